@@ -1,0 +1,327 @@
+package cellproto
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+)
+
+// Request is one call as its caller sees it.
+type Request struct {
+	Header  Header    // Func must be set; Budget is set from the context's deadline
+	Payload []byte    // arguments, at most MaxArgs bytes, in Header.Codec
+	Body    io.Reader // streamed after the arguments, or nil. A Read that blocks for ever leaks
+}
+
+// Reply is the answer to a call. The caller owns Payload.
+type Reply struct {
+	Header  Header
+	Payload []byte        // in Header.Codec
+	Body    io.ReadCloser // of a large or streamed reply, else nil; must be closed
+}
+
+// Bytes gives the whole reply, payload and body, and closes the body. Past limit bytes it fails
+// with TooLarge.
+func (r *Reply) Bytes(limit int64) ([]byte, error) {
+	if r.Body == nil {
+		if int64(len(r.Payload)) > limit {
+			return nil, Errorf("read reply", TooLarge, "reply of %d bytes, the limit is %d", len(r.Payload), limit)
+		}
+		return r.Payload, nil
+	}
+	defer r.Body.Close()
+	rest, err := io.ReadAll(io.LimitReader(r.Body, limit-int64(len(r.Payload))+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(rest)+len(r.Payload)) > limit {
+		return nil, Errorf("read reply", TooLarge, "reply of more than %d bytes", limit)
+	}
+	return append(r.Payload, rest...), nil
+}
+
+// Call sends req and waits for the reply. The context's deadline travels along; when it ends first,
+// the callee is told. An error that the peer answered with keeps its kind; a lost connection is
+// Unavailable when the request provably never left and MayHaveRun else.
+func (c *Conn) Call(ctx context.Context, req *Request) (*Reply, error) {
+	f := Frame{Header: req.Header, Payload: req.Payload, More: req.Body != nil}
+	if deadline, ok := ctx.Deadline(); ok {
+		f.Header.Budget = time.Until(deadline)
+		if f.Header.Budget <= 0 {
+			return nil, Errorf("call "+req.Header.Func, Timeout, "the deadline passed before the call began")
+		}
+	}
+	p := &pending{ctx: ctx, answered: make(chan struct{}, 1)}
+	if req.Body != nil {
+		p.out = newBodyOut(c)
+	}
+	id, err := c.Open(&f, p)
+	if err != nil {
+		return nil, err
+	}
+	c.Flush()
+	if p.out != nil {
+		go p.out.pump(id, req.Body)
+	}
+	select {
+	case <-p.answered:
+	case <-ctx.Done():
+		c.Cancel(id)
+		p.stopOut()
+		return nil, Errorf("call "+req.Header.Func, KindOf(ctx.Err()), "%w", ctx.Err())
+	}
+	if p.err != nil {
+		p.stopOut()
+		return nil, p.err
+	}
+	if p.reply.Header.Kind != 0 {
+		p.stopOut()
+		return nil, replyError(&p.reply)
+	}
+	return &p.reply, nil
+}
+
+// pending is the sink of a call begun here.
+type pending struct {
+	ctx      context.Context
+	answered chan struct{} // gets one value when reply or err is set
+	reply    Reply
+	err      error
+	in       *bodyIn
+	out      *bodyOut
+}
+
+func (p *pending) HandleFrame(c *Conn, f *Frame) {
+	switch f.Type {
+	case TypeReply:
+		if p.in != nil || p.reply.Header.Kind != 0 {
+			return // a second reply to a streamed one
+		}
+		p.reply.Header = f.Header.clone()
+		p.reply.Payload = bytes.Clone(f.Payload)
+		if f.More {
+			p.in = newBodyIn(p.ctx, c, f.ID)
+			p.in.abandon = func() { c.Cancel(f.ID) }
+			p.reply.Body = p.in
+		} else {
+			p.stopOut()
+		}
+		p.answered <- struct{}{}
+	case TypeChunk:
+		if p.in != nil && !p.in.push(f.Payload) {
+			c.Cancel(f.ID)
+		}
+	case TypeEnd:
+		if p.in == nil {
+			p.HandleClose(c, Errorf("call", BadInput, "a body ended that had not begun"))
+			return
+		}
+		p.stopOut()
+		p.in.end(endError(f))
+	case TypeCredit:
+		if p.out != nil {
+			p.out.credit(f)
+		}
+	}
+}
+
+func (p *pending) HandleClose(_ *Conn, err error) {
+	p.stopOut()
+	if p.in != nil {
+		p.in.end(err)
+		return
+	}
+	p.err = err
+	p.answered <- struct{}{}
+}
+
+func (p *pending) stopOut() {
+	if p.out != nil {
+		p.out.stop()
+	}
+}
+
+// Ping measures the round trip to the peer's reading goroutine.
+func (c *Conn) Ping(ctx context.Context) (time.Duration, error) {
+	p := &pinger{answered: make(chan error, 1)}
+	f := Frame{Type: TypePing, ID: c.nextID.Add(2)}
+	c.mu.Lock()
+	if c.closed != nil {
+		c.mu.Unlock()
+		return 0, Errorf("ping", Unavailable, "connection lost")
+	}
+	c.calls[f.ID] = entry{sink: p}
+	c.mu.Unlock()
+	begin := time.Now()
+	if err := c.Send(&f); err != nil {
+		return 0, err
+	}
+	select {
+	case err := <-p.answered:
+		return time.Since(begin), err
+	case <-ctx.Done():
+		c.finish(f.ID, false)
+		return 0, Errorf("ping", KindOf(ctx.Err()), "%w", ctx.Err())
+	}
+}
+
+type pinger struct{ answered chan error }
+
+func (p *pinger) HandleFrame(*Conn, *Frame)      { p.answered <- nil }
+func (p *pinger) HandleClose(_ *Conn, err error) { p.answered <- err }
+
+// ErrorReply makes the frame that ends the peer's call id with err.
+func ErrorReply(id uint32, err error) *Frame {
+	return &Frame{
+		Type: TypeReply, ID: id,
+		Header:  Header{Kind: KindOf(err), RetryAfter: RetryAfterOf(err), Hint: cutText(HintOf(err), maxHint)},
+		Payload: []byte(cutText(err.Error(), MaxErrorText)),
+	}
+}
+
+func cutText(s string, limit int) string {
+	if len(s) > limit {
+		s = s[:limit]
+		for len(s) > 0 && !utf8.ValidString(s[max(0, len(s)-utf8.UTFMax):]) {
+			s = s[:len(s)-1]
+			if limit-len(s) >= utf8.UTFMax {
+				break
+			}
+		}
+	}
+	return strings.ToValidUTF8(s, "?")
+}
+
+func replyError(r *Reply) error {
+	if r.Body != nil {
+		r.Body.Close()
+	}
+	return &Error{
+		Kind: r.Header.Kind, Err: errors.New(cutText(string(r.Payload), MaxErrorText)),
+		Hint: r.Header.Hint, RetryAfter: r.Header.RetryAfter,
+	}
+}
+
+func endError(f *Frame) error {
+	if f.Header.Kind == 0 {
+		return nil
+	}
+	return &Error{Op: "read body", Kind: f.Header.Kind, Err: errors.New(cutText(string(f.Payload), MaxErrorText)), Hint: f.Header.Hint}
+}
+
+// clone gives a header that does not alias the connection's buffer.
+func (h *Header) clone() Header {
+	c := *h
+	c.Token, c.Trace, c.Key = bytes.Clone(h.Token), bytes.Clone(h.Trace), bytes.Clone(h.Key)
+	return c
+}
+
+// Inbound is a call of the peer that is answered later. Exactly one of Reply, ReplyBody and
+// ReplyError ends it; what comes after is dropped.
+type Inbound struct {
+	Header  Header
+	Payload []byte
+	c       *Conn
+	id      uint32
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	in      *bodyIn
+	out     *bodyOut
+	once    sync.Once
+}
+
+// Inbound makes f, just accepted, a call that is answered later, on any goroutine. Its context
+// ends at the caller's deadline, when the caller gives up, with the connection, or with parent.
+// Only Config.Accept may call it.
+func (c *Conn) Inbound(parent context.Context, f *Frame) *Inbound {
+	in := &Inbound{c: c, id: f.ID, Header: f.Header.clone(), Payload: bytes.Clone(f.Payload), out: newBodyOut(c)}
+	ctx, stop := parent, context.CancelFunc(func() {})
+	if f.Header.Budget > 0 {
+		ctx, stop = context.WithTimeout(parent, f.Header.Budget)
+	}
+	in.ctx, in.cancel = context.WithCancelCause(ctx)
+	context.AfterFunc(in.ctx, stop)
+	if f.More {
+		in.in = newBodyIn(in.ctx, c, f.ID)
+	}
+	c.Register(f.ID, in)
+	return in
+}
+
+// Context is the call's; see Conn.Inbound.
+func (in *Inbound) Context() context.Context { return in.ctx }
+
+// Body is what the caller streams after the arguments; empty when it streams nothing.
+func (in *Inbound) Body() io.Reader {
+	if in.in == nil {
+		return bytes.NewReader(nil)
+	}
+	return in.in
+}
+
+// Reply ends the call with a result. Past ChunkSize it travels as a body, and Reply returns when
+// all of it has been taken.
+func (in *Inbound) Reply(h Header, payload []byte) error {
+	if len(payload) > ChunkSize {
+		return in.ReplyBody(h, bytes.NewReader(payload))
+	}
+	return in.finish(func() error { return in.c.Send(&Frame{Type: TypeReply, ID: in.id, Header: h, Payload: payload}) })
+}
+
+// ReplyError ends the call with an error.
+func (in *Inbound) ReplyError(err error) error {
+	return in.finish(func() error { return in.c.Send(ErrorReply(in.id, err)) })
+}
+
+// ReplyBody ends the call with a result of any length, and returns when all of it has been sent. If
+// body fails, the caller reads the error's kind after what came before.
+func (in *Inbound) ReplyBody(h Header, body io.Reader) error {
+	return in.finish(func() error {
+		if err := in.c.Send(&Frame{Type: TypeReply, ID: in.id, More: true, Header: h}); err != nil {
+			return err
+		}
+		return in.out.pump(in.id, body)
+	})
+}
+
+func (in *Inbound) finish(send func() error) (err error) {
+	in.once.Do(func() {
+		err = send()
+		in.out.stop()
+		in.cancel(context.Canceled)
+	})
+	return err
+}
+
+// HandleFrame is for the connection.
+func (in *Inbound) HandleFrame(c *Conn, f *Frame) {
+	switch f.Type {
+	case TypeChunk:
+		if in.in != nil && !in.in.push(f.Payload) {
+			go in.ReplyError(Errorf("read body", BadInput, "chunks past the window"))
+		}
+	case TypeEnd:
+		if in.in != nil {
+			in.in.end(endError(f))
+		}
+	case TypeCredit:
+		in.out.credit(f)
+	case TypeCancel:
+		in.cancel(context.Canceled)
+		in.out.stop()
+	}
+}
+
+// HandleClose is for the connection.
+func (in *Inbound) HandleClose(_ *Conn, err error) {
+	in.cancel(err)
+	in.out.stop()
+	if in.in != nil {
+		in.in.end(err)
+	}
+}

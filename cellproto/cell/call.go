@@ -1,0 +1,206 @@
+package cell
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+// KeyFrom gives the call's idempotency key, "" when the caller gave none: at most 64 bytes, unique
+// to what the caller means to have done once.
+func KeyFrom(ctx context.Context) string {
+	if c := callFrom(ctx); c != nil {
+		return c.key
+	}
+	return ""
+}
+
+// CallerFrom gives the peer that calls, as the nucleus has proven it; "" when it is the owner on
+// this machine, or when the cell asks for no proof.
+func CallerFrom(ctx context.Context) cellproto.PeerID {
+	return cellproto.PeerID(MetaFrom(ctx, metaPeer))
+}
+
+// MetaFrom gives a value of the call's meta, "" when there is none.
+func MetaFrom(ctx context.Context, key string) string {
+	if c := callFrom(ctx); c != nil {
+		return c.meta[key]
+	}
+	return ""
+}
+
+// metaPeer is the key under which the nucleus names the caller.
+const metaPeer = "peer"
+
+// Yield says that the function is about to wait on something else than its context or another cell:
+// the connection goes on being read meanwhile. Where the function does not run inline, or has
+// yielded, it does nothing. It costs some 10 µs, as a goroutine and a buffer are made.
+func Yield(ctx context.Context) {
+	if c := callFrom(ctx); c != nil {
+		c.detach()
+	}
+}
+
+type callKey struct{}
+
+func callFrom(ctx context.Context) *call {
+	c, _ := ctx.Value(callKey{}).(*call)
+	return c
+}
+
+// call is one call of the peer, and its context. It begins either inline or detached, with an
+// Inbound; when an inline one is about to wait, it is detached. It is never used for a second call,
+// so that a function may keep its context.
+type call struct {
+	s        *server
+	conn     *cellproto.Conn
+	key      string
+	trace    string
+	meta     map[string]string
+	deadline time.Time
+
+	mu    sync.Mutex
+	frame *cellproto.Frame   // while it runs inline
+	in    *cellproto.Inbound // once it is detached
+	over  bool
+}
+
+var _ context.Context = (*call)(nil)
+
+// callSlab is how many calls are allocated at once: one allocation less a call, and none is used twice.
+const callSlab = 32
+
+// begin fills in an unused call for f. Only the reading goroutine calls it.
+func (s *server) begin(conn *cellproto.Conn, f *cellproto.Frame) *call {
+	s.slabMu.Lock()
+	if len(s.slab) == 0 {
+		s.slab = make([]call, callSlab)
+	}
+	c := &s.slab[0]
+	s.slab = s.slab[1:]
+	s.slabMu.Unlock()
+	c.s, c.conn, c.frame, c.meta = s, conn, f, f.Header.Meta
+	c.key, c.trace = string(f.Header.Key), string(f.Header.Trace)
+	if f.Header.Budget > 0 {
+		c.deadline = time.Now().Add(f.Header.Budget)
+	}
+	return c
+}
+
+// detach takes an inline call off the reading goroutine, which is another one from then on. It may be
+// called from any goroutine: while it holds the lock, the call cannot end, and so the goroutine
+// that runs it does not touch the connection.
+func (c *call) detach() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.frame == nil {
+		return
+	}
+	c.accept()
+	c.conn.Yield()
+}
+
+// accept registers the call as one that is answered later. c.mu is held, or nobody else has c.
+func (c *call) accept() {
+	f := *c.frame
+	if !c.deadline.IsZero() {
+		f.Header.Budget = max(time.Until(c.deadline), 1)
+	}
+	c.in, c.frame = c.conn.Inbound(c.s.base, &f), nil
+}
+
+// acceptInline registers an inline call whose reply is a body, and leaves it on the reading
+// goroutine; false when it has left that already.
+func (c *call) acceptInline() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.frame == nil {
+		return false
+	}
+	c.accept()
+	return true
+}
+
+// end closes the call to detach, and gives its Inbound, or nil if it ran inline to its end.
+func (c *call) end() *cellproto.Inbound {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.over, c.frame = true, nil
+	return c.in
+}
+
+// Deadline is the caller's.
+func (c *call) Deadline() (time.Time, bool) {
+	if !c.deadline.IsZero() {
+		return c.deadline, true
+	}
+	return c.s.base.Deadline()
+}
+
+// Done detaches the call: who asks for it is about to wait for it.
+func (c *call) Done() <-chan struct{} {
+	c.detach()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.in == nil {
+		return closed // an inline call that is over
+	}
+	return c.in.Context().Done()
+}
+
+var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+// Err tells as much as an inline call can know: nobody reads the caller's cancel.
+func (c *call) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.in != nil:
+		return c.in.Context().Err()
+	case c.over:
+		return context.Canceled
+	case !c.deadline.IsZero() && !time.Now().Before(c.deadline):
+		return context.DeadlineExceeded
+	}
+	return c.s.base.Err()
+}
+
+// Value gives the call itself to the functions of this package.
+func (c *call) Value(key any) any {
+	if _, ok := key.(callKey); ok {
+		return c
+	}
+	c.mu.Lock()
+	in := c.in
+	c.mu.Unlock()
+	if in != nil {
+		return in.Context().Value(key)
+	}
+	return c.s.base.Value(key)
+}
+
+// replyError is the error as the caller gets it. It keeps the kind of a *cellproto.Error. But what
+// another cell answered to this function says nothing about whether this function ran: a caller must
+// not be told that it never did, unless doing it again is harmless.
+func replyError(ctx context.Context, f *Function, err error) error {
+	var known *cellproto.Error
+	var remote *remoteError
+	switch {
+	case errors.As(err, &remote) && remote.err.Kind.NeverRan():
+		again := f.flags.Pure || f.flags.Idempotent
+		if again && (remote.err.Kind == cellproto.Unavailable || remote.err.Kind == cellproto.Overloaded) {
+			return err
+		}
+		known = cellproto.Errorf("", cellproto.FuncError, "%w", err)
+		known.Hint = cellproto.HintOf(err)
+		return known
+	case errors.As(err, &known) && known.Kind != 0:
+		return err
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		return cellproto.Errorf("call "+f.name, cellproto.KindOf(ctx.Err()), "%w", err)
+	}
+	return cellproto.Errorf("", cellproto.FuncError, "%w", err)
+}

@@ -1,0 +1,211 @@
+package cell
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+// loop is a nucleus that sends each call for another cell back to the program that makes it.
+func loop(c *cellproto.Conn, f *cellproto.Frame) {
+	r := cellproto.NewRelay(c, f, func(cellproto.Kind) {})
+	back := cellproto.Frame{Header: f.Header, Payload: f.Payload, More: f.More}
+	back.Header.To = ""
+	if err := r.To(c, &back, true); err != nil {
+		r.Fail(err)
+	}
+}
+
+// sum adds the numbers up to N with a call a number, nested, each of which is inline.
+func sum(ctx context.Context, in sizeArgs) (int64, error) {
+	if in.N == 0 {
+		return 0, nil
+	}
+	rest, err := Call[int64](ctx, "self", "sum", sizeArgs{in.N - 1})
+	return in.N + rest, err
+}
+
+func TestInlineCallsAnotherCell(t *testing.T) {
+	p := start(t, programConfig{accept: loop}, Func("sum", sum), Func("add", add))
+	got, err := p.json(t, "sum", `{"n":20}`)
+	check(t, got, err, "210", 0)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 50 {
+				got, err := p.json(t, "sum", `{"n":3}`)
+				check(t, got, err, "6", 0)
+				got, err = p.json(t, "add", `{"a":1,"b":1}`)
+				check(t, got, err, "2", 0)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// Two goroutines of one inline function call at once: one of them makes it yield.
+func TestInlineCallsFromGoroutines(t *testing.T) {
+	p := start(t, programConfig{accept: loop}, Func("add", add), Func("both", func(ctx context.Context, in addArgs) (int, error) {
+		var wg sync.WaitGroup
+		results := make([]int, 2)
+		for i := range results {
+			wg.Go(func() { results[i], _ = Call[int](ctx, "self", "add", in) })
+		}
+		wg.Wait()
+		return results[0] * results[1], nil
+	}))
+	for range 100 {
+		got, err := p.json(t, "both", `{"a":1,"b":2}`)
+		check(t, got, err, "9", 0)
+	}
+}
+
+func TestClientVariants(t *testing.T) {
+	p := start(t, programConfig{accept: loop},
+		Func("zeros", zeros), FuncRaw("echo", echo), Func("div", div),
+		Func("stream", func(ctx context.Context, in sizeArgs) (int64, error) {
+			body, err := Call[io.ReadCloser](ctx, "self", "zeros", in)
+			if err != nil {
+				return 0, err
+			}
+			defer body.Close()
+			return io.Copy(io.Discard, body)
+		}),
+		Func("bytes", func(ctx context.Context, _ None) (string, error) {
+			b, err := Call[[]byte](ctx, "self", "echo", []byte("bytes"))
+			return string(b), err
+		}),
+		Func("wrong", func(ctx context.Context, _ None) (string, error) {
+			return Call[string](ctx, "self", "div", addArgs{1, 1})
+		}),
+		Func("zero", func(ctx context.Context, _ None) (int, error) { return Call[int](ctx, "self", "div", addArgs{1, 0}) }),
+		Func("absent", func(ctx context.Context, _ None) (int, error) { return Call[int](ctx, "self", "sub", addArgs{1, 0}) }),
+	)
+	for _, test := range []struct {
+		function, args, want string
+		kind                 cellproto.Kind
+	}{
+		{"stream", `{"n":3000000}`, "3000000", 0},
+		{"bytes", ``, `"bytes"`, 0},
+		{"wrong", ``, "decode reply", cellproto.FuncError},
+		{"zero", ``, "division by zero", cellproto.FuncError},
+		{"absent", ``, `no function "sub"`, cellproto.FuncError},
+	} {
+		got, err := p.json(t, test.function, test.args)
+		check(t, got, err, test.want, test.kind)
+	}
+}
+
+func TestClientLimits(t *testing.T) {
+	p := start(t, programConfig{}, FuncRaw("echo", echo))
+	client := NewClient(p.Conn)
+	for want, r := range map[string]*Request{
+		"no function is named":  {},
+		"function of 200 bytes": {Func: strings.Repeat("f", 200)},
+		"target of 600 bytes":   {Func: "f", To: strings.Repeat("t", 600)},
+		"key of 65 bytes":       {Func: "f", Key: strings.Repeat("k", 65)},
+		"cannot encode":         {Func: "f", Args: make(chan int)},
+	} {
+		_, err := client.Do(t.Context(), r)
+		check(t, "", err, want, cellproto.BadInput)
+	}
+	_, err := client.Do(t.Context(), &Request{Func: "echo", Args: make([]byte, cellproto.MaxArgs+1)})
+	check(t, "", err, "the limit is", cellproto.TooLarge)
+	_, err = Do(t.Context(), &Request{Func: "echo"})
+	check(t, "", err, "not that of a function", cellproto.Unsupported)
+	got, err := p.call(t, cellproto.Header{Func: "echo"}, []byte("alive"))
+	check(t, got, err, "alive", 0)
+}
+
+func TestContext(t *testing.T) {
+	type key struct{}
+	waiting := make(chan string, 2)
+	ended := make(chan error, 2)
+	wait := func(ctx context.Context, _ None) (None, error) {
+		waiting <- KeyFrom(ctx)
+		<-ctx.Done()
+		ended <- ctx.Err()
+		return None{}, ctx.Err()
+	}
+	var kept context.Context
+	p := start(t, programConfig{}, Func("inline", wait), Func("slow", wait).Slow(), Func("add", add),
+		Func("who", func(ctx context.Context, _ None) ([]string, error) {
+			kept = ctx
+			child, cancel := context.WithTimeout(context.WithValue(ctx, key{}, 1), time.Hour)
+			defer cancel()
+			_, timed := ctx.Deadline()
+			return []string{KeyFrom(child), string(CallerFrom(child)), MetaFrom(child, "x"), fmt.Sprint(timed, ctx.Err())}, nil
+		}),
+	)
+	got, err := p.call(t, cellproto.Header{Func: "who", Key: []byte("k1"), Meta: map[string]string{"peer": "12D3", "x": "y"}}, nil)
+	check(t, got, err, `["k1","12D3","y","true <nil>"]`, 0)
+	if kept.Err() == nil || KeyFrom(kept) != "k1" {
+		t.Error("the context of a call that is over")
+	}
+	<-kept.Done()
+
+	for _, name := range []string{"inline", "slow"} {
+		// The caller gives up: the function is told, although it runs inline.
+		ctx, cancel := context.WithCancel(t.Context())
+		result := make(chan error, 1)
+		go func() {
+			_, err := p.Call(ctx, &cellproto.Request{Header: cellproto.Header{Func: name, Key: []byte("k2")}})
+			result <- err
+		}()
+		if key := <-waiting; key != "k2" {
+			t.Errorf("key %q", key)
+		}
+		got, err := p.json(t, "add", `{"a":1,"b":1}`)
+		check(t, got, err, "2", 0)
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		check(t, "", <-result, "", cellproto.Canceled)
+
+		// The deadline passes in the program, the caller waits longer.
+		done := make(chan error, 1)
+		_, err = p.Open(&cellproto.Frame{Header: cellproto.Header{Func: name, Budget: 20 * time.Millisecond}}, sinkFunc(func(f *cellproto.Frame) {
+			done <- cellproto.Errorf("", f.Header.Kind, "%s", f.Payload)
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Flush()
+		<-waiting
+		if err := <-ended; !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		check(t, "", <-done, "deadline", cellproto.Timeout)
+	}
+}
+
+type sinkFunc func(*cellproto.Frame)
+
+func (s sinkFunc) HandleFrame(_ *cellproto.Conn, f *cellproto.Frame) { s(f) }
+func (sinkFunc) HandleClose(*cellproto.Conn, error)                  {}
+
+func TestYield(t *testing.T) {
+	entered, open := make(chan struct{}), make(chan struct{})
+	p := start(t, programConfig{},
+		Func("wait", func(ctx context.Context, _ None) (None, error) {
+			Yield(ctx)
+			close(entered)
+			<-open
+			return None{}, nil
+		}),
+		Func("open", func(context.Context, None) (None, error) { close(open); return None{}, nil }))
+	result := make(chan error, 1)
+	go func() { _, err := p.json(t, "wait", ""); result <- err }()
+	<-entered
+	got, err := p.json(t, "open", "")
+	check(t, got, err, "{}", 0)
+	check(t, "", <-result, "", 0)
+}

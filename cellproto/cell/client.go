@@ -1,0 +1,169 @@
+package cell
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"reflect"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+// Client calls cells through the nucleus, over the connection that the program serves. Functions
+// and Config.Background have one in their context, which Call and Do use.
+type Client struct {
+	conn *cellproto.Conn
+}
+
+// NewClient calls over conn, whose owner runs and closes it.
+func NewClient(conn *cellproto.Conn) *Client { return &Client{conn: conn} }
+
+type clientKey struct{}
+
+// ClientFrom gives the client of a function's context, or nil.
+func ClientFrom(ctx context.Context) *Client {
+	c, _ := ctx.Value(clientKey{}).(*Client)
+	return c
+}
+
+// Request is one call of another cell.
+type Request struct {
+	To   string // a name of [deps], a CID, an IPNS name or a domain; "" is this cell itself
+	Func string
+	// Args is a struct or a map, sent as CBOR; []byte is sent as it is, json.RawMessage as JSON. At
+	// most cellproto.MaxArgs bytes when encoded. Nil: none.
+	Args any
+	Key  string    // idempotency key, at most 64 bytes; "" for none
+	Body io.Reader // streamed after the arguments, or nil
+}
+
+// Reply is the answer to a Request. Its body must be closed, if it has one; Decode and Bytes do so.
+type Reply struct {
+	reply *cellproto.Reply
+}
+
+// Body gives the whole reply as a stream.
+func (r *Reply) Body() io.ReadCloser {
+	if r.reply.Body != nil {
+		return r.reply.Body
+	}
+	return io.NopCloser(bytes.NewReader(r.reply.Payload))
+}
+
+// Bytes gives the whole reply as it was encoded; past limit bytes the error is TooLarge.
+func (r *Reply) Bytes(limit int64) ([]byte, error) { return r.reply.Bytes(limit) }
+
+// Decode decodes a reply of at most 64 MiB. Fields that into does not have are passed over: a newer
+// cell may say more. Raw bytes are decoded into a *[]byte only, else the error is Unsupported; what
+// does not fit into is Incompatible.
+func (r *Reply) Decode(into any) error {
+	data, err := r.reply.Bytes(maxReply)
+	if err != nil {
+		return err
+	}
+	return decodeReply(r.reply.Header.Codec, data, into)
+}
+
+// Call calls a function of the cell named to, with the client of ctx, and decodes its reply: into
+// Out, or as bytes when Out is []byte, or streamed when Out is io.ReadCloser, which must be closed.
+// See Client.Do.
+func Call[Out any](ctx context.Context, to, function string, args any) (Out, error) {
+	var out Out
+	reply, err := Do(ctx, &Request{To: to, Func: function, Args: args})
+	if err != nil {
+		return out, err
+	}
+	if reflect.TypeFor[Out]() == reflect.TypeFor[io.ReadCloser]() {
+		return reply.Body().(Out), nil
+	}
+	if err := reply.Decode(&out); err != nil {
+		return out, remote(err)
+	}
+	return out, nil
+}
+
+// Do is Client.Do with the client of ctx. Without one the error is Unsupported.
+func Do(ctx context.Context, r *Request) (*Reply, error) {
+	client := ClientFrom(ctx)
+	if client == nil {
+		return nil, cellproto.Errorf("call "+r.Func, cellproto.Unsupported, "the context is not that of a function of a cell").
+			WithHint("Pass on the context that the function was called with.")
+	}
+	return client.Do(ctx, r)
+}
+
+// Do sends r and waits for the reply. An inline function yields first (see the package comment). The
+// deadline and the trace of ctx travel along. Errors have the kind that the nucleus or the callee
+// answered with; see cellproto.Conn.Call. Returned from a function that is neither pure nor
+// idempotent, an error that says that the callee never ran becomes a FuncError: this one did run.
+func (cl *Client) Do(ctx context.Context, r *Request) (*Reply, error) {
+	request, err := r.encode()
+	if err != nil {
+		return nil, err
+	}
+	if c := callFrom(ctx); c != nil {
+		c.detach()
+		request.Header.Trace = []byte(c.trace)
+	}
+	reply, err := cl.conn.Call(ctx, request)
+	if err != nil {
+		return nil, remote(err)
+	}
+	return &Reply{reply: reply}, nil
+}
+
+// encode checks the limits of a header, which the peer would end the whole connection for.
+func (r *Request) encode() (*cellproto.Request, error) {
+	op := "call " + r.Func
+	for _, limit := range []struct {
+		what       string
+		size, most int
+	}{{"function", len(r.Func), cellproto.MaxFuncName}, {"target", len(r.To), maxTarget}, {"key", len(r.Key), maxKey}} {
+		if limit.size > limit.most {
+			return nil, cellproto.Errorf(op, cellproto.BadInput, "%s of %d bytes, the limit is %d", limit.what, limit.size, limit.most)
+		}
+	}
+	if r.Func == "" {
+		return nil, cellproto.Errorf(op, cellproto.BadInput, "no function is named")
+	}
+	out := &cellproto.Request{Body: r.Body, Header: cellproto.Header{Func: r.Func, To: r.To, Key: []byte(r.Key)}}
+	switch args := r.Args.(type) {
+	case nil:
+	case []byte:
+		out.Payload = args
+	case json.RawMessage:
+		out.Payload, out.Header.Codec = args, cellproto.JSON
+	default:
+		var err error
+		if out.Payload, err = cborEncoder.Marshal(args); err != nil {
+			return nil, cellproto.Errorf(op, cellproto.BadInput, "cannot encode the arguments: %w", err)
+		}
+		out.Header.Codec = cellproto.CBOR
+	}
+	if len(out.Payload) > cellproto.MaxArgs {
+		return nil, cellproto.Errorf(op, cellproto.TooLarge, "arguments of %d bytes, the limit is %d", len(out.Payload), cellproto.MaxArgs).
+			WithHint("Send what is large as a body.")
+	}
+	return out, nil
+}
+
+// Limits of cellproto.Header, in bytes.
+const (
+	maxTarget = 512
+	maxKey    = 64
+)
+
+// remoteError marks an error as what became of a call to another cell.
+type remoteError struct{ err *cellproto.Error }
+
+func (e *remoteError) Error() string { return e.err.Error() }
+func (e *remoteError) Unwrap() error { return e.err }
+
+func remote(err error) error {
+	known, ok := err.(*cellproto.Error)
+	if !ok {
+		known = cellproto.Errorf("", cellproto.KindOf(err), "%w", err)
+	}
+	return &remoteError{known}
+}

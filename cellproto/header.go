@@ -1,0 +1,316 @@
+package cellproto
+
+import (
+	"encoding/binary"
+	"math"
+	"slices"
+	"time"
+	"unicode/utf8"
+)
+
+// Codec says how a payload is encoded.
+type Codec uint8
+
+// The payload codecs.
+const (
+	Raw  Codec = 0
+	JSON Codec = 1
+	CBOR Codec = 2
+)
+
+// Header is the optional map of a frame. On the wire it is a canonical CBOR map (RFC 8949, 4.2.1)
+// with the keys below; fields that are zero are left out. It has a codec of its own, since it is
+// read and written twice for each relayed call: a test compares it with fxamacker/cbor.
+type Header struct {
+	Func       string            // 1: function's name (<= 128 bytes)
+	FuncNum    uint32            // 1: or its number, 1 + its index in the receiver's hello
+	To         string            // 2: target of a call through the nucleus (<= 512 bytes)
+	Budget     time.Duration     // 3: µs left until the caller's deadline; 0: none
+	Token      []byte            // 4: <= 1 KiB
+	Trace      []byte            // 5: W3C traceparent (<= 64 bytes)
+	Key        []byte            // 6: idempotency key (<= 64 bytes)
+	Meta       map[string]string // 7: <= 16 entries, keys <= 64 and values <= 512 bytes
+	Kind       Kind              // 8: of an error reply
+	RetryAfter time.Duration     // 9: ms, with kind Overloaded
+	Codec      Codec             // 10: of the payload
+	Hint       string            // 11: what to try, with an error (<= 512 bytes)
+}
+
+const (
+	maxTo        = 512
+	maxTrace     = 64
+	maxKey       = 64
+	maxMeta      = 16
+	maxMetaKey   = 64
+	maxMetaValue = 512
+	maxHint      = 512
+)
+
+func (h *Header) fields() int {
+	n := 0
+	for _, set := range [...]bool{
+		h.Func != "" || h.FuncNum != 0, h.To != "", h.Budget != 0, len(h.Token) > 0, len(h.Trace) > 0,
+		len(h.Key) > 0, len(h.Meta) > 0, h.Kind != 0, h.RetryAfter != 0, h.Codec != 0, h.Hint != "",
+	} {
+		if set {
+			n++
+		}
+	}
+	return n
+}
+
+const (
+	cborUint  = 0 << 5
+	cborBytes = 2 << 5
+	cborText  = 3 << 5
+	cborMap   = 5 << 5
+)
+
+// appendTo appends h as a canonical map of n entries.
+func (h *Header) appendTo(b []byte, n int) []byte {
+	b = append(b, cborMap|byte(n))
+	switch {
+	case h.FuncNum != 0:
+		b = appendHead(append(b, 1), cborUint, uint64(h.FuncNum))
+	case h.Func != "":
+		b = appendText(append(b, 1), h.Func)
+	}
+	if h.To != "" {
+		b = appendText(append(b, 2), h.To)
+	}
+	if h.Budget != 0 {
+		b = appendHead(append(b, 3), cborUint, uint64(max(h.Budget.Microseconds(), 1)))
+	}
+	b = appendBytesField(b, 4, h.Token)
+	b = appendBytesField(b, 5, h.Trace)
+	b = appendBytesField(b, 6, h.Key)
+	if len(h.Meta) > 0 {
+		b = appendMeta(append(b, 7), h.Meta)
+	}
+	if h.Kind != 0 {
+		b = appendHead(append(b, 8), cborUint, uint64(h.Kind))
+	}
+	if h.RetryAfter != 0 {
+		b = appendHead(append(b, 9), cborUint, uint64(max(h.RetryAfter.Milliseconds(), 1)))
+	}
+	if h.Codec != 0 {
+		b = appendHead(append(b, 10), cborUint, uint64(h.Codec))
+	}
+	if h.Hint != "" {
+		b = appendText(append(b, 11), h.Hint)
+	}
+	return b
+}
+
+func appendHead(b []byte, major byte, v uint64) []byte {
+	switch {
+	case v < 24:
+		return append(b, major|byte(v))
+	case v <= math.MaxUint8:
+		return append(b, major|24, byte(v))
+	case v <= math.MaxUint16:
+		return binary.BigEndian.AppendUint16(append(b, major|25), uint16(v))
+	case v <= math.MaxUint32:
+		return binary.BigEndian.AppendUint32(append(b, major|26), uint32(v))
+	}
+	return binary.BigEndian.AppendUint64(append(b, major|27), v)
+}
+
+func appendText(b []byte, s string) []byte {
+	return append(appendHead(b, cborText, uint64(len(s))), s...)
+}
+
+func appendBytesField(b []byte, key byte, v []byte) []byte {
+	if len(v) == 0 {
+		return b
+	}
+	return append(appendHead(append(b, key), cborBytes, uint64(len(v))), v...)
+}
+
+// appendMeta writes the entries in canonical order: shorter keys first, then bytewise.
+func appendMeta(b []byte, meta map[string]string) []byte {
+	keys := make([]string, 0, len(meta))
+	for k := range meta {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, compareKeys)
+	b = appendHead(b, cborMap, uint64(len(keys)))
+	for _, k := range keys {
+		b = appendText(appendText(b, k), meta[k])
+	}
+	return b
+}
+
+func compareKeys(a, b string) int {
+	if len(a) != len(b) {
+		return len(a) - len(b)
+	}
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// headerReader reads canonical CBOR; the first error sticks.
+type headerReader struct {
+	data []byte
+	err  error
+}
+
+func (r *headerReader) fail(format string, args ...any) {
+	if r.err == nil {
+		r.err = Errorf("read frame header", BadInput, format, args...)
+	}
+}
+
+// head reads the initial byte and the argument of an item and insists on the shortest form.
+func (r *headerReader) head() (major byte, v uint64) {
+	if r.err != nil {
+		return 0, 0
+	}
+	if len(r.data) == 0 {
+		r.fail("cut short")
+		return 0, 0
+	}
+	major, info := r.data[0]&0xe0, r.data[0]&0x1f
+	r.data = r.data[1:]
+	if info < 24 {
+		return major, uint64(info)
+	}
+	if info > 27 {
+		r.fail("indefinite or reserved length")
+		return 0, 0
+	}
+	size := 1 << (info - 24)
+	if len(r.data) < size {
+		r.fail("cut short")
+		return 0, 0
+	}
+	for _, c := range r.data[:size] {
+		v = v<<8 | uint64(c)
+	}
+	r.data = r.data[size:]
+	least := [...]uint64{24, 1 << 8, 1 << 16, 1 << 32}[info-24]
+	if v < least {
+		r.fail("number not in its shortest form")
+	}
+	return major, v
+}
+
+func (r *headerReader) uint(name string, limit uint64) uint64 {
+	major, v := r.head()
+	if r.err == nil && major != cborUint {
+		r.fail("%s is not an unsigned number", name)
+	}
+	if r.err == nil && (v == 0 || v > limit) {
+		r.fail("%s is %d, allowed are 1 to %d", name, v, limit)
+	}
+	return v
+}
+
+// bytes reads a byte or text string of at most limit bytes; it aliases the input.
+func (r *headerReader) bytes(name string, major byte, limit int) []byte {
+	got, n := r.head()
+	if r.err == nil && got != major {
+		r.fail("%s has the wrong type", name)
+	}
+	if r.err == nil && (n == 0 || n > uint64(limit)) {
+		r.fail("%s has %d bytes, allowed are 1 to %d", name, n, limit)
+	}
+	if r.err == nil && uint64(len(r.data)) < n {
+		r.fail("cut short")
+	}
+	if r.err != nil {
+		return nil
+	}
+	b := r.data[:n:n]
+	r.data = r.data[n:]
+	if major == cborText && !utf8.Valid(b) {
+		r.fail("%s is not UTF-8", name)
+	}
+	return b
+}
+
+func (r *headerReader) meta() map[string]string {
+	major, n := r.head()
+	if r.err == nil && (major != cborMap || n == 0 || n > maxMeta) {
+		r.fail("meta is not a map of 1 to %d entries", maxMeta)
+	}
+	if r.err != nil {
+		return nil
+	}
+	meta := make(map[string]string, n)
+	last := ""
+	for range n {
+		k := string(r.bytes("a key of meta", cborText, maxMetaKey))
+		if r.err == nil && last != "" && compareKeys(last, k) >= 0 {
+			r.fail("keys of meta are not in order")
+		}
+		meta[k], last = string(r.bytes("a value of meta", cborText, maxMetaValue)), k
+		if r.err != nil {
+			return nil
+		}
+	}
+	return meta
+}
+
+func parseHeader(data []byte) (Header, error) {
+	var h Header
+	r := headerReader{data: data}
+	major, n := r.head()
+	if r.err == nil && (major != cborMap || n == 0 || n > 11) {
+		r.fail("not a map of 1 to 11 entries")
+	}
+	last := uint64(0)
+	for i := uint64(0); i < n && r.err == nil; i++ {
+		key := r.uint("a key", 11)
+		if r.err == nil && key <= last {
+			r.fail("keys are not in order")
+		}
+		last = key
+		if r.err == nil {
+			h.parseField(&r, key)
+		}
+	}
+	if r.err == nil && len(r.data) > 0 {
+		r.fail("%d bytes after the map", len(r.data))
+	}
+	if r.err != nil {
+		return Header{}, r.err
+	}
+	return h, nil
+}
+
+func (h *Header) parseField(r *headerReader, key uint64) {
+	switch key {
+	case 1:
+		if len(r.data) > 0 && r.data[0]&0xe0 == cborUint {
+			h.FuncNum = uint32(r.uint("function", MaxFunctions))
+		} else {
+			h.Func = string(r.bytes("function", cborText, MaxFuncName))
+		}
+	case 2:
+		h.To = string(r.bytes("to", cborText, maxTo))
+	case 3:
+		h.Budget = time.Duration(r.uint("budget", uint64(math.MaxInt64/time.Microsecond))) * time.Microsecond
+	case 4:
+		h.Token = r.bytes("token", cborBytes, MaxToken)
+	case 5:
+		h.Trace = r.bytes("trace", cborBytes, maxTrace)
+	case 6:
+		h.Key = r.bytes("idempotency key", cborBytes, maxKey)
+	case 7:
+		h.Meta = r.meta()
+	case 8:
+		h.Kind = Kind(r.uint("error kind", math.MaxUint8))
+	case 9:
+		h.RetryAfter = time.Duration(r.uint("retry-after", uint64(math.MaxInt64/time.Millisecond))) * time.Millisecond
+	case 10:
+		h.Codec = Codec(r.uint("codec", uint64(CBOR)))
+	case 11:
+		h.Hint = string(r.bytes("hint", cborText, maxHint))
+	}
+}

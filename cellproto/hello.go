@@ -1,0 +1,84 @@
+package cellproto
+
+import (
+	"slices"
+
+	"github.com/fxamacker/cbor/v2"
+)
+
+// Version is the version of the frames that this package speaks.
+const Version = 1
+
+// What an auth mode asks of a caller that is not the owner.
+const (
+	AuthNone   = "none"   // nothing
+	AuthSimple = "simple" // any proven identity
+	AuthSig    = "sig"    // one of the allowed keys
+)
+
+// Hello is the first frame each way. Requests may follow at once, before the peer's hello is here.
+type Hello struct {
+	Versions     []uint   `cbor:"1,keyasint"`            // of the frames; the highest common one holds
+	Schema       []byte   `cbor:"2,keyasint,omitempty"`  // SchemaHash of what the sender serves
+	Codecs       []uint   `cbor:"3,keyasint,omitempty"`  // that it reads, besides Raw
+	Capabilities []string `cbor:"4,keyasint,omitempty"`  // e.g. "handoff"
+	Functions    []string `cbor:"5,keyasint,omitempty"`  // may be called by number: 1 + index
+	Auth         string   `cbor:"6,keyasint,omitempty"`  // none, simple or sig
+	Nonce        []byte   `cbor:"7,keyasint,omitempty"`  // 32 bytes, to be signed in a proof
+	Agent        string   `cbor:"8,keyasint,omitempty"`  // for logs: "celld/0.1.0"
+	Cell         string   `cbor:"9,keyasint,omitempty"`  // CID or name of the cell that is served
+	Slow         []uint   `cbor:"11,keyasint,omitempty"` // numbers of the functions that are not answered inline
+	Peer         string   `cbor:"10,keyasint,omitempty"` // peer ID of the nucleus, for proofs on a Unix socket
+}
+
+// Frames encodes and decodes with these modes what is CBOR and not a frame header.
+var helloDecoder = func() cbor.DecMode {
+	mode, err := cbor.DecOptions{
+		DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden,
+		TagsMd: cbor.TagsForbidden, MaxNestedLevels: 4, MaxArrayElements: MaxFunctions, MaxMapPairs: 32,
+	}.DecMode()
+	if err != nil {
+		panic(err)
+	}
+	return mode
+}()
+
+// Marshal gives h as the payload of a hello frame.
+func (h *Hello) Marshal() ([]byte, error) {
+	if len(h.Versions) == 0 {
+		h.Versions = []uint{Version}
+	}
+	b, err := cbor.Marshal(h)
+	if err != nil {
+		return nil, Errorf("write hello", Failed, "%w", err)
+	}
+	return b, nil
+}
+
+// ParseHello reads the payload of a hello frame. Keys that it does not know are ignored, so that
+// later versions can say more. It fails with BadInput, or with Unsupported when there is no common
+// version.
+func ParseHello(data []byte) (Hello, error) {
+	var h Hello
+	if len(data) > MaxArgs {
+		return h, Errorf("read hello", TooLarge, "%d bytes, the limit is %d", len(data), MaxArgs)
+	}
+	if err := helloDecoder.Unmarshal(data, &h); err != nil {
+		return h, Errorf("read hello", BadInput, "%w", err)
+	}
+	if !slices.Contains(h.Versions, Version) {
+		return h, Errorf("read hello", Unsupported, "peer speaks versions %v of the frames, this side %d", h.Versions, Version)
+	}
+	if len(h.Schema) != 0 && len(h.Schema) != len(SchemaHash{}) || len(h.Nonce) != 0 && len(h.Nonce) != NonceSize {
+		return h, Errorf("read hello", BadInput, "schema hash or nonce of a wrong size")
+	}
+	for _, name := range h.Functions {
+		if name == "" || len(name) > MaxFuncName {
+			return h, Errorf("read hello", BadInput, "function name of %d bytes, allowed are 1 to %d", len(name), MaxFuncName)
+		}
+	}
+	return h, nil
+}
+
+// NonceSize is the size of a challenge, in bytes.
+const NonceSize = 32

@@ -1,0 +1,44 @@
+package cellproto
+
+// Protocol IDs of the libp2p streams between nuclei.
+const (
+	ProtocolCall   = "/cell/call/1"   // frames: few long-lived streams a peer, large bodies on one of their own
+	ProtocolAdvert = "/cell/advert/1" // a provider's signed word on its own load
+	ProtocolFetch  = "/cell/fetch/1"  // an artefact as one verified stream
+)
+
+// ReservedPrefix begins the names of functions that the nucleus or the SDK answers itself; no
+// program can declare one.
+const ReservedPrefix = "cell."
+
+// Reserved functions.
+const (
+	FuncSchema = "cell.schema" // no arguments; the reply is the schema's canonical JSON
+	FuncToken  = "cell.token"  // arguments: a signed proof or nothing; the reply is a token
+)
+
+// What a nucleus tells the program that it starts.
+const (
+	EnvFD   = "CELL_FD"   // number of the inherited socket that carries frames; programs that speak frames only
+	EnvDir  = "CELL_DIR"  // absolute path of the cell's directory; also the working directory
+	EnvName = "CELL_NAME" // the cell's name
+)
+
+// What tests, containers and routers tell every celld; each overrides the key of cell.toml.
+const (
+	EnvHome      = "CELL_HOME"      // directory of the home cell
+	EnvNetwork   = "CELL_NETWORK"   // network name
+	EnvBootstrap = "CELL_BOOTSTRAP" // comma-separated multiaddrs
+	EnvListen    = "CELL_LISTEN"    // comma-separated multiaddrs
+	EnvMDNS      = "CELL_MDNS"      // "off" or "on"
+	EnvLog       = "CELL_LOG"       // debug, info, warn or error
+)
+
+// CellID names a published version of a cell: the text form of its manifest's CID.
+type CellID string
+
+// PeerID is a libp2p peer in its text form, as in the last part of a multiaddr.
+type PeerID string
+
+// SchemaHash is the BLAKE3-256 of a schema's canonical JSON. The zero value means "no schema".
+type SchemaHash [32]byte

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/internal/ctl"
+)
+
+func (a *app) raceCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "race [TARGET]",
+		Short:             "Measure the providers of a cell and show who wins",
+		Args:              args(0, 1),
+		ValidArgsFunction: completeTarget,
+	}
+	timeout := timeoutFlag(cmd, cellproto.DefaultTimeout)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.ask(cmd, args, *timeout, func(q question) error {
+			rows, err := q.client.Race(q.ctx, q.target.text)
+			q.progress.done()
+			if err != nil {
+				return q.failed(err)
+			}
+			if a.json {
+				return a.printJSON(append([]ctl.RaceRow{}, rows...))
+			}
+			return a.table(raceTable(rows))
+		})
+	}
+	return cmd
+}
+
+func raceTable(rows []ctl.RaceRow) [][]string {
+	table := [][]string{{"PEER", "PING", "P99", "QUEUE", "SCORE", ""}}
+	for _, r := range rows {
+		if r.Error != "" {
+			table = append(table, []string{r.Peer, "-", "-", "-", "-", r.Error})
+			continue
+		}
+		mark := ""
+		if r.Winner {
+			mark = "winner"
+		}
+		table = append(table, []string{r.Peer, micros(r.MedianUS), micros(r.P99US), strconv.Itoa(r.Queue), micros(r.ScoreUS), mark})
+	}
+	return table
+}

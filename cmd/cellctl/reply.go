@@ -1,0 +1,194 @@
+package main
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"io"
+	"os"
+	"reflect"
+
+	"github.com/fxamacker/cbor/v2"
+	"github.com/google/renameio/v2"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/internal/ctl"
+)
+
+// maxShown bounds a JSON reply that is held in memory to be checked before it is shown. Raw ones
+// stream and have no bound.
+const maxShown = 16 << 20
+
+// replyJSON is what --json prints; its fields are a promise.
+type replyJSON struct {
+	Reply    json.RawMessage `json:"reply"`
+	Provider string          `json:"provider"`
+	Source   string          `json:"source"`
+	TookUS   int64           `json:"took_us"`
+	Raced    bool            `json:"raced"`
+	Cached   bool            `json:"cached"`
+	Encoding string          `json:"encoding,omitempty"` // "base64" of a raw reply
+	Output   string          `json:"output,omitempty"`   // the file that has the reply instead
+}
+
+// showReply prints a reply, or writes it to the file output.
+func (a *app) showReply(r *reply, output string) error {
+	j := replyJSON{Provider: r.Provider, Source: r.Source, TookUS: r.TookUS, Raced: r.Raced, Cached: r.Cached, Output: output}
+	switch {
+	case output != "":
+		if err := saveReply(r, output); err != nil || !a.json {
+			return err
+		}
+	case a.json:
+		var err error
+		if j.Reply, j.Encoding, err = embedded(r); err != nil {
+			return err
+		}
+	case r.Codec == ctl.CodecRaw:
+		return a.copyRaw(r.body)
+	default:
+		text, err := replyText(r)
+		if err != nil {
+			return err
+		}
+		return a.print(append(text, '\n'))
+	}
+	return a.printJSON(j)
+}
+
+// replyText gives a structured reply as JSON.
+func replyText(r *reply) ([]byte, error) {
+	data, err := readShown(r.body)
+	if err != nil {
+		return nil, err
+	}
+	if r.Codec == ctl.CodecCBOR {
+		return cborToJSON(data)
+	}
+	data = bytes.TrimSpace(data)
+	if !json.Valid(data) {
+		return nil, cellproto.Errorf("read the reply", cellproto.Corrupt, "it says that it is JSON, and is not").
+			WithHint("--output FILE, to see what it is")
+	}
+	return data, nil
+}
+
+func readShown(r io.Reader) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxShown+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxShown {
+		return nil, cellproto.Errorf("read the reply", cellproto.TooLarge, "more than %d MiB", maxShown>>20).
+			WithHint("--output FILE")
+	}
+	return data, nil
+}
+
+func cborToJSON(data []byte) ([]byte, error) {
+	mode, err := cbor.DecOptions{DefaultMapType: reflect.TypeFor[map[string]any]()}.DecMode()
+	if err != nil {
+		return nil, cellproto.Errorf("read the reply", cellproto.Failed, "%w", err)
+	}
+	var v any
+	if err := mode.Unmarshal(data, &v); err != nil {
+		return nil, cellproto.Errorf("read the reply", cellproto.Corrupt, "%w", err).WithHint("--output FILE, to see what it is")
+	}
+	text, err := json.Marshal(v)
+	if err != nil {
+		return nil, cellproto.Errorf("read the reply", cellproto.Unsupported, "it does not fit into JSON: %w", err).WithHint("--output FILE")
+	}
+	return text, nil
+}
+
+// embedded gives a reply as a JSON value.
+func embedded(r *reply) (value json.RawMessage, encoding string, err error) {
+	if r.Codec != ctl.CodecRaw {
+		value, err = replyText(r)
+		return value, "", err
+	}
+	data, err := readShown(r.body)
+	if err != nil {
+		return nil, "", err
+	}
+	text, err := json.Marshal(base64.StdEncoding.EncodeToString(data))
+	if err != nil {
+		return nil, "", cellproto.Errorf("print", cellproto.Failed, "%w", err)
+	}
+	return text, "base64", nil
+}
+
+// copyRaw copies bytes to stdout; not to a terminal that they could drive.
+func (a *app) copyRaw(r io.Reader) error {
+	if a.isTerminal(a.out) {
+		head := make([]byte, 4<<10)
+		n, err := io.ReadFull(r, head)
+		if err != nil && n == 0 {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+		if !isText(head[:n]) {
+			return cellproto.Errorf("print", cellproto.Failed, "the reply is not text, and this is a terminal").
+				WithHint("--output FILE, or a pipe")
+		}
+		r = io.MultiReader(bytes.NewReader(head[:n]), r)
+	}
+	_, err := io.Copy(a.out, r)
+	return err
+}
+
+func isText(b []byte) bool {
+	return !bytes.ContainsFunc(b, func(r rune) bool { return r < ' ' && r != '\n' && r != '\t' && r != '\r' || r == 0x7f })
+}
+
+// saveReply writes the reply to a file, which appears when all of it has come. What is there
+// already and is no regular file, such as /dev/null or a pipe, is written to as it is.
+func saveReply(r *reply, path string) error {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return cellproto.Errorf("write "+path, cellproto.KindOf(err), "%w", err)
+		}
+		defer f.Close()
+		return copyTo(f, r.body, path)
+	}
+	f, err := renameio.NewPendingFile(path, renameio.WithPermissions(0o644), renameio.WithExistingPermissions())
+	if err != nil {
+		return cellproto.Errorf("write "+path, cellproto.KindOf(err), "%w", err)
+	}
+	defer f.Cleanup()
+	if err := copyTo(f, r.body, path); err != nil {
+		return err
+	}
+	if err := f.CloseAtomicallyReplace(); err != nil {
+		return cellproto.Errorf("write "+path, cellproto.KindOf(err), "%w", err)
+	}
+	return nil
+}
+
+// copyTo tells the errors of the reply, which have a kind of their own, from those of the file.
+func copyTo(w io.Writer, r io.Reader, path string) error {
+	fr := &failedReader{r: r}
+	if _, err := io.Copy(w, fr); err != nil {
+		if fr.err != nil {
+			return fr.err
+		}
+		return cellproto.Errorf("write "+path, cellproto.KindOf(err), "%w", err)
+	}
+	return nil
+}
+
+type failedReader struct {
+	r   io.Reader
+	err error
+}
+
+func (f *failedReader) Read(p []byte) (int, error) {
+	n, err := f.r.Read(p)
+	if err != nil && err != io.EOF {
+		f.err = err
+	}
+	return n, err
+}

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/celldnet/celld/cellproto/celltoml"
+	"github.com/celldnet/celld/internal/ctl"
+)
+
+func (a *app) statusCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "status [DIR]",
+		Short: "Show how a cell is",
+		Args:  args(0, 1),
+	}
+	timeout := timeoutFlag(cmd, 5*time.Second)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		dir, err := cellDir(first(args))
+		if err != nil {
+			return err
+		}
+		ctx, cancel, err := deadline(cmd, *timeout)
+		if err != nil {
+			return err
+		}
+		defer cancel()
+		status, err := (&ctl.Client{Dir: dir}).Status(ctx)
+		if errors.Is(err, ctl.ErrNotRunning) {
+			status, err = stoppedStatus(dir)
+		}
+		if err != nil {
+			return fromControl("ask the nucleus of "+dir, dir, err)
+		}
+		if a.json {
+			return a.printJSON(status)
+		}
+		return a.table(statusRows(status))
+	}
+	return cmd
+}
+
+// stoppedStatus is what cell.toml alone says.
+func stoppedStatus(dir string) (ctl.Status, error) {
+	c, err := celltoml.Load(dir)
+	if err != nil {
+		return ctl.Status{}, err
+	}
+	return ctl.Status{
+		Name: c.Cell.Name, Version: c.Cell.Version, State: ctl.Stopped,
+		Addrs: []string{}, Network: c.Network.Name, Dir: dir,
+	}, nil
+}
+
+// statusRows leaves out what there is nothing to say about.
+func statusRows(s ctl.Status) [][]string {
+	rows := [][]string{{"cell", s.Name + " " + s.Version}, {"state", s.State}}
+	add := func(name, value string) {
+		if value != "" && value != "0" {
+			rows = append(rows, []string{name, value})
+		}
+	}
+	add("nucleus", strconv.Itoa(s.NucleusPID))
+	add("program", strconv.Itoa(s.ProgramPID))
+	add("cid", s.CID)
+	add("ipns", s.IPNS)
+	add("network", s.Network)
+	add("peer", s.PeerID)
+	for _, addr := range s.Addrs {
+		add("address", addr)
+	}
+	if s.State != ctl.Stopped {
+		rows = append(rows, []string{"calls", strconv.Itoa(s.InFlight) + " in flight, " + strconv.FormatInt(s.Served, 10) + " served"})
+	}
+	add("sandbox", s.SandboxTier)
+	add("directory", s.Dir)
+	return rows
+}

@@ -1,0 +1,235 @@
+package content
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+
+	"github.com/fxamacker/cbor/v2"
+	"github.com/ipfs/boxo/blockstore"
+	"github.com/ipfs/boxo/ipld/merkledag"
+	"github.com/ipfs/boxo/verifcid"
+	blocks "github.com/ipfs/go-block-format"
+	"github.com/ipfs/go-cid"
+	"github.com/ipfs/go-datastore"
+	dssync "github.com/ipfs/go-datastore/sync"
+	flatfs "github.com/ipfs/go-ds-flatfs"
+	ipld "github.com/ipfs/go-ipld-format"
+	mh "github.com/multiformats/go-multihash"
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+// maxBlock is the largest block that bitswap peers accept, in bytes
+// (https://specs.ipfs.tech/bitswap-protocol/#block-sizes).
+const maxBlock = 2 << 20
+
+// maxCID bounds the binary form of a CID in bytes: four varints and the longest digest that
+// verifcid allows, which is 128.
+const maxCID = 168
+
+// blockStore keeps blocks, checks each one's hash when it is read, and sees the leaves of artefacts
+// as blocks too.
+//
+// Blocks are written without fsync: a power cut can leave one empty or half-written, the hash
+// finds that out, the block is removed and fetched again. An fsync for each block would cost 5 to
+// 10 ms of a router's flash, and protect nothing that cannot be had again.
+type blockStore struct {
+	bs    blockstore.Blockstore
+	data  datastore.Batching
+	files *registry
+	log   *zap.Logger
+}
+
+// openBlocks opens the blocks under dir, or in memory when dir is "".
+func openBlocks(dir string, files *registry, log *zap.Logger) (*blockStore, error) {
+	var data datastore.Batching = dssync.MutexWrap(datastore.NewMapDatastore())
+	if dir != "" {
+		var err error
+		if data, err = openFlatfs(filepath.Join(dir, "store"), log); err != nil {
+			return nil, cellproto.Errorf("open block store "+dir, cellproto.KindOf(err), "%w", err)
+		}
+	}
+	// No prefix: flatfs takes one-part keys only. Write through: a block on disk may be corrupt,
+	// so that finding its file is no reason not to write it.
+	bs := blockstore.NewBlockstore(data, blockstore.NoPrefix(), blockstore.WriteThrough(true))
+	return &blockStore{bs: bs, data: data, files: files, log: log}, nil
+}
+
+func openFlatfs(dir string, log *zap.Logger) (*flatfs.Datastore, error) {
+	// One character of the key names the directory: 32 of them, enough for what a cell keeps.
+	shard := flatfs.NextToLast(1)
+	data, err := flatfs.CreateOrOpen(dir, shard, false)
+	if err == nil {
+		return data, nil
+	}
+	if kind := cellproto.KindOf(err); kind == cellproto.Denied {
+		return nil, err
+	}
+	log.Warn("cannot open the block store, starting with an empty one", zap.String("dir", dir), zap.Error(err))
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, err
+	}
+	return flatfs.CreateOrOpen(dir, shard, false)
+}
+
+func (b *blockStore) close() error { return b.data.Close() }
+
+// get gives a block whose hash is right. One whose hash is wrong is removed, and NotFound.
+func (b *blockStore) get(ctx context.Context, c cid.Cid) ([]byte, error) {
+	op := "read block " + c.String()
+	if data, ok := inline(c); ok {
+		return data, nil
+	}
+	blk, err := b.bs.Get(ctx, c)
+	switch {
+	case ipld.IsNotFound(err):
+		if data, ok := b.files.leaf(c); ok {
+			return data, nil
+		}
+		return nil, cellproto.Errorf(op, cellproto.NotFound, "it is not here")
+	case err != nil:
+		return nil, cellproto.Errorf(op, cellproto.KindOf(err), "%w", err)
+	case !matches(c, blk.RawData()):
+		b.log.Warn("removing a corrupt block", zap.Stringer("cid", c), zap.Int("bytes", len(blk.RawData())))
+		if err := b.delete(ctx, c); err != nil {
+			return nil, err
+		}
+		return nil, cellproto.Errorf(op, cellproto.NotFound, "it was corrupt and has been removed")
+	}
+	return blk.RawData(), nil
+}
+
+// size gives a block's size in bytes without reading it.
+func (b *blockStore) size(ctx context.Context, c cid.Cid) (int, bool) {
+	if data, ok := inline(c); ok {
+		return len(data), true
+	}
+	if n, err := b.bs.GetSize(ctx, c); err == nil {
+		return n, true
+	}
+	return b.files.leafSize(c)
+}
+
+func (b *blockStore) put(ctx context.Context, c cid.Cid, data []byte) error {
+	if _, ok := inline(c); ok {
+		return nil
+	}
+	blk, err := blocks.NewBlockWithCid(data, c)
+	if err == nil {
+		err = b.bs.Put(ctx, blk)
+	}
+	if err != nil {
+		return cellproto.Errorf("keep block "+c.String(), cellproto.KindOf(err), "%w", err)
+	}
+	return nil
+}
+
+func (b *blockStore) delete(ctx context.Context, c cid.Cid) error {
+	if err := b.bs.DeleteBlock(ctx, c); err != nil && !ipld.IsNotFound(err) {
+		return cellproto.Errorf("remove block "+c.String(), cellproto.KindOf(err), "%w", err)
+	}
+	return nil
+}
+
+// keys lists the stored blocks, each as a CIDv1 of codec raw: the store knows hashes only.
+func (b *blockStore) keys(ctx context.Context) ([]cid.Cid, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ch, err := b.bs.AllKeysChan(ctx)
+	if err != nil {
+		return nil, cellproto.Errorf("list blocks", cellproto.KindOf(err), "%w", err)
+	}
+	var out []cid.Cid
+	for c := range ch {
+		out = append(out, c)
+	}
+	return out, ctx.Err()
+}
+
+// checkCID refuses CIDs whose hash function could be forged, and those that are no CID at all.
+func checkCID(op string, c cid.Cid) error {
+	if !c.Defined() {
+		return cellproto.Errorf(op, cellproto.BadInput, "no CID was given")
+	}
+	err := verifcid.ValidateCid(verifcid.DefaultAllowlist, c)
+	if err == nil && c.Prefix().MhType == mh.SHA1 {
+		err = errors.New("SHA-1 can be forged")
+	}
+	if err == nil && c.ByteLen() > maxCID {
+		err = errors.New("the CID is too long")
+	}
+	if err != nil {
+		return cellproto.Errorf(op, cellproto.BadInput, "%w", err)
+	}
+	return nil
+}
+
+// matches reports whether data hashes to c.
+func matches(c cid.Cid, data []byte) bool {
+	sum, err := c.Prefix().Sum(data)
+	return err == nil && sum.Equals(c)
+}
+
+// inline gives the bytes of a CID that carries its block within itself.
+func inline(c cid.Cid) ([]byte, bool) {
+	if !c.Defined() || c.Prefix().MhType != mh.IDENTITY {
+		return nil, false
+	}
+	dec, err := mh.Decode(c.Hash())
+	if err != nil {
+		return nil, false
+	}
+	return dec.Digest, true
+}
+
+func hasLinks(c cid.Cid) bool {
+	return c.Type() == cid.DagProtobuf || c.Type() == cid.DagCBOR
+}
+
+// links lists the CIDs that a dag-pb or dag-cbor block points to; malformed blocks point to none.
+func links(c cid.Cid, data []byte) []cid.Cid {
+	var out []cid.Cid
+	switch c.Type() {
+	case cid.DagProtobuf:
+		node, err := merkledag.DecodeProtobuf(data)
+		if err != nil {
+			return nil
+		}
+		for _, l := range node.Links() {
+			out = append(out, l.Cid)
+		}
+	case cid.DagCBOR:
+		var value any
+		if cbor.Unmarshal(data, &value) == nil {
+			out = cborLinks(value, nil)
+		}
+	}
+	return out
+}
+
+// cborLinks collects the values of tag 42, whose bytes are 0 and then a binary CID
+// (https://ipld.io/specs/codecs/dag-cbor/spec/#links).
+func cborLinks(value any, out []cid.Cid) []cid.Cid {
+	switch v := value.(type) {
+	case cbor.Tag:
+		raw, ok := v.Content.([]byte)
+		if v.Number != 42 || !ok || len(raw) < 2 || raw[0] != 0 {
+			return out
+		}
+		if c, err := cid.Cast(raw[1:]); err == nil {
+			out = append(out, c)
+		}
+	case []any:
+		for _, item := range v {
+			out = cborLinks(item, out)
+		}
+	case map[any]any:
+		for _, item := range v {
+			out = cborLinks(item, out)
+		}
+	}
+	return out
+}

@@ -1,0 +1,254 @@
+package ctl
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+// Routes of the control API. Every answer is a stream of lines of JSON, each of which is one Line;
+// the last one has a result or an error. Parameters are in the query.
+const (
+	RouteStatus  = "/v1/status"  // GET; result Status
+	RoutePublish = "/v1/publish" // POST; result Published
+	RouteUse     = "/v1/use"     // POST, see UseRequest; result UseMeta, then the reply's bytes
+	RouteFind    = "/v1/find"    // GET target, timeout_ms; items FindRow as they come, result Found
+	RouteRace    = "/v1/race"    // POST target, timeout_ms; result []RaceRow, best first
+	RouteHistory = "/v1/history" // GET target, timeout_ms; result []HistoryRow, newest first
+	RouteSchema  = "/v1/schema"  // GET target, timeout_ms; result is the schema, as in schema.json
+	RouteDoctor  = "/v1/doctor"  // GET; result []Check
+	RouteStop    = "/v1/stop"    // POST; result null, before the nucleus begins to stop
+)
+
+// What a nucleus tells whoever started it: the number of a descriptor on which it writes one line
+// when it is ready or has failed; see WriteReady.
+const EnvReadyFD = "CELL_READY_FD"
+
+// Limits of the stream. Past them the stream is broken.
+const (
+	MaxLine   = 1 << 20 // bytes of a line without its newline
+	MaxHeader = 64 << 10
+)
+
+// TrailerError is the HTTP trailer that carries an *Error as JSON when a reply's bytes had begun
+// to flow before it was known that they would not all come.
+const TrailerError = "Cell-Error"
+
+// ContentType of every answer.
+const ContentType = "application/x-ndjson"
+
+// Line is one line of an answer. Exactly one field is set.
+type Line struct {
+	Progress string          `json:"progress,omitempty"` // for people, without control bytes
+	Item     json.RawMessage `json:"item,omitempty"`
+	Result   json.RawMessage `json:"result,omitempty"` // the last line, and it was done
+	Error    *RemoteError    `json:"error,omitempty"`  // the last line, and it failed
+}
+
+// RemoteError is a failure that the nucleus reports. Kind is the text form of an error kind of
+// cellproto.
+type RemoteError struct {
+	Op           string `json:"op"`
+	Kind         string `json:"kind"`
+	Message      string `json:"message"`
+	Hint         string `json:"hint,omitempty"`
+	RetryAfterMS int64  `json:"retry_after_ms,omitempty"`
+}
+
+// Error gives "op: message".
+func (e *RemoteError) Error() string {
+	if e.Op == "" {
+		return e.Message
+	}
+	return e.Op + ": " + e.Message
+}
+
+// States of a cell.
+const (
+	Running = "running" // the program runs
+	Frozen  = "frozen"  // it is stopped in place and continues with the next call
+	Idle    = "idle"    // the nucleus waits; the program starts with the next call
+	Stopped = "stopped" // there is no nucleus
+)
+
+// Status is a cell and its nucleus.
+type Status struct {
+	Name        string   `json:"name"`
+	Version     string   `json:"version"`
+	State       string   `json:"state"`
+	NucleusPID  int      `json:"nucleus_pid"`
+	ProgramPID  int      `json:"program_pid"`
+	PeerID      string   `json:"peer_id"`
+	Addrs       []string `json:"addrs"` // multiaddrs that end in /p2p/<peer>
+	CID         string   `json:"cid"`   // of the manifest published last
+	Network     string   `json:"network"`
+	InFlight    int      `json:"in_flight"`
+	Served      int64    `json:"served"` // calls answered since the nucleus started
+	SandboxTier string   `json:"sandbox_tier"`
+	IPNS        string   `json:"ipns,omitempty"`
+	Dir         string   `json:"dir"`
+}
+
+// Published is a manifest that others can find now.
+type Published struct {
+	CID     string `json:"cid"`
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	IPNS    string `json:"ipns"`
+}
+
+// FindRow is one provider.
+type FindRow struct {
+	Peer   string   `json:"peer"`
+	Addrs  []string `json:"addrs"`
+	Source string   `json:"source"` // local, dht, mdns, static or mirror
+}
+
+// Found ends the rows of a search.
+type Found struct {
+	Count int `json:"count"`
+}
+
+// RaceRow is one candidate of a race. One that did not finish has an error and no score.
+type RaceRow struct {
+	Peer     string `json:"peer"`
+	MedianUS int64  `json:"median_us"` // of three pings
+	P99US    int64  `json:"p99_us"`
+	Queue    int    `json:"queue"`
+	ScoreUS  int64  `json:"score_us"`
+	Winner   bool   `json:"winner"`
+	Error    string `json:"error,omitempty"`
+}
+
+// HistoryRow is one published version.
+type HistoryRow struct {
+	CID     string    `json:"cid"`
+	Version string    `json:"version"`
+	Created time.Time `json:"created"`
+	Schema  string    `json:"schema"` // hash of the schema, in hex
+}
+
+// Check is one finding of the doctor.
+type Check struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`
+	Fix    string `json:"fix"` // the command or the edit that mends it; "" when OK
+}
+
+// What the body of a use request is.
+const (
+	BodyArgs   = "args"   // the arguments, a JSON object; an empty body is {}
+	BodyStream = "stream" // the function's input, as it comes; the arguments are in the query
+	BodyAuto   = "auto"   // as BodyStream if the function takes a body, else as BodyArgs
+)
+
+// UseRequest is one call. The arguments are in Argv or Args, or in the request's body; if they are
+// in two places the request is bad input.
+//
+// The nucleus answers before the body has ended, so a server on net/http has to enable full duplex.
+type UseRequest struct {
+	Target    string          // CID, IPNS name, domain, name under [deps] or [remote_cells], or absolute directory; "" is the nucleus's own cell
+	Func      string          // name of the function
+	Timeout   time.Duration   // of the whole call, from the arrival of the request; > 0
+	CallerDir string          // absolute directory of the cell on whose behalf; "" is the nucleus's own
+	Argv      []string        // words from a command line: positional in the schema's order, or name=value
+	Args      json.RawMessage // or a JSON object
+	Body      string          // what the request's body is; "" is BodyArgs
+	Key       string          // idempotency key, at most 64 bytes; "" lets the nucleus choose one
+}
+
+// Query gives r as the query of its URL.
+func (r *UseRequest) Query() (url.Values, error) {
+	q := url.Values{
+		"target": {r.Target}, "fn": {r.Func},
+		"timeout_ms": {strconv.FormatInt(max(r.Timeout.Milliseconds(), 1), 10)},
+	}
+	if r.CallerDir != "" {
+		q.Set("caller_dir", r.CallerDir)
+	}
+	if r.Body != "" && r.Body != BodyArgs {
+		q.Set("body", r.Body)
+	}
+	if r.Key != "" {
+		q.Set("key", r.Key)
+	}
+	if r.Argv != nil {
+		b, err := json.Marshal(r.Argv)
+		if err != nil {
+			return nil, fmt.Errorf("cannot write the arguments: %w", err)
+		}
+		q.Set("argv", string(b))
+	}
+	if r.Args != nil {
+		q.Set("args", string(r.Args))
+	}
+	return q, nil
+}
+
+// ParseUse is the inverse of Query. Its errors say which parameter is wrong. defaultTimeout holds
+// where the query gives none.
+func ParseUse(q url.Values, defaultTimeout time.Duration) (UseRequest, error) {
+	r := UseRequest{
+		Target: q.Get("target"), Func: q.Get("fn"), CallerDir: q.Get("caller_dir"), Body: q.Get("body"),
+		Key: q.Get("key"),
+	}
+	var err error
+	if r.Timeout, err = ParseTimeout(q, defaultTimeout); err != nil {
+		return r, err
+	}
+	switch r.Body {
+	case "":
+		r.Body = BodyArgs
+	case BodyArgs, BodyStream, BodyAuto:
+	default:
+		return r, fmt.Errorf("body is %q, allowed are %s, %s and %s", r.Body, BodyArgs, BodyStream, BodyAuto)
+	}
+	if r.Func == "" {
+		return r, fmt.Errorf("fn is missing: the name of the function")
+	}
+	if q.Has("argv") && q.Has("args") {
+		return r, fmt.Errorf("both argv and args are given")
+	}
+	if s := q.Get("argv"); s != "" {
+		if err := json.Unmarshal([]byte(s), &r.Argv); err != nil {
+			return r, fmt.Errorf("argv is not a JSON list of strings: %w", err)
+		}
+	}
+	if s := q.Get("args"); s != "" {
+		r.Args = json.RawMessage(s)
+	}
+	return r, nil
+}
+
+// ParseTimeout reads timeout_ms: 1 ms to 24 h.
+func ParseTimeout(q url.Values, otherwise time.Duration) (time.Duration, error) {
+	s := q.Get("timeout_ms")
+	if s == "" {
+		return otherwise, nil
+	}
+	ms, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || ms < 1 || ms > (24*time.Hour).Milliseconds() {
+		return 0, fmt.Errorf("timeout_ms is %q, allowed are 1 to %d", s, (24 * time.Hour).Milliseconds())
+	}
+	return time.Duration(ms) * time.Millisecond, nil
+}
+
+// How the reply of a use is encoded.
+const (
+	CodecJSON = "json"
+	CodecCBOR = "cbor"
+	CodecRaw  = "raw"
+)
+
+// UseMeta describes a reply. After its line comes the reply in the codec, until the answer ends.
+type UseMeta struct {
+	Codec    string `json:"codec"`
+	Provider string `json:"provider"` // peer ID
+	Source   string `json:"source"`   // local, dht, mdns, static or mirror
+	TookUS   int64  `json:"took_us"`  // from the request's arrival to the first byte of the reply
+	Raced    bool   `json:"raced"`    // a race was held for this call
+	Cached   bool   `json:"cached"`   // the winner of an earlier race was called
+}

@@ -1,0 +1,253 @@
+package call
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/signed"
+	"github.com/celldnet/celld/node/race"
+)
+
+// cache is the caller's memory of others between runs: Dir/.cell-cache/<cell>/. All of it can be
+// deleted at any time, and what cannot be read counts as deleted.
+//
+//	reputation.json             of all peers
+//	<cell>/manifest.cbor        the manifest's block
+//	<cell>/schema.json          its schema
+//	<cell>/winner.json          the winner of the last race, and where the providers were
+//	<cell>/token                tokens, by server; 0600
+//	<cell>/race.log             the last 100 races
+type cache struct {
+	dir string // "": keep nothing
+	log *zap.Logger
+	mu  sync.Mutex // one writer at a time
+}
+
+const (
+	cacheDir      = ".cell-cache"
+	maxCacheFile  = 8 << 20 // bytes; the largest is reputation.json
+	maxTokenStore = 64 << 10
+)
+
+func openCache(dir string, log *zap.Logger) *cache {
+	if dir == "" {
+		return &cache{log: log}
+	}
+	return &cache{dir: filepath.Join(dir, cacheDir), log: log}
+}
+
+// cellDirName makes a directory name of a CID, path or socket.
+func cellDirName(cell string) string {
+	name := strings.Map(func(r rune) rune {
+		if r == '/' || r == os.PathSeparator || r == 0 {
+			return '-'
+		}
+		return r
+	}, strings.Trim(cell, "/"))
+	name = strings.TrimLeft(name, ".")
+	return name[max(0, len(name)-120):]
+}
+
+func (c *cache) read(parts ...string) []byte {
+	if c.dir == "" {
+		return nil
+	}
+	f, err := os.Open(filepath.Join(append([]string{c.dir}, parts...)...))
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxCacheFile))
+	if err != nil {
+		return nil
+	}
+	return data
+}
+
+// write replaces a file atomically. A cache that cannot be written costs speed only.
+func (c *cache) write(data []byte, perm fs.FileMode, parts ...string) {
+	if c.dir == "" {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	path := filepath.Join(append([]string{c.dir}, parts...)...)
+	err := os.MkdirAll(filepath.Dir(path), 0o700)
+	if err == nil {
+		err = renameio.WriteFile(path, data, perm)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // the cell was removed meanwhile
+		c.log.Warn("cannot write the cache", zap.String("file", path), zap.Error(err))
+	}
+}
+
+func (c *cache) reputation() *race.Reputation {
+	rep := race.NewReputation()
+	if data := c.read("reputation.json"); data != nil {
+		if err := json.Unmarshal(data, rep); err != nil {
+			c.log.Info("reputation.json is damaged and starts anew", zap.Error(err))
+			return race.NewReputation()
+		}
+	}
+	return rep
+}
+
+func (c *cache) setReputation(rep *race.Reputation) {
+	if rep.Len() == 0 {
+		return
+	}
+	if data, err := json.Marshal(rep); err == nil {
+		c.write(data, 0o600, "reputation.json")
+	}
+}
+
+// winnerFile is winner.json.
+type winnerFile struct {
+	race.Cached
+	Providers []providerEntry `json:"providers"` // where they were, the best first
+}
+
+type providerEntry struct {
+	Peer  string   `json:"peer"`
+	Addrs []string `json:"addrs"`
+}
+
+// load fills r with what is remembered of it.
+func (c *cache) load(r *remote) {
+	cell := cellDirName(string(r.name))
+	if block := c.read(cell, "manifest.cbor"); block != nil {
+		if m, err := signed.OpenManifest(r.id, block); err == nil {
+			s, err := cellproto.ParseSchema(c.read(cell, "schema.json"))
+			if err == nil && s.Hash() == m.SchemaHash {
+				r.manifest, r.schema = m, s
+			} else if !m.Schema.Defined() {
+				r.manifest = m
+			}
+		}
+	}
+}
+
+// candidates gives the providers of earlier races, so that they are asked before the network has
+// answered.
+func (c *cache) candidates(r *remote) []Found {
+	data := c.read(cellDirName(string(r.name)), "winner.json")
+	var w winnerFile
+	if len(data) > cellproto.MaxManifest || json.Unmarshal(data, &w) != nil {
+		return nil
+	}
+	var out []Found
+	for _, p := range w.Providers[:min(len(w.Providers), cellproto.MaxProbed)] {
+		id, err := peer.Decode(p.Peer)
+		if err != nil {
+			continue
+		}
+		info := peer.AddrInfo{ID: id}
+		for _, a := range p.Addrs[:min(len(p.Addrs), cellproto.MaxAdvertAddrs)] {
+			if addr, err := multiaddr.NewMultiaddr(a); err == nil {
+				info.Addrs = append(info.Addrs, addr)
+			}
+		}
+		out = append(out, Found{Info: info, Source: "dht"})
+	}
+	return out
+}
+
+// described keeps the manifest and the schema.
+func (c *cache) described(r *remote, block []byte, s *cellproto.Schema) {
+	cell := cellDirName(string(r.name))
+	if s != nil {
+		c.write(s.Canonical(), 0o600, cell, "schema.json")
+	}
+	c.write(block, 0o600, cell, "manifest.cbor")
+}
+
+// raced keeps the outcome of a race.
+func (c *cache) raced(r *remote, d *race.Decision, why race.Reason) {
+	cell := cellDirName(string(r.name))
+	if entry, err := race.AppendLog(c.read(cell, "race.log"), d.Log(r.name, why)); err == nil {
+		c.write(entry, 0o600, cell, "race.log")
+	}
+	if d.Winner == "" {
+		return
+	}
+	r.mu.Lock()
+	w := winnerFile{Cached: r.winner}
+	for _, k := range d.Ranking[:min(len(d.Ranking), cellproto.MaxProbed)] {
+		info := r.infos[k.Peer]
+		if k.Out != "" || len(info.Addrs) == 0 {
+			continue
+		}
+		e := providerEntry{Peer: string(k.Peer)}
+		for _, a := range info.Addrs {
+			e.Addrs = append(e.Addrs, a.String())
+		}
+		w.Providers = append(w.Providers, e)
+	}
+	r.mu.Unlock()
+	if data, err := json.Marshal(w); err == nil {
+		c.write(data, 0o600, cell, "winner.json")
+	}
+}
+
+// cellTokens is the token store of one cell.
+type cellTokens struct {
+	c    *cache
+	cell string
+}
+
+func (c *cache) tokens(cell string) tokenStore { return cellTokens{c, cellDirName(cell)} }
+
+// tokenFile is the file token.
+type tokenFile map[string]savedToken
+
+type savedToken struct {
+	Token []byte    `json:"token"`
+	Until time.Time `json:"until"`
+}
+
+func (t cellTokens) all() tokenFile {
+	f := tokenFile{}
+	data := t.c.read(t.cell, "token")
+	if len(data) > maxTokenStore || json.Unmarshal(data, &f) != nil {
+		return tokenFile{}
+	}
+	for server, s := range f {
+		if time.Until(s.Until) < tokenMargin {
+			delete(f, server)
+		}
+	}
+	return f
+}
+
+func (t cellTokens) token(server string) ([]byte, time.Time) {
+	s := t.all()[server]
+	return s.Token, s.Until
+}
+
+func (t cellTokens) setToken(server string, token []byte, until time.Time) {
+	f := t.all()
+	if token == nil {
+		if _, ok := f[server]; !ok {
+			return
+		}
+		delete(f, server)
+	} else {
+		f[server] = savedToken{token, until}
+	}
+	if data, err := json.Marshal(f); err == nil {
+		t.c.write(data, 0o600, t.cell, "token")
+	}
+}

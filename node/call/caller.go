@@ -1,0 +1,252 @@
+package call
+
+import (
+	"context"
+	"crypto/rand"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/node/race"
+)
+
+// Found is a peer that may provide a cell.
+type Found struct {
+	Info   peer.AddrInfo
+	Source string // dht, mdns or static
+}
+
+// Finder tells who may provide a cell. The channel is closed when the search is over; ctx ends it.
+type Finder interface {
+	Find(ctx context.Context, c cid.Cid) <-chan Found
+	ResolveName(ctx context.Context, name string) (cid.Cid, error)
+}
+
+// Blocks gives blocks by CID, verified: from here, from the named peers, or from the network.
+type Blocks interface {
+	Block(ctx context.Context, c cid.Cid, max int, from []peer.ID) ([]byte, error)
+}
+
+// CallerConfig says on whose behalf calls are made.
+type CallerConfig struct {
+	Dir         string            // of the calling cell; its memory of others is in Dir/.cell-cache
+	Agent       string            // for hello
+	Deps        map[string]string // of cell.toml
+	RemoteCells map[string]string // of cell.toml
+	Policy      race.Policy
+}
+
+// CallerDeps is what the client half stands on.
+type CallerDeps struct {
+	Host     host.Host // nil: local cells only
+	Finder   Finder    // nil: the same
+	Blocks   Blocks
+	Identity Identity
+	Wake     func(ctx context.Context, dir string) error // starts the nucleus of a local directory
+	Own      *Server                                     // of the same nucleus, or nil
+	Log      *zap.Logger
+}
+
+// Caller makes calls on behalf of one cell. Its methods may be used concurrently; Close ends what
+// is in flight and waits.
+type Caller struct {
+	cfg    CallerConfig
+	deps   CallerDeps
+	links  *links
+	cache  *cache
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu         sync.Mutex
+	remotes    map[cid.Cid]*remote
+	names      map[string]resolved
+	reputation *race.Reputation
+}
+
+// NewCaller makes the client half and reads what it remembers of others.
+func NewCaller(cfg CallerConfig, deps CallerDeps) *Caller {
+	c := &Caller{
+		cfg: cfg, deps: deps, cache: openCache(cfg.Dir, deps.Log),
+		remotes: map[cid.Cid]*remote{}, names: map[string]resolved{},
+	}
+	c.reputation = c.cache.reputation()
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.links = newLinks(deps.Host, cfg.Agent, deps.Log)
+	return c
+}
+
+// Close ends all links and background races, and writes down what was learned of peers.
+func (c *Caller) Close() {
+	c.cancel()
+	c.links.close()
+	c.wg.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cache.setReputation(c.reputation)
+}
+
+// Result is a reply and how it came about.
+type Result struct {
+	Reply    *cellproto.Reply
+	Provider string // peer ID; of a local cell its directory or socket
+	Source   string // local, dht, mdns or static
+	Raced    bool   // a race was held for this call
+	Cached   bool   // the winner of an earlier race answered
+}
+
+// Call makes one call to a target: a directory, a name under [deps] or [remote_cells], a CID, an
+// IPNS name or a domain. The context's deadline is the deadline of all of it. A function that is
+// pure or idempotent is tried elsewhere when a provider fails; any other only if its request
+// provably never ran. The caller closes the reply's body.
+func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request) (*Result, error) {
+	ctx, cancel := withDefaultTimeout(ctx)
+	t, err := c.resolve(ctx, target)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	var res *Result
+	if t.cell.Defined() {
+		res, err = c.callRemote(ctx, c.remote(t.cell), req)
+	} else {
+		res, err = c.callDirect(ctx, t, req)
+	}
+	if err != nil || res.Reply.Body == nil {
+		cancel()
+		return res, err
+	}
+	res.Reply.Body = &closer{ReadCloser: res.Reply.Body, then: cancel}
+	return res, nil
+}
+
+func withDefaultTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, cellproto.DefaultTimeout)
+}
+
+// closer runs then once the body is closed.
+type closer struct {
+	io.ReadCloser
+	then func()
+}
+
+func (b *closer) Close() error {
+	defer b.then()
+	return b.ReadCloser.Close()
+}
+
+// Accept answers the program's own calls to other cells (header "to"), for the connection to the
+// program. It is a cellproto.Config.Accept.
+func (c *Caller) Accept(conn *cellproto.Conn, f *cellproto.Frame) {
+	to := f.Header.To
+	in := conn.Inbound(c.ctx, f)
+	c.wg.Go(func() {
+		h := in.Header
+		h.To, h.Budget, h.Token = "", 0, nil
+		req := &cellproto.Request{Header: h, Payload: in.Payload}
+		if f.More {
+			req.Body = in.Body()
+		}
+		if to == "" {
+			_ = in.ReplyError(cellproto.Errorf("call", cellproto.BadInput, "no target: whom to call is in the header's to"))
+			return
+		}
+		res, err := c.Call(in.Context(), to, req)
+		if err != nil {
+			_ = in.ReplyError(err) // a program that is gone needs no answer; so below
+			return
+		}
+		if res.Reply.Body == nil {
+			_ = in.Reply(res.Reply.Header, res.Reply.Payload)
+			return
+		}
+		defer res.Reply.Body.Close()
+		_ = in.ReplyBody(res.Reply.Header, res.Reply.Body)
+	})
+}
+
+// callDirect calls a nucleus that was named, not found: a local directory, a socket, a multiaddr.
+func (c *Caller) callDirect(ctx context.Context, t resolved, req *cellproto.Request) (*Result, error) {
+	dial := func(ctx context.Context) (*link, error) { return c.direct(ctx, t) }
+	res := &Result{Source: "local", Provider: t.where()}
+	if t.info != nil {
+		res.Source = "static"
+	}
+	for try := 0; ; try++ {
+		lk, err := dial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		res.Reply, err = c.send(ctx, lk, req, t.where(), t.where())
+		if err == nil {
+			return res, nil
+		}
+		// The nucleus may just have been restarted: a request that never left is sent once more.
+		if try > 0 || cellproto.KindOf(err) != cellproto.Unavailable || cellproto.RetryAfterOf(err) > 0 || !rewind(req) {
+			return nil, err
+		}
+	}
+}
+
+// send sends a request over a link, and proves who we are where that is asked for.
+func (c *Caller) send(ctx context.Context, lk *link, req *cellproto.Request, server, cell string) (*cellproto.Reply, error) {
+	req.Header.Token = lk.takeToken()
+	reply, err := lk.conn.Call(ctx, req)
+	if cellproto.KindOf(err) != cellproto.Denied || !rewind(req) {
+		if req.Header.Token != nil {
+			lk.accepted()
+		}
+		return reply, err
+	}
+	req.Header.Token = nil
+	lk.forget()
+	if perr := lk.authorise(ctx, c.deps.Identity, server, c.cache.tokens(cell)); perr != nil {
+		if cellproto.KindOf(perr) == cellproto.Denied {
+			return nil, perr
+		}
+		return nil, err
+	}
+	return lk.conn.Call(ctx, req)
+}
+
+// rewind makes a request's body ready to be sent again. Without a body there is nothing to do.
+func rewind(req *cellproto.Request) bool {
+	if req.Body == nil {
+		return true
+	}
+	seeker, ok := req.Body.(io.Seeker)
+	if !ok {
+		return false
+	}
+	_, err := seeker.Seek(0, io.SeekStart)
+	return err == nil
+}
+
+// newKey makes an idempotency key.
+func newKey() []byte {
+	key := make([]byte, 16)
+	rand.Read(key) // never fails
+	return key
+}
+
+// observe notes what became of a call to a peer.
+func (c *Caller) observe(p cellproto.PeerID, err error, took time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reputation.Called(time.Now(), p, cellproto.KindOf(err), took, cellproto.RetryAfterOf(err))
+}
+
+func (c *Caller) observed(p cellproto.PeerID) race.Observed {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.reputation.Observed(time.Now(), p)
+}

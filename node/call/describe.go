@@ -1,0 +1,263 @@
+package call
+
+import (
+	"context"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/signed"
+	"github.com/celldnet/celld/node/race"
+)
+
+func containsAddr(addrs []multiaddr.Multiaddr, a multiaddr.Multiaddr) bool {
+	for _, b := range addrs {
+		if b.Equal(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// describe gives the manifest and the schema of a published cell: from memory, from the cache, or
+// from the peers named. It is fetched once; a lying provider cannot falsify it, since both are
+// named by their hash.
+func (c *Caller) describe(ctx context.Context, r *remote, from ...cellproto.PeerID) (*signed.Manifest, *cellproto.Schema, error) {
+	r.mu.Lock()
+	m, s := r.manifest, r.schema
+	r.mu.Unlock()
+	if m != nil {
+		return m, s, nil
+	}
+	select {
+	case r.describing <- struct{}{}:
+		defer func() { <-r.describing }()
+	case <-ctx.Done():
+		return nil, nil, cellproto.Errorf("fetch manifest "+string(r.name), cellproto.KindOf(ctx.Err()), "%w", ctx.Err())
+	}
+	r.mu.Lock()
+	m, s = r.manifest, r.schema
+	r.mu.Unlock()
+	if m != nil {
+		return m, s, nil
+	}
+	peers := make([]peer.ID, 0, len(from))
+	for _, p := range from {
+		if id, err := peer.Decode(string(p)); err == nil {
+			peers = append(peers, id)
+		}
+	}
+	block, m, s, err := c.fetchDescription(ctx, r.id, peers)
+	if err != nil {
+		return nil, nil, err
+	}
+	r.mu.Lock()
+	r.manifest, r.schema = m, s
+	r.mu.Unlock()
+	c.cache.described(r, block, s)
+	return m, s, nil
+}
+
+func (c *Caller) fetchDescription(ctx context.Context, id cid.Cid, peers []peer.ID) ([]byte, *signed.Manifest, *cellproto.Schema, error) {
+	block, m, err := c.fetchManifest(ctx, id, peers)
+	if err != nil || !m.Schema.Defined() {
+		return block, m, nil, err
+	}
+	raw, err := c.deps.Blocks.Block(ctx, m.Schema.Cid, cellproto.MaxSchema, peers)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	s, err := cellproto.ParseSchema(raw)
+	if err != nil {
+		return nil, nil, nil, cellproto.Errorf("read schema of "+id.String(), cellproto.Corrupt, "%w", err)
+	}
+	if s.Hash() != m.SchemaHash {
+		return nil, nil, nil, cellproto.Errorf("read schema of "+id.String(), cellproto.Corrupt, "it does not have the hash that the manifest names")
+	}
+	return block, m, s, nil
+}
+
+func (c *Caller) fetchManifest(ctx context.Context, id cid.Cid, peers []peer.ID) ([]byte, *signed.Manifest, error) {
+	if c.deps.Blocks == nil {
+		return nil, nil, cellproto.Errorf("fetch manifest "+id.String(), cellproto.Unavailable, "this nucleus has no network")
+	}
+	block, err := c.deps.Blocks.Block(ctx, id, cellproto.MaxManifest, peers)
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := signed.OpenManifest(id, block)
+	return block, m, err
+}
+
+// Schema gives the schema of a target, for people and for building arguments.
+func (c *Caller) Schema(ctx context.Context, target string) (*cellproto.Schema, error) {
+	ctx, cancel := withDefaultTimeout(ctx)
+	defer cancel()
+	t, err := c.resolve(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	if t.cell.Defined() {
+		r := c.remote(t.cell)
+		_, s, err := c.describeFound(ctx, r)
+		if err == nil && s == nil {
+			err = cellproto.Errorf("schema of "+target, cellproto.NotFound, "the cell was published without a schema")
+		}
+		return s, err
+	}
+	res, err := c.callDirect(ctx, t, &cellproto.Request{Header: cellproto.Header{Func: cellproto.FuncSchema}})
+	if err != nil {
+		return nil, err
+	}
+	raw, err := res.Reply.Bytes(cellproto.MaxSchema)
+	if err != nil {
+		return nil, err
+	}
+	return cellproto.ParseSchema(raw)
+}
+
+// describeFound is describe for a cell of which perhaps no provider is known yet.
+func (c *Caller) describeFound(ctx context.Context, r *remote) (*signed.Manifest, *cellproto.Schema, error) {
+	r.mu.Lock()
+	m, s, d := r.manifest, r.schema, r.decision
+	r.mu.Unlock()
+	if m != nil {
+		return m, s, nil
+	}
+	if d == nil {
+		var err error
+		if d, err = c.waitRace(ctx, r); err != nil {
+			return nil, nil, err
+		}
+		if err := d.Err("find " + string(r.name)); err != nil {
+			return nil, nil, err
+		}
+	}
+	return c.describe(ctx, r, ranked(d)...)
+}
+
+func ranked(d *race.Decision) []cellproto.PeerID {
+	var ids []cellproto.PeerID
+	for _, k := range d.Ranking {
+		if k.Out == "" {
+			ids = append(ids, k.Peer)
+		}
+	}
+	return ids
+}
+
+// Find streams the providers of a target to each, as they are found. It fails with NotFound when
+// there are none.
+func (c *Caller) Find(ctx context.Context, target string, each func(Found) error) error {
+	ctx, cancel := withDefaultTimeout(ctx)
+	defer cancel()
+	t, err := c.resolve(ctx, target)
+	if err != nil {
+		return err
+	}
+	if !t.cell.Defined() || c.deps.Finder == nil {
+		return cellproto.Errorf("find "+target, cellproto.BadInput, "%s is a nucleus itself: there is nothing to find", t.where()).
+			WithHint("Give the CID that cellctl publish printed.")
+	}
+	n := 0
+	for f := range c.deps.Finder.Find(ctx, t.cell) {
+		if err := each(f); err != nil {
+			return err
+		}
+		n++
+	}
+	if n > 0 {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return cellproto.Errorf("find "+target, cellproto.NotFound, "no provider found within the timeout").
+			WithHint("Try again with a longer --timeout; cellctl doctor says whether this machine reaches the network.")
+	}
+	return cellproto.Errorf("find "+target, cellproto.NotFound, "the whole network was asked, and nobody provides it").
+		WithHint("Check the CID, and that the provider's nucleus runs: cellctl status there.")
+}
+
+// Race measures the providers of a target now, patiently, and gives the ranking.
+func (c *Caller) Race(ctx context.Context, target string) (*race.Decision, error) {
+	ctx, cancel := withDefaultTimeout(ctx)
+	defer cancel()
+	t, err := c.resolve(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	if !t.cell.Defined() {
+		return nil, cellproto.Errorf("race "+target, cellproto.BadInput, "%s is a nucleus itself: there is nobody to race", t.where()).
+			WithHint("Give the CID that cellctl publish printed.")
+	}
+	r := c.remote(t.cell)
+	r.mu.Lock()
+	run := r.racing
+	if run == nil {
+		run = c.beginRace(r, race.Expired, true)
+	}
+	r.mu.Unlock()
+	select {
+	case <-run.done:
+	case <-ctx.Done():
+		return nil, cellproto.Errorf("race "+target, cellproto.KindOf(ctx.Err()), "not finished in time: %s", c.progress(r))
+	}
+	if run.err != nil {
+		return nil, run.err
+	}
+	return run.decision, run.decision.Err("race " + target)
+}
+
+// Version is one published version of a cell.
+type Version struct {
+	CID      cid.Cid
+	Manifest *signed.Manifest
+}
+
+// maxHistory bounds how far back History walks.
+const maxHistory = 256
+
+// History gives the versions of a published cell, newest first, by following prev. A version that
+// nobody has any more ends it.
+func (c *Caller) History(ctx context.Context, id cid.Cid) ([]Version, error) {
+	ctx, cancel := withDefaultTimeout(ctx)
+	defer cancel()
+	var from []peer.ID
+	m, err := c.localManifest(ctx, id)
+	if err != nil {
+		r := c.remote(id)
+		if m, _, err = c.describeFound(ctx, r); err != nil {
+			return nil, err
+		}
+		r.mu.Lock()
+		for _, info := range r.infos {
+			from = append(from, info.ID)
+		}
+		r.mu.Unlock()
+	}
+	out := []Version{{id, m}}
+	for m.Prev.Defined() && len(out) < maxHistory {
+		prev := m.Prev.Cid
+		if _, m, err = c.fetchManifest(ctx, prev, from); err != nil {
+			break // older ones may be gone; what there is was asked for
+		}
+		out = append(out, Version{prev, m})
+	}
+	return out, nil
+}
+
+// localManifest reads a manifest that this nucleus has itself.
+func (c *Caller) localManifest(ctx context.Context, id cid.Cid) (*signed.Manifest, error) {
+	if c.deps.Own == nil || c.deps.Own.Serving().Cell != cellproto.CellID(id.String()) {
+		return nil, cellproto.Errorf("read manifest", cellproto.NotFound, "not this nucleus's own")
+	}
+	_, m, err := c.fetchManifest(ctx, id, nil)
+	return m, err
+}
+
+// Resolve gives the CID that a target stands for, and false when it is a nucleus itself.
+func (c *Caller) Resolve(ctx context.Context, target string) (cid.Cid, bool, error) {
+	t, err := c.resolve(ctx, target)
+	return t.cell, t.cell.Defined(), err
+}

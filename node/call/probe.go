@@ -1,0 +1,251 @@
+package call
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/signed"
+	"github.com/celldnet/celld/node/race"
+)
+
+// raceAgain begins a race in the background, if there is reason to.
+func (c *Caller) raceAgain(r *remote) {
+	r.mu.Lock()
+	why := r.winner.ShouldRace(time.Now(), c.cfg.Policy)
+	if why == race.NoReason || r.racing != nil {
+		r.mu.Unlock()
+		return
+	}
+	c.beginRace(r, why, true)
+	r.mu.Unlock()
+}
+
+// waitRace waits for the race that runs, or begins one.
+func (c *Caller) waitRace(ctx context.Context, r *remote) (*race.Decision, error) {
+	r.mu.Lock()
+	run := r.racing
+	if run == nil {
+		run = c.beginRace(r, race.NoWinner, false)
+	}
+	r.mu.Unlock()
+	select {
+	case <-run.done:
+		return run.decision, run.err
+	case <-ctx.Done():
+		return nil, cellproto.Errorf("use "+string(r.name), cellproto.KindOf(ctx.Err()), "no provider answered in time: %s", c.progress(r)).
+			WithHint("Check with cellctl find %s that somebody provides it, and with cellctl doctor that this machine reaches the network.", r.name)
+	}
+}
+
+// progress says how far the search for a cell got.
+func (c *Caller) progress(r *remote) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.infos) == 0 {
+		return "no provider found"
+	}
+	return "providers found, but none could be measured"
+}
+
+// beginRace starts the goroutine of a race. r.mu is held.
+func (c *Caller) beginRace(r *remote, why race.Reason, patient bool) *running {
+	run := &running{done: make(chan struct{})}
+	r.racing = run
+	r.winner.Begin(why)
+	c.wg.Go(func() {
+		run.decision, run.err = c.race(c.ctx, r, patient, why)
+		r.mu.Lock()
+		r.racing = nil
+		if d := run.decision; d != nil && d.Winner != "" {
+			r.winner.Take(d)
+			r.decision = d
+		} else {
+			r.winner.GiveUp(time.Now())
+		}
+		r.mu.Unlock()
+		close(run.done)
+		if run.decision != nil {
+			c.cache.raced(r, run.decision, why)
+		}
+	})
+	return run
+}
+
+// raceEvent is something that happened to a race.
+type raceEvent func(now time.Time, rc *race.Race)
+
+// race finds candidates, asks and pings them, and gives the decision. It drives node/race's state
+// machine: all it decides itself is how to carry out what that asks for.
+func (c *Caller) race(ctx context.Context, r *remote, patient bool, why race.Reason) (*race.Decision, error) {
+	rc, err := race.New(race.Config{Patient: patient}, rand.Uint64(), time.Now())
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, cellproto.DefaultTimeout)
+	defer cancel()
+	d := &driver{c: c, r: r, ctx: ctx, events: make(chan raceEvent, 16)}
+	c.wg.Go(d.find)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		ready := rc.Ready()
+		if ready.Decision != nil {
+			c.deps.Log.Debug("race", zap.String("cell", string(r.name)), zap.String("why", string(why)),
+				zap.String("winner", string(ready.Decision.Winner)), zap.Duration("took", ready.Decision.Took))
+			return ready.Decision, nil
+		}
+		for _, a := range ready.Actions {
+			d.carryOut(a)
+		}
+		timer.Reset(time.Until(ready.Deadline))
+		select {
+		case ev := <-d.events:
+			ev(time.Now(), rc)
+		case <-timer.C:
+			rc.Tick(time.Now())
+		case <-c.ctx.Done():
+			return nil, cellproto.Errorf("race", cellproto.Canceled, "the nucleus is stopping")
+		}
+	}
+}
+
+// driver carries out what one race asks for, each thing on a goroutine that ends with the race.
+type driver struct {
+	c      *Caller
+	r      *remote
+	ctx    context.Context
+	events chan raceEvent
+}
+
+func (d *driver) tell(ev raceEvent) bool {
+	select {
+	case d.events <- ev:
+		return true
+	case <-d.ctx.Done():
+		return false
+	}
+}
+
+// find joins the providers to the race as they are found: those remembered first.
+func (d *driver) find() {
+	defer d.tell(func(now time.Time, rc *race.Race) { rc.Close(now) })
+	if d.c.deps.Finder == nil || d.c.deps.Host == nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(d.ctx)
+	defer cancel()
+	for _, f := range d.c.cache.candidates(d.r) {
+		d.join(f, cancel)
+	}
+	for f := range d.c.deps.Finder.Find(ctx, d.r.id) {
+		d.join(f, cancel)
+	}
+}
+
+func (d *driver) join(f Found, enough func()) {
+	id := cellproto.PeerID(f.Info.ID.String())
+	if f.Info.ID == d.c.deps.Host.ID() {
+		return
+	}
+	d.r.mu.Lock()
+	if old, ok := d.r.infos[id]; !ok || len(f.Info.Addrs) > 0 {
+		if len(d.r.infos) < 4*cellproto.MaxProviders || ok {
+			d.r.infos[id] = merge(old, f.Info)
+		}
+	}
+	d.r.mu.Unlock()
+	obs := d.c.observed(id)
+	d.tell(func(now time.Time, rc *race.Race) {
+		if !rc.Join(now, race.Candidate{Peer: id, Source: f.Source}, obs) {
+			enough()
+		}
+	})
+}
+
+// merge keeps the newest addresses, bounded as an advert's are.
+func merge(old, new peer.AddrInfo) peer.AddrInfo {
+	addrs := new.Addrs
+	for _, a := range old.Addrs {
+		if !containsAddr(addrs, a) {
+			addrs = append(addrs, a)
+		}
+	}
+	return peer.AddrInfo{ID: new.ID, Addrs: addrs[:min(len(addrs), cellproto.MaxAdvertAddrs)]}
+}
+
+func (d *driver) carryOut(a race.Action) {
+	switch a.Do {
+	case race.AskAdvert:
+		d.c.wg.Go(func() { d.advert(a.Candidate) })
+	case race.AskPing:
+		d.c.wg.Go(func() { d.ping(a.Candidate) })
+	}
+}
+
+// advert connects to a candidate and asks for its advert. The manifest is fetched from the first
+// that can be reached, while the race goes on.
+func (d *driver) advert(cand race.Candidate) {
+	info := d.info(cand.Peer)
+	lk, err := d.c.links.peer(d.ctx, info, string(d.r.name))
+	if err != nil {
+		d.tell(func(now time.Time, rc *race.Race) { rc.Failed(now, cand.Peer, cellproto.KindOf(err)) })
+		return
+	}
+	d.tell(func(_ time.Time, rc *race.Race) { rc.Path(cand.Peer, lk.relayed) })
+	d.c.wg.Go(func() { _, _, _ = d.c.describe(d.c.ctx, d.r, cand.Peer) }) // a call that needs it asks again
+	ad, err := askAdvert(d.ctx, d.c.deps.Host, info.ID, d.r.id)
+	if err != nil {
+		kind := cellproto.KindOf(err)
+		d.tell(func(now time.Time, rc *race.Race) {
+			if kind == cellproto.Corrupt || kind == cellproto.NotFound || kind == cellproto.BadInput {
+				rc.Failed(now, cand.Peer, kind) // it lies, or it does not have the cell
+				return
+			}
+			rc.AdvertFailed(now, cand.Peer, kind)
+		})
+		return
+	}
+	claim := claimOf(ad)
+	d.tell(func(now time.Time, rc *race.Race) { rc.AdvertArrived(now, cand.Peer, claim) })
+}
+
+func (d *driver) info(p cellproto.PeerID) peer.AddrInfo {
+	d.r.mu.Lock()
+	defer d.r.mu.Unlock()
+	return d.r.infos[p]
+}
+
+// ping measures one round trip of frames, from the first byte of the link on.
+func (d *driver) ping(cand race.Candidate) {
+	rtt, err := d.pingOnce(cand.Peer)
+	d.tell(func(now time.Time, rc *race.Race) {
+		if err != nil {
+			rc.Failed(now, cand.Peer, cellproto.KindOf(err))
+			return
+		}
+		rc.PingArrived(now, cand.Peer, rtt)
+	})
+}
+
+func (d *driver) pingOnce(p cellproto.PeerID) (time.Duration, error) {
+	lk, err := d.c.links.peer(d.ctx, d.info(p), string(d.r.name))
+	if err != nil {
+		return 0, err
+	}
+	if _, err := lk.conn.PeerHello(d.ctx); err != nil {
+		return 0, err
+	}
+	return lk.conn.Ping(d.ctx)
+}
+
+func claimOf(ad *signed.Advert) race.Claim {
+	return race.Claim{
+		P50: race.MicrosOf(ad.P50), P99: race.MicrosOf(ad.P99), Queue: int(ad.Queue), Capacity: int(ad.Capacity),
+		Free: int(ad.FreeSlots), Provided: ad.SchemasProvided, Accepted: ad.SchemasAccepted,
+	}
+}

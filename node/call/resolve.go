@@ -1,0 +1,177 @@
+package call
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/internal/ctl"
+)
+
+// resolved is what a target stands for; exactly one of the first four is set.
+type resolved struct {
+	dir    string         // a cell's directory on this machine
+	socket string         // a nucleus behind a Unix socket
+	info   *peer.AddrInfo // a nucleus at a multiaddr
+	cell   cid.Cid        // a published cell
+	until  time.Time      // of a name: when to look again
+}
+
+func (t resolved) where() string {
+	switch {
+	case t.dir != "":
+		return t.dir
+	case t.socket != "":
+		return t.socket
+	case t.info != nil:
+		return t.info.ID.String()
+	}
+	return t.cell.String()
+}
+
+const nameTTL = time.Minute // IPNS records made by publish say so too
+
+// resolve finds out what a target is, in this order: a path, a name of cell.toml, a CID, a name of
+// the network, a directory beside the cell.
+func (c *Caller) resolve(ctx context.Context, target string) (resolved, error) {
+	op := "resolve " + target
+	if target == "" {
+		return resolved{dir: c.cfg.Dir}, nil
+	}
+	if isPath(target) {
+		return c.directory(target)
+	}
+	if to, ok := c.cfg.Deps[target]; ok {
+		if strings.HasPrefix(to, "git ") || strings.HasSuffix(to, ".git") || strings.Contains(to, ".git@") {
+			return resolved{}, cellproto.Errorf(op, cellproto.Unsupported, "a dependency by git cannot be called yet").
+				WithHint("Clone it beside this cell and name its directory under [deps].")
+		}
+		if isPath(to) {
+			return c.directory(to)
+		}
+		target = to
+	}
+	if to, ok := c.cfg.RemoteCells[target]; ok {
+		return remoteCell(op, to)
+	}
+	if id, err := cid.Decode(target); err == nil && id.Type() != cid.Libp2pKey && !strings.HasPrefix(target, "Qm") {
+		return c.published(id), nil
+	}
+	if info, err := os.Stat(filepath.Join(c.cfg.Dir, target, "cell.toml")); err == nil && info.Mode().IsRegular() {
+		return c.directory(target)
+	}
+	return c.byName(ctx, op, target)
+}
+
+func isPath(s string) bool {
+	return s == "." || s == ".." || strings.HasPrefix(s, "./") || strings.HasPrefix(s, "../") || filepath.IsAbs(s)
+}
+
+// directory is relative to the calling cell.
+func (c *Caller) directory(path string) (resolved, error) {
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(c.cfg.Dir, path)
+	}
+	path = filepath.Clean(path)
+	if _, err := os.Stat(filepath.Join(path, "cell.toml")); err != nil {
+		return resolved{}, cellproto.Errorf("resolve "+path, cellproto.NotFound, "no cell there: %w", err).
+			WithHint("A cell is a directory with a cell.toml; cellctl init makes one.")
+	}
+	return resolved{dir: path}, nil
+}
+
+func remoteCell(op, to string) (resolved, error) {
+	if !strings.Contains(to, "/p2p/") {
+		return resolved{socket: to}, nil
+	}
+	addr, err := multiaddr.NewMultiaddr(to)
+	if err != nil {
+		return resolved{}, cellproto.Errorf(op, cellproto.BadInput, "%w", err)
+	}
+	info, err := peer.AddrInfoFromP2pAddr(addr)
+	if err != nil {
+		return resolved{}, cellproto.Errorf(op, cellproto.BadInput, "%w", err)
+	}
+	return resolved{info: info}, nil
+}
+
+// published is a cell by its CID. What this very nucleus serves needs no network.
+func (c *Caller) published(id cid.Cid) resolved {
+	if c.deps.Own != nil && c.deps.Own.Serving().Cell == cellproto.CellID(id.String()) {
+		return resolved{dir: c.cfg.Dir}
+	}
+	return resolved{cell: id}
+}
+
+// byName resolves an IPNS name or a domain, and remembers it for a minute; an old answer serves
+// when the network gives none.
+func (c *Caller) byName(ctx context.Context, op, name string) (resolved, error) {
+	c.mu.Lock()
+	old, known := c.names[name]
+	c.mu.Unlock()
+	if known && time.Now().Before(old.until) {
+		return c.published(old.cell), nil
+	}
+	if c.deps.Finder == nil {
+		return resolved{}, cellproto.Errorf(op, cellproto.NotFound, "no directory, dependency or CID of that name, and no network to ask")
+	}
+	id, err := c.deps.Finder.ResolveName(ctx, name)
+	if err != nil {
+		if known {
+			return c.published(old.cell), nil
+		}
+		return resolved{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.names) >= maxNames {
+		clear(c.names)
+	}
+	c.names[name] = resolved{cell: id, until: time.Now().Add(nameTTL)}
+	return c.published(id), nil
+}
+
+const maxNames = 1024
+
+// direct gives the link to a nucleus that was named.
+func (c *Caller) direct(ctx context.Context, t resolved) (*link, error) {
+	switch {
+	case t.info != nil:
+		return c.links.peer(ctx, *t.info, "")
+	case t.socket != "":
+		return c.links.socket(ctx, t.socket, func(ctx context.Context) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, "unix", t.socket)
+			if err != nil {
+				return nil, cellproto.Errorf("connect to "+t.socket, cellproto.Unavailable, "%w", err).
+					WithHint("Check that the nucleus behind this socket runs, or that the ssh forwarding stands.")
+			}
+			return conn, nil
+		})
+	}
+	return c.links.socket(ctx, t.dir, func(ctx context.Context) (net.Conn, error) {
+		conn, err := ctl.Dial(ctx, t.dir, ctl.CellSocket)
+		if err == nil || c.deps.Wake == nil {
+			return conn, localError(t.dir, err)
+		}
+		if err := c.deps.Wake(ctx, t.dir); err != nil {
+			return nil, err
+		}
+		conn, err = ctl.Dial(ctx, t.dir, ctl.CellSocket)
+		return conn, localError(t.dir, err)
+	})
+}
+
+func localError(dir string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return cellproto.Errorf("connect to "+dir, cellproto.Unavailable, "%w", err).WithHint("Start it: cellctl start %s", dir)
+}

@@ -1,0 +1,319 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/internal/ctl"
+	"github.com/celldnet/celld/node/call"
+)
+
+// The control API: HTTP over run/ctl.sock, for the owner only. internal/ctl has the routes and the
+// types; each handler here is a line or two around what does the work.
+
+type peerKey struct{}
+
+// withPeer notes who is at the other end of a control connection.
+func withPeer(ctx context.Context, c net.Conn) context.Context {
+	if uc, ok := c.(*net.UnixConn); ok {
+		if who, ok := whoIs(uc); ok {
+			return context.WithValue(ctx, peerKey{}, who)
+		}
+	}
+	return ctx
+}
+
+// handler answers one control request: it writes progress and rows, and returns the result.
+type handler func(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error)
+
+func (n *nucleus) routes() http.Handler {
+	mux := http.NewServeMux()
+	for route, h := range map[string]handler{
+		"GET " + ctl.RouteStatus:   n.ctlStatus,
+		"POST " + ctl.RoutePublish: n.ctlPublish,
+		"GET " + ctl.RouteFind:     n.ctlFind,
+		"POST " + ctl.RouteRace:    n.ctlRace,
+		"GET " + ctl.RouteHistory:  n.ctlHistory,
+		"GET " + ctl.RouteSchema:   n.ctlSchema,
+		"GET " + ctl.RouteDoctor:   n.ctlDoctor,
+		"POST " + ctl.RouteStop:    n.ctlStop,
+	} {
+		mux.HandleFunc(route, n.answer(h))
+	}
+	mux.HandleFunc("POST "+ctl.RouteUse, n.ctlUse)
+	return n.ownerOnly(mux)
+}
+
+// ownerOnly refuses everybody else: the sockets' mode would do, but a mode can be changed.
+func (n *nucleus) ownerOnly(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		who, ok := r.Context().Value(peerKey{}).(call.Who)
+		if !ok || !who.Owner {
+			http.Error(w, "only the cell's owner may", http.StatusForbidden)
+			return
+		}
+		n.active.Store(time.Now().UnixNano())
+		next.ServeHTTP(w, r)
+		n.active.Store(time.Now().UnixNano())
+	})
+}
+
+// answer makes an HTTP handler of h: lines of JSON, the last of them the result or the error.
+func (n *nucleus) answer(h handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", ctl.ContentType)
+		rc := http.NewResponseController(w)
+		out := ctl.NewWriter(w, func() { _ = rc.Flush() }) // a caller that left has ended the context
+		timeout, err := ctl.ParseTimeout(r.URL.Query(), cellproto.DefaultTimeout)
+		if err != nil {
+			n.tell(out, cellproto.Errorf("read request", cellproto.BadInput, "%w", err))
+			return
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), timeout)
+		defer cancel()
+		result, err := h(ctx, r, out)
+		if err != nil {
+			n.tell(out, err)
+			return
+		}
+		if err := out.Result(result); err != nil {
+			n.log.Debug("control caller left", zap.Error(err))
+		}
+	}
+}
+
+func (n *nucleus) tell(out *ctl.Writer, err error) {
+	if werr := out.Fail(RemoteError(err)); werr != nil {
+		n.log.Debug("control caller left", zap.Error(werr))
+	}
+}
+
+// RemoteError gives the form in which an error travels over the control API.
+func RemoteError(err error) *ctl.RemoteError {
+	r := &ctl.RemoteError{
+		Kind: cellproto.KindOf(err).String(), Message: err.Error(), Hint: cellproto.HintOf(err),
+		RetryAfterMS: cellproto.RetryAfterOf(err).Milliseconds(),
+	}
+	var e *cellproto.Error
+	if errors.As(err, &e) && e.Error() == err.Error() && e.Err != nil {
+		r.Op, r.Message = e.Op, e.Err.Error()
+	}
+	return r
+}
+
+func (n *nucleus) ctlStatus(context.Context, *http.Request, *ctl.Writer) (any, error) {
+	return n.status(), nil
+}
+
+func (n *nucleus) ctlPublish(ctx context.Context, _ *http.Request, w *ctl.Writer) (any, error) {
+	return n.publish(ctx, func(text string) { _ = w.Progress(text) }) // a caller that left has ended ctx
+}
+
+func (n *nucleus) ctlFind(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
+	count := 0
+	err := n.caller.Find(ctx, r.URL.Query().Get("target"), func(f call.Found) error {
+		row := ctl.FindRow{Peer: f.Info.ID.String(), Addrs: []string{}, Source: f.Source}
+		for _, a := range f.Info.Addrs {
+			row.Addrs = append(row.Addrs, a.String())
+		}
+		count++
+		return w.Item(row)
+	})
+	return ctl.Found{Count: count}, err
+}
+
+func (n *nucleus) ctlRace(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
+	_ = w.Progress("racing the providers")
+	d, err := n.caller.Race(ctx, r.URL.Query().Get("target"))
+	if err != nil {
+		return nil, err
+	}
+	rows := []ctl.RaceRow{}
+	for _, k := range d.Ranking {
+		rows = append(rows, ctl.RaceRow{
+			Peer: string(k.Peer), MedianUS: int64(k.Median), P99US: int64(k.P99), Queue: k.Queue,
+			ScoreUS: int64(k.Score), Winner: k.Winner, Error: k.Out,
+		})
+	}
+	return rows, nil
+}
+
+func (n *nucleus) ctlHistory(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
+	target := r.URL.Query().Get("target")
+	id, published, err := n.caller.Resolve(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	if !published {
+		_, id = n.serving.published()
+		if !id.Defined() {
+			return nil, cellproto.Errorf("history of "+n.cfg.Cell.Name, cellproto.NotFound, "the cell is not published").
+				WithHint("cellctl publish %s", n.cfg.Dir)
+		}
+	}
+	versions, err := n.caller.History(ctx, id)
+	rows := []ctl.HistoryRow{}
+	for _, v := range versions {
+		rows = append(rows, ctl.HistoryRow{
+			CID: v.CID.String(), Version: v.Manifest.Version,
+			Created: time.UnixMilli(v.Manifest.Created).UTC(), Schema: schemaText(v.Manifest.SchemaHash),
+		})
+	}
+	return rows, err
+}
+
+func schemaText(h cellproto.SchemaHash) string {
+	if h.IsZero() {
+		return ""
+	}
+	return h.String()
+}
+
+func (n *nucleus) ctlSchema(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
+	target := r.URL.Query().Get("target")
+	if n.own(target) && n.program != nil && n.server.Serving().Schema == nil {
+		if _, err := (watched{n.program, n.serving}).Conn(ctx); err != nil {
+			return nil, err
+		}
+	}
+	schema, err := n.caller.Schema(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	return json.RawMessage(schema.Canonical()), nil
+}
+
+// own says whether a target is this very cell.
+func (n *nucleus) own(target string) bool {
+	return target == "" || filepath.Clean(target) == n.cfg.Dir
+}
+
+func (n *nucleus) ctlDoctor(ctx context.Context, _ *http.Request, _ *ctl.Writer) (any, error) {
+	return n.doctor(ctx), nil
+}
+
+func (n *nucleus) ctlStop(context.Context, *http.Request, *ctl.Writer) (any, error) {
+	time.AfterFunc(stopDelay, n.stop)
+	return nil, nil
+}
+
+const stopDelay = 10 * time.Millisecond // so that the answer is out before the socket closes
+
+// ctlUse makes one call. The reply's bytes follow the last line.
+func (n *nucleus) ctlUse(w http.ResponseWriter, r *http.Request) {
+	begin := time.Now()
+	rc := http.NewResponseController(w)
+	_ = rc.EnableFullDuplex() // HTTP/1 over a Unix socket has it
+	w.Header().Set("Content-Type", ctl.ContentType)
+	w.Header().Set("Trailer", ctl.TrailerError)
+	out := ctl.NewWriter(w, func() { _ = rc.Flush() })
+	req, err := ctl.ParseUse(r.URL.Query(), cellproto.DefaultTimeout)
+	if err != nil {
+		n.tell(out, cellproto.Errorf("read request", cellproto.BadInput, "%w", err))
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), req.Timeout)
+	defer cancel()
+	res, err := n.use(ctx, &req, r.Body)
+	if err != nil {
+		n.tell(out, err)
+		return
+	}
+	var body io.Reader
+	if res.Reply.Body != nil {
+		defer res.Reply.Body.Close()
+		body = res.Reply.Body
+	}
+	meta := ctl.UseMeta{
+		Codec: codecName(res.Reply.Header.Codec), Provider: res.Provider, Source: res.Source,
+		TookUS: time.Since(begin).Microseconds(), Raced: res.Raced, Cached: res.Cached,
+	}
+	if err := out.Result(meta); err != nil {
+		return
+	}
+	if _, err := w.Write(res.Reply.Payload); err != nil || body == nil {
+		return
+	}
+	if _, err := io.Copy(flushWriter{w, rc}, body); err != nil {
+		if text, jerr := json.Marshal(RemoteError(err)); jerr == nil {
+			w.Header().Set(ctl.TrailerError, string(text))
+		}
+	}
+}
+
+// flushWriter sends on what it is given at once.
+type flushWriter struct {
+	w  io.Writer
+	rc *http.ResponseController
+}
+
+func (f flushWriter) Write(p []byte) (int, error) {
+	k, err := f.w.Write(p)
+	if err == nil {
+		err = f.rc.Flush()
+	}
+	return k, err
+}
+
+func codecName(c cellproto.Codec) string {
+	switch c {
+	case cellproto.JSON:
+		return ctl.CodecJSON
+	case cellproto.CBOR:
+		return ctl.CodecCBOR
+	}
+	return ctl.CodecRaw
+}
+
+// use turns what a person asked for into a request: words become arguments by the schema.
+func (n *nucleus) use(ctx context.Context, u *ctl.UseRequest, body io.Reader) (*call.Result, error) {
+	req := &cellproto.Request{Header: cellproto.Header{Func: u.Func, Codec: cellproto.JSON, Key: []byte(u.Key)}, Payload: u.Args}
+	auto := u.Body == ctl.BodyAuto
+	if u.Argv != nil || auto {
+		schema, err := n.caller.Schema(ctx, u.Target)
+		if err != nil {
+			return nil, err
+		}
+		fn, err := schema.Function(u.Func)
+		if err != nil {
+			return nil, err
+		}
+		if auto {
+			u.Body = ctl.BodyArgs
+			if fn.BodyIn {
+				u.Body = ctl.BodyStream
+			}
+		}
+		if u.Argv != nil && (u.Body == ctl.BodyStream || len(u.Argv) > 0) {
+			if req.Payload, err = schema.Arguments(u.Func, u.Argv); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if u.Body == ctl.BodyStream {
+		req.Body = body
+	} else if raw, err := io.ReadAll(io.LimitReader(body, cellproto.MaxArgs+1)); err != nil {
+		return nil, cellproto.Errorf("read arguments", cellproto.Failed, "%w", err)
+	} else if len(raw) > 0 {
+		if req.Payload != nil {
+			return nil, cellproto.Errorf("read arguments", cellproto.BadInput, "they are given twice, as words and as the body")
+		}
+		req.Payload = raw
+	}
+	if len(req.Payload) == 0 {
+		req.Payload = []byte("{}")
+	}
+	if err := cellproto.CheckJSON(req.Payload); err != nil {
+		return nil, err
+	}
+	return n.caller.Call(ctx, u.Target, req)
+}

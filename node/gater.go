@@ -1,0 +1,123 @@
+package node
+
+import (
+	"net/netip"
+	"sync"
+
+	"github.com/libp2p/go-libp2p/core/control"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+)
+
+// gater keeps a nucleus on the public network from being used to reach the machines of the LAN that
+// it stands in: private addresses are dialed only for peers that mDNS or the owner named, and in
+// ranges in which the owner named somebody. On a private network the owner has named them all.
+type gater struct {
+	open bool // a private network
+
+	mu     sync.RWMutex
+	named  map[peer.ID]bool
+	ranges []netip.Prefix
+}
+
+// newGater allows the peers and ranges of the addresses that the owner named.
+func newGater(open bool, named []string) *gater {
+	g := &gater{open: open, named: map[peer.ID]bool{}}
+	for _, text := range named {
+		addr, err := ma.NewMultiaddr(text)
+		if err != nil {
+			continue // dht.Config.Validate has said so
+		}
+		if info, err := peer.AddrInfoFromP2pAddr(addr); err == nil {
+			g.named[info.ID] = true
+		}
+		if ip, ok := addrIP(addr); ok && !isPublic(ip) {
+			g.ranges = append(g.ranges, rangeOf(ip))
+		}
+	}
+	return g
+}
+
+// maxNamed bounds the peers that mDNS may name.
+const maxNamed = 1024
+
+// allow lets a peer be dialed at private addresses: mDNS has seen it.
+func (g *gater) allow(p peer.ID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.named) < maxNamed {
+		g.named[p] = true
+	}
+}
+
+func addrIP(a ma.Multiaddr) (netip.Addr, bool) {
+	ip, err := manet.ToIP(a)
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	addr, ok := netip.AddrFromSlice(ip)
+	return addr.Unmap(), ok
+}
+
+func isPublic(ip netip.Addr) bool {
+	return ip.IsGlobalUnicast() && !ip.IsPrivate() && !carrierNAT.Contains(ip)
+}
+
+var carrierNAT = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
+
+// rangeOf is what naming one private address opens: its /16, or /48 of IPv6; of loopback, all.
+func rangeOf(ip netip.Addr) netip.Prefix {
+	bits := 16
+	if ip.Is6() {
+		bits = 48
+	}
+	if ip.IsLoopback() {
+		bits = map[bool]int{true: 8, false: 128}[ip.Is4()]
+	}
+	p, err := ip.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
+}
+
+// InterceptAddrDial refuses private addresses that nobody named. Relayed addresses name the relay's.
+func (g *gater) InterceptAddrDial(p peer.ID, a ma.Multiaddr) bool {
+	if g.open {
+		return true
+	}
+	ip, ok := addrIP(a)
+	if !ok { // a name: the resolved address is asked about again
+		return true
+	}
+	if isPublic(ip) {
+		return true
+	}
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	if g.named[p] {
+		return true
+	}
+	for _, r := range g.ranges {
+		if r.Contains(ip) {
+			return true
+		}
+	}
+	return false
+}
+
+// InterceptPeerDial allows all: what matters is the address.
+func (g *gater) InterceptPeerDial(peer.ID) bool { return true }
+
+// InterceptAccept allows all: whoever reaches us has done so.
+func (g *gater) InterceptAccept(network.ConnMultiaddrs) bool { return true }
+
+// InterceptSecured allows all.
+func (g *gater) InterceptSecured(network.Direction, peer.ID, network.ConnMultiaddrs) bool {
+	return true
+}
+
+// InterceptUpgraded allows all.
+func (g *gater) InterceptUpgraded(network.Conn) (bool, control.DisconnectReason) { return true, 0 }

@@ -1,0 +1,78 @@
+package node
+
+import (
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/celltoml"
+	"github.com/celldnet/celld/dht"
+	"github.com/celldnet/celld/node/call"
+)
+
+// finder is the DHT as node/call sees it.
+type finder struct{ *dht.DHT }
+
+// Find passes the providers on.
+func (f finder) Find(ctx context.Context, c cid.Cid) <-chan call.Found {
+	out := make(chan call.Found)
+	go func() { // ends with the search, which ends with ctx
+		defer close(out)
+		for p := range f.DHT.Find(ctx, c) {
+			select {
+			case out <- call.Found{Info: p.Info, Source: p.Source}:
+			case <-ctx.Done():
+			}
+		}
+	}()
+	return out
+}
+
+// allowedKeys reads [auth] allowed_keys: peer IDs as text, or files under keys/ that hold one.
+func allowedKeys(cfg *celltoml.Config) ([]peer.ID, error) {
+	var out []peer.ID
+	for _, entry := range cfg.Auth.AllowedKeys {
+		id, err := parseKey(entry)
+		if err != nil {
+			path := filepath.Join(cfg.Dir, "keys", filepath.Base(entry))
+			f, ferr := os.Open(path)
+			if ferr != nil {
+				return nil, cellproto.Errorf("read allowed_keys", cellproto.BadInput, "%q is neither a key nor a file under keys/", entry).
+					WithHint("Give the peer ID that cellctl status prints at the caller, or a file that holds it.")
+			}
+			text, rerr := io.ReadAll(io.LimitReader(f, maxKeyFile))
+			f.Close()
+			if rerr != nil {
+				return nil, cellproto.Errorf("read "+path, cellproto.Failed, "%w", rerr)
+			}
+			if id, err = parseKey(strings.TrimSpace(string(text))); err != nil {
+				return nil, cellproto.Errorf("read "+path, cellproto.BadInput, "%w", err)
+			}
+		}
+		out = append(out, id)
+	}
+	return out, nil
+}
+
+// parseKey reads a public key: a peer ID, which for Ed25519 is the key, or its base64 protobuf.
+func parseKey(text string) (peer.ID, error) {
+	if id, err := peer.Decode(text); err == nil {
+		return id, nil
+	}
+	raw, err := crypto.ConfigDecodeKey(text)
+	if err != nil {
+		return "", err
+	}
+	key, err := crypto.UnmarshalPublicKey(raw)
+	if err != nil {
+		return "", err
+	}
+	return peer.IDFromPublicKey(key)
+}

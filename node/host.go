@@ -1,0 +1,178 @@
+package node
+
+import (
+	"context"
+	"encoding/hex"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/host/autorelay"
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
+	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/celltoml"
+)
+
+// Connections that a nucleus keeps. A cell is not a DHT server farm: at rest a few dozen are enough,
+// and each costs some 30 KiB.
+const (
+	connsLow   = 64
+	connsHigh  = 128
+	connsGrace = 30 * time.Second
+)
+
+// newHost makes the cell's libp2p host. On the public network it also finds a way through the NAT.
+func newHost(cfg *celltoml.Config, key crypto.PrivKey, g *gater, agent string) (host.Host, error) {
+	const op = "start the libp2p host"
+	manager, err := connmgr.NewConnManager(connsLow, connsHigh, connmgr.WithGracePeriod(connsGrace))
+	if err != nil {
+		return nil, cellproto.Errorf(op, cellproto.Failed, "%w", err)
+	}
+	limiter, err := resources()
+	if err != nil {
+		return nil, cellproto.Errorf(op, cellproto.Failed, "%w", err)
+	}
+	opts := []libp2p.Option{
+		libp2p.Identity(key), libp2p.UserAgent(agent), libp2p.ListenAddrStrings(cfg.Network.Listen...),
+		libp2p.ConnectionGater(g), libp2p.ConnectionManager(manager), libp2p.ResourceManager(limiter),
+		libp2p.Transport(tcp.NewTCPTransport), libp2p.DisableMetrics(),
+		libp2p.SwarmOpts(swarm.WithDialRanker(rankDials)),
+	}
+	if cfg.Network.PSK != "" {
+		psk, err := readPSK(cfg.Path(cfg.Network.PSK))
+		if err != nil {
+			return nil, err
+		}
+		opts = append(opts, libp2p.PrivateNetwork(psk)) // of TCP only: QUIC has no place for it
+	} else {
+		opts = append(opts, libp2p.Transport(quic.NewTransport))
+	}
+	var h host.Host
+	if cfg.Network.IsPublic() && !loopbackOnly(cfg.Network.Listen) {
+		opts = append(opts, libp2p.NATPortMap(), libp2p.EnableNATService(), libp2p.EnableAutoNATv2(), libp2p.EnableHolePunching(),
+			libp2p.EnableAutoRelayWithPeerSource(func(ctx context.Context, n int) <-chan peer.AddrInfo {
+				return relays(ctx, h, n)
+			}, autorelay.WithBootDelay(30*time.Second)))
+	}
+	if len(cfg.Network.Listen) == 0 {
+		opts = append(opts, libp2p.NoListenAddrs, libp2p.EnableRelay())
+	}
+	if h, err = libp2p.New(opts...); err != nil {
+		return nil, cellproto.Errorf(op, cellproto.Unavailable, "%w", err).
+			WithHint("Look at [network] listen in cell.toml: is the port taken?")
+	}
+	return h, nil
+}
+
+// relays gives the connected peers that relay for others, as candidates for AutoRelay.
+func relays(ctx context.Context, h host.Host, n int) <-chan peer.AddrInfo {
+	out := make(chan peer.AddrInfo)
+	go func() { // ends with ctx, which AutoRelay owns
+		defer close(out)
+		if h == nil {
+			return
+		}
+		for _, p := range h.Network().Peers() {
+			if n == 0 {
+				return
+			}
+			if ok, err := h.Peerstore().SupportsProtocols(p, proto.ProtoIDv2Hop); err != nil || len(ok) == 0 {
+				continue
+			}
+			select {
+			case out <- peer.AddrInfo{ID: p, Addrs: h.Peerstore().Addrs(p)}:
+				n--
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return out
+}
+
+// resources bounds what strangers can make the host hold; see cellproto's limits.
+func resources() (network.ResourceManager, error) {
+	limits := rcmgr.DefaultLimits
+	libp2p.SetDefaultServiceLimits(&limits)
+	for _, id := range []string{cellproto.ProtocolCall, cellproto.ProtocolAdvert, cellproto.ProtocolFetch} {
+		all := rcmgr.BaseLimit{
+			Streams: cellproto.MaxStreams, StreamsInbound: cellproto.MaxStreams, StreamsOutbound: cellproto.MaxStreams,
+			Memory: 256 << 20,
+		}
+		each := rcmgr.BaseLimit{
+			Streams: 2 * cellproto.MaxStreamsPeer, StreamsInbound: cellproto.MaxStreamsPeer, StreamsOutbound: cellproto.MaxStreamsPeer,
+			Memory: 64 << 20,
+		}
+		limits.AddProtocolLimit(protocol.ID(id), all, rcmgr.BaseLimitIncrease{})
+		limits.AddProtocolPeerLimit(protocol.ID(id), each, rcmgr.BaseLimitIncrease{})
+	}
+	return rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits.AutoScale()))
+}
+
+// rankDials prefers TCP in private ranges, where its throughput is a multiple of QUIC's and there is
+// no NAT between; elsewhere libp2p's own order holds.
+func rankDials(addrs []ma.Multiaddr) []network.AddrDelay {
+	var lan, rest []ma.Multiaddr
+	for _, a := range addrs {
+		if _, err := a.ValueForProtocol(ma.P_CIRCUIT); err != nil && (manet.IsPrivateAddr(a) || manet.IsIPLoopback(a)) {
+			lan = append(lan, a)
+		} else {
+			rest = append(rest, a)
+		}
+	}
+	ranked := swarm.DefaultDialRanker(rest)
+	for _, a := range lan {
+		d := network.AddrDelay{Addr: a}
+		if _, err := a.ValueForProtocol(ma.P_TCP); err != nil {
+			d.Delay = lanQUICDelay
+		}
+		ranked = append(ranked, d)
+	}
+	return ranked
+}
+
+const lanQUICDelay = 30 * time.Millisecond // as libp2p gives TCP behind QUIC on a LAN
+
+func loopbackOnly(listen []string) bool {
+	for _, text := range listen {
+		a, err := ma.NewMultiaddr(text)
+		if err != nil || !manet.IsIPLoopback(a) {
+			return false
+		}
+	}
+	return true
+}
+
+// readPSK reads the pre-shared key of a private network: 64 hex digits.
+func readPSK(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, cellproto.Errorf("read "+path, cellproto.KindOf(err), "%w", err).
+			WithHint("Make one for all members of the network: head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n' > %s", path)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxKeyFile))
+	if err != nil {
+		return nil, cellproto.Errorf("read "+path, cellproto.Failed, "%w", err)
+	}
+	psk, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil || len(psk) != 32 {
+		return nil, cellproto.Errorf("read "+path, cellproto.BadInput, "a pre-shared key is 64 hex digits")
+	}
+	return psk, nil
+}

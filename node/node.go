@@ -1,0 +1,394 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/adrg/xdg"
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/gofrs/flock"
+	ds "github.com/ipfs/go-datastore"
+	leveldb "github.com/ipfs/go-ds-leveldb"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/celltoml"
+	"github.com/celldnet/celld/dht"
+	"github.com/celldnet/celld/dht/content"
+	"github.com/celldnet/celld/internal/ctl"
+	"github.com/celldnet/celld/node/call"
+	"github.com/celldnet/celld/node/program"
+)
+
+// ErrRunning says that another nucleus has the directory: there is nothing to do.
+var ErrRunning = errors.New("a nucleus runs here already")
+
+// Config says which cell to be the nucleus of.
+type Config struct {
+	Dir     string              // of the cell
+	Home    string              // directory of the home cell, which has the account key; "": DefaultHome
+	Version string              // of celld
+	Getenv  func(string) string // overrides of cell.toml; nil: none
+	Ready   func()              // called once, when the nucleus answers; nil: nothing
+}
+
+// Deps is what a nucleus needs besides.
+type Deps struct {
+	Log *zap.Logger
+}
+
+// DefaultHome is the directory of the home cell: $CELL_HOME, else under the user's data directory.
+func DefaultHome(getenv func(string) string) string {
+	if home := getenv(cellproto.EnvHome); home != "" {
+		return home
+	}
+	return filepath.Join(xdg.DataHome, "cell", "home")
+}
+
+// memoryGoal makes the collector work harder before the nucleus gets larger than a small device can
+// bear; it is no limit. 24 MiB of live heap is twice what a nucleus at rest has.
+const memoryGoal = 24 << 20
+
+// nucleus is the parts that run, for the control API and each other. Nobody outside receives it.
+type nucleus struct {
+	cfg      *celltoml.Config
+	version  string
+	log      *zap.Logger
+	identity call.Identity
+	host     host.Host
+	dht      *dht.DHT
+	blocks   *content.Store
+	program  *program.Program // nil: headless
+	server   *call.Server
+	caller   *call.Caller
+	serving  *serving
+	adverts  *adverts
+	reach    *reachability
+	active   atomic.Int64 // unix ns of the last control request
+	stop     context.CancelFunc
+}
+
+// Run is the nucleus of one cell, until ctx ends, the control API says stop, or nucleus_timeout has
+// passed without a call. It returns ErrRunning when the directory has a nucleus already.
+func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
+	dir, err := filepath.Abs(cfg.Dir)
+	if err != nil {
+		return cellproto.Errorf("start "+cfg.Dir, cellproto.Failed, "%w", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var started closers
+	defer func() { started.close() }()
+
+	toml, err := loadConfig(dir, cfg.Getenv)
+	if err != nil {
+		return err
+	}
+	unlock, err := lock(dir)
+	if err != nil {
+		return err
+	}
+	started.add(unlock)
+	debug.SetMemoryLimit(memoryGoal)
+	n := &nucleus{cfg: toml, version: cfg.Version, log: deps.Log, stop: cancel}
+	n.active.Store(time.Now().UnixNano())
+	if n.identity, err = loadIdentity(toml, cfg); err != nil {
+		return err
+	}
+	if err := n.startNetwork(ctx, &started); err != nil {
+		return err
+	}
+	if err := n.startHalves(ctx, &started); err != nil {
+		return err
+	}
+	if err := n.listen(ctx, &started); err != nil {
+		return err
+	}
+	n.serving.resume(ctx)
+	n.log.Info("ready", zap.String("cell", toml.Cell.Name), zap.Stringer("peer", n.identity.Peer), zap.Strings("addrs", n.addrs()))
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // without systemd there is nobody to tell
+	if cfg.Ready != nil {
+		cfg.Ready()
+	}
+	n.waitForEnd(ctx)
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	n.log.Info("stopping")
+	return nil
+}
+
+// closers are run in reverse: what was started last is stopped first.
+type closers []func()
+
+func (c *closers) add(f func()) { *c = append(*c, f) }
+
+func (c *closers) close() {
+	for i := len(*c) - 1; i >= 0; i-- {
+		(*c)[i]()
+	}
+}
+
+func loadConfig(dir string, getenv func(string) string) (*celltoml.Config, error) {
+	toml, err := celltoml.Load(dir)
+	if err != nil {
+		return nil, err
+	}
+	if getenv != nil {
+		if err := toml.ApplyEnv(getenv); err != nil {
+			return nil, err
+		}
+	}
+	return toml, nil
+}
+
+// lock takes run/lock. Starting twice is a success that does nothing.
+func lock(dir string) (unlock func(), err error) {
+	run := filepath.Join(dir, ctl.RunDir)
+	if err := os.MkdirAll(run, 0o700); err != nil {
+		return nil, cellproto.Errorf("start "+dir, cellproto.KindOf(err), "%w", err)
+	}
+	l := flock.New(filepath.Join(run, "lock"))
+	ok, err := l.TryLock()
+	if err != nil {
+		return nil, cellproto.Errorf("lock "+dir, cellproto.Failed, "%w", err)
+	}
+	if !ok {
+		return nil, ErrRunning
+	}
+	pid := filepath.Join(run, "pid")
+	if err := os.WriteFile(pid, fmt.Appendln(nil, os.Getpid()), 0o600); err != nil {
+		return nil, errors.Join(cellproto.Errorf("start "+dir, cellproto.KindOf(err), "%w", err), l.Unlock())
+	}
+	return func() {
+		os.Remove(pid)
+		l.Unlock() // the kernel does so too
+	}, nil
+}
+
+// loadIdentity reads the cell's host key and the person's account key.
+func loadIdentity(toml *celltoml.Config, cfg Config) (call.Identity, error) {
+	key, err := loadKey(toml.Dir, hostKeyFile)
+	if err != nil {
+		return call.Identity{}, err
+	}
+	id, err := peer.IDFromPrivateKey(key)
+	if err != nil {
+		return call.Identity{}, cellproto.Errorf("read "+hostKeyFile, cellproto.Corrupt, "%w", err)
+	}
+	home := cfg.Home
+	if home == "" {
+		getenv := cfg.Getenv
+		if getenv == nil {
+			getenv = os.Getenv
+		}
+		home = DefaultHome(getenv)
+	}
+	account, err := loadKey(home, accountKeyFile)
+	if err != nil {
+		return call.Identity{}, err
+	}
+	return call.Identity{Peer: id, Host: key, Account: account}, nil
+}
+
+// startNetwork starts the host, the DHT and the block store.
+func (n *nucleus) startNetwork(ctx context.Context, started *closers) error {
+	net := n.cfg.Network
+	g := newGater(!net.IsPublic(), append(append([]string{}, net.Bootstrap...), remoteAddrs(n.cfg)...))
+	h, err := newHost(n.cfg, n.identity.Host, g, "celld/"+n.version)
+	if err != nil {
+		return err
+	}
+	started.add(func() { h.Close() })
+	n.host = h
+	if n.reach, err = watchReachability(h); err != nil {
+		return err
+	}
+	started.add(n.reach.close)
+	store, err := openStore(filepath.Join(n.cfg.Dir, "cache", "dht"), n.log)
+	if err != nil {
+		return err
+	}
+	started.add(func() { store.Close() })
+	n.dht, err = dht.New(dht.Config{
+		Network: net.Name, Bootstrap: net.Bootstrap, MDNS: net.MDNS,
+	}, dht.Deps{Host: h, Datastore: store, Log: n.log.Named("dht"), Seen: g.allow})
+	if err != nil {
+		return err
+	}
+	if err := n.dht.Start(ctx); err != nil {
+		return err
+	}
+	started.add(n.dht.Stop)
+	n.blocks, err = content.New(content.Config{Dir: filepath.Join(n.cfg.Dir, "cache", "blocks")},
+		content.Deps{Host: h, Routing: n.dht.Routing(), Log: n.log.Named("content")})
+	if err != nil {
+		return err
+	}
+	n.blocks.Start()
+	started.add(n.blocks.Stop)
+	return nil
+}
+
+// openStore opens the small database of the DHT. A damaged one is moved away: it only caches.
+func openStore(dir string, log *zap.Logger) (ds.Batching, error) {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return nil, cellproto.Errorf("open "+dir, cellproto.KindOf(err), "%w", err)
+	}
+	store, err := leveldb.NewDatastore(dir, nil)
+	if err == nil {
+		return store, nil
+	}
+	log.Warn("the DHT's store is damaged and starts anew", zap.Error(err))
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, cellproto.Errorf("open "+dir, cellproto.Failed, "%w", err)
+	}
+	if store, err = leveldb.NewDatastore(dir, nil); err != nil {
+		return nil, cellproto.Errorf("open "+dir, cellproto.Failed, "%w", err)
+	}
+	return store, nil
+}
+
+func remoteAddrs(cfg *celltoml.Config) []string {
+	var out []string
+	for _, a := range cfg.RemoteCells {
+		out = append(out, a)
+	}
+	return out
+}
+
+// startHalves starts the program's supervisor and the two halves of node/call, and what ties them
+// together: the program calls out through the caller, and the server serves the program.
+func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
+	allowed, err := allowedKeys(n.cfg)
+	if err != nil {
+		return err
+	}
+	var caller *call.Caller
+	outgoing := func(c *cellproto.Conn, f *cellproto.Frame) { caller.Accept(c, f) }
+	n.serving = newServing(n)
+	var prog call.Program
+	if !n.cfg.Headless() {
+		if n.program, err = n.newProgram(outgoing, started); err != nil {
+			return err
+		}
+		prog = watched{n.program, n.serving}
+	}
+	agent := "celld/" + n.version
+	n.server = call.NewServer(call.ServerConfig{
+		Name: n.cfg.Cell.Name, Agent: agent, Challenge: string(n.cfg.Auth.Challenge), AllowedKeys: allowed,
+		TokenTTL: n.cfg.Auth.TokenTTL, ShowSchema: n.cfg.Cell.Schema, OwnerUID: os.Getuid(),
+	}, call.ServerDeps{Program: prog, Identity: n.identity, Outgoing: outgoing, Log: n.log.Named("server")})
+	caller = call.NewCaller(call.CallerConfig{
+		Dir: n.cfg.Dir, Agent: agent, Deps: n.cfg.Deps, RemoteCells: n.cfg.RemoteCells,
+	}, call.CallerDeps{
+		Host: n.host, Finder: finder{n.dht}, Blocks: n.blocks, Identity: n.identity,
+		Wake: wake, Own: n.server, Log: n.log.Named("caller"),
+	})
+	n.caller = caller
+	started.add(caller.Close)
+	started.add(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+		defer cancel()
+		n.server.Close(ctx)
+	})
+	n.adverts = newAdverts(n)
+	serveCtx := context.WithoutCancel(ctx) // Close drains before it cuts
+	n.host.SetStreamHandler(cellproto.ProtocolCall, call.HandleStream(n.log, func(s network.Stream) error {
+		return n.server.Serve(serveCtx, s, call.Who{Peer: s.Conn().RemotePeer()})
+	}))
+	n.host.SetStreamHandler(cellproto.ProtocolAdvert, call.HandleStream(n.log, n.adverts.serve))
+	return nil
+}
+
+// stopGrace is how long calls in flight may go on when the nucleus stops.
+const stopGrace = 5 * time.Second
+
+// newProgram makes the supervisor of the cell's program.
+func (n *nucleus) newProgram(outgoing func(*cellproto.Conn, *cellproto.Frame), started *closers) (*program.Program, error) {
+	out, err := program.OpenLog(filepath.Join(n.cfg.Dir, "log", "cell.log"))
+	if err != nil {
+		return nil, err
+	}
+	started.add(func() { out.Close() })
+	p, err := program.New(program.Config{
+		Dir: n.cfg.Dir, Name: n.cfg.Cell.Name, Binary: n.cfg.Cell.Binary, Speaks: n.cfg.Cell.Speaks,
+		IdleTimeout: n.cfg.LifeCycle.IdleTimeout, Concurrency: n.cfg.Resources.Concurrency,
+	}, program.Deps{Log: n.log.Named("program"), Output: out, Accept: outgoing})
+	if err != nil {
+		return nil, err
+	}
+	started.add(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 3*stopGrace)
+		defer cancel()
+		_ = p.Close(ctx) // it has been killed by then
+	})
+	return p, nil
+}
+
+// listen opens the two Unix sockets.
+func (n *nucleus) listen(ctx context.Context, started *closers) error {
+	cell, err := n.openSocket(ctl.CellSocket, started)
+	if err != nil {
+		return err
+	}
+	control, err := n.openSocket(ctl.ControlSocket, started)
+	if err != nil {
+		return err
+	}
+	accepting := make(chan struct{})
+	go func() { n.accept(context.WithoutCancel(ctx), cell); close(accepting) }()
+	started.add(func() { cell.Close(); <-accepting })
+	srv := &http.Server{
+		Handler: n.routes(), ReadHeaderTimeout: cellproto.FrameTimeout,
+		ConnContext: withPeer, ErrorLog: zap.NewStdLog(n.log.Named("control")),
+	}
+	served := make(chan struct{})
+	go func() { srv.Serve(control); close(served) }()
+	started.add(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		if srv.Shutdown(ctx) != nil {
+			srv.Close()
+		}
+		<-served
+	})
+	return nil
+}
+
+// waitForEnd returns when the nucleus is to stop.
+func (n *nucleus) waitForEnd(ctx context.Context) {
+	limit := n.cfg.LifeCycle.NucleusTimeout
+	if limit == 0 {
+		<-ctx.Done()
+		return
+	}
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		load := n.server.Load()
+		last := load.LastEnded
+		if at := time.Unix(0, n.active.Load()); at.After(last) {
+			last = at
+		}
+		left := limit - time.Since(last)
+		if left <= 0 && load.InFlight == 0 {
+			n.log.Info("nobody has called for nucleus_timeout", zap.Duration("timeout", limit))
+			return
+		}
+		timer.Reset(max(left, time.Second))
+	}
+}

@@ -1,0 +1,57 @@
+package program
+
+import (
+	"net"
+	"os"
+	"syscall"
+	"unsafe"
+)
+
+// From Linux's wait.h and ioctls.h.
+const (
+	waitPID    = 1 // P_PID
+	waitExited = 4 // WEXITED
+	waitNoReap = 0x01000000
+	fionread   = syscall.TIOCINQ
+)
+
+// collect waits for the process, kills what is left of its group, and reaps it, in this order: until
+// it is reaped its number cannot be given to anybody else, so that only its own group is hit.
+func (p *process) collect() error {
+	var info [128]byte // siginfo_t
+	for {
+		_, _, errno := syscall.Syscall6(syscall.SYS_WAITID, waitPID, uintptr(p.pid),
+			uintptr(unsafe.Pointer(&info)), waitExited|waitNoReap, 0, 0)
+		if errno != syscall.EINTR {
+			break
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_ = syscall.Kill(-p.pid, syscall.SIGKILL) // the group has at least the process itself
+	p.reaped = true
+	return p.cmd.Wait()
+}
+
+// socketPair gives two connected sockets, one for this process and one to be inherited.
+func socketPair() (ours net.Conn, theirs *os.File, err error) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	return pairFiles(fds)
+}
+
+// unread gives how many bytes wait in the pipe that w writes to. ok is false if that is not known.
+func unread(w *os.File) (n int64, ok bool) {
+	raw, err := w.SyscallConn()
+	if err != nil {
+		return 0, false
+	}
+	var waiting int32
+	var errno syscall.Errno
+	err = raw.Control(func(fd uintptr) {
+		_, _, errno = syscall.Syscall(syscall.SYS_IOCTL, fd, fionread, uintptr(unsafe.Pointer(&waiting)))
+	})
+	return int64(waiting), err == nil && errno == 0
+}

@@ -1,0 +1,38 @@
+//go:build unix && !linux
+
+package program
+
+import (
+	"net"
+	"os"
+	"syscall"
+)
+
+// collect waits for the process, reaps it, and kills what is left of its group. Between the two the
+// number could be given to somebody else; it is not, as long as numbers are given in a circle.
+func (p *process) collect() error {
+	err := p.cmd.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_ = syscall.Kill(-p.pid, syscall.SIGKILL)
+	p.reaped = true
+	return err
+}
+
+// socketPair gives two connected sockets, one for this process and one to be inherited.
+func socketPair() (ours net.Conn, theirs *os.File, err error) {
+	syscall.ForkLock.RLock()
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err == nil {
+		syscall.CloseOnExec(fds[0])
+		syscall.CloseOnExec(fds[1])
+	}
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	return pairFiles(fds)
+}
+
+// unread is not known here.
+func unread(*os.File) (n int64, ok bool) { return 0, false }

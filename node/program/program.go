@@ -1,0 +1,416 @@
+package program
+
+import (
+	"context"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+const (
+	// busyRetryAfter is what callers are told to wait when all slots are taken: a few times the
+	// duration of a usual call.
+	busyRetryAfter = 50 * time.Millisecond
+	// killGrace is how long Stop waits for a killed process, which only a stuck kernel can delay.
+	killGrace = 5 * time.Second
+)
+
+// Program is the cell's program, running or not. A caller begins each call with Begin, takes the
+// connection from Ready, or from Conn when that gives none, opens the call on it, and calls End when
+// it is over:
+//
+//	if err := p.Begin(); err != nil { ... }
+//	defer p.End()
+//	c, err := p.Conn(ctx)
+//
+// A call that was begun is never cut by the program's idling. A connection can still be lost before
+// the call is opened on it; Open then fails with Unavailable, and Conn gives the next one.
+type Program struct {
+	cfg    Config
+	log    *zap.Logger
+	out    *output
+	accept func(*cellproto.Conn, *cellproto.Frame)
+
+	ready    atomic.Pointer[cellproto.Conn]
+	inFlight atomic.Int64
+	lastEnd  atomic.Int64 // when inFlight fell to 0, in ns since epoch
+	served   atomic.Uint64
+	refused  atomic.Uint64
+	bad      atomic.Uint64
+	epoch    time.Time // only differences to it are used, so that the wall clock may jump
+
+	runs sync.WaitGroup // goroutines that supervise an instance
+
+	mu       sync.Mutex
+	cur      *instance // nil: there is none
+	phase    Phase     // of cur: Starting, Running or Stopping
+	closed   bool
+	waiting  int
+	health   health
+	hello    *cellproto.Hello // of the last start that succeeded
+	starts   uint64
+	crashes  uint64
+	pid      int
+	started  time.Time
+	lastExit string
+}
+
+// New makes a program that does not run yet. The error is that of Config.Validate.
+func New(cfg Config, deps Deps) (*Program, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if deps.Log == nil {
+		deps.Log = zap.NewNop()
+	}
+	if deps.Output == nil {
+		deps.Output = io.Discard
+	}
+	return &Program{
+		cfg: cfg.withDefaults(), log: deps.Log, out: newOutput(deps.Output, deps.Log), accept: deps.Accept, epoch: time.Now(),
+	}, nil
+}
+
+// Begin takes a slot for a call. When Config.Concurrency are taken it fails with Overloaded.
+func (p *Program) Begin() error {
+	if p.inFlight.Add(1) <= int64(p.cfg.Concurrency) {
+		return nil
+	}
+	p.release()
+	p.refused.Add(1)
+	e := cellproto.Errorf("call "+p.cfg.Name, cellproto.Overloaded, "%d calls are in flight, as many as it takes", p.cfg.Concurrency)
+	e.RetryAfter = busyRetryAfter
+	return e
+}
+
+// End gives the slot of a call back. It does not block.
+func (p *Program) End() {
+	p.served.Add(1)
+	p.release()
+}
+
+func (p *Program) release() {
+	if p.inFlight.Add(-1) == 0 {
+		p.lastEnd.Store(int64(time.Since(p.epoch)))
+	}
+}
+
+// Ready gives the connection to the program if it runs, else nil: call Conn. It does not block. The
+// order of Begin and Ready matters: it is what keeps a program from being stopped as idle in between.
+func (p *Program) Ready() *cellproto.Conn { return p.ready.Load() }
+
+// Conn gives the connection to the program, and starts the program if it does not run. All who ask
+// meanwhile wait for the same start, at most cellproto.MaxWaiting of them; further ones get
+// Overloaded. When the program cannot be started the error is Unavailable: what is wrong, what to
+// try, and after what time it makes sense to ask again, before which the answer is the same. When ctx
+// ends first, the start goes on for the others.
+func (p *Program) Conn(ctx context.Context) (*cellproto.Conn, error) {
+	for {
+		if c := p.ready.Load(); c != nil && usable(c) {
+			return c, nil
+		}
+		p.mu.Lock()
+		in, pause, err := p.next()
+		if err == nil && in == nil && pause == 0 {
+			c := p.ready.Load()
+			p.mu.Unlock()
+			return c, nil
+		}
+		if err == nil && p.waiting >= cellproto.MaxWaiting {
+			e := cellproto.Errorf("start "+p.cfg.Name, cellproto.Overloaded, "%d requests wait for the program already", p.waiting)
+			e.RetryAfter = 2 * busyRetryAfter
+			p.refused.Add(1)
+			err = e
+		}
+		if err != nil {
+			p.mu.Unlock()
+			return nil, err
+		}
+		p.waiting++
+		p.mu.Unlock()
+		err = p.await(ctx, in, pause)
+		p.mu.Lock()
+		p.waiting--
+		p.mu.Unlock()
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+func usable(c *cellproto.Conn) bool { return !c.Leaving() && !isClosed(c.Done()) }
+
+// next says what a request has to wait for: the start or the end of an instance, or a pause. Nothing
+// of the three: the program is ready. p.mu is held.
+func (p *Program) next() (in *instance, pause time.Duration, err error) {
+	if p.closed {
+		return nil, 0, cellproto.Errorf("start "+p.cfg.Name, cellproto.Unavailable, "the nucleus is stopping")
+	}
+	if p.cur != nil && p.phase == Running {
+		if c := p.ready.Load(); c != nil && usable(c) {
+			return nil, 0, nil
+		}
+		if p.cur.conn.Leaving() {
+			p.cur.askStop(whyGoaway)
+		}
+		return p.cur, 0, nil
+	}
+	if p.cur != nil && p.phase == Starting {
+		return p.cur, 0, nil
+	}
+	if pause, err = p.health.mayStart(time.Now()); err != nil || pause > 0 {
+		return nil, pause, err
+	}
+	if p.cur == nil {
+		p.begin()
+	}
+	return p.cur, 0, nil
+}
+
+// await waits until in has started or, if it has before, until it is gone; without in, for pause.
+// The error is that of the start, or of ctx.
+func (p *Program) await(ctx context.Context, in *instance, pause time.Duration) error {
+	var over <-chan struct{}
+	var timer <-chan time.Time
+	starting := false
+	switch {
+	case in == nil:
+		t := time.NewTimer(pause)
+		defer t.Stop()
+		timer = t.C
+	case isClosed(in.started):
+		over = in.gone
+	default:
+		over, starting = in.started, true
+	}
+	select {
+	case <-over:
+		if starting && in.startErr != nil {
+			return in.startErr
+		}
+		return nil
+	case <-timer:
+		return nil
+	case <-ctx.Done():
+		return cellproto.Errorf("start "+p.cfg.Name, cellproto.KindOf(ctx.Err()), "%w while the request waited for the program", ctx.Err())
+	}
+}
+
+// begin makes the next instance and has it supervised. p.mu is held.
+func (p *Program) begin() {
+	in := &instance{
+		cfg: p.cfg, log: p.log, out: p.out, accept: p.accept, bad: &p.bad,
+		stop: make(chan struct{}), hurry: make(chan struct{}),
+		started: make(chan struct{}), gone: make(chan struct{}),
+	}
+	p.cur, p.phase = in, Starting
+	p.starts++
+	p.runs.Go(func() { p.supervise(in) })
+}
+
+// supervise is the life of one instance.
+func (p *Program) supervise(in *instance) {
+	err := in.start()
+	p.noteStart(in, err)
+	why := unstarted
+	if err == nil {
+		why = p.watch(in)
+		p.retire(in)
+	}
+	in.shutdown(why)
+	p.noteEnd(in, why)
+}
+
+func (p *Program) noteStart(in *instance, err *cellproto.Error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	defer close(in.started)
+	p.started = in.begun
+	if in.proc != nil {
+		p.pid = in.proc.pid
+	}
+	if err != nil {
+		p.phase = Stopping
+		if !isClosed(in.stop) { // who stops it while it starts has not found fault with it
+			p.health.startFailed(time.Now(), err)
+			p.log.Warn("cannot start the program", zap.Error(err), zap.String("hint", err.Hint), zap.Duration("retry_after", err.RetryAfter))
+		}
+		in.startErr = err
+		return
+	}
+	p.hello = &in.hello
+	p.phase = Running
+	p.lastEnd.Store(int64(time.Since(p.epoch)))
+	p.ready.Store(in.conn)
+	p.log.Info("program started", zap.Int("pid", p.pid), zap.Duration("took", time.Since(in.begun)))
+}
+
+// watch waits until the instance ends, is asked to, or is idle for too long.
+func (p *Program) watch(in *instance) reason {
+	var idle <-chan time.Time
+	var timer *time.Timer
+	if p.cfg.IdleTimeout > 0 {
+		timer = time.NewTimer(p.cfg.IdleTimeout)
+		defer timer.Stop()
+		idle = timer.C
+	}
+	for {
+		select {
+		case <-in.stop:
+			return asked
+		case <-in.proc.exited:
+			return exited
+		case <-in.connDone:
+			return connLost
+		case <-idle:
+			left := p.retireIdle(in)
+			if left == 0 {
+				in.askStop("idle")
+				return asked
+			}
+			timer.Reset(left)
+		}
+	}
+}
+
+// retireIdle retires an instance that has been idle for IdleTimeout. Otherwise it gives after what
+// time to look again.
+func (p *Program) retireIdle(in *instance) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	// A call is begun first and takes the connection then; here the connection goes first and the
+	// calls are counted then. So one of the two sees the other.
+	p.ready.Store(nil)
+	inbound, outbound := in.conn.InFlight()
+	busy := p.inFlight.Load() > 0 || inbound+outbound > 0
+	left := p.cfg.IdleTimeout - (time.Since(p.epoch) - time.Duration(p.lastEnd.Load()))
+	switch {
+	case busy:
+		left = p.cfg.IdleTimeout
+	case left <= 0:
+		p.phase = Stopping
+		return 0
+	}
+	p.ready.Store(in.conn)
+	return left
+}
+
+// retire gives in to nobody any more.
+func (p *Program) retire(in *instance) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ready.CompareAndSwap(in.conn, nil)
+	p.phase = Stopping
+}
+
+// noteEnd notes how an instance ended, after which the next one may begin.
+func (p *Program) noteEnd(in *instance, why reason) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	defer close(in.gone)
+	p.cur, p.pid = nil, 0
+	if in.proc != nil {
+		p.lastExit = in.proc.status
+	}
+	now := time.Now()
+	lived := now.Sub(in.begun)
+	left := why == asked && in.why == whyGoaway || why != asked && why != unstarted && in.conn.Leaving() && in.proc.clean
+	switch {
+	case why == unstarted:
+		return
+	case why == asked && !left, left && lived >= stableAfter:
+		p.health.succeeded()
+		p.log.Info("program stopped", zap.String("exit", in.proc.status), zap.Duration("lived", lived))
+		return
+	}
+	p.crashes++
+	err := explainCrash(p.cfg, lived, in.status(why), p.out.tail())
+	if in.useful() || lived >= stableAfter {
+		p.health.crashed(now, lived, err)
+	} else {
+		p.health.startFailed(now, err)
+	}
+	p.log.Warn("program ended by itself", zap.Error(err), zap.Duration("retry_after", err.RetryAfter))
+}
+
+// Stop stops the program if it runs, and returns when nothing of it is left: goaway, and
+// Config.StopTimeout for the calls in flight and for its exit; SIGTERM and as long again; SIGKILL to
+// its process group. When ctx ends first, it is killed at once, and the error is that of ctx. A later
+// Conn starts it again.
+func (p *Program) Stop(ctx context.Context) error {
+	p.mu.Lock()
+	in := p.cur
+	p.mu.Unlock()
+	if in == nil {
+		return nil
+	}
+	in.askStop("stop")
+	select {
+	case <-in.gone:
+		return nil
+	case <-ctx.Done():
+	}
+	in.askHurry()
+	if !wait(in.gone, killGrace, nil) {
+		return cellproto.Errorf("stop "+p.cfg.Name, cellproto.Failed, "process %d does not die", p.State().PID)
+	}
+	return cellproto.Errorf("stop "+p.cfg.Name, cellproto.KindOf(ctx.Err()), "the program was killed: %w", ctx.Err())
+}
+
+// Close stops the program as Stop does, for good: every later Conn fails with Unavailable.
+func (p *Program) Close(ctx context.Context) error {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	err := p.Stop(ctx)
+	if cellproto.KindOf(err) != cellproto.Failed {
+		p.runs.Wait()
+	}
+	return err
+}
+
+// Hello gives what the program said when it was started last, and false if it never was.
+func (p *Program) Hello() (cellproto.Hello, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.hello == nil {
+		return cellproto.Hello{}, false
+	}
+	return *p.hello, true
+}
+
+// Served counts the calls that have ended.
+func (p *Program) Served() uint64 { return p.served.Load() }
+
+// InFlight gives the number of calls that have begun and not ended.
+func (p *Program) InFlight() int { return int(p.inFlight.Load()) }
+
+// State gives a picture of the program.
+func (p *Program) State() State {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := State{
+		Phase: Idle, PID: p.pid, Started: p.started, Starts: p.starts, Crashes: p.crashes,
+		InFlight: p.InFlight(), Waiting: p.waiting, LastExit: p.lastExit,
+		Counters: Counters{
+			Served: p.served.Load(), Refused: p.refused.Load(), LogCut: p.out.cut.Load(), BadLines: p.bad.Load(),
+		},
+	}
+	if last := p.health.last; last != nil && (p.cur == nil || p.phase != Running) {
+		s.LastError, s.LastHint = last.Error(), last.Hint
+	}
+	switch {
+	case p.cur != nil:
+		s.Phase = p.phase
+	case p.closed:
+		s.Phase = Closed
+	case s.LastError != "":
+		s.Phase = Failed
+	}
+	return s
+}

@@ -1,0 +1,282 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multicodec"
+	"github.com/multiformats/go-multihash"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/celltoml"
+	"github.com/celldnet/celld/cellproto/signed"
+	"github.com/celldnet/celld/internal/ctl"
+)
+
+// announceWait is how long publish waits for the network to know of the cell. It goes on after.
+const announceWait = 5 * time.Second
+
+// publish makes the cell callable by its CID: program and schema become blocks, the manifest names
+// them and is signed by the owner, and all is announced. Each step says what it does.
+func (n *nucleus) publish(ctx context.Context, say func(string)) (ctl.Published, error) {
+	op := "publish " + n.cfg.Cell.Name
+	if n.cfg.Headless() {
+		return ctl.Published{}, cellproto.Errorf(op, cellproto.BadInput, "a nucleus without a program has nothing to publish").
+			WithHint("Set binary in cell.toml.")
+	}
+	if n.cfg.Privacy.Placement == celltoml.PlacementLocal {
+		return ctl.Published{}, cellproto.Errorf(op, cellproto.Denied, `placement is "local": this cell never leaves the machine`).
+			WithHint("Set placement under [privacy] in cell.toml to public, if that is meant.")
+	}
+	say("adding the program")
+	artefact, err := n.addArtefact(ctx)
+	if err != nil {
+		return ctl.Published{}, err
+	}
+	say("asking the program for its schema")
+	schema, err := n.currentSchema(ctx, artefact.BLAKE3)
+	if err != nil {
+		return ctl.Published{}, err
+	}
+	m, err := n.manifest(ctx, artefact, schema)
+	if err != nil {
+		return ctl.Published{}, err
+	}
+	say("signing the manifest")
+	id, err := n.serving.publish(ctx, m, schema)
+	if err != nil {
+		return ctl.Published{}, err
+	}
+	say("announcing " + id.String())
+	n.awaitAnnounced(ctx, id, say)
+	name, err := n.nameIt(ctx, id)
+	if err != nil {
+		say("the name is not published yet, and goes on: " + err.Error())
+	}
+	return ctl.Published{CID: id.String(), Name: m.Name, Version: m.Version, IPNS: name}, nil
+}
+
+// addArtefact makes the program's file blocks, and describes it.
+func (n *nucleus) addArtefact(ctx context.Context) (signed.Artefact, error) {
+	path := n.cfg.Path(n.cfg.Cell.Binary)
+	file, err := n.blocks.AddFile(ctx, path)
+	if err != nil {
+		if cellproto.KindOf(err) == cellproto.NotFound {
+			return signed.Artefact{}, cellproto.Errorf("publish "+n.cfg.Cell.Name, cellproto.NotFound, "there is no program: %w", err).
+				WithHint("Build it: cellctl build %s", n.cfg.Dir)
+		}
+		return signed.Artefact{}, err
+	}
+	a := signed.Artefact{
+		OS: runtime.GOOS, Arch: runtime.GOARCH, CID: signed.Link{Cid: file.CID}, Size: file.Size, BLAKE3: file.BLAKE3,
+	}
+	return a, nil
+}
+
+// currentSchema gives the schema of the program as it is on disk: a program that still runs from an
+// older file is stopped first.
+func (n *nucleus) currentSchema(ctx context.Context, binary signed.Digest) (*cellproto.Schema, error) {
+	if n.cfg.Cell.Speaks == celltoml.JSONL {
+		schema, err := readSchema(n.cfg.Path("schema.json"))
+		if cellproto.KindOf(err) == cellproto.NotFound {
+			return nil, cellproto.Errorf("publish "+n.cfg.Cell.Name, cellproto.NotFound, "%w", err).
+				WithHint("A program that speaks jsonl ships schema.json beside cell.toml; cellctl init makes an example.")
+		}
+		return schema, err
+	}
+	if n.serving.digest() != binary {
+		if err := n.program.Stop(ctx); err != nil {
+			return nil, err
+		}
+	}
+	conn, err := n.program.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	hello, err := conn.PeerHello(ctx)
+	if err != nil || len(hello.Schema) == 0 {
+		return nil, err
+	}
+	return askSchema(ctx, conn)
+}
+
+// manifest describes the cell as it is now.
+func (n *nucleus) manifest(ctx context.Context, a signed.Artefact, schema *cellproto.Schema) (signed.Manifest, error) {
+	owner, err := peer.IDFromPrivateKey(n.identity.Account)
+	if err != nil {
+		return signed.Manifest{}, cellproto.Errorf("publish "+n.cfg.Cell.Name, cellproto.Corrupt, "%w", err)
+	}
+	cfg := n.cfg
+	m := signed.Manifest{
+		Name: cfg.Cell.Name, Version: cfg.Cell.Version, Owner: cellproto.PeerID(owner.String()),
+		Created: time.Now().UnixMilli(), Artefacts: []signed.Artefact{a}, Privacy: string(cfg.Privacy.Placement),
+		Resources: signed.Resources{
+			CPUMilli: int64(cfg.Resources.CPU * 1000), MemoryBytes: cfg.Resources.Memory,
+			Concurrency: int64(cfg.Resources.Concurrency), GPU: cfg.Resources.GPU,
+		},
+		SLO: signed.SLO{MaxP99Ms: int64(cfg.SLO.MaxP99Ms), MinBandwidthMbps: int64(cfg.SLO.MinBandwidthMbps)},
+	}
+	if schema != nil {
+		link, err := schemaLink(schema)
+		if err != nil {
+			return signed.Manifest{}, err
+		}
+		m.Schema, m.SchemaHash = link, schema.Hash()
+		m.Accepted = []cellproto.SchemaHash{m.SchemaHash}
+	}
+	if cfg.Artefact.Repo != "" {
+		m.Source = &signed.Source{
+			Repo: cfg.Artefact.Repo, Ref: cfg.Artefact.Ref, Commit: commitOf(ctx, cfg.Dir, cfg.Artefact.Ref), Build: cfg.Cell.Build,
+		}
+	}
+	return m, nil
+}
+
+// schemaLink names the block with a schema's canonical JSON.
+func schemaLink(schema *cellproto.Schema) (signed.Link, error) {
+	p := cid.Prefix{Version: 1, Codec: uint64(multicodec.Json), MhType: multihash.SHA2_256, MhLength: -1}
+	id, err := p.Sum(schema.Canonical())
+	if err != nil {
+		return signed.Link{}, cellproto.Errorf("name the schema", cellproto.Failed, "%w", err)
+	}
+	return signed.Link{Cid: id}, nil
+}
+
+// commitOf asks the system's git which commit ref is in the cell's own checkout; "" when there is
+// none, and then nobody builds from source.
+func commitOf(ctx context.Context, dir, ref string) string {
+	ctx, cancel := context.WithTimeout(ctx, gitTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "git", "-C", dir, "rev-parse", "--verify", "--quiet", "--end-of-options", ref+"^{commit}")
+	cmd.Env = append(os.Environ(), "GIT_TERMINAL_PROMPT=0")
+	out, err := cmd.Output()
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(bytes.TrimSpace(out)))
+}
+
+const gitTimeout = 5 * time.Second // to look one name up in a local repository
+
+// publish seals the manifest, keeps it, and serves and announces what it says. With nothing changed
+// since the last time the CID is the same.
+func (s *serving) publish(ctx context.Context, m signed.Manifest, schema *cellproto.Schema) (cid.Cid, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if last, id := s.lastPublished(); last != nil {
+		m = m.After(*last, id)
+	}
+	block, id, err := signed.SealManifest(m, s.n.identity.Account)
+	if err != nil {
+		return cid.Undef, err
+	}
+	if schema != nil {
+		if err := s.n.blocks.PutBlock(ctx, m.Schema.Cid, schema.Canonical()); err != nil {
+			return cid.Undef, err
+		}
+	}
+	if err := s.n.blocks.PutBlock(ctx, id, block); err != nil {
+		return cid.Undef, err
+	}
+	if err := s.write(manifestFile, block); err != nil {
+		return cid.Undef, err
+	}
+	if err := s.write(filepath.Join("history", id.String()+".cbor"), block); err != nil {
+		return cid.Undef, err
+	}
+	if err := s.look(); err != nil {
+		return cid.Undef, err
+	}
+	if s.manifest != nil && !s.id.Equals(id) {
+		s.withdraw()
+	}
+	s.manifest, s.id, s.schema = &m, id, schema
+	if schema != nil {
+		s.saveSchema(schema)
+	}
+	s.apply()
+	s.announce(ctx)
+	return id, nil
+}
+
+// lastPublished gives the manifest of the last publish, whether or not the program is still the
+// same. s.mu is held.
+func (s *serving) lastPublished() (*signed.Manifest, cid.Cid) {
+	block, err := os.ReadFile(s.cacheFile(manifestFile))
+	if err != nil {
+		return nil, cid.Undef
+	}
+	m, id, err := openBlock(block)
+	if err != nil || m.Name != s.n.cfg.Cell.Name {
+		return nil, cid.Undef
+	}
+	return m, id
+}
+
+// openBlock opens a manifest of which only the bytes are known.
+func openBlock(block []byte) (*signed.Manifest, cid.Cid, error) {
+	id, err := cid.Prefix{Version: 1, Codec: cid.DagCBOR, MhType: multihash.SHA2_256, MhLength: -1}.Sum(block)
+	if err != nil {
+		return nil, cid.Undef, cellproto.Errorf("open manifest", cellproto.Corrupt, "%w", err)
+	}
+	m, err := signed.OpenManifest(id, block)
+	return m, id, err
+}
+
+// withdraw ends the announcements of the version before. s.mu is held.
+func (s *serving) withdraw() {
+	s.n.dht.Withdraw(s.id)
+	for _, l := range s.links() {
+		s.n.dht.Withdraw(l)
+	}
+}
+
+// awaitAnnounced waits a little until somebody holds a provider record. It is no failure when
+// nobody does yet: announcing goes on for as long as the nucleus runs.
+func (n *nucleus) awaitAnnounced(ctx context.Context, id cid.Cid, say func(string)) {
+	ctx, cancel := context.WithTimeout(ctx, announceWait)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		st := n.dht.AnnounceState(id)
+		if st.Keys > 0 && st.Done == st.Keys {
+			say(fmt.Sprintf("announced under %d keys", st.Done))
+			return
+		}
+		if st.Err != nil && st.Done == 0 {
+			say("not announced yet, and goes on: " + st.Err.Error())
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			say(fmt.Sprintf("announced under %d of %d keys, and goes on", st.Done, st.Keys))
+			return
+		}
+	}
+}
+
+// nameIt publishes the IPNS name, which always leads to the newest version.
+func (n *nucleus) nameIt(ctx context.Context, id cid.Cid) (string, error) {
+	key, err := loadKey(n.cfg.Dir, nameKeyFile)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, announceWait)
+	defer cancel()
+	name, err := n.dht.PublishName(ctx, key, id)
+	n.serving.mu.Lock()
+	n.serving.name = name
+	n.serving.mu.Unlock()
+	return name, err
+}

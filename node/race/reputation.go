@@ -1,0 +1,339 @@
+package race
+
+import (
+	"slices"
+	"time"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+const (
+	// MaxPeers is how many peers a Reputation remembers; the least recently used one goes first.
+	MaxPeers = 1024
+
+	// FirstBan and MaxBan bound a ban; each further one in a row is twice as long.
+	FirstBan = 15 * time.Second
+	MaxBan   = time.Hour
+
+	maxBans = 9 // in a row that are counted: 15 s doubled eight times is past an hour
+
+	// One failure weighs weightOne; the weight halves every failureHalf and with each success.
+	// Three in a minute without a success between them ban: a peer that fails every other call
+	// stays below that and is only scored down.
+	weightOne   = 1000
+	weightBan   = 2500 // two and a half, so that three failures spread over 20 s still count
+	weightMost  = 8 * weightOne
+	failureHalf = time.Minute
+
+	// Failures this close together are one: a lost connection takes all its calls with it.
+	failureBurst = 100 * time.Millisecond
+
+	// A failed attempt costs a caller about this much: to notice, and to start again elsewhere.
+	failurePenalty Micros = 100_000
+
+	// A wrong answer costs far more than any delay. Time alone makes it forgotten.
+	wrongPenalty Micros = 1_000_000
+	wrongHalf           = time.Hour
+	wrongMost           = 64 * weightOne
+
+	// Latencies of long ago were measured on another network or another machine.
+	latencyHalf = 10 * time.Minute
+
+	// A peer that calls itself overloaded is believed for this long at most.
+	maxBusy = time.Minute
+)
+
+// Ban says whether a peer should be asked at all.
+type Ban uint8
+
+// The sorts of ban.
+const (
+	BanNone    Ban = 0
+	BanFailing Ban = 1 // it failed; asked only if there is nobody else
+	BanLying   Ban = 2 // it gave wrong answers; not asked
+)
+
+// record is what is remembered of one peer.
+type record struct {
+	Peer      cellproto.PeerID `json:"peer"`
+	Latency   *Latency         `json:"latency,omitempty"`
+	Aged      time.Time        `json:"aged,omitzero"`      // until when Latency's records have been halved
+	Failures  int              `json:"failures,omitempty"` // weight, in thousandths of a failure
+	FailedAt  time.Time        `json:"failed_at,omitzero"` // as of when Failures stands
+	Wrong     int              `json:"wrong,omitempty"`    // weight, in thousandths of a wrong answer
+	WrongAt   time.Time        `json:"wrong_at,omitzero"`
+	Bans      int              `json:"bans,omitempty"` // in a row
+	BanUntil  time.Time        `json:"ban_until,omitzero"`
+	BanFrom   time.Time        `json:"ban_from,omitzero"`
+	Lying     bool             `json:"lying,omitempty"` // the sort of the last ban
+	BusyUntil time.Time        `json:"busy_until,omitzero"`
+
+	used uint64
+}
+
+// Reputation remembers how peers have served this caller: latencies, failures, wrong answers. It
+// deprioritises by Penalty, then bans for 15 s doubling to an hour. All of it fades: failures with
+// time and with each success, latencies and wrong answers with time.
+//
+// It is not safe for concurrent use. Its JSON is deterministic.
+type Reputation struct {
+	peers map[cellproto.PeerID]*record
+	clock uint64 // counts uses, for the order of use
+}
+
+// NewReputation makes one that remembers nobody.
+func NewReputation() *Reputation {
+	return &Reputation{peers: map[cellproto.PeerID]*record{}}
+}
+
+// Len is how many peers are remembered.
+func (r *Reputation) Len() int { return len(r.peers) }
+
+// Called records what became of a call: err's kind (0: it succeeded) and how long it took from
+// request to reply. This is the one method that a caller needs after each call, except Wrong.
+//
+// A reply that carries an error of the function, or one that the caller is to blame for, is a
+// success of the peer, but its time is not recorded. Canceled says nothing about the peer.
+func (r *Reputation) Called(now time.Time, peer cellproto.PeerID, kind cellproto.Kind, took, retryAfter time.Duration) {
+	switch kind {
+	case 0:
+		r.Succeeded(now, peer, took)
+	case cellproto.Canceled:
+	case cellproto.Overloaded:
+		r.Busy(now, peer, retryAfter)
+	case cellproto.Corrupt:
+		r.Wrong(now, peer)
+	case cellproto.FuncError, cellproto.BadInput, cellproto.TooLarge, cellproto.Denied,
+		cellproto.NotFound, cellproto.Incompatible, cellproto.Unsupported:
+		if rec := r.peers[peer]; rec != nil {
+			rec.forgive(now)
+		}
+	default:
+		r.Failed(now, peer)
+	}
+}
+
+// Succeeded records a call that was answered. It halves the weight of failures and ends a ban for
+// failures, so that a peer that was restarted comes back at once.
+func (r *Reputation) Succeeded(now time.Time, peer cellproto.PeerID, took time.Duration) {
+	rec := r.touch(peer)
+	if rec == nil {
+		return
+	}
+	rec.age(now)
+	if rec.Latency == nil {
+		rec.Latency, rec.Aged = new(Latency), now
+	}
+	rec.Latency.Record(took)
+	rec.forgive(now)
+}
+
+// Failed records a call that got no answer through the peer's fault, or the network's.
+func (r *Reputation) Failed(now time.Time, peer cellproto.PeerID) {
+	rec := r.touch(peer)
+	if rec == nil {
+		return
+	}
+	if d := now.Sub(rec.FailedAt); rec.Failures >= weightOne && d >= 0 && d < failureBurst {
+		return
+	}
+	rec.Failures = min(faded(rec.Failures, now.Sub(rec.FailedAt), failureHalf)+weightOne, weightMost)
+	rec.FailedAt = now
+	// Whoever fails right after a ban has not changed: once is enough.
+	probation := rec.bans(now) > 0 && !rec.Lying
+	if rec.Failures >= weightBan || probation {
+		rec.ban(now, false)
+	}
+}
+
+// Wrong records an answer that was proven false: by a quorum, or by a signature or a hash. It bans
+// at once.
+func (r *Reputation) Wrong(now time.Time, peer cellproto.PeerID) {
+	rec := r.touch(peer)
+	if rec == nil {
+		return
+	}
+	rec.Wrong = min(faded(rec.Wrong, now.Sub(rec.WrongAt), wrongHalf)+weightOne, wrongMost)
+	rec.WrongAt = now
+	rec.ban(now, true)
+}
+
+// Busy records that the peer is overloaded and asked to be left alone for a while, of which a
+// minute at most is honoured. It is no failure.
+func (r *Reputation) Busy(now time.Time, peer cellproto.PeerID, retryAfter time.Duration) {
+	if rec := r.touch(peer); rec != nil {
+		rec.BusyUntil = now.Add(min(max(retryAfter, failureBurst), maxBusy))
+	}
+}
+
+// Penalty is what the peer's reputation adds to its score, in µs: recent failures, wrong answers,
+// and the rest of the time for which it asked to be left alone.
+func (r *Reputation) Penalty(now time.Time, peer cellproto.PeerID) Micros {
+	rec := r.peers[peer]
+	if rec == nil {
+		return 0
+	}
+	p := Micros(faded(rec.Failures, now.Sub(rec.FailedAt), failureHalf)) * failurePenalty / weightOne
+	p += Micros(faded(rec.Wrong, now.Sub(rec.WrongAt), wrongHalf)) * wrongPenalty / weightOne
+	p += MicrosOf(min(rec.BusyUntil.Sub(now), maxBusy))
+	return p.clamp()
+}
+
+// Banned says whether the peer is banned now and until when; never longer than an hour from now.
+func (r *Reputation) Banned(now time.Time, peer cellproto.PeerID) (Ban, time.Time) {
+	rec := r.peers[peer]
+	if rec == nil || !rec.banned(now) {
+		return BanNone, time.Time{}
+	}
+	until := rec.BanUntil
+	if most := now.Add(MaxBan); until.After(most) { // the clock was set back
+		until = most
+	}
+	if rec.Lying {
+		return BanLying, until
+	}
+	return BanFailing, until
+}
+
+// Observed gives what a race needs to know of the peer. It counts as no use.
+func (r *Reputation) Observed(now time.Time, peer cellproto.PeerID) Observed {
+	rec := r.peers[peer]
+	if rec == nil {
+		return Observed{}
+	}
+	o := Observed{
+		Failures: (faded(rec.Failures, now.Sub(rec.FailedAt), failureHalf) + weightOne/2) / weightOne,
+		Penalty:  r.Penalty(now, peer),
+	}
+	o.Ban, o.BannedUntil = r.Banned(now, peer)
+	rec.age(now)
+	if l := rec.Latency; l != nil {
+		o.P50, o.P99, o.Calls = l.P50(), l.P99(), l.Count()
+	}
+	return o
+}
+
+// touch finds or makes the record of a peer and marks it as used; nil for no name or one that is
+// none.
+func (r *Reputation) touch(peer cellproto.PeerID) *record {
+	if peer == "" || len(peer) > maxPeerID {
+		return nil
+	}
+	rec := r.peers[peer]
+	if rec == nil {
+		if len(r.peers) >= MaxPeers {
+			r.evict()
+		}
+		rec = &record{Peer: peer}
+		r.peers[peer] = rec
+	}
+	r.clock++
+	rec.used = r.clock
+	return rec
+}
+
+// evict forgets the least recently used peer, if possible one that never lied: a liar must not be
+// able to wash itself clean with a thousand new names.
+func (r *Reputation) evict() {
+	var victim *record
+	for _, rec := range r.peers {
+		switch {
+		case victim == nil, victim.Wrong > 0 && rec.Wrong == 0:
+			victim = rec
+		case rec.Wrong > 0 && victim.Wrong == 0:
+		case rec.used < victim.used:
+			victim = rec
+		}
+	}
+	delete(r.peers, victim.Peer)
+}
+
+// byUse orders the records, the least recently used first.
+func (r *Reputation) byUse() []*record {
+	out := make([]*record, 0, len(r.peers))
+	for _, rec := range r.peers {
+		out = append(out, rec)
+	}
+	slices.SortFunc(out, func(a, b *record) int {
+		if a.used < b.used {
+			return -1
+		}
+		return 1
+	})
+	return out
+}
+
+// age halves the latencies for the time that has passed.
+func (rec *record) age(now time.Time) {
+	if rec.Latency == nil {
+		return
+	}
+	d := now.Sub(rec.Aged)
+	if d < 0 { // the clock was set back
+		rec.Aged = now
+		return
+	}
+	n := int64(d / latencyHalf)
+	for i := int64(0); i < n && rec.Latency.Count() > 0; i++ {
+		rec.Latency.Halve()
+	}
+	rec.Aged = rec.Aged.Add(time.Duration(n) * latencyHalf)
+	if rec.Latency.Count() == 0 {
+		rec.Latency = nil
+	}
+}
+
+func (rec *record) banned(now time.Time) bool {
+	return now.Before(rec.BanUntil) && !now.Before(rec.BanFrom.Add(-MaxBan))
+}
+
+// bans is how many bans in a row still count: each hour since the last one forgives one.
+func (rec *record) bans(now time.Time) int {
+	if rec.BanUntil.IsZero() {
+		return 0
+	}
+	quiet := max(now.Sub(rec.BanUntil), 0)
+	return max(rec.Bans-int(quiet/time.Hour), 0)
+}
+
+// ban bans for twice as long as the time before. Whatever else happens while a ban lasts is the
+// same trouble still, and does not make it longer; but a lie outranks failures.
+func (rec *record) ban(now time.Time, lying bool) {
+	if rec.banned(now) && (rec.Lying || !lying) {
+		return
+	}
+	rec.Bans = min(rec.bans(now)+1, maxBans)
+	rec.Lying = lying
+	rec.BanFrom = now
+	rec.BanUntil = now.Add(min(FirstBan<<(rec.Bans-1), MaxBan))
+}
+
+// forgive is what an answer does for a peer.
+func (rec *record) forgive(now time.Time) {
+	if rec.Failures > 0 {
+		rec.Failures = faded(rec.Failures, now.Sub(rec.FailedAt), failureHalf) / 2
+		rec.FailedAt = now
+	}
+	if rec.Lying || rec.BanUntil.IsZero() {
+		return
+	}
+	rec.Bans = max(rec.bans(now)-1, 0)
+	rec.BanUntil = now // ends a ban that runs, and begins the quiet time anew
+	if rec.Bans == 0 {
+		rec.BanUntil, rec.BanFrom = time.Time{}, time.Time{}
+	}
+}
+
+// faded is what remains of a weight after d: half after each half-life, linear between, in whole
+// numbers, so that every machine gives the same. Time that ran backwards changes nothing.
+func faded(weight int, d, half time.Duration) int {
+	if d <= 0 || weight == 0 {
+		return weight
+	}
+	n := d / half
+	if n >= 32 {
+		return 0
+	}
+	weight >>= n
+	return weight - int(int64(weight)*int64(d%half)/int64(2*half))
+}

@@ -1,0 +1,183 @@
+package race
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+// Reason says why it is time to race.
+type Reason string
+
+// The reasons to race.
+const (
+	NoReason   Reason = ""          // go on with the winner
+	NoWinner   Reason = "no winner" // nothing is known yet
+	Failure    Reason = "failure"   // a call to the winner failed
+	Slow       Reason = "slow call" // a call took over Policy.SlowFactor times the p99
+	ManyCalls  Reason = "calls"     // Policy.EveryCalls were made since the last race
+	Expired    Reason = "expired"   // the decision is older than Policy.Keep
+	Unfinished Reason = "hurried"   // the last race did not wait for everyone
+)
+
+// Policy says how long a winner is believed. The zero value is the default; so is a zero field.
+type Policy struct {
+	Keep       time.Duration // a winner is raced again after this; default 30 s
+	Stale      time.Duration // past this it is not used until a race has confirmed it; default 10 min
+	EveryCalls int           // and after so many calls; default 1,000
+	// MinGap is the least time between two races for any reason but a failure; default 1 s. So
+	// that heavy tails, which are slow now and then by nature, do not make a caller race all the
+	// time, the gap for slow calls doubles with each race that changed nothing, up to Keep.
+	MinGap time.Duration
+}
+
+// slowNum/slowDen is the 1.5 of "a call took over 1.5x the cached p99".
+const slowNum, slowDen = 3, 2
+
+func (p Policy) withDefaults() Policy {
+	if p.Keep <= 0 {
+		p.Keep = 30 * time.Second
+	}
+	if p.Stale <= 0 {
+		p.Stale = 10 * time.Minute
+	}
+	if p.EveryCalls <= 0 {
+		p.EveryCalls = 1000
+	}
+	if p.MinGap <= 0 {
+		p.MinGap = time.Second
+	}
+	return p
+}
+
+// Cached is the winner that calls go to, and what has happened since it won. The zero value has no
+// winner. It is stored as winner.json.
+//
+// The old winner serves while a new race runs: Begin, then Take or Give up.
+type Cached struct {
+	Peer    cellproto.PeerID `json:"peer"`
+	Source  string           `json:"source,omitempty"`
+	Score   Micros           `json:"score_us"`
+	P99     Micros           `json:"p99_us"` // of whole calls, as expected when it won
+	Decided time.Time        `json:"decided"`
+	Calls   int              `json:"calls"`             // since then
+	Hurried bool             `json:"hurried,omitempty"` // Decision.Hurried
+	Same    int              `json:"same,omitempty"`    // races for slow calls in a row that changed nothing
+
+	slow   bool
+	failed bool      // since the last success
+	hurt   bool      // a failure that no race has followed yet
+	racing Reason    // why the race that runs now was begun
+	gaveUp time.Time // when the last race ended without a result
+}
+
+// Called counts a call to the winner that was answered, and notes whether it was slow. Calls with
+// bodies are as slow as the body is long: for them took is 0.
+func (c *Cached) Called(took time.Duration) {
+	c.Calls++
+	c.failed = false
+	if c.P99 > 0 && MicrosOf(took)*slowDen > c.P99*slowNum {
+		c.slow = true
+	}
+}
+
+// Failed notes that a call to the winner failed by its fault. Until the next success or the next
+// race it does not serve.
+func (c *Cached) Failed() { c.failed, c.hurt = true, true }
+
+// Serves says that calls go to the winner now, whether a race runs or not. If not, a call takes the
+// next of the last ranking or waits for a race.
+func (c *Cached) Serves(now time.Time, p Policy) bool {
+	return c.Peer != "" && !c.failed && !c.stale(now, p.withDefaults())
+}
+
+// stale says that the decision is too old to call the winner unasked. One from the future, but for
+// the moment by which concurrent callers read their clocks apart, was made before the clock was set
+// back: its age is unknown.
+func (c *Cached) stale(now time.Time, p Policy) bool {
+	age := now.Sub(c.Decided)
+	return age >= p.Stale || age < -p.MinGap
+}
+
+// ShouldRace says whether to begin a race now, and why. It costs a few nanoseconds, so that it can
+// be asked at every call. While a race runs the answer is NoReason.
+func (c *Cached) ShouldRace(now time.Time, p Policy) Reason {
+	p = p.withDefaults()
+	age := now.Sub(c.Decided) // or, if later, since a race was given up
+	if c.gaveUp.After(c.Decided) {
+		age = now.Sub(c.gaveUp)
+	}
+	gap := min(p.MinGap<<min(c.Same, 20), max(p.Keep, p.MinGap))
+	switch {
+	case c.racing != NoReason:
+		return NoReason
+	case c.Peer == "":
+		return NoWinner
+	case c.hurt, c.failed:
+		return Failure
+	case age >= p.Keep, c.stale(now, p):
+		return Expired
+	case c.slow && age >= gap:
+		return Slow
+	case age < p.MinGap:
+		return NoReason
+	case c.Calls >= p.EveryCalls:
+		return ManyCalls
+	case c.Hurried:
+		return Unfinished
+	}
+	return NoReason
+}
+
+// Begin notes that a race for this reason has begun.
+func (c *Cached) Begin(why Reason) {
+	c.racing = why
+	c.hurt = false
+}
+
+// Take switches to the winner of the race that Begin noted. A race without one is given up.
+func (c *Cached) Take(d *Decision) {
+	why := c.racing
+	if d.Winner == "" {
+		c.GiveUp(d.At)
+		return
+	}
+	w := d.Ranking[0]
+	next := Cached{
+		Peer: w.Peer, Source: w.Source, Score: w.Score, P99: w.CallP99,
+		Decided: d.At, Hurried: d.Hurried,
+		hurt: c.hurt && c.Peer == w.Peer, // it failed again while the race ran
+	}
+	if why == Slow && c.Peer == w.Peer {
+		next.Same = c.Same + 1
+	} else if c.Peer == w.Peer && c.slow {
+		next.Same = c.Same
+	}
+	*c = next
+}
+
+// GiveUp notes that the race ended without a result. The winner stays as it was, and what was due,
+// unless it is a failure, is due again later.
+func (c *Cached) GiveUp(now time.Time) {
+	c.racing = NoReason
+	c.slow, c.Hurried, c.Calls = false, false, 0
+	c.gaveUp = now
+}
+
+// ParseCached reads winner.json. What cannot be is an error of kind Corrupt: race as if there were
+// no file.
+func ParseCached(data []byte) (Cached, error) {
+	const op = "read winner.json"
+	var c Cached
+	if len(data) > maxWinnerJSON {
+		return Cached{}, cellproto.Errorf(op, cellproto.Corrupt, "%d bytes are more than it can have", len(data))
+	}
+	if err := json.Unmarshal(data, &c); err != nil {
+		return Cached{}, cellproto.Errorf(op, cellproto.Corrupt, "%w", err)
+	}
+	if c.Peer == "" || len(c.Peer) > maxPeerID || c.Score < 0 || c.P99 < 0 || c.P99 > maxMicros || c.Calls < 0 || c.Same < 0 {
+		return Cached{}, cellproto.Errorf(op, cellproto.Corrupt, "impossible values")
+	}
+	return c, nil
+}

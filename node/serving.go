@@ -1,0 +1,315 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"github.com/ipfs/go-cid"
+	"go.uber.org/zap"
+	"lukechampine.com/blake3"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/celltoml"
+	"github.com/celldnet/celld/cellproto/signed"
+	"github.com/celldnet/celld/node/call"
+)
+
+// Files under cache/. All can be deleted: they are made again from the program.
+const (
+	manifestFile = "manifest.cbor" // the block published last
+	schemaFile   = "schema.json"   // canonical JSON
+	schemaOfFile = "schema.of"     // which program it is the schema of: schemaOf as JSON
+)
+
+// serving keeps what the cell serves: the schema of its program and the manifest under which it is
+// published. It tells the server half, and announces.
+type serving struct {
+	n *nucleus
+
+	mu       sync.Mutex
+	schema   *cellproto.Schema
+	binary   signed.Digest    // BLAKE3 of the program, as of the last look
+	stat     os.FileInfo      // of the program then
+	manifest *signed.Manifest // nil: not published
+	id       cid.Cid          // of manifest
+	name     string           // IPNS; "" while it is not known
+}
+
+func newServing(n *nucleus) *serving { return &serving{n: n} }
+
+func (s *serving) cacheFile(name string) string { return filepath.Join(s.n.cfg.Dir, "cache", name) }
+
+// resume takes up what an earlier run, or the original of this copy, has left: the schema, if the
+// program is still the same, and the manifest, if it names this very program. It announces it.
+func (s *serving) resume(ctx context.Context) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.n.cfg.Headless() {
+		return
+	}
+	if err := s.look(); err != nil {
+		s.n.log.Warn("the program cannot be read", zap.Error(err))
+	}
+	s.schema = s.savedSchema()
+	if s.n.cfg.Privacy.Placement != celltoml.PlacementLocal {
+		s.manifest, s.id = s.savedManifest()
+	}
+	s.apply()
+	if s.manifest != nil {
+		s.announce(ctx)
+		s.keepName()
+	}
+}
+
+// look hashes the program, unless it is the file that it was. s.mu is held.
+func (s *serving) look() error {
+	path := s.n.cfg.Path(s.n.cfg.Cell.Binary)
+	info, err := os.Stat(path)
+	if err != nil {
+		s.stat = nil
+		return cellproto.Errorf("read "+path, cellproto.KindOf(err), "%w", err).WithHint("Build it: cellctl build %s", s.n.cfg.Dir)
+	}
+	if s.stat != nil && os.SameFile(info, s.stat) && info.ModTime().Equal(s.stat.ModTime()) && info.Size() == s.stat.Size() {
+		return nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return cellproto.Errorf("read "+path, cellproto.KindOf(err), "%w", err)
+	}
+	defer f.Close()
+	h := blake3.New(32, nil)
+	if _, err := io.Copy(h, f); err != nil {
+		return cellproto.Errorf("read "+path, cellproto.Failed, "%w", err)
+	}
+	h.Sum(s.binary[:0])
+	s.stat = info
+	return nil
+}
+
+// schemaOf says which program cache/schema.json belongs to.
+type schemaOf struct {
+	BLAKE3 signed.Digest `json:"blake3"`
+}
+
+// savedSchema reads the schema of this very program: one that it ships, else the cached one. What is
+// damaged or of another program counts as missing. s.mu is held.
+func (s *serving) savedSchema() *cellproto.Schema {
+	if s.n.cfg.Cell.Speaks == celltoml.JSONL {
+		schema, err := readSchema(s.n.cfg.Path("schema.json"))
+		if err != nil {
+			s.n.log.Warn("schema.json cannot be used", zap.Error(err))
+			return nil
+		}
+		s.saveSchema(schema)
+		return schema
+	}
+	data, err := os.ReadFile(s.cacheFile(schemaOfFile))
+	var of schemaOf
+	if err != nil || json.Unmarshal(data, &of) != nil || s.stat == nil || of.BLAKE3 != s.binary {
+		return nil
+	}
+	schema, err := readSchema(s.cacheFile(schemaFile))
+	if err != nil {
+		return nil
+	}
+	return schema
+}
+
+func readSchema(path string) (*cellproto.Schema, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, cellproto.Errorf("read "+path, cellproto.KindOf(err), "%w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, cellproto.MaxSchema+1))
+	if err != nil {
+		return nil, cellproto.Errorf("read "+path, cellproto.Failed, "%w", err)
+	}
+	return cellproto.ParseSchema(data)
+}
+
+// saveSchema keeps the schema for callers on this machine and for the next start. s.mu is held.
+func (s *serving) saveSchema(schema *cellproto.Schema) {
+	of, err := json.Marshal(schemaOf{s.binary})
+	if err == nil {
+		err = s.write(schemaFile, schema.Canonical())
+	}
+	if err == nil {
+		err = s.write(schemaOfFile, of)
+	}
+	if err != nil {
+		s.n.log.Warn("cannot cache the schema", zap.Error(err))
+	}
+}
+
+// write replaces a file under cache/.
+func (s *serving) write(name string, data []byte) error {
+	path := s.cacheFile(name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return cellproto.Errorf("write "+path, cellproto.KindOf(err), "%w", err)
+	}
+	if err := renameio.WriteFile(path, data, 0o600); err != nil {
+		return cellproto.Errorf("write "+path, cellproto.KindOf(err), "%w", err)
+	}
+	return nil
+}
+
+// savedManifest reads the manifest of the last publish, if it still fits: the same name, and this
+// program among its artefacts. s.mu is held.
+func (s *serving) savedManifest() (*signed.Manifest, cid.Cid) {
+	block, err := os.ReadFile(s.cacheFile(manifestFile))
+	if err != nil {
+		return nil, cid.Undef
+	}
+	m, id, err := openBlock(block)
+	if err != nil {
+		s.n.log.Warn("the saved manifest is damaged", zap.Error(err))
+		return nil, cid.Undef
+	}
+	if m.Name != s.n.cfg.Cell.Name {
+		return nil, cid.Undef
+	}
+	for _, a := range m.Artefacts {
+		if s.stat != nil && a.BLAKE3 == s.binary {
+			return m, id
+		}
+	}
+	s.n.log.Info("the program is not the one that was published", zap.Stringer("cid", id))
+	return nil, cid.Undef
+}
+
+// apply tells the server half what is served now. s.mu is held.
+func (s *serving) apply() {
+	id := cellproto.CellID("")
+	if s.manifest != nil {
+		id = cellproto.CellID(s.id.String())
+	}
+	now, err := call.NewServing(id, s.schema)
+	if err != nil {
+		s.n.log.Error("the schema cannot be served", zap.Error(err))
+		return
+	}
+	s.n.server.Set(now)
+}
+
+// announce makes the cell findable: its manifest, and for other IPFS nodes its artefacts and schema.
+// s.mu is held.
+func (s *serving) announce(context.Context) {
+	s.n.dht.Announce(s.id)
+	for _, l := range s.links() {
+		s.n.dht.Announce(l)
+	}
+}
+
+// keepName goes on republishing the cell's IPNS name, if this copy has its key.
+func (s *serving) keepName() {
+	key, err := readKey(filepath.Join(s.n.cfg.Dir, "keys", nameKeyFile))
+	if err != nil {
+		return // a copy without the name's key serves, and names nothing
+	}
+	if s.name, err = s.n.dht.KeepName(key, s.id); err != nil {
+		s.n.log.Warn("cannot keep the name", zap.Error(err))
+	}
+}
+
+func (s *serving) links() []cid.Cid {
+	var out []cid.Cid
+	if s.manifest.Schema.Defined() {
+		out = append(out, s.manifest.Schema.Cid)
+	}
+	for _, a := range s.manifest.Artefacts {
+		if a.BLAKE3 == s.binary {
+			out = append(out, a.CID.Cid)
+		}
+	}
+	return out
+}
+
+// published gives the manifest that is served, or nil.
+func (s *serving) published() (*signed.Manifest, cid.Cid) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.manifest, s.id
+}
+
+// learn makes sure that the schema is the one of the program at the end of conn. It costs nothing
+// when the hello names the one that is known.
+func (s *serving) learn(ctx context.Context, conn *cellproto.Conn) error {
+	hello, err := conn.PeerHello(ctx)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.schema != nil {
+		if hash := s.schema.Hash(); string(hello.Schema) == string(hash[:]) {
+			return nil
+		}
+	}
+	if len(hello.Schema) == 0 {
+		return nil // the program has none
+	}
+	ctx, cancel := context.WithTimeout(ctx, schemaTimeout)
+	defer cancel()
+	schema, err := askSchema(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if err := s.look(); err != nil {
+		return err
+	}
+	s.schema = schema
+	s.saveSchema(schema)
+	s.apply()
+	return nil
+}
+
+const schemaTimeout = 5 * time.Second // for the program to give its schema
+
+func askSchema(ctx context.Context, conn *cellproto.Conn) (*cellproto.Schema, error) {
+	reply, err := conn.Call(ctx, &cellproto.Request{Header: cellproto.Header{Func: cellproto.FuncSchema}})
+	if err != nil {
+		return nil, err
+	}
+	raw, err := reply.Bytes(cellproto.MaxSchema)
+	if err != nil {
+		return nil, err
+	}
+	return cellproto.ParseSchema(raw)
+}
+
+// watched is a program whose schema is learned at each start, before the first call reaches it.
+type watched struct {
+	call.Program
+	s *serving
+}
+
+// Conn starts the program and learns its schema.
+func (w watched) Conn(ctx context.Context) (*cellproto.Conn, error) {
+	conn, err := w.Program.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return conn, w.s.learn(ctx, conn)
+}
+
+// digest gives the BLAKE3 of the program, as of the last look.
+func (s *serving) digest() signed.Digest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.binary
+}
+
+// changed says that there was a publish, but of another program than there is now.
+func (s *serving) changed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last, _ := s.lastPublished()
+	return last != nil && s.manifest == nil
+}
