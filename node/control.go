@@ -233,9 +233,11 @@ func (n *nucleus) ctlUse(w http.ResponseWriter, r *http.Request) {
 		defer res.Reply.Body.Close()
 		body = res.Reply.Body
 	}
+	// The arguments' schema was perhaps asked for first, and the race held for that.
+	raced := res.Raced || res.Cached && res.Decided.After(begin)
 	meta := ctl.UseMeta{
 		Codec: codecName(res.Reply.Header.Codec), Provider: res.Provider, Source: res.Source,
-		TookUS: time.Since(begin).Microseconds(), Raced: res.Raced, Cached: res.Cached,
+		TookUS: time.Since(begin).Microseconds(), Raced: raced, Cached: !raced && res.Cached,
 	}
 	if err := out.Result(meta); err != nil {
 		return

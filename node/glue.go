@@ -2,10 +2,13 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -20,19 +23,56 @@ import (
 // finder is the DHT as node/call sees it.
 type finder struct{ *dht.DHT }
 
-// Find passes the providers on.
-func (f finder) Find(ctx context.Context, c cid.Cid) <-chan call.Found {
+// Find waits until the DHT has a peer to ask, and passes the providers on.
+func (f finder) Find(ctx context.Context, c cid.Cid) (<-chan call.Found, func() string) {
 	out := make(chan call.Found)
+	var progress atomic.Pointer[dht.Progress]
 	go func() { // ends with the search, which ends with ctx
 		defer close(out)
-		for p := range f.DHT.Find(ctx, c) {
+		f.joined(ctx)
+		found, p := f.FindWithProgress(ctx, c)
+		progress.Store(p)
+		for p := range found {
 			select {
 			case out <- call.Found{Info: p.Info, Source: p.Source}:
 			case <-ctx.Done():
 			}
 		}
 	}()
-	return out
+	return out, func() string { return f.howFar(progress.Load()) }
+}
+
+// ResolveName waits likewise.
+func (f finder) ResolveName(ctx context.Context, name string) (cid.Cid, error) {
+	f.joined(ctx)
+	return f.DHT.ResolveName(ctx, name)
+}
+
+// joined waits until the DHT has a peer to ask: a nucleus that was just started has none yet. It
+// gives up at once when nobody is to be expected, and when ctx ends.
+func (f finder) joined(ctx context.Context) {
+	tick := time.NewTicker(10 * time.Millisecond) // the routing table does not tell
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		st := f.Status()
+		if st.WANPeers+st.LANPeers > 0 || st.BootstrapTotal == 0 && st.MDNSPeers == 0 {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (f finder) howFar(p *dht.Progress) string {
+	st := f.Status()
+	if p == nil {
+		return fmt.Sprintf("no peer of the network %s can be reached (%d of %d bootstrap peers are connected)",
+			st.Network, st.Bootstrapped, st.BootstrapTotal)
+	}
+	return fmt.Sprintf("%d answers of the %d peers that are known in the DHT of the network %s, under %d keys, named %d providers",
+		p.Asked(), st.WANPeers+st.LANPeers, st.Network, p.Keys, p.Read())
 }
 
 // allowedKeys reads [auth] allowed_keys: peer IDs as text, or files under keys/ that hold one.

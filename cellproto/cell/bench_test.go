@@ -1,6 +1,7 @@
 package cell
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -92,6 +93,12 @@ func BenchmarkServe(b *testing.B) {
 	})
 	b.Run("raw-slow", func(b *testing.B) {
 		batches(b, cellproto.Header{FuncNum: 1}, payload, FuncRaw("echo", echo).Slow())
+	})
+	b.Run("raw-yield", func(b *testing.B) {
+		batches(b, cellproto.Header{FuncNum: 1}, payload, FuncRaw("echo", func(ctx context.Context, in []byte) ([]byte, error) {
+			Yield(ctx)
+			return in, nil
+		}))
 	})
 	b.Run("json", func(b *testing.B) {
 		batches(b, cellproto.Header{FuncNum: 1, Codec: cellproto.JSON}, []byte(`{"a":3,"b":4}`), Func("add", add))

@@ -13,4 +13,5 @@
 // (Call, Do) and asking the context for Done both hand the reading over to a fresh goroutine, once a
 // call. So an inline function may call its own cell, or select on ctx.Done(), without a deadlock.
 // What waits on something else (a disk, a lock, time.Sleep) is declared Slow, or calls Yield first.
+// Declare Slow also what always waits: handing over costs more than a goroutine.
 package cell

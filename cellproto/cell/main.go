@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"os/signal"
 	"strconv"
@@ -72,15 +71,17 @@ func inherited(number string) (cellproto.Transport, error) {
 	if err != nil {
 		return nil, cellproto.Errorf("open "+cellproto.EnvFD, cellproto.BadInput, "%.20q is not the number of a descriptor", number)
 	}
-	f := os.NewFile(uintptr(fd), cellproto.EnvFD)
-	defer f.Close()
-	conn, err := net.FileConn(f) // a duplicate that is closed on exec
-	if err != nil {
+	// Not net.FileConn: package net, with cgo, would make every program a dynamic one, which takes a
+	// millisecond more to start.
+	syscall.CloseOnExec(int(fd))
+	if _, err := syscall.Getsockname(int(fd)); err != nil {
 		return nil, cellproto.Errorf("open "+cellproto.EnvFD, cellproto.BadInput, "descriptor %d is not a socket: %w", fd, err)
 	}
-	if err := os.Unsetenv(cellproto.EnvFD); err != nil {
-		conn.Close()
+	if err := syscall.SetNonblock(int(fd), true); err != nil { // so that reading it occupies no thread
 		return nil, cellproto.Errorf("open "+cellproto.EnvFD, cellproto.Failed, "%w", err)
 	}
-	return conn, nil
+	if err := os.Unsetenv(cellproto.EnvFD); err != nil {
+		return nil, cellproto.Errorf("open "+cellproto.EnvFD, cellproto.Failed, "%w", err)
+	}
+	return os.NewFile(uintptr(fd), cellproto.EnvFD), nil
 }

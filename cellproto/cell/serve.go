@@ -115,15 +115,16 @@ func newServer(cfg Config, functions []*Function) (*server, error) {
 		schema: cellproto.Schema{Cell: cfg.Name, Functions: make(map[string]cellproto.Function, len(functions))},
 	}
 	s.flights.init()
-	for _, f := range functions {
+	for _, declared := range functions {
+		f := *declared // it may be served twice, or be declared further
 		if s.functions[f.name] != nil {
 			return nil, cellproto.Errorf("serve", cellproto.BadInput, "two functions are named %q", f.name)
 		}
-		declared, err := f.compile()
+		schema, err := f.compile()
 		if err != nil {
 			return nil, err
 		}
-		s.functions[f.name], s.schema.Functions[f.name] = f, declared
+		s.functions[f.name], s.schema.Functions[f.name] = &f, schema
 	}
 	if err := s.schema.Validate(); err != nil {
 		return nil, err

@@ -108,15 +108,18 @@ func (l *localCall) function(ctx context.Context) (cellproto.Function, error) {
 	if strings.HasPrefix(l.fn, cellproto.ReservedPrefix) {
 		return open, nil
 	}
+	// The cell's hello is on its way while the cache is read.
+	schema := readSchema(l.dir)
+	var hash cellproto.SchemaHash
+	if schema != nil {
+		hash = schema.Hash()
+	}
 	hello, err := l.conn.PeerHello(ctx)
 	if err != nil {
 		return open, wrapOp(l.op, err)
 	}
-	schema := readSchema(l.dir)
-	if schema != nil && len(hello.Schema) > 0 {
-		if hash := schema.Hash(); string(hash[:]) != string(hello.Schema) {
-			schema = nil
-		}
+	if len(hello.Schema) > 0 && string(hash[:]) != string(hello.Schema) {
+		schema = nil
 	}
 	if schema == nil {
 		schema, err = l.fetchSchema(ctx)

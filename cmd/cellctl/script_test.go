@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +12,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
+
+	"github.com/celldnet/celld/internal/ctl"
 )
 
 // binDir has the real binaries, built once for all scripts.
@@ -105,12 +109,32 @@ func runScripts(t *testing.T, endToEnd bool) {
 			e.Setenv("GOTOOLCHAIN", "local")
 			e.Setenv("GOFLAGS", "-buildvcs=false")
 			e.Setenv("GOWORK", "off")
+			e.Defer(func() { stopAll(t, e.WorkDir) })
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits": exits,
 		},
 	})
+}
+
+// stopAll stops the nuclei that a script has left running in its directory.
+func stopAll(t *testing.T, dir string) {
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || filepath.Base(path) != string(ctl.ControlSocket) {
+			return err
+		}
+		cell := filepath.Dir(filepath.Dir(path))
+		ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+		defer cancel()
+		if err := (&ctl.Client{Dir: cell}).Stop(ctx); err != nil {
+			return nil // it has stopped, or it does so now
+		}
+		return awaitStop(ctx, cell)
+	})
+	if err != nil {
+		t.Errorf("cannot stop what runs in %s: %v", dir, err)
+	}
 }
 
 // exits runs a command and checks its exit code: exits CODE COMMAND ARGS...

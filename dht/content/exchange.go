@@ -36,7 +36,7 @@ const (
 	messageBytes = 512 << 10              // a message of blocks is sent when it has as many bytes
 	haveAsBlock  = 1024                   // bytes up to which a peer that asks "have you?" gets the block itself, as boxo does
 	maxSenders   = 32                     // peers that are being sent blocks at once
-	maxStreamBuf = 64 << 10               // bytes charged for reading a stream at rest
+	maxStreamBuf = 8 << 10                // bytes charged for reading a stream at rest
 )
 
 // bitswapQuota: kubo keeps one stream open to us while it wants something, and opens one more for
@@ -151,12 +151,12 @@ func (x *exchange) received(p peer.ID, msg message.BitSwapMessage) {
 	x.mu.Lock()
 	for _, b := range msg.Blocks() {
 		for w := range x.waits[b.Cid()] {
-			w.block(p, b.RawData())
+			w.answer(reply{from: p, has: true, data: b.RawData()})
 		}
 	}
 	for _, c := range msg.DontHaves() {
 		for w := range x.waits[c] {
-			w.lacks(p)
+			w.answer(reply{from: p})
 		}
 	}
 	x.mu.Unlock()

@@ -14,6 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"go.uber.org/zap"
 	"lukechampine.com/blake3/bao"
 
 	"github.com/celldnet/celld/cellproto"
@@ -64,7 +65,7 @@ const (
 )
 
 // fetchQuota allows more streams than fetches, so that one too many is answered, not reset.
-var fetchQuota = quota{service: "cell.fetch", perPeer: 4 * maxFetchesPeer, total: 4 * maxFetches, memory: fetchBuf + groupBytes}
+var fetchQuota = quota{service: "cell.fetch", perPeer: 4 * maxFetchesPeer, total: 4 * maxFetches, memory: 2 * maxFetchRequest}
 
 // fetchRequest is what a requester sends.
 type fetchRequest struct {
@@ -166,6 +167,10 @@ func readFetchHead(r io.Reader) (h fetchHead, err error) {
 		if !read(text) {
 			return h, cellproto.Errorf(op, netKind(err), "%w", err)
 		}
+		switch kind {
+		case cellproto.Timeout, cellproto.Canceled, cellproto.Corrupt:
+			kind = cellproto.Unavailable // those are this side's to say
+		}
 		refusal := cellproto.Errorf("fetch", kind, "the peer says: %q", text)
 		refusal.RetryAfter = wait
 		return h, refusal
@@ -258,9 +263,7 @@ func (s *fetchSlots) take(p peer.ID) (free func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.total >= maxFetches || s.peers[p] >= maxFetchesPeer {
-		e := cellproto.Errorf("serve fetch", cellproto.Overloaded, "%d fetches are being served, %d of them to you", s.total, s.peers[p])
-		e.RetryAfter = fetchRetry
-		return nil, e
+		return nil, overloaded("%d fetches are being served, %d of them to you", s.total, s.peers[p])
 	}
 	if s.peers == nil {
 		s.peers = make(map[peer.ID]int)
@@ -275,6 +278,12 @@ func (s *fetchSlots) take(p peer.ID) (free func(), err error) {
 			delete(s.peers, p)
 		}
 	}, nil
+}
+
+func overloaded(format string, args ...any) error {
+	err := cellproto.Errorf("serve fetch", cellproto.Overloaded, format, args...)
+	err.RetryAfter = fetchRetry
+	return err
 }
 
 // begunError is a failure after the head of a good answer: only a reset can tell the peer.
@@ -294,6 +303,10 @@ func (s *Store) serveFetch(_ context.Context, st network.Stream) error {
 		return err
 	}
 	defer free()
+	if err := st.Scope().ReserveMemory(fetchBuf+groupBytes, network.ReservationPriorityMedium); err != nil {
+		return overloaded("no memory: %w", err)
+	}
+	defer st.Scope().ReleaseMemory(fetchBuf + groupBytes)
 	rec := s.files.byHash(req.sum)
 	if req.cid.Defined() {
 		rec = s.files.byCID(req.cid)
@@ -306,8 +319,11 @@ func (s *Store) serveFetch(_ context.Context, st network.Stream) error {
 	}
 	f, err := rec.open()
 	if err != nil {
-		s.files.drop(rec.file.CID)
-		return cellproto.Errorf("serve fetch", cellproto.NotFound, "the artefact is not here any more")
+		if cellproto.KindOf(err) == cellproto.NotFound {
+			s.files.drop(rec.file.CID)
+		}
+		s.log.Info("cannot serve an artefact", zap.Error(err)) // names a path, which is not the peer's business
+		return cellproto.Errorf("serve fetch", cellproto.KindOf(err), "the artefact cannot be read")
 	}
 	defer f.Close() // only read from
 	w := &deadlineWriter{st: st, stall: s.timing.stall}

@@ -20,11 +20,11 @@ import (
 const maxRounds = 16
 
 // FetchFile fetches the artefact want to the path dst, with the given permissions, in place of what
-// is there. It asks the peers in turn by /cell/fetch/1, which is verified while it streams: when one
+// is there; the directory must exist. It asks the peers in turn by /cell/fetch/1, which is verified while it streams: when one
 // of them fails or lies, the next goes on from the last good byte. When they cannot, it goes on by
 // bitswap, from them and from those that the routing finds. dst changes only at the end, in one step
 // and after an fsync; if it holds want already, nothing is fetched. progress is told how much is
-// there, whenever that grows; it may be nil.
+// there, whenever that changes; it may be nil.
 //
 // An interrupted fetch (kinds Timeout, Unavailable, NotFound, Overloaded, Failed) leaves what it has
 // beside dst in a hidden file "….part", and the next one goes on from there; after Canceled and
@@ -44,6 +44,10 @@ func (s *Store) FetchFile(ctx context.Context, want File, from []peer.AddrInfo, 
 		return cellproto.Errorf(op, cellproto.KindOf(err), "%w", err)
 	}
 	defer unlock()
+	caller := ctx
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.x.ctx, cancel)()
 	if sameFile(dst, want) {
 		if err := os.Chmod(dst, mode); err != nil {
 			return cellproto.Errorf(op, cellproto.KindOf(err), "%w", err)
@@ -64,8 +68,11 @@ func (s *Store) FetchFile(ctx context.Context, want File, from []peer.AddrInfo, 
 	if err == nil {
 		return nil
 	}
-	p.close(cellproto.KindOf(err))
 	e := cellproto.Errorf(op, cellproto.KindOf(err), "%w", err)
+	if e.Kind == cellproto.Canceled && caller.Err() == nil {
+		e.Kind = cellproto.Unavailable // the store is stopping: the next run goes on
+	}
+	p.close(e.Kind)
 	if errors.Is(err, syscall.ENOSPC) {
 		return e.WithHint("Free %d MiB on the disk of %s.", (want.Size-p.done)>>20+1, filepath.Dir(dst))
 	}

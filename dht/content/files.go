@@ -64,13 +64,13 @@ type record struct {
 	leaves   [][]byte // SHA-256 of each leaf of Chunk bytes
 }
 
-// open opens the artefact's file if it is still the same one: else NotFound. It never blocks, not
-// even on a named pipe that has taken the file's place.
+// open opens the artefact's file. NotFound: it is gone, or is not the one any more; other kinds may
+// pass. It never blocks, not even on a named pipe that has taken the file's place.
 func (r *record) open() (*os.File, error) {
 	op := "open artefact " + r.CID
 	f, st, err := openRegular(r.Path)
 	if err != nil {
-		return nil, cellproto.Errorf(op, cellproto.NotFound, "%w", err)
+		return nil, cellproto.Errorf(op, cellproto.KindOf(err), "%w", err)
 	}
 	if st != r.Stamp {
 		_ = f.Close()
@@ -90,7 +90,7 @@ func openRegular(path string) (*os.File, stamp, error) {
 	}
 	fi, err := f.Stat()
 	if err == nil && !fi.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no regular file", path)
+		err = cellproto.Errorf("open "+path, cellproto.NotFound, "it is no regular file")
 	}
 	if err != nil {
 		_ = f.Close()
@@ -162,23 +162,22 @@ func (g *registry) load(path string) error {
 }
 
 // add keeps a record, in place of an older one of the same artefact or the same file.
-func (g *registry) add(rec *record) error {
+func (g *registry) add(rec *record) {
 	if old := g.byPath(rec.Path); old != nil {
 		g.drop(old.file.CID)
 	}
 	g.drop(rec.file.CID)
 	g.insert(rec)
 	if g.dir == "" {
-		return nil
+		return
 	}
 	data, err := rec.encode()
 	if err == nil {
 		err = renameio.WriteFile(filepath.Join(g.dir, rec.CID), data, 0o600, renameio.WithTempDir(g.dir))
 	}
-	if err != nil {
-		return cellproto.Errorf("keep record of artefact "+rec.CID, cellproto.KindOf(err), "%w", err)
+	if err != nil { // it is served all the same, until the next start
+		g.log.Warn("cannot keep the record of an artefact", zap.String("path", rec.Path), zap.Error(err))
 	}
-	return nil
 }
 
 func (g *registry) insert(rec *record) {
@@ -285,11 +284,16 @@ func (r leafRef) size() int {
 func (g *registry) leaf(c cid.Cid) ([]byte, bool) {
 	for _, ref := range g.find(c) {
 		data, err := ref.read()
-		if err == nil && matches(c, data) {
+		if err == nil && !matches(c, data) {
+			err = cellproto.Errorf("read artefact "+ref.rec.CID, cellproto.NotFound, "its bytes have changed")
+		}
+		if err == nil {
 			return data, true
 		}
-		g.log.Info("dropping an artefact whose file has changed", zap.String("path", ref.rec.Path), zap.Error(err))
-		g.drop(ref.rec.file.CID)
+		g.log.Info("cannot read an artefact", zap.String("path", ref.rec.Path), zap.Error(err))
+		if cellproto.KindOf(err) == cellproto.NotFound {
+			g.drop(ref.rec.file.CID)
+		}
 	}
 	return nil, false
 }
@@ -302,6 +306,9 @@ func (r leafRef) read() ([]byte, error) {
 	defer f.Close() // only read from
 	data := make([]byte, r.size())
 	_, err = f.ReadAt(data, int64(r.index)*int64(r.rec.Chunk))
+	if err == io.EOF {
+		err = nil // the last leaf, or a file that was cut this moment: the hash tells
+	}
 	return data, err
 }
 
@@ -399,7 +406,8 @@ func (s *Store) AddFile(ctx context.Context, path string) (File, error) {
 		file:     File{CID: imp.root, Size: st.Size, BLAKE3: imp.sum},
 		outboard: imp.outboard, leaves: imp.leaves,
 	}
-	return rec.file, s.files.add(rec)
+	s.files.add(rec)
+	return rec.file, nil
 }
 
 // whole reports whether the inner nodes of an artefact's tree are here and sound. Its leaves are

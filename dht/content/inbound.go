@@ -18,7 +18,7 @@ type quota struct {
 	service string // its name in the resource manager
 	perPeer int    // streams open at once from one peer
 	total   int    // streams open at once
-	memory  int    // bytes that the handler of one stream uses, at most
+	memory  int    // bytes charged for each stream; a handler that needs more reserves it
 }
 
 // inbound is the adapter between the streams that strangers open and a handler that returns an

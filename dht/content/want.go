@@ -35,15 +35,10 @@ type wait struct {
 	replies chan reply       // room for one from each peer that may be asked
 }
 
-// block and lacks are called with exchange.mu held; a peer's second answer is dropped. A block
-// counts whoever sends it: its hash is right.
-func (w *wait) block(p peer.ID, data []byte) { w.answer(reply{from: p, has: true, data: data}, true) }
-
-func (w *wait) lacks(p peer.ID) { w.answer(reply{from: p}, false) }
-
-func (w *wait) answer(r reply, unasked bool) {
-	open, known := w.asked[r.from]
-	if !open && (known || !unasked) {
+// answer is called with exchange.mu held. A block counts whoever sends it, for its hash is right;
+// anything else counts once, from a peer that was asked.
+func (w *wait) answer(r reply) {
+	if !r.has && !w.asked[r.from] {
 		return
 	}
 	w.asked[r.from] = false
@@ -166,7 +161,7 @@ func (x *exchange) ask(ctx context.Context, p peer.ID, c cid.Cid, w *wait) bool 
 	x.out.run(func() {
 		if err := x.send(ctx, p, msg); err != nil {
 			x.mu.Lock()
-			w.answer(reply{from: p, err: err}, false)
+			w.answer(reply{from: p, err: err})
 			x.mu.Unlock()
 		}
 	})

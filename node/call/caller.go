@@ -23,8 +23,9 @@ type Found struct {
 }
 
 // Finder tells who may provide a cell. The channel is closed when the search is over; ctx ends it.
+// progress says, at any time, how far the search has got.
 type Finder interface {
-	Find(ctx context.Context, c cid.Cid) <-chan Found
+	Find(ctx context.Context, c cid.Cid) (found <-chan Found, progress func() string)
 	ResolveName(ctx context.Context, name string) (cid.Cid, error)
 }
 
@@ -95,10 +96,11 @@ func (c *Caller) Close() {
 // Result is a reply and how it came about.
 type Result struct {
 	Reply    *cellproto.Reply
-	Provider string // peer ID; of a local cell its directory or socket
-	Source   string // local, dht, mdns or static
-	Raced    bool   // a race was held for this call
-	Cached   bool   // the winner of an earlier race answered
+	Provider string    // peer ID; of a local cell its directory or socket
+	Source   string    // local, dht, mdns or static
+	Raced    bool      // a race was held for this call
+	Cached   bool      // the winner of an earlier race answered
+	Decided  time.Time // when that race was decided
 }
 
 // Call makes one call to a target: a directory, a name under [deps] or [remote_cells], a CID, an

@@ -131,7 +131,7 @@ func (c *Caller) describeFound(ctx context.Context, r *remote) (*signed.Manifest
 		if d, err = c.waitRace(ctx, r); err != nil {
 			return nil, nil, err
 		}
-		if err := d.Err("find " + string(r.name)); err != nil {
+		if err := c.explain(r, "find "+string(r.name), d); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -162,7 +162,8 @@ func (c *Caller) Find(ctx context.Context, target string, each func(Found) error
 			WithHint("Give the CID that cellctl publish printed.")
 	}
 	n := 0
-	for f := range c.deps.Finder.Find(ctx, t.cell) {
+	found, progress := c.deps.Finder.Find(ctx, t.cell)
+	for f := range found {
 		if err := each(f); err != nil {
 			return err
 		}
@@ -171,12 +172,8 @@ func (c *Caller) Find(ctx context.Context, target string, each func(Found) error
 	if n > 0 {
 		return nil
 	}
-	if ctx.Err() != nil {
-		return cellproto.Errorf("find "+target, cellproto.NotFound, "no provider found within the timeout").
-			WithHint("Try again with a longer --timeout; cellctl doctor says whether this machine reaches the network.")
-	}
-	return cellproto.Errorf("find "+target, cellproto.NotFound, "the whole network was asked, and nobody provides it").
-		WithHint("Check the CID, and that the provider's nucleus runs: cellctl status there.")
+	return cellproto.Errorf("find "+target, cellproto.NotFound, "no provider found: %s", progress()).
+		WithHint("Check the CID, and that the provider's nucleus runs (cellctl status there); cellctl doctor says whether this machine reaches the network.")
 }
 
 // Race measures the providers of a target now, patiently, and gives the ranking.
@@ -206,7 +203,7 @@ func (c *Caller) Race(ctx context.Context, target string) (*race.Decision, error
 	if run.err != nil {
 		return nil, run.err
 	}
-	return run.decision, run.decision.Err("race " + target)
+	return run.decision, c.explain(r, "race "+target, run.decision)
 }
 
 // Version is one published version of a cell.

@@ -46,10 +46,23 @@ func (c *Caller) waitRace(ctx context.Context, r *remote) (*race.Decision, error
 func (c *Caller) progress(r *remote) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.infos) == 0 {
-		return "no provider found"
+	text := "the search has not begun"
+	if r.searched != nil {
+		text = r.searched()
 	}
-	return "providers found, but none could be measured"
+	if len(r.infos) > 0 {
+		text += "; none of the candidates has answered"
+	}
+	return text
+}
+
+// explain adds to the error of a race without candidates how far the search got.
+func (c *Caller) explain(r *remote, op string, d *race.Decision) error {
+	err := d.Err(op)
+	if d.Seen > 0 || err == nil {
+		return err
+	}
+	return cellproto.Errorf(op, cellproto.KindOf(err), "no provider found: %s", c.progress(r)).WithHint("%s", cellproto.HintOf(err))
 }
 
 // beginRace starts the goroutine of a race. r.mu is held.
@@ -142,7 +155,11 @@ func (d *driver) find() {
 	for _, f := range d.c.cache.candidates(d.r) {
 		d.join(f, cancel)
 	}
-	for f := range d.c.deps.Finder.Find(ctx, d.r.id) {
+	found, progress := d.c.deps.Finder.Find(ctx, d.r.id)
+	d.r.mu.Lock()
+	d.r.searched = progress
+	d.r.mu.Unlock()
+	for f := range found {
 		d.join(f, cancel)
 	}
 }

@@ -24,7 +24,8 @@ type remote struct {
 	winner   race.Cached
 	decision *race.Decision // the last one with a winner
 	infos    map[cellproto.PeerID]peer.AddrInfo
-	racing   *running // nil when no race runs
+	racing   *running      // nil when no race runs
+	searched func() string // how far the search of the last race got; nil: none was
 	manifest *signed.Manifest
 	schema   *cellproto.Schema
 
@@ -149,6 +150,7 @@ func (c *Caller) pick(ctx context.Context, r *remote, tried map[cellproto.PeerID
 	var who race.Ranked
 	found := false
 	if d := r.decision; d != nil {
+		res.Decided = d.At
 		if r.winner.Serves(now, c.cfg.Policy) && !tried[r.winner.Peer] {
 			for _, k := range d.Ranking {
 				if k.Peer == r.winner.Peer {
@@ -165,12 +167,12 @@ func (c *Caller) pick(ctx context.Context, r *remote, tried map[cellproto.PeerID
 		res.Cached = true
 		return who, nil
 	}
-	res.Raced, res.Cached = true, false
+	res.Raced, res.Cached, res.Decided = true, false, time.Now()
 	d, err := c.waitRace(ctx, r)
 	if err != nil {
 		return race.Ranked{}, err
 	}
-	if err := d.Err("use " + string(r.name)); err != nil {
+	if err := c.explain(r, "use "+string(r.name), d); err != nil {
 		return race.Ranked{}, err
 	}
 	who, found = d.Next(func(p cellproto.PeerID) bool { return tried[p] })

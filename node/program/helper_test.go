@@ -239,7 +239,7 @@ func cellDir(t testing.TB) string {
 }
 
 func testConfig(dir, mode string) Config {
-	cfg := Config{Dir: dir, Name: "cell", Binary: "bin/prog", StartTimeout: 20 * time.Second, Env: map[string]string{envMode: mode, "GORACE": "atexit_sleep_ms=0"}}
+	cfg := Config{Dir: dir, Name: "cell", Binary: "bin/prog", StartTimeout: 20 * time.Second, Env: map[string]string{envMode: mode, "GORACE": "atexit_sleep_ms=0", "GOCOVERDIR": dir}}
 	if strings.HasPrefix(mode, "lines") {
 		cfg.Speaks = celltoml.JSONL
 	}

@@ -210,9 +210,7 @@ func (in *instance) startLines() *cellproto.Error {
 	if err := in.connect(near); err != nil {
 		return startError(in.cfg, "%w", err)
 	}
-	if in.hello, err = in.conn.PeerHello(context.Background()); err != nil {
-		return startError(in.cfg, "%w", err)
-	}
+	in.hello = a.hello
 	return nil
 }
 

@@ -44,6 +44,7 @@ type adapter struct {
 	bad    *atomic.Uint64 // lines
 	schema *cellproto.Schema
 	json   []byte // the schema's, canonical; nil when there is none
+	hello  cellproto.Hello
 	far    *cellproto.Conn
 	stdin  *os.File
 	stdout *os.File
@@ -96,18 +97,20 @@ func newAdapter(cfg Config, t cellproto.Transport, schema *cellproto.Schema) (*a
 		name: cfg.Name, schema: schema, pending: map[uint64]*lineCall{},
 		kick: make(chan struct{}, 1), wrote: make(chan struct{}), done: make(chan struct{}),
 	}
-	hello := cellproto.Hello{Codecs: []uint{uint(cellproto.JSON)}, Cell: cfg.Name, Agent: "celld-jsonl"}
+	a.hello = cellproto.Hello{
+		Versions: []uint{cellproto.Version}, Codecs: []uint{uint(cellproto.JSON)}, Cell: cfg.Name, Agent: "celld-jsonl",
+	}
 	if schema != nil {
 		a.json = schema.Canonical()
 		hash := schema.Hash()
-		hello.Schema = hash[:]
-		hello.Functions = slices.Sorted(maps.Keys(schema.Functions))
-		for i := range hello.Functions {
-			hello.Slow = append(hello.Slow, uint(i+1)) // none is answered inline
+		a.hello.Schema = hash[:]
+		a.hello.Functions = slices.Sorted(maps.Keys(schema.Functions))
+		for i := range a.hello.Functions {
+			a.hello.Slow = append(a.hello.Slow, uint(i+1)) // none is answered inline
 		}
 	}
 	var err error
-	a.far, err = cellproto.NewConn(t, cellproto.Config{Hello: hello, Accept: a.accept})
+	a.far, err = cellproto.NewConn(t, cellproto.Config{Hello: a.hello, Accept: a.accept})
 	return a, err
 }
 

@@ -49,7 +49,7 @@ func killLeftover(dir string, log *zap.Logger) {
 		log.Warn("this system does not say whether the program of an earlier nucleus still runs", zap.Int("pid", pid))
 	case isProgram(dir, pid, start):
 		log.Warn("killing the program that an earlier nucleus left behind", zap.Int("pid", pid))
-		if !killOther(dir, pid, start) {
+		if !killOther(pid, start) {
 			log.Error("the program of an earlier nucleus does not die", zap.Int("pid", pid))
 		}
 	}

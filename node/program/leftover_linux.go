@@ -44,9 +44,9 @@ func isProgram(dir string, pid int, start uint64) bool {
 	return err == nil && bytes.Contains(append([]byte{0}, env...), []byte("\x00"+cellproto.EnvDir+"="+dir+"\x00"))
 }
 
-// killOther kills a process that is not this one's child, with its group if it leads one, and
-// reports that it is gone.
-func killOther(dir string, pid int, start uint64) bool {
+// killOther kills the process that began at start, with its group if it leads one, and reports that it
+// is gone. It is not this one's child, so it cannot be waited for.
+func killOther(pid int, start uint64) bool {
 	if pgid, err := syscall.Getpgid(pid); err == nil && pgid == pid {
 		_ = syscall.Kill(-pid, syscall.SIGKILL)
 	} else {
@@ -55,7 +55,7 @@ func killOther(dir string, pid int, start uint64) bool {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(leftoverGrace); time.Now().Before(deadline); <-tick.C {
-		if !isProgram(dir, pid, start) {
+		if startTime(pid) != start {
 			return true
 		}
 	}
