@@ -61,9 +61,13 @@ func (n *nucleus) ownerOnly(next http.Handler) http.Handler {
 			http.Error(w, "only the cell's owner may", http.StatusForbidden)
 			return
 		}
+		n.asked.Add(1)
 		n.active.Store(time.Now().UnixNano())
+		defer func() {
+			n.active.Store(time.Now().UnixNano())
+			n.asked.Add(-1)
+		}()
 		next.ServeHTTP(w, r)
-		n.active.Store(time.Now().UnixNano())
 	})
 }
 

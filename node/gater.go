@@ -2,7 +2,9 @@ package node
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/control"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -17,14 +19,19 @@ import (
 type gater struct {
 	open bool // a private network
 
-	mu     sync.RWMutex
-	named  map[peer.ID]bool
-	ranges []netip.Prefix
+	mu      sync.RWMutex
+	named   map[peer.ID]bool
+	ranges  []netip.Prefix
+	blocked map[peer.ID]time.Time   // until when
+	broken  map[peer.ID][]time.Time // when a peer broke the protocol, in the last minute
 }
 
 // newGater allows the peers and ranges of the addresses that the owner named.
 func newGater(open bool, named []string) *gater {
-	g := &gater{open: open, named: map[peer.ID]bool{}}
+	g := &gater{
+		open: open, named: map[peer.ID]bool{},
+		blocked: map[peer.ID]time.Time{}, broken: map[peer.ID][]time.Time{},
+	}
 	for _, text := range named {
 		addr, err := ma.NewMultiaddr(text)
 		if err != nil {
@@ -108,15 +115,50 @@ func (g *gater) InterceptAddrDial(p peer.ID, a ma.Multiaddr) bool {
 	return false
 }
 
-// InterceptPeerDial allows all: what matters is the address.
-func (g *gater) InterceptPeerDial(peer.ID) bool { return true }
+// Whoever breaks the protocol three times in a minute is cut off for ten minutes.
+const (
+	offences      = 3
+	offenceWindow = time.Minute
+	blockTime     = 10 * time.Minute
+	maxOffenders  = 1024 // remembered; past it all start anew
+)
+
+// offend counts that a peer broke the protocol, and reports whether it is to be cut off now.
+func (g *gater) offend(p peer.ID, now time.Time) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.broken) >= maxOffenders {
+		clear(g.broken)
+	}
+	recent := slices.DeleteFunc(append(g.broken[p], now), func(t time.Time) bool { return now.Sub(t) > offenceWindow })
+	g.broken[p] = recent
+	if len(recent) < offences {
+		return false
+	}
+	delete(g.broken, p)
+	if len(g.blocked) >= maxOffenders {
+		clear(g.blocked)
+	}
+	g.blocked[p] = now.Add(blockTime)
+	return true
+}
+
+func (g *gater) isBlocked(p peer.ID) bool {
+	g.mu.RLock()
+	until, ok := g.blocked[p]
+	g.mu.RUnlock()
+	return ok && time.Now().Before(until)
+}
+
+// InterceptPeerDial refuses those who are cut off; else it is the address that matters.
+func (g *gater) InterceptPeerDial(p peer.ID) bool { return !g.isBlocked(p) }
 
 // InterceptAccept allows all: whoever reaches us has done so.
 func (g *gater) InterceptAccept(network.ConnMultiaddrs) bool { return true }
 
-// InterceptSecured allows all.
-func (g *gater) InterceptSecured(network.Direction, peer.ID, network.ConnMultiaddrs) bool {
-	return true
+// InterceptSecured refuses those who are cut off, once it is known who they are.
+func (g *gater) InterceptSecured(_ network.Direction, p peer.ID, _ network.ConnMultiaddrs) bool {
+	return !g.isBlocked(p)
 }
 
 // InterceptUpgraded allows all.

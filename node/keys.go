@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"github.com/google/renameio/v2"
 	"github.com/libp2p/go-libp2p/core/crypto"
 
 	"github.com/celldnet/celld/cellproto"
@@ -40,14 +39,43 @@ func loadKey(dir, name string) (crypto.PrivKey, error) {
 	if err != nil {
 		return nil, cellproto.Errorf("make "+path, cellproto.Failed, "%w", err)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := writeNew(path, raw); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, cellproto.Errorf("make "+path, cellproto.KindOf(err), "%w", err)
 	}
-	// renameio syncs the file before the rename: a key that was shown to anybody is not lost.
-	if err := renameio.WriteFile(path, raw, 0o600, renameio.WithStaticPermissions(0o600)); err != nil {
-		return nil, cellproto.Errorf("make "+path, cellproto.KindOf(err), "%w", err)
+	return readKey(path) // perhaps that of another nucleus, which was quicker
+}
+
+// writeNew makes a file that only its owner reads, whole and synced, unless there is one already: a
+// key that was shown to anybody is neither lost nor replaced.
+func writeNew(path string, data []byte) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
 	}
-	return key, nil
+	f, err := os.CreateTemp(dir, ".new-") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Link(f.Name(), path) // unlike a rename it fails when there is a file
+	}
+	if err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
 }
 
 // readKey reads a key file that nobody else can read.

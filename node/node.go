@@ -66,6 +66,7 @@ type nucleus struct {
 	log      *zap.Logger
 	identity call.Identity
 	host     host.Host
+	gater    *gater
 	dht      *dht.DHT
 	blocks   *content.Store
 	program  *program.Program // nil: headless
@@ -74,7 +75,8 @@ type nucleus struct {
 	serving  *serving
 	adverts  *adverts
 	reach    *reachability
-	active   atomic.Int64 // unix ns of the last control request
+	active   atomic.Int64 // unix ns of the begin or end of the last control request
+	asked    atomic.Int64 // control requests in progress
 	stop     context.CancelFunc
 }
 
@@ -95,6 +97,9 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 		return err
 	}
 	unlock, err := lock(dir)
+	if errors.Is(err, ErrRunning) {
+		return errors.Join(err, awaitOther(ctx, dir))
+	}
 	if err != nil {
 		return err
 	}
@@ -174,6 +179,28 @@ func lock(dir string) (unlock func(), err error) {
 	}, nil
 }
 
+// awaitOther waits until the nucleus that has the directory answers: it may be just starting, and
+// whoever starts a second one wants to call it.
+func awaitOther(ctx context.Context, dir string) error {
+	ctx, cancel := context.WithTimeout(ctx, wakeTimeout)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond) // a socket that is not there yet cannot tell
+	defer tick.Stop()
+	for {
+		conn, err := ctl.Dial(ctx, dir, ctl.ControlSocket)
+		if err == nil {
+			conn.Close()
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return cellproto.Errorf("start "+dir, cellproto.Unavailable, "a nucleus holds the cell and does not answer: %w", err).
+				WithHint("See cellctl logs %s; cellctl restart %s", dir, dir)
+		}
+	}
+}
+
 // loadIdentity reads the cell's host key and the person's account key.
 func loadIdentity(toml *celltoml.Config, cfg Config) (call.Identity, error) {
 	key, err := loadKey(toml.Dir, hostKeyFile)
@@ -203,6 +230,7 @@ func loadIdentity(toml *celltoml.Config, cfg Config) (call.Identity, error) {
 func (n *nucleus) startNetwork(ctx context.Context, started *closers) error {
 	net := n.cfg.Network
 	g := newGater(!net.IsPublic(), append(append([]string{}, net.Bootstrap...), remoteAddrs(n.cfg)...))
+	n.gater = g
 	h, err := newHost(n.cfg, n.identity.Host, g, "celld/"+n.version)
 	if err != nil {
 		return err
@@ -303,10 +331,22 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 	n.adverts = newAdverts(n)
 	serveCtx := context.WithoutCancel(ctx) // Close drains before it cuts
 	n.host.SetStreamHandler(cellproto.ProtocolCall, call.HandleStream(n.log, func(s network.Stream) error {
-		return n.server.Serve(serveCtx, s, call.Who{Peer: s.Conn().RemotePeer()})
+		return n.charge(s.Conn().RemotePeer(), n.server.Serve(serveCtx, s, call.Who{Peer: s.Conn().RemotePeer()}))
 	}))
 	n.host.SetStreamHandler(cellproto.ProtocolAdvert, call.HandleStream(n.log, n.adverts.serve))
 	return nil
+}
+
+// charge notes who broke the protocol, and cuts off who does so again and again.
+func (n *nucleus) charge(p peer.ID, err error) error {
+	if kind := cellproto.KindOf(err); kind != cellproto.TooLarge && kind != cellproto.BadInput {
+		return err
+	}
+	if n.gater.offend(p, time.Now()) {
+		n.log.Warn("a peer broke the protocol again and again, and is cut off for a while", zap.Stringer("peer", p), zap.Error(err))
+		_ = n.host.Network().ClosePeer(p) // it may have left
+	}
+	return err
 }
 
 // stopGrace is how long calls in flight may go on when the nucleus stops.
@@ -385,7 +425,7 @@ func (n *nucleus) waitForEnd(ctx context.Context) {
 			last = at
 		}
 		left := limit - time.Since(last)
-		if left <= 0 && load.InFlight == 0 {
+		if left <= 0 && load.InFlight == 0 && n.asked.Load() == 0 {
 			n.log.Info("nobody has called for nucleus_timeout", zap.Duration("timeout", limit))
 			return
 		}

@@ -67,7 +67,7 @@ func run(dir string) int {
 	switch {
 	case err == nil:
 		return 0
-	case errors.Is(err, node.ErrRunning):
+	case errors.Is(err, node.ErrRunning) && cellproto.KindOf(err) != cellproto.Unavailable:
 		tellReady(ready, nil)
 		fmt.Fprintf(os.Stderr, "celld: %s: %v\n", dir, err)
 		return 0

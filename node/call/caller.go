@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/signed"
 	"github.com/celldnet/celld/node/race"
 )
 
@@ -61,6 +62,7 @@ type Caller struct {
 	deps   CallerDeps
 	links  *links
 	cache  *cache
+	newest *signed.Newest // adverts
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -74,7 +76,7 @@ type Caller struct {
 // NewCaller makes the client half and reads what it remembers of others.
 func NewCaller(cfg CallerConfig, deps CallerDeps) *Caller {
 	c := &Caller{
-		cfg: cfg, deps: deps, cache: openCache(cfg.Dir, deps.Log),
+		cfg: cfg, deps: deps, cache: openCache(cfg.Dir, deps.Log), newest: signed.NewNewest(maxAdverts),
 		remotes: map[cid.Cid]*remote{}, names: map[string]resolved{},
 	}
 	c.reputation = c.cache.reputation()
@@ -82,6 +84,8 @@ func NewCaller(cfg CallerConfig, deps CallerDeps) *Caller {
 	c.links = newLinks(deps.Host, cfg.Agent, deps.Log)
 	return c
 }
+
+const maxAdverts = 1024 // that are remembered, each of one peer and cell
 
 // Close ends all links and background races, and writes down what was learned of peers.
 func (c *Caller) Close() {

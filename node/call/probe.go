@@ -227,6 +227,11 @@ func (d *driver) advert(cand race.Candidate) {
 		})
 		return
 	}
+	ad, _ = d.c.newest.Put(ad, time.Now()) // an older one than we have is dropped
+	if err := d.r.runs(ad.BinaryBLAKE3); err != nil {
+		d.tell(func(now time.Time, rc *race.Race) { rc.Failed(now, cand.Peer, cellproto.KindOf(err)) })
+		return
+	}
 	claim := claimOf(ad)
 	d.tell(func(now time.Time, rc *race.Race) { rc.AdvertArrived(now, cand.Peer, claim) })
 }
@@ -254,7 +259,11 @@ func (d *driver) pingOnce(p cellproto.PeerID) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	if _, err := lk.conn.PeerHello(d.ctx); err != nil {
+	hello, err := lk.conn.PeerHello(d.ctx)
+	if err != nil {
+		return 0, err
+	}
+	if err := d.r.fits(hello.Schema); err != nil {
 		return 0, err
 	}
 	return lk.conn.Ping(d.ctx)

@@ -3,6 +3,7 @@ package call
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -331,6 +332,17 @@ func (r *remote) fits(schema []byte) error {
 		return nil
 	}
 	return cellproto.Errorf("call "+string(r.name), cellproto.Incompatible, "the provider serves another schema than the manifest names")
+}
+
+// runs checks that the program that a provider names is one of the manifest's.
+func (r *remote) runs(binary signed.Digest) error {
+	r.mu.Lock()
+	m := r.manifest
+	r.mu.Unlock()
+	if m == nil || binary == (signed.Digest{}) || slices.ContainsFunc(m.Artefacts, func(a signed.Artefact) bool { return a.BLAKE3 == binary }) {
+		return nil
+	}
+	return cellproto.Errorf("call "+string(r.name), cellproto.Corrupt, "the provider runs another program than the manifest names")
 }
 
 func (c *Caller) succeeded(r *remote, p cellproto.PeerID, took time.Duration) {
