@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -229,7 +231,7 @@ func loadIdentity(toml *celltoml.Config, cfg Config) (call.Identity, error) {
 // startNetwork starts the host, the DHT and the block store.
 func (n *nucleus) startNetwork(ctx context.Context, started *closers) error {
 	net := n.cfg.Network
-	g := newGater(!net.IsPublic(), append(append([]string{}, net.Bootstrap...), remoteAddrs(n.cfg)...))
+	g := newGater(!net.IsPublic(), slices.Concat(net.Bootstrap, net.Static, remoteAddrs(n.cfg)))
 	n.gater = g
 	h, err := newHost(n.cfg, n.identity.Host, g, "celld/"+n.version)
 	if err != nil {
@@ -247,7 +249,7 @@ func (n *nucleus) startNetwork(ctx context.Context, started *closers) error {
 	}
 	started.add(func() { store.Close() })
 	n.dht, err = dht.New(dht.Config{
-		Network: net.Name, Bootstrap: net.Bootstrap, MDNS: net.MDNS,
+		Network: net.Name, Bootstrap: net.Bootstrap, MDNS: net.MDNS, Static: staticList(n.cfg),
 	}, dht.Deps{Host: h, Datastore: store, Log: n.log.Named("dht"), Seen: g.allow})
 	if err != nil {
 		return err
@@ -283,6 +285,17 @@ func openStore(dir string, log *zap.Logger) (ds.Batching, error) {
 		return nil, cellproto.Errorf("open "+dir, cellproto.Failed, "%w", err)
 	}
 	return store, nil
+}
+
+// staticList gives [network] static with paths that are relative to the cell made absolute.
+func staticList(cfg *celltoml.Config) []string {
+	out := slices.Clone(cfg.Network.Static)
+	for i, s := range out {
+		if !strings.HasPrefix(s, "/") && !strings.Contains(s, "://") {
+			out[i] = filepath.Join(cfg.Dir, s)
+		}
+	}
+	return out
 }
 
 func remoteAddrs(cfg *celltoml.Config) []string {

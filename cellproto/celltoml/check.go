@@ -247,6 +247,18 @@ func checkRemote(s string) *fault {
 	return nil
 }
 
+// checkStatic takes a multiaddr, a URL, or a path: relative ones begin at the cell's directory.
+func checkStatic(s string) *fault {
+	const hint = `Give a multiaddr that ends in /p2p/PEER, or the URL or path of an advert file (cache/advert.json of a cell).`
+	switch {
+	case strings.TrimSpace(s) == "":
+		return faultf(hint, "must not be empty")
+	case strings.Contains(s, "://") && !strings.HasPrefix(s, "http://") && !strings.HasPrefix(s, "https://"):
+		return faultf(hint, "is not an http or https URL: %s", quote(s))
+	}
+	return nil
+}
+
 // checkMultiaddr looks at the shape only: this package links no multiaddr, the host parses it.
 func checkMultiaddr(s string) *fault {
 	if len(s) < 2 || s[0] != '/' || strings.Contains(s, "//") || strings.ContainsAny(s, " ,") {

@@ -121,6 +121,7 @@ type Network struct {
 	Name      string   // PublicNetwork, or a private network's name
 	Listen    []string // multiaddrs; empty: the Unix socket only
 	Bootstrap []string // multiaddrs; empty on the public network: the well-known ones of IPFS
+	Static    []string // providers to ask besides those found: multiaddrs with /p2p/, or URLs or paths of advert files
 	MDNS      bool
 	PSK       string // file with the pre-shared key, relative to the directory; private networks only
 }

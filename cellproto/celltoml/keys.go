@@ -45,7 +45,7 @@ type key struct {
 const (
 	maxText     = 4 << 10          // bytes of any text
 	maxDuration = 10 * 365 * 86400 // s
-	maxTokenTTL = 86400            // s; a token that outlives a day outlives the trust it was given on
+	maxTokenTTL = 600              // s; cellproto.TokenTTL, past which no token is believed
 	maxCPU      = 1024
 	minMemory   = 1 << 20
 	maxMemory   = 16 << 40
@@ -99,6 +99,7 @@ var keys = [...]key{
 	{path: "network.name", kind: text, at: func(c *Config) any { return &c.Network.Name }, check: checkName},
 	{path: "network.listen", kind: list, at: func(c *Config) any { return &c.Network.Listen }, check: checkMultiaddr, max: maxList},
 	{path: "network.bootstrap", kind: list, at: func(c *Config) any { return &c.Network.Bootstrap }, check: checkMultiaddr, max: maxList},
+	{path: "network.static", kind: list, at: func(c *Config) any { return &c.Network.Static }, check: checkStatic, max: maxList},
 	{path: "network.mdns", kind: flag, at: func(c *Config) any { return &c.Network.MDNS }},
 	{path: "network.psk", kind: text, at: func(c *Config) any { return &c.Network.PSK }, optional: true, check: checkPath},
 

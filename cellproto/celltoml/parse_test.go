@@ -61,7 +61,7 @@ func TestGood(t *testing.T) {
 					"far": "bafyreigbtj4x7ip5legnfznufuopl4sg4knzc2cof6duas4b3q2fy6swua"},
 				RemoteCells: map[string]string{"echo": "/run/cells/echo.sock"},
 				Patch:       Patch{TrustedKeys: []string{"owner.pub"}},
-				Network: Network{Name: "lab", Listen: []string{"/ip6/::/tcp/4001"}, Bootstrap: []string{}, MDNS: true,
+				Network: Network{Name: "lab", Listen: []string{"/ip6/::/tcp/4001"}, Bootstrap: []string{}, Static: []string{"../calculator/cache/advert.json"}, MDNS: true,
 					PSK: "keys/lab.psk"},
 				Privacy: Privacy{Placement: PlacementFriends},
 			}
