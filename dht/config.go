@@ -155,7 +155,7 @@ type TXTResolver interface {
 type Deps struct {
 	Host      host.Host   // not closed by this package
 	Datastore ds.Batching // records, and the sequence numbers of names; not closed here; nil: in memory
-	Log       *zap.Logger // nil: none
+	Log       *zap.Logger // named by the caller; nil: none
 	DNS       TXTResolver // nil: the system's resolver
 	// Seen is told of each peer that mDNS shows, before it is offered to anybody; nil: nobody is.
 	Seen func(peer.ID)

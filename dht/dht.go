@@ -105,7 +105,7 @@ func New(cfg Config, deps Deps) (*DHT, error) {
 		cfg:   cfg,
 		host:  deps.Host,
 		store: namespace.Wrap(deps.Datastore, ds.NewKey("/cell/dht/"+cfg.Network)),
-		log:   deps.Log.Named("dht"),
+		log:   deps.Log,
 		now:   time.Now,
 		group: groupOf,
 		lan:   newLANPeers(),

@@ -102,6 +102,7 @@ func sybils(t *testing.T, name string, c cid.Cid) []host.Host {
 }
 
 func TestSybilsDoNotCensor(t *testing.T) {
+	t.Parallel()
 	const name = "censored"
 	c := cidOf(t, "a cell that somebody wants gone")
 	began := time.Now()
