@@ -3,7 +3,6 @@ package examples_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -230,17 +229,40 @@ func TestCounter(t *testing.T) {
 	if err := os.WriteFile(path, []byte(`{"value":`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var errs bytes.Buffer
-	cmd := exec.Command(bin)
-	cmd.Dir, cmd.Stderr = dir, &errs
-	if err := cmd.Run(); err == nil || !strings.Contains(errs.String(), "cannot read data/counter.json") {
-		t.Errorf("%v %s", err, &errs)
+	p = start(t, bin, dir)
+	p.check(t, "value", `{}`, "read data/counter.json", cellproto.Corrupt)
+	p.check(t, "increment", `{}`, "read data/counter.json", cellproto.Corrupt)
+	if data, err := os.ReadFile(path); err != nil || string(data) != `{"value":` {
+		t.Errorf("the broken state has been touched: %s %v", data, err)
+	}
+}
+
+// Two versions of the program count at the same time during a swap.
+func TestCounterIsShared(t *testing.T) {
+	dir, bin := t.TempDir(), build(t, "counter")
+	programs := []*program{start(t, bin, dir), start(t, bin, dir)}
+	const each = 50
+	var wg sync.WaitGroup
+	for _, p := range programs {
+		for range 2 {
+			wg.Go(func() {
+				for range each {
+					if _, err := p.use("increment", "", `{}`); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+	}
+	wg.Wait()
+	for _, p := range programs {
+		p.check(t, "value", `{}`, fmt.Sprint(4*each), 0)
 	}
 }
 
 // What was answered before a kill -9 is there after it, and what is sent again counts once.
 func TestCounterIsDurable(t *testing.T) {
-	rounds := 30
+	rounds := 20
 	if testing.Short() {
 		rounds = 5
 	}

@@ -146,10 +146,10 @@ func TestContext(t *testing.T) {
 	)
 	got, err := p.call(t, cellproto.Header{Func: "who", Key: []byte("k1"), Meta: map[string]string{"peer": "12D3", "x": "y"}}, nil)
 	check(t, got, err, `["k1","12D3","y","true <nil>"]`, 0)
+	<-kept.Done()
 	if kept.Err() == nil || KeyFrom(kept) != "k1" {
 		t.Error("the context of a call that is over")
 	}
-	<-kept.Done()
 
 	for _, name := range []string{"inline", "slow"} {
 		// The caller gives up: the function is told, although it runs inline.

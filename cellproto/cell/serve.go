@@ -79,7 +79,7 @@ func (cfg Config) Serve(ctx context.Context, t cellproto.Transport, functions ..
 	if err != nil {
 		return err
 	}
-	l := &link{Transport: t, leaving: make(chan struct{})}
+	l := &link{Transport: t, leaving: make(chan struct{}), flights: &s.flights}
 	conn, err := cellproto.NewConn(l, cellproto.Config{Hello: s.hello(), Accept: s.accept})
 	if err != nil {
 		return err

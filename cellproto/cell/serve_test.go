@@ -122,7 +122,7 @@ func TestErrorKinds(t *testing.T) {
 }
 
 func TestPanic(t *testing.T) {
-	boom := func(context.Context, None) (int, error) { var m map[string]int; m["x"] = 1; return 0, nil }
+	boom := func(context.Context, None) (int, error) { zero := len(os.Getenv("NO SUCH")); return 1 / zero, nil }
 	p := start(t, programConfig{}, Func("boom", boom), Func("slow", boom).Slow(), Func("add", add),
 		Func("body", func(context.Context, None) (io.Reader, error) { return panicReader{}, nil }))
 	for _, name := range []string{"boom", "slow", "body"} {

@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// barrierTimeout bounds the wait for the peer to have seen a goaway.
+	// barrierTimeout bounds the wait for the peer to have read what was sent.
 	barrierTimeout = time.Second
 	// graceTimeout bounds the wait for functions whose context has ended.
 	graceTimeout = 5 * time.Second
@@ -33,7 +33,6 @@ func (s *server) serve(ctx context.Context, conn *cellproto.Conn, l *link) error
 	if told {
 		err = errors.Join(err, s.drain(conn, l))
 	}
-	busy := s.flights.count()
 	conn.Close()
 	s.stop()
 	runErr, ended := s.wait(ran)
@@ -42,7 +41,7 @@ func (s *server) serve(ctx context.Context, conn *cellproto.Conn, l *link) error
 		return err
 	case !ended:
 		return cellproto.Errorf("stop", cellproto.Timeout, "%d calls do not end", s.flights.count())
-	case told, l.eof.Load() && busy == 0, runErr == nil:
+	case told, l.cleanEnd.Load(), runErr == nil:
 		return nil
 	}
 	return cellproto.Errorf("serve", cellproto.KindOf(runErr), "the nucleus is gone: %w", runErr)
@@ -86,9 +85,7 @@ func (s *server) drain(conn *cellproto.Conn, l *link) error {
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Drain)
 	defer cancel()
 	_ = conn.Goaway("the program stops") // a lost connection is seen below
-	barrier, release := context.WithTimeout(ctx, barrierTimeout)
-	_, _ = conn.Ping(barrier) // the answer comes after all that the peer sent before it read the goaway
-	release()
+	barrier(ctx, conn)
 	select {
 	case <-s.flights.close():
 	case <-conn.Done():
@@ -96,11 +93,19 @@ func (s *server) drain(conn *cellproto.Conn, l *link) error {
 	case <-ctx.Done():
 		return cellproto.Errorf("stop", cellproto.Timeout, "%d calls had not ended after %v and were cut", s.flights.count(), s.cfg.Drain)
 	}
-	s.stop() // calls that were begun here and that nobody waits for
+	s.stop()           // calls that were begun here and that nobody waits for
+	barrier(ctx, conn) // what came meanwhile has been refused, which a lost connection would not tell
 	last, release := context.WithTimeout(context.Background(), barrierTimeout)
 	defer release()
 	_ = conn.Drain(last, "the program stops") // writes out the replies
 	return nil
+}
+
+// barrier waits until all has come that the peer sent before it read what was sent here.
+func barrier(ctx context.Context, conn *cellproto.Conn) {
+	ctx, cancel := context.WithTimeout(ctx, barrierTimeout)
+	defer cancel()
+	_, _ = conn.Ping(ctx) // a peer that does not answer loses what it sent
 }
 
 // wait waits for the connection's and the calls' goroutines.
@@ -124,7 +129,9 @@ type link struct {
 	conn    atomic.Pointer[cellproto.Conn]
 	once    sync.Once
 	leaving chan struct{} // closed when the peer has said goaway
-	eof     atomic.Bool
+
+	flights  *flights
+	cleanEnd atomic.Bool // the peer closed the connection while no call was served
 }
 
 func (l *link) Read(p []byte) (int, error) {
@@ -132,8 +139,8 @@ func (l *link) Read(p []byte) (int, error) {
 		l.once.Do(func() { close(l.leaving) })
 	}
 	n, err := l.Transport.Read(p)
-	if err == io.EOF {
-		l.eof.Store(true)
+	if err == io.EOF && l.flights.count() == 0 {
+		l.cleanEnd.Store(true)
 	}
 	return n, err
 }

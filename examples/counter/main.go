@@ -1,24 +1,18 @@
-// Command counter is the program of a cell with a state: a number in data/, which survives kill -9
-// and counts a retried call once.
+// Command counter is the program of a cell with a state: a number in data/, which survives kill -9,
+// is not lost when one version of the program takes over from another, and counts a retried call once.
 package main
 
 import (
 	"context"
-	"fmt"
-	"os"
 
 	"github.com/celldnet/celld/cellproto/cell"
 )
 
 func main() {
-	c, err := open("data") // a program's working directory is its cell's
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "error:", err)
-		os.Exit(1)
-	}
+	c := newCounter("data") // a program's working directory is its cell's
 	cell.Main(
 		cell.Func("increment", c.increment).Idempotent().Slow().Doc("Adds to the number and gives the sum; once for each idempotency key."),
-		cell.Func("value", c.value).Idempotent().Doc("Gives the number."),
+		cell.Func("value", c.value).Idempotent().Slow().Doc("Gives the number."),
 	)
 }
 
@@ -36,7 +30,6 @@ func (c *counter) increment(ctx context.Context, in Step) (int64, error) {
 }
 
 func (c *counter) value(context.Context, cell.None) (int64, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.state.Value, nil
+	s, err := c.read()
+	return s.Value, err
 }
