@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
-
-	"lukechampine.com/blake3"
 )
 
 // Schema is what a cell's functions take and give: the content of schema.json.
@@ -259,7 +257,7 @@ func (s Schema) Hash() SchemaHash {
 	if canonical == nil {
 		return SchemaHash{}
 	}
-	return blake3.Sum256(canonical)
+	return blake3Sum(canonical)
 }
 
 // String gives the hash as 64 lower-case hexadecimal digits.
