@@ -35,14 +35,17 @@ type versionInfo struct {
 	Platform string `json:"platform"`
 }
 
-// buildVersion reads what the go command wrote into the program.
+// version is set by the build: -ldflags "-X main.version=1.2.3".
+var version = "(devel)"
+
+// buildVersion reads what the build wrote into the program.
 func buildVersion() versionInfo {
-	v := versionInfo{Version: "(devel)", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	v := versionInfo{Version: version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return v
 	}
-	if info.Main.Version != "" {
+	if info.Main.Version != "" && version == "(devel)" {
 		v.Version = info.Main.Version
 	}
 	for _, s := range info.Settings {
