@@ -15,7 +15,7 @@ import (
 type Request struct {
 	Header  Header    // Func must be set; Budget is set from the context's deadline
 	Payload []byte    // arguments, at most MaxArgs bytes, in Header.Codec
-	Body    io.Reader // streamed after the arguments, or nil. A Read that blocks for ever leaks
+	Body    io.Reader // streamed after the arguments, or nil. A Read that blocks for ever leaks a goroutine
 }
 
 // Reply is the answer to a call. The caller owns Payload.
@@ -47,7 +47,8 @@ func (r *Reply) Bytes(limit int64) ([]byte, error) {
 
 // Call sends req and waits for the reply. The context's deadline travels along; when it ends first,
 // the callee is told. An error that the peer answered with keeps its kind; a lost connection is
-// Unavailable when the request provably never left and MayHaveRun else.
+// Unavailable when the request provably never left and MayHaveRun else. After an error nobody reads
+// a Body that can be rewound any more, so that it can be sent again.
 func (c *Conn) Call(ctx context.Context, req *Request) (*Reply, error) {
 	f := Frame{Header: req.Header, Payload: req.Payload, More: req.Body != nil}
 	if deadline, ok := ctx.Deadline(); ok {
@@ -66,22 +67,21 @@ func (c *Conn) Call(ctx context.Context, req *Request) (*Reply, error) {
 	}
 	c.Flush()
 	if p.out != nil {
-		go p.out.pump(id, req.Body)
+		p.pump(id, req.Body)
 	}
 	select {
 	case <-p.answered:
+		err = p.err
+		if err == nil && p.reply.Header.Kind != 0 {
+			err = replyError(&p.reply)
+		}
 	case <-ctx.Done():
 		c.Cancel(id)
-		p.stopOut()
-		return nil, Errorf("call "+req.Header.Func, KindOf(ctx.Err()), "%w", ctx.Err())
+		err = Errorf("call "+req.Header.Func, KindOf(ctx.Err()), "%w", ctx.Err())
 	}
-	if p.err != nil {
-		p.stopOut()
-		return nil, p.err
-	}
-	if p.reply.Header.Kind != 0 {
-		p.stopOut()
-		return nil, replyError(&p.reply)
+	if err != nil {
+		p.giveUp()
+		return nil, err
 	}
 	return &p.reply, nil
 }
@@ -89,40 +89,95 @@ func (c *Conn) Call(ctx context.Context, req *Request) (*Reply, error) {
 // pending is the sink of a call begun here.
 type pending struct {
 	ctx      context.Context
-	answered chan struct{} // gets one value when reply or err is set
-	reply    Reply
-	err      error
-	in       *bodyIn
 	out      *bodyOut
+	pumped   chan struct{} // closed when a body that can be rewound is not read any more; else nil
+	answered chan struct{} // capacity 1: gets a value when settled
+
+	mu      sync.Mutex // HandleClose may come during HandleFrame
+	settled bool       // reply or err is set, for good
+	reply   Reply
+	err     error
+	in      *bodyIn
+}
+
+// pump starts the goroutine that sends the body. It ends with the call, or with the connection.
+func (p *pending) pump(id uint32, body io.Reader) {
+	if s, ok := body.(io.Seeker); ok {
+		if _, err := s.Seek(0, io.SeekCurrent); err == nil {
+			p.pumped = make(chan struct{})
+		}
+	}
+	go func() {
+		_ = p.out.pump(id, body) // the callee is told
+		if p.pumped != nil {
+			close(p.pumped)
+		}
+	}()
+}
+
+// giveUp ends the body of a call that has failed.
+func (p *pending) giveUp() {
+	p.stopOut()
+	if p.pumped != nil {
+		<-p.pumped
+	}
+}
+
+func (p *pending) stopOut() {
+	if p.out != nil {
+		p.out.stop(errUnwanted)
+	}
+}
+
+// settle ends the wait for the reply. p.mu is held.
+func (p *pending) settle(err error) {
+	if !p.settled {
+		p.settled, p.err = true, err
+		p.answered <- struct{}{}
+	}
+}
+
+// broken ends the call because the callee breaks the rules. Whether it ran is not known. p.mu is held.
+func (p *pending) broken(c *Conn, id uint32, format string, args ...any) {
+	err := Errorf("call", Failed, format, args...)
+	p.stopOut()
+	p.settle(err)
+	if p.in != nil {
+		p.in.end(err)
+	}
+	c.Cancel(id)
 }
 
 func (p *pending) HandleFrame(c *Conn, f *Frame) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	switch f.Type {
 	case TypeReply:
-		if p.in != nil || p.reply.Header.Kind != 0 {
-			return // a second reply to a streamed one
+		if p.settled {
+			p.broken(c, f.ID, "the callee replied twice")
+			return
 		}
 		p.reply.Header = f.Header.clone()
 		p.reply.Payload = bytes.Clone(f.Payload)
 		if f.More {
-			p.in = newBodyIn(p.ctx, c, f.ID)
-			p.in.abandon = func() { c.Cancel(f.ID) }
+			id := f.ID
+			p.in = newBodyIn(p.ctx, c, id)
+			p.in.abandon = func() { p.stopOut(); c.Cancel(id) }
 			p.reply.Body = p.in
 		} else {
 			p.stopOut()
 		}
-		p.answered <- struct{}{}
-	case TypeChunk:
-		if p.in != nil && !p.in.push(f.Payload) {
-			c.Cancel(f.ID)
+		p.settle(nil)
+	case TypeChunk, TypeEnd:
+		switch {
+		case p.in == nil:
+			p.broken(c, f.ID, "the callee sent a body that it had not announced")
+		case f.Type == TypeEnd:
+			p.stopOut()
+			p.in.end(endError(f))
+		case !p.in.push(f.Payload):
+			p.broken(c, f.ID, "the callee ignores the window")
 		}
-	case TypeEnd:
-		if p.in == nil {
-			p.HandleClose(c, Errorf("call", BadInput, "a body ended that had not begun"))
-			return
-		}
-		p.stopOut()
-		p.in.end(endError(f))
 	case TypeCredit:
 		if p.out != nil {
 			p.out.credit(f)
@@ -131,32 +186,27 @@ func (p *pending) HandleFrame(c *Conn, f *Frame) {
 }
 
 func (p *pending) HandleClose(_ *Conn, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.stopOut()
 	if p.in != nil {
 		p.in.end(err)
-		return
 	}
-	p.err = err
-	p.answered <- struct{}{}
-}
-
-func (p *pending) stopOut() {
-	if p.out != nil {
-		p.out.stop()
-	}
+	p.settle(err)
 }
 
 // Ping measures the round trip to the peer's reading goroutine.
 func (c *Conn) Ping(ctx context.Context) (time.Duration, error) {
 	p := &pinger{answered: make(chan error, 1)}
-	f := Frame{Type: TypePing, ID: c.nextID.Add(2)}
 	c.mu.Lock()
 	if c.closed != nil {
 		c.mu.Unlock()
 		return 0, Errorf("ping", Unavailable, "connection lost")
 	}
-	c.calls[f.ID] = entry{sink: p}
+	f := Frame{Type: TypePing, ID: c.newID()}
+	c.calls[f.ID] = entry{sink: p, ping: true}
 	c.mu.Unlock()
+	defer c.finish(f.ID, false)
 	begin := time.Now()
 	if err := c.Send(&f); err != nil {
 		return 0, err
@@ -165,11 +215,11 @@ func (c *Conn) Ping(ctx context.Context) (time.Duration, error) {
 	case err := <-p.answered:
 		return time.Since(begin), err
 	case <-ctx.Done():
-		c.finish(f.ID, false)
 		return 0, Errorf("ping", KindOf(ctx.Err()), "%w", ctx.Err())
 	}
 }
 
+// pinger is told once: a pong ends its entry.
 type pinger struct{ answered chan error }
 
 func (p *pinger) HandleFrame(*Conn, *Frame)      { p.answered <- nil }
@@ -197,13 +247,20 @@ func cutText(s string, limit int) string {
 	return strings.ToValidUTF8(s, "?")
 }
 
+// cleanText makes a peer's text fit for a terminal and a log: UTF-8 without control characters.
+func cleanText(b []byte) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\n' && r != '\t' || r >= 0x7f && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, cutText(string(b), MaxErrorText))
+}
+
 func replyError(r *Reply) error {
-	if r.Body != nil {
-		r.Body.Close()
-	}
 	return &Error{
-		Kind: r.Header.Kind, Err: errors.New(cutText(string(r.Payload), MaxErrorText)),
-		Hint: r.Header.Hint, RetryAfter: r.Header.RetryAfter,
+		Kind: r.Header.Kind, Err: errors.New(cleanText(r.Payload)),
+		Hint: cleanText([]byte(r.Header.Hint)), RetryAfter: r.Header.RetryAfter,
 	}
 }
 
@@ -211,7 +268,9 @@ func endError(f *Frame) error {
 	if f.Header.Kind == 0 {
 		return nil
 	}
-	return &Error{Op: "read body", Kind: f.Header.Kind, Err: errors.New(cutText(string(f.Payload), MaxErrorText)), Hint: f.Header.Hint}
+	return &Error{
+		Op: "read body", Kind: f.Header.Kind, Err: errors.New(cleanText(f.Payload)), Hint: cleanText([]byte(f.Header.Hint)),
+	}
 }
 
 // clone gives a header that does not alias the connection's buffer.
@@ -230,6 +289,7 @@ type Inbound struct {
 	id      uint32
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
+	stop    context.CancelFunc // of the deadline's timer
 	in      *bodyIn
 	out     *bodyOut
 	once    sync.Once
@@ -240,12 +300,10 @@ type Inbound struct {
 // Only Config.Accept may call it.
 func (c *Conn) Inbound(parent context.Context, f *Frame) *Inbound {
 	in := &Inbound{c: c, id: f.ID, Header: f.Header.clone(), Payload: bytes.Clone(f.Payload), out: newBodyOut(c)}
-	ctx, stop := parent, context.CancelFunc(func() {})
+	in.ctx, in.cancel = context.WithCancelCause(parent)
 	if f.Header.Budget > 0 {
-		ctx, stop = context.WithTimeout(parent, f.Header.Budget)
+		in.ctx, in.stop = context.WithTimeout(in.ctx, f.Header.Budget)
 	}
-	in.ctx, in.cancel = context.WithCancelCause(ctx)
-	context.AfterFunc(in.ctx, stop)
 	if f.More {
 		in.in = newBodyIn(in.ctx, c, f.ID)
 	}
@@ -278,13 +336,18 @@ func (in *Inbound) ReplyError(err error) error {
 	return in.finish(func() error { return in.c.Send(ErrorReply(in.id, err)) })
 }
 
-// ReplyBody ends the call with a result of any length, and returns when all of it has been sent. If
-// body fails, the caller reads the error's kind after what came before.
+// ReplyBody ends the call with a result of any length, and returns when all of it has been sent, or
+// the call's context has ended. If body fails, the caller reads the error's kind after what came before.
 func (in *Inbound) ReplyBody(h Header, body io.Reader) error {
 	return in.finish(func() error {
 		if err := in.c.Send(&Frame{Type: TypeReply, ID: in.id, More: true, Header: h}); err != nil {
 			return err
 		}
+		stop := context.AfterFunc(in.ctx, func() {
+			err := context.Cause(in.ctx)
+			in.out.stop(Errorf("send body", KindOf(err), "%w", err))
+		})
+		defer stop()
 		return in.out.pump(in.id, body)
 	})
 }
@@ -292,8 +355,11 @@ func (in *Inbound) ReplyBody(h Header, body io.Reader) error {
 func (in *Inbound) finish(send func() error) (err error) {
 	in.once.Do(func() {
 		err = send()
-		in.out.stop()
+		in.out.stop(errUnwanted)
 		in.cancel(context.Canceled)
+		if in.stop != nil {
+			in.stop()
+		}
 	})
 	return err
 }
@@ -303,7 +369,9 @@ func (in *Inbound) HandleFrame(c *Conn, f *Frame) {
 	switch f.Type {
 	case TypeChunk:
 		if in.in != nil && !in.in.push(f.Payload) {
-			go in.ReplyError(Errorf("read body", BadInput, "chunks past the window"))
+			err := Errorf("read body", BadInput, "the caller ignores the window")
+			in.in.end(err)
+			in.cancel(err)
 		}
 	case TypeEnd:
 		if in.in != nil {
@@ -313,14 +381,14 @@ func (in *Inbound) HandleFrame(c *Conn, f *Frame) {
 		in.out.credit(f)
 	case TypeCancel:
 		in.cancel(context.Canceled)
-		in.out.stop()
+		in.out.stop(errUnwanted)
 	}
 }
 
 // HandleClose is for the connection.
 func (in *Inbound) HandleClose(_ *Conn, err error) {
 	in.cancel(err)
-	in.out.stop()
+	in.out.stop(errUnwanted)
 	if in.in != nil {
 		in.in.end(err)
 	}

@@ -11,18 +11,20 @@ import (
 )
 
 // Transport is what a connection runs over: a Unix socket, one end of a socket pair, a libp2p
-// stream, a pipe in a test.
+// stream, a pipe in a test. If it also has Reset() error, as streams of libp2p do, that is called
+// before Close when a Write may be under way, which their Close does not end.
 type Transport interface {
 	io.ReadWriteCloser
 }
 
-// Sink takes the frames of one call, on the goroutine that reads the connection: it must not
-// block, and what it keeps of a frame it must copy.
+// Sink takes the frames of one call. It must not block.
 type Sink interface {
-	// HandleFrame is called for each frame of the call: reply, chunk, end, credit, cancel.
+	// HandleFrame is called for each frame of the call: reply, chunk, end, credit, cancel; on the
+	// goroutine that reads the connection. The frame is good until it returns.
 	HandleFrame(c *Conn, f *Frame)
-	// HandleClose is called once, if the connection ends before the call does. The error's kind
-	// says whether the request can have left.
+	// HandleClose is called once, if the connection ends before the call does, on the goroutine of
+	// Run; a last HandleFrame may run at the same time. The error's kind says whether the request
+	// can have left.
 	HandleClose(c *Conn, err error)
 }
 
@@ -33,53 +35,65 @@ type Config struct {
 	// Hello is sent first.
 	Hello Hello
 	// Accept is called for each request of the peer, on the reading goroutine. It answers at once
-	// (Conn.Send), or registers a sink (Conn.Register) and answers later. Nil refuses all calls.
+	// (Conn.Queue and FlushLater), or registers a sink (Conn.Register) and answers later. The frame
+	// is good until it returns. A panic ends the connection. Nil refuses all calls.
 	Accept func(c *Conn, f *Frame)
 	// Event is called for each event frame, on the reading goroutine. Nil drops them.
 	Event func(c *Conn, f *Frame)
 	// MaxInbound bounds the peer's calls in flight; past it they are answered with Overloaded.
 	// 0: MaxStreams.
 	MaxInbound int
-	// IdleTimeout closes the connection when no call was in flight for so long. 0: never.
+	// IdleTimeout drains and closes the connection when no call was in flight for so long; pings do
+	// not count. 0: never, and the peer's hello is waited for without a limit.
 	IdleTimeout time.Duration
-	// FrameTimeout is how long a frame may take once its first byte is here. 0: FrameTimeout.
+	// FrameTimeout is how long a frame may take once its first byte is here, and, with an
+	// IdleTimeout, how long the hello may. 0: FrameTimeout.
 	FrameTimeout time.Duration
 }
 
 // Conn carries calls both ways over one transport, multiplexed. It is the only type of connection
 // in celld: caller to nucleus, nucleus to program, nucleus to nucleus. All methods may be used from
-// any goroutine unless they say otherwise. The owner calls Run, and waits for it.
+// any goroutine unless they say otherwise. The owner calls Run, and waits for it: until then nobody
+// is told that the connection has ended.
 type Conn struct {
 	t      Transport
-	raw    syscall.RawConn // of t, if it is a descriptor that can be written without blocking
+	direct bool // t is a descriptor that can be written without blocking
 	cfg    Config
+	born   time.Time
 	w      writer
 	r      *reader // the current one; only its own goroutine touches it
-	nextID atomic.Uint32
 
-	mu      sync.Mutex
-	calls   map[uint32]entry
-	inbound int
-	closed  error // set once, before done is closed
-	idle    chan struct{}
+	mu       sync.Mutex
+	nextID   uint32
+	calls    map[uint32]entry
+	inbound  int
+	begun    uint64 // calls, both ways
+	running  bool
+	draining bool             // requests are refused
+	closed   error            // set once, before done is closed
+	lost     map[uint32]entry // calls that the end has cut
+	handed   uint64           // writer.handed at the end
+	idle     chan struct{}
 
 	hello      atomic.Pointer[peerHello]
 	helloReady chan struct{}
-	leaving    atomic.Bool // the peer said goaway
+	leaving    atomic.Bool // the peer said goaway; set with mu held
 	done       chan struct{}
-	readers    sync.WaitGroup
-	lastFrame  atomic.Int64 // unix ns of the last read
-	partial    atomic.Int64 // unix ns since when a frame is incomplete; 0: none is
+	tasks      sync.WaitGroup // the goroutines of this connection
+	partial    atomic.Int64   // ns after born since when a frame is incomplete; 0: none is
 }
 
+// entry is a call, or a ping, in flight.
 type entry struct {
 	sink    Sink
 	inbound bool
-	begun   uint64 // writer.queued before its request: not reached by writer.handed, it never left
+	ping    bool
+	end     uint64 // place in the writer's queue after its request
 }
 
 type peerHello struct {
 	Hello
+	once    sync.Once
 	numbers map[string]uint32
 }
 
@@ -92,20 +106,20 @@ func NewConn(t Transport, cfg Config) (*Conn, error) {
 		cfg.FrameTimeout = FrameTimeout
 	}
 	c := &Conn{
-		t: t, cfg: cfg, calls: map[uint32]entry{},
+		t: t, cfg: cfg, born: time.Now(), calls: map[uint32]entry{},
 		helloReady: make(chan struct{}), done: make(chan struct{}),
 	}
+	var raw syscall.RawConn
 	if sc, ok := t.(syscall.Conn); ok {
-		if raw, err := sc.SyscallConn(); err == nil {
-			c.raw = raw
+		if r, err := sc.SyscallConn(); err == nil {
+			raw = r
 		}
 	}
-	c.w.init()
-	c.nextID.Store(^uint32(0)) // the first Add(2) gives 1
-	if !cfg.Opener {
-		c.nextID.Store(0)
+	c.w.init(t, raw, c.fail)
+	c.direct = c.w.now != nil
+	if cfg.Opener {
+		c.nextID = ^uint32(0) // the first one is 1, for the other side 2
 	}
-	c.lastFrame.Store(time.Now().UnixNano())
 	payload, err := c.cfg.Hello.Marshal()
 	if err != nil {
 		return nil, err
@@ -114,22 +128,28 @@ func NewConn(t Transport, cfg Config) (*Conn, error) {
 }
 
 // Run reads frames until the connection ends, and returns why; nil after Close. It returns when
-// every goroutine of the connection has ended. Handlers run on it (see Yield).
+// every goroutine of the connection has ended. Handlers run on them (see Yield). It is called once.
 func (c *Conn) Run() error {
-	c.readers.Add(2)
-	go func() { defer c.readers.Done(); c.w.run(c.t, c.done, c.fail) }()
-	c.w.wake() // the hello
-	watch := c.startWatch()
-	go func() {
-		defer c.readers.Done()
-		c.readLoop(&reader{buf: make([]byte, readBuffer)})
-	}()
-	<-c.done
-	watch()
-	c.readers.Wait()
 	c.mu.Lock()
-	err := c.closed
+	c.running = c.closed == nil
+	running := c.running
 	c.mu.Unlock()
+	if running {
+		c.tasks.Go(func() { c.w.run(c.done) })
+		c.w.wake() // the hello
+		c.tasks.Go(c.watch)
+		c.tasks.Go(func() { c.readLoop(&reader{buf: make([]byte, readBuffer)}) })
+		<-c.done
+		c.closeTransport()
+	}
+	c.mu.Lock()
+	err, lost, handed := c.closed, c.lost, c.handed
+	c.lost = nil
+	c.mu.Unlock()
+	for _, e := range lost {
+		e.sink.HandleClose(c, lostError(err, !e.inbound && e.end > handed))
+	}
+	c.tasks.Wait()
 	if errors.Is(err, errClosed) {
 		return nil
 	}
@@ -144,7 +164,8 @@ var errClosed = errors.New("connection closed")
 // Close ends the connection at once; calls in flight fail. It does not wait for Run.
 func (c *Conn) Close() { c.fail(errClosed) }
 
-// fail ends the connection because of err. The first reason holds.
+// fail ends the connection because of err. The first reason holds. It never waits and calls no
+// sink, so that it may be called with locks held; Run does the rest.
 func (c *Conn) fail(err error) {
 	c.mu.Lock()
 	if c.closed != nil {
@@ -152,17 +173,26 @@ func (c *Conn) fail(err error) {
 		return
 	}
 	c.closed = err
-	calls := c.calls
-	c.calls = map[uint32]entry{}
+	c.handed = c.w.close(err)
+	c.lost, c.calls = c.calls, map[uint32]entry{}
 	c.inbound = 0
 	c.signalIdle()
+	running := c.running
 	c.mu.Unlock()
-	c.t.Close()
-	handed := c.w.close(err)
 	close(c.done)
-	for _, e := range calls {
-		e.sink.HandleClose(c, lostError(err, !e.inbound && e.begun >= handed))
+	if !running {
+		c.closeTransport()
 	}
+}
+
+func (c *Conn) closeTransport() {
+	c.w.mu.Lock()
+	cut := c.w.cut
+	c.w.mu.Unlock()
+	if r, ok := c.t.(interface{ Reset() error }); ok && cut {
+		_ = r.Reset() // it is gone either way; so below
+	}
+	_ = c.t.Close()
 }
 
 func lostError(err error, neverLeft bool) error {
@@ -174,27 +204,31 @@ func lostError(err error, neverLeft bool) error {
 
 // Goaway tells the peer to begin nothing new here; what is in flight goes on. reason is for logs.
 func (c *Conn) Goaway(reason string) error {
-	return c.Send(&Frame{Type: TypeGoaway, Payload: []byte(reason[:min(len(reason), MaxErrorText)])})
+	return c.sendSoon(&Frame{Type: TypeGoaway, Payload: []byte(cutText(reason, MaxErrorText))})
 }
 
-// Drain says goaway, waits until no call is in flight or ctx ends, and closes the connection.
-// It returns the context's error if calls were cut.
+// Drain says goaway, serves what the peer began before it heard so, waits until no call is in flight
+// or ctx ends, and closes the connection. It returns the context's error if calls were cut.
 func (c *Conn) Drain(ctx context.Context, reason string) error {
 	defer c.Close()
 	if err := c.Goaway(reason); err != nil {
 		return nil // already closed: nothing is in flight
 	}
+	// The answer to a ping comes after every request that the peer sent before it read the goaway.
+	barrier, cancel := context.WithTimeout(ctx, barrierTimeout)
+	_, _ = c.Ping(barrier) // a peer that does not answer has sent nothing either, most likely
+	cancel()
 	c.mu.Lock()
-	idle := c.idle
-	if idle == nil {
-		idle = make(chan struct{})
-		c.idle = idle
+	c.draining = true
+	if c.idle == nil {
+		c.idle = make(chan struct{})
 	}
+	idle := c.idle
 	c.signalIdle()
 	c.mu.Unlock()
 	select {
 	case <-idle:
-		c.w.flushed(ctx)
+		c.w.flushed(ctx, c.done)
 		return nil
 	case <-c.done:
 		return nil
@@ -202,6 +236,9 @@ func (c *Conn) Drain(ctx context.Context, reason string) error {
 		return ctx.Err()
 	}
 }
+
+// barrierTimeout bounds the wait for the peer to have seen a goaway.
+const barrierTimeout = time.Second
 
 // signalIdle wakes Drain when no call is left. c.mu is held.
 func (c *Conn) signalIdle() {
@@ -238,33 +275,39 @@ func (c *Conn) PeerHello(ctx context.Context) (Hello, error) {
 	}
 }
 
-// Open begins a call: it registers sink and queues the request. The id is odd for the opener. The
-// request leaves with the next flush; see Flush. It fails with Unavailable when the connection has
-// ended or the peer is leaving: the request then provably never left.
+// Open begins a call: it registers sink and queues the request. The request leaves with the next
+// flush; see Flush. It fails with Unavailable when the connection has ended or the peer is leaving,
+// with Overloaded when too much waits to be written, and with BadInput or TooLarge when the peer
+// would not take the frame: the request then provably never left.
 func (c *Conn) Open(f *Frame, sink Sink) (uint32, error) {
+	f.Type = TypeRequest
+	c.number(&f.Header)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed != nil {
+		return 0, Errorf("call", Unavailable, "connection lost before the request left: %w", c.closed)
+	}
 	if c.leaving.Load() {
 		return 0, Errorf("call", Unavailable, "the peer is leaving")
 	}
-	f.Type, f.ID = TypeRequest, c.nextID.Add(2)
-	if f.ID <= 1 && !c.cfg.Opener || f.ID == 0 { // the ids have wrapped around
-		f.ID = c.nextID.Add(2)
-	}
-	c.number(&f.Header)
-	c.mu.Lock()
-	if c.closed != nil {
-		err := c.closed
-		c.mu.Unlock()
-		return 0, Errorf("call", Unavailable, "connection lost before the request left: %w", err)
-	}
-	begun, err := c.w.add(f)
-	if err == nil {
-		c.calls[f.ID] = entry{sink: sink, begun: begun}
-	}
-	c.mu.Unlock()
+	f.ID = c.newID()
+	end, err := c.w.add(f, MaxQueued/4*3) // the rest is for the frames of calls that have begun
 	if err != nil {
 		return 0, err
 	}
+	c.begun++
+	c.calls[f.ID] = entry{sink: sink, end: end}
 	return f.ID, nil
+}
+
+// newID gives the next id of this side's parity that is free: odd for the opener. c.mu is held.
+func (c *Conn) newID() uint32 {
+	for {
+		c.nextID += 2
+		if _, taken := c.calls[c.nextID]; !taken && c.nextID != 0 {
+			return c.nextID
+		}
+	}
 }
 
 // number replaces the function's name by its number, once the peer has announced one.
@@ -272,34 +315,50 @@ func (c *Conn) number(h *Header) {
 	if h.FuncNum != 0 {
 		return
 	}
-	if p := c.hello.Load(); p != nil {
+	if p := c.hello.Load(); p != nil && len(p.Functions) > 0 {
+		p.once.Do(p.index)
 		if n, ok := p.numbers[h.Func]; ok {
 			h.FuncNum, h.Func = n, ""
 		}
 	}
 }
 
+func (p *peerHello) index() {
+	p.numbers = make(map[string]uint32, len(p.Functions))
+	for i, name := range p.Functions {
+		p.numbers[name] = uint32(i + 1)
+	}
+}
+
 // Register says that the peer's call id, just accepted, will be answered later. sink gets its
-// further frames. Only Accept may call it, before it returns.
+// further frames, or is told at once that the connection has ended. Only Accept may call it, before
+// it returns.
 func (c *Conn) Register(id uint32, sink Sink) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed == nil {
+	closed := c.closed
+	if closed == nil {
 		c.calls[id] = entry{sink: sink, inbound: true}
 		c.inbound++
+	}
+	c.mu.Unlock()
+	if closed != nil {
+		sink.HandleClose(c, lostError(closed, false))
 	}
 }
 
 // Cancel tells the peer that nobody waits for call id any more. Its entry stays until the peer
-// has confirmed with a reply, which nobody sees.
+// has confirmed with a reply, which nobody sees. It does not wait.
 func (c *Conn) Cancel(id uint32) {
 	c.mu.Lock()
-	if e, ok := c.calls[id]; ok {
+	e, ok := c.calls[id]
+	if ok {
 		e.sink = discard{}
 		c.calls[id] = e
 	}
 	c.mu.Unlock()
-	_ = c.Send(&Frame{Type: TypeCancel, ID: id}) // a lost connection has canceled it already
+	if ok {
+		_ = c.sendSoon(&Frame{Type: TypeCancel, ID: id}) // a lost connection has canceled it already
+	}
 }
 
 type discard struct{}
@@ -308,11 +367,16 @@ func (discard) HandleFrame(*Conn, *Frame) {}
 func (discard) HandleClose(*Conn, error)  {}
 
 // Queue appends a frame to what is to be written. A reply without body, or the end of its body,
-// ends the peer's call. Errors: the connection has ended, or the frame is too large.
+// ends the peer's call. Errors: the connection has ended, or the peer would not take the frame; the
+// call of a reply that cannot be sent is ended by an error in its place.
 func (c *Conn) Queue(f *Frame) error {
-	if _, err := c.w.add(f); err != nil {
-		if KindOf(err) == Overloaded {
+	_, err := c.w.add(f, MaxQueued)
+	if err != nil {
+		switch kind := KindOf(err); {
+		case kind == Overloaded:
 			c.fail(err)
+		case f.Type == TypeReply && kind != Unavailable && f.Header.Kind != Failed:
+			_ = c.Queue(ErrorReply(f.ID, Errorf("send reply", Failed, "%w", err))) // err says more
 		}
 		return err
 	}
@@ -322,14 +386,14 @@ func (c *Conn) Queue(f *Frame) error {
 	return nil
 }
 
-// Flush writes what is queued, unless somebody is writing already, who then takes it along. On a
-// descriptor it does not block; on another transport it may, up to StallTimeout.
+// Flush writes what is queued, unless somebody is writing already, who then takes it along. It does
+// not wait for the peer, unless the transport buffers less than smallFlush bytes.
 func (c *Conn) Flush() {
-	if c.raw != nil {
-		c.flushNow()
-		return
+	if c.direct {
+		c.w.flushNow()
+	} else if !c.w.flushSmall() {
+		c.w.wake()
 	}
-	c.w.flush(c.t, c.fail)
 }
 
 // Send is Queue and Flush.
@@ -338,6 +402,15 @@ func (c *Conn) Send(f *Frame) error {
 		return err
 	}
 	c.Flush()
+	return nil
+}
+
+// sendSoon is Send for those who must not wait in any case.
+func (c *Conn) sendSoon(f *Frame) error {
+	if err := c.Queue(f); err != nil {
+		return err
+	}
+	c.w.flushNow()
 	return nil
 }
 
@@ -356,44 +429,57 @@ func (c *Conn) finish(id uint32, inbound bool) {
 	c.signalIdle()
 }
 
-// startWatch checks the time limits now and then and returns what stops it.
-func (c *Conn) startWatch() (stop func()) {
+// watch checks the time limits now and then, until the connection ends.
+func (c *Conn) watch() {
 	period := c.cfg.FrameTimeout / 2
 	if c.cfg.IdleTimeout > 0 {
 		period = min(period, c.cfg.IdleTimeout/2)
 	}
-	finished := make(chan struct{})
-	stopped := make(chan struct{})
-	go func() {
-		defer close(finished)
-		tick := time.NewTicker(period)
-		defer tick.Stop()
-		for {
-			select {
-			case <-stopped:
-				return
-			case now := <-tick.C:
-				c.checkTime(now)
-			}
+	tick := time.NewTicker(max(period, time.Millisecond))
+	defer tick.Stop()
+	use := usage{at: c.born}
+	for {
+		select {
+		case <-c.done:
+			return
+		case now := <-tick.C:
+			c.checkTime(now, &use)
 		}
-	}()
-	return func() { close(stopped); <-finished }
+	}
 }
 
-func (c *Conn) checkTime(now time.Time) {
-	since := func(ns int64) time.Duration { return time.Duration(now.UnixNano() - ns) }
-	if at := c.partial.Load(); at != 0 && since(at) > c.cfg.FrameTimeout {
-		c.fail(Errorf("read frame", Timeout, "a frame was not complete after %v", c.cfg.FrameTimeout))
+// usage is when a call was last in flight, as far as the watch has seen.
+type usage struct {
+	at    time.Time
+	begun uint64
+	ended bool // the connection is being closed because nobody uses it
+}
+
+func (c *Conn) checkTime(now time.Time, use *usage) {
+	limit := c.cfg.FrameTimeout
+	if at := c.partial.Load(); at != 0 && now.Sub(c.born)-time.Duration(at) > limit {
+		c.fail(Errorf("read frame", Timeout, "a frame was not complete after %v", limit))
 	}
 	if c.w.stalled(now) {
 		c.fail(Errorf("write frame", Timeout, "the peer took nothing for %v", StallTimeout))
 	}
-	if c.cfg.IdleTimeout > 0 && since(c.lastFrame.Load()) > c.cfg.IdleTimeout {
-		c.mu.Lock()
-		busy := len(c.calls) > 0
-		c.mu.Unlock()
-		if !busy {
-			c.fail(errClosed)
-		}
+	if c.cfg.IdleTimeout == 0 || use.ended {
+		return
+	}
+	if c.hello.Load() == nil && now.Sub(c.born) > limit {
+		c.fail(Errorf("read frame", Timeout, "the peer has not said hello for %v", limit))
+	}
+	c.mu.Lock()
+	if len(c.calls) > 0 || c.begun != use.begun {
+		use.at, use.begun = now, c.begun
+	}
+	c.mu.Unlock()
+	if now.Sub(use.at) >= c.cfg.IdleTimeout {
+		use.ended = true
+		c.tasks.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), DrainTimeout)
+			defer cancel()
+			_ = c.Drain(ctx, "idle") // a call that began just now may be cut by the peer only
+		})
 	}
 }

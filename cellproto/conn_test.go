@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"sync"
@@ -49,12 +48,6 @@ func echoInline(c *Conn, f *Frame) {
 	c.FlushLater(c)
 }
 
-// echoStream answers with what it is sent, arguments first.
-func echoStream(c *Conn, f *Frame) {
-	in := c.Inbound(context.Background(), f)
-	go in.ReplyBody(Header{}, io.MultiReader(bytes.NewReader(in.Payload), in.Body()))
-}
-
 func chain(t testing.TB, accept func(*Conn, *Frame)) *Conn {
 	a, b := socketPair(t)
 	x, y := socketPair(t)
@@ -92,7 +85,7 @@ func TestBodiesThroughRelay(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 16 {
 		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			body := bytes.Repeat([]byte("celldnet"), 3<<20/8)
 			r, err := c.Call(ctx, &Request{Header: Header{Func: "echo"}, Payload: []byte("args"), Body: bytes.NewReader(body)})

@@ -20,7 +20,7 @@ const (
 	TypePong    FrameType = 8  //
 	TypeHello   FrameType = 9  // the first frame each way; see Hello
 	TypeGoaway  FrameType = 10 // finish what is in flight, begin nothing new here
-	TypeCredit  FrameType = 11 // payload: u32, bytes that the sender of a body may send on top
+	TypeCredit  FrameType = 11 // payload: u32 > 0, bytes of chunk frames, their 12 bytes included, that may be sent on top
 )
 
 // Flags of a frame.
@@ -43,9 +43,39 @@ type Frame struct {
 	Payload []byte
 }
 
-// AppendFrame appends f in its wire form. It fails with TooLarge past MaxFrame or MaxHeader, and
-// then returns dst as it was.
+// shape says what a frame of one type may have.
+type shape struct {
+	payload int  // bytes at most
+	call    bool // belongs to a call: its id is not 0
+	header  bool // may have a header map
+	body    bool // may announce a body
+	kind    bool // may carry an error kind
+}
+
+// shapes by type. What goes through a relay is bounded tightly: its caller's frames wait in the
+// queue of a program that serves others too.
+var shapes = [...]shape{
+	TypeRequest: {payload: MaxArgs, call: true, header: true, body: true},
+	TypeReply:   {payload: MaxArgs, call: true, header: true, body: true, kind: true},
+	TypeEvent:   {payload: MaxArgs, header: true},
+	TypeChunk:   {payload: ChunkSize, call: true},
+	TypeEnd:     {payload: MaxErrorText, call: true, header: true, kind: true},
+	TypeCancel:  {call: true},
+	TypePing:    {payload: maxPing, call: true},
+	TypePong:    {payload: maxPing, call: true},
+	TypeHello:   {payload: MaxArgs},
+	TypeGoaway:  {payload: MaxErrorText, header: true, kind: true},
+	TypeCredit:  {payload: 4, call: true},
+}
+
+const maxPing = 64 // bytes; enough for a time stamp and a nonce
+
+// AppendFrame appends f in its wire form. It fails with TooLarge or BadInput when the peer would not
+// take the frame, which would cost the whole connection, and then returns dst as it was.
 func AppendFrame(dst []byte, f *Frame) ([]byte, error) {
+	if err := f.check("send frame"); err != nil {
+		return dst, err
+	}
 	start := len(dst)
 	var flags uint8
 	if f.More {
@@ -54,6 +84,9 @@ func AppendFrame(dst []byte, f *Frame) ([]byte, error) {
 	dst = append(dst, 0, 0, 0, 0, byte(f.Type), 0, 0, 0, 0, 0, 0, 0)
 	binary.BigEndian.PutUint32(dst[start+8:], f.ID)
 	if n := f.Header.fields(); n > 0 {
+		if err := f.Header.check(); err != nil {
+			return dst[:start], err
+		}
 		flags |= FlagHeader
 		dst = append(dst, 0, 0)
 		body := len(dst)
@@ -64,17 +97,14 @@ func AppendFrame(dst []byte, f *Frame) ([]byte, error) {
 		binary.BigEndian.PutUint16(dst[body-2:], uint16(len(dst)-body))
 	}
 	dst = append(dst, f.Payload...)
-	size := len(dst) - start - FrameHeaderSize
-	if size > MaxFrame {
-		return dst[:start], Errorf("send frame", TooLarge, "frame of %d bytes, the limit is %d", size, MaxFrame)
-	}
 	dst[start+5] = flags
-	binary.BigEndian.PutUint32(dst[start:], uint32(size))
+	binary.BigEndian.PutUint32(dst[start:], uint32(len(dst)-start-FrameHeaderSize))
 	return dst, nil
 }
 
 // FrameSize gives the whole size of the frame that data begins with, or 0 when its first 12 bytes
-// are not all there. It fails as ParseFrame does, before the rest has been read.
+// are not all there. It fails as ParseFrame does, before the rest has been read: nothing is read or
+// kept of a frame that is larger than its type allows.
 func FrameSize(data []byte) (int, error) {
 	if len(data) < FrameHeaderSize {
 		return 0, nil
@@ -83,15 +113,25 @@ func FrameSize(data []byte) (int, error) {
 	if size > MaxFrame {
 		return 0, Errorf("read frame", TooLarge, "frame of %d bytes, the limit is %d", size, MaxFrame)
 	}
-	typ := FrameType(data[4])
+	typ, flags := FrameType(data[4]), data[5]
 	if typ < TypeRequest || typ > TypeCredit {
 		return 0, Errorf("read frame", BadInput, "unknown frame type %d", typ)
 	}
-	if data[5]&^(FlagHeader|FlagMore) != 0 {
-		return 0, Errorf("read frame", BadInput, "unknown flags %#x", data[5])
+	if flags&^(FlagHeader|FlagMore) != 0 {
+		return 0, Errorf("read frame", BadInput, "unknown flags %#x", flags)
 	}
 	if stream := binary.BigEndian.Uint16(data[6:]); stream != 0 {
 		return 0, Errorf("read frame", Unsupported, "stream %d: this version has one body a direction", stream)
+	}
+	most := shapes[typ].payload
+	if flags&FlagHeader != 0 {
+		if !shapes[typ].header {
+			return 0, Errorf("read frame", BadInput, "frame type %d has no header map", typ)
+		}
+		most += 2 + MaxHeader
+	}
+	if int(size) > most {
+		return 0, Errorf("read frame", TooLarge, "frame type %d of %d bytes, the limit is %d", typ, size, most)
 	}
 	return FrameHeaderSize + int(size), nil
 }
@@ -100,73 +140,76 @@ func FrameSize(data []byte) (int, error) {
 // is not all there. Errors are of kind TooLarge, BadInput or Unsupported; after one the connection
 // cannot be read further.
 func ParseFrame(data []byte) (f Frame, n int, err error) {
-	n, err = FrameSize(data)
-	if err != nil || n == 0 || len(data) < n {
-		return Frame{}, 0, err
-	}
-	f.Type = FrameType(data[4])
-	f.More = data[5]&FlagMore != 0
-	f.ID = binary.BigEndian.Uint32(data[8:])
-	rest := data[FrameHeaderSize:n]
-	if data[5]&FlagHeader != 0 {
-		if len(rest) < 2 {
-			return Frame{}, 0, Errorf("read frame", BadInput, "no room for the header's length")
-		}
-		size := int(binary.BigEndian.Uint16(rest))
-		if size > MaxHeader {
-			return Frame{}, 0, Errorf("read frame", TooLarge, "header of %d bytes, the limit is %d", size, MaxHeader)
-		}
-		if len(rest) < 2+size {
-			return Frame{}, 0, Errorf("read frame", BadInput, "header of %d bytes in a frame of %d", size, len(rest))
-		}
-		if f.Header, err = parseHeader(rest[2 : 2+size]); err != nil {
-			return Frame{}, 0, err
-		}
-		rest = rest[2+size:]
-	}
-	f.Payload = rest
-	if err := f.check(); err != nil {
+	n, err = parseFrame(&f, data)
+	if err != nil || n == 0 {
 		return Frame{}, 0, err
 	}
 	return f, n, nil
 }
 
-// check enforces what each type of frame must look like.
-func (f *Frame) check() error {
-	bad := func(format string, args ...any) error {
-		return Errorf("read frame", BadInput, format, args...)
+// parseFrame is ParseFrame into f, which holds nothing of use unless n > 0.
+func parseFrame(f *Frame, data []byte) (n int, err error) {
+	n, err = FrameSize(data)
+	if err != nil || n == 0 || len(data) < n {
+		return 0, err
 	}
-	if f.More && f.Type != TypeRequest && f.Type != TypeReply {
-		return bad("frame type %d cannot announce a body", f.Type)
+	*f = Frame{Type: FrameType(data[4]), More: data[5]&FlagMore != 0, ID: binary.BigEndian.Uint32(data[8:])}
+	rest := data[FrameHeaderSize:n:n]
+	if data[5]&FlagHeader != 0 {
+		if len(rest) < 2 {
+			return 0, Errorf("read frame", BadInput, "no room for the header's length")
+		}
+		size := int(binary.BigEndian.Uint16(rest))
+		if size > MaxHeader {
+			return 0, Errorf("read frame", TooLarge, "header of %d bytes, the limit is %d", size, MaxHeader)
+		}
+		if len(rest) < 2+size {
+			return 0, Errorf("read frame", BadInput, "header of %d bytes in a frame of %d", size, len(rest))
+		}
+		if err := f.Header.parse(rest[2 : 2+size]); err != nil {
+			return 0, err
+		}
+		rest = rest[2+size:]
+	}
+	f.Payload = rest
+	if err := f.check("read frame"); err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+// check enforces what each type of frame must look like, on either side.
+func (f *Frame) check(op string) error {
+	if int(f.Type) >= len(shapes) || f.Type == 0 {
+		return Errorf(op, BadInput, "unknown frame type %d", f.Type)
+	}
+	s := &shapes[f.Type]
+	switch {
+	case s.call != (f.ID != 0):
+		return Errorf(op, BadInput, "frame type %d with the id %d", f.Type, f.ID)
+	case f.More && !s.body:
+		return Errorf(op, BadInput, "frame type %d cannot announce a body", f.Type)
+	case len(f.Payload) > s.payload:
+		return Errorf(op, TooLarge, "frame type %d with a payload of %d bytes, the limit is %d", f.Type, len(f.Payload), s.payload)
+	case f.Header.Kind != 0 && (!s.kind || f.More):
+		return Errorf(op, BadInput, "frame type %d with an error kind", f.Type)
 	}
 	switch f.Type {
-	case TypeRequest, TypeReply, TypeChunk, TypeEnd, TypeCancel:
-		if f.ID == 0 {
-			return bad("frame type %d without a call", f.Type)
+	case TypeRequest:
+		if f.Header.Func == "" && f.Header.FuncNum == 0 {
+			return Errorf(op, BadInput, "request without a function")
 		}
-	case TypePing, TypePong:
-		if len(f.Payload) > maxPing {
-			return bad("ping of %d bytes, the limit is %d", len(f.Payload), maxPing)
+	case TypeChunk:
+		if len(f.Payload) == 0 {
+			return Errorf(op, BadInput, "chunk without a byte")
 		}
 	case TypeCredit:
-		if f.ID == 0 || len(f.Payload) != 4 {
-			return bad("malformed credit")
+		if len(f.Payload) != 4 || binary.BigEndian.Uint32(f.Payload) == 0 {
+			return Errorf(op, BadInput, "malformed credit")
 		}
-	}
-	switch {
-	case f.Type == TypeRequest && f.Header.Func == "" && f.Header.FuncNum == 0:
-		return bad("request without a function")
-	case f.Type == TypeRequest && f.Header.Kind != 0:
-		return bad("request with an error kind")
-	case f.Type == TypeChunk && len(f.Payload) > ChunkSize:
-		return bad("chunk of %d bytes, the limit is %d", len(f.Payload), ChunkSize)
-	case f.Type == TypeRequest && len(f.Payload) > MaxArgs:
-		return Errorf("read frame", TooLarge, "arguments of %d bytes, the limit is %d", len(f.Payload), MaxArgs)
 	}
 	return nil
 }
-
-const maxPing = 64 // bytes; enough for a time stamp and a nonce
 
 // String is for logs and test transcripts.
 func (f *Frame) String() string {

@@ -59,6 +59,38 @@ func (h *Header) fields() int {
 	return n
 }
 
+// check says whether the peer will take h. The limits are those of the fields' comments.
+func (h *Header) check() error {
+	bad := func(format string, args ...any) error { return Errorf("write frame header", BadInput, format, args...) }
+	for _, text := range [...]struct {
+		name  string
+		value string
+		limit int
+	}{{"function", h.Func, MaxFuncName}, {"to", h.To, maxTo}, {"hint", h.Hint, maxHint}} {
+		if len(text.value) > text.limit {
+			return bad("%s of %d bytes, the limit is %d", text.name, len(text.value), text.limit)
+		}
+		if !utf8.ValidString(text.value) {
+			return bad("%s is not UTF-8", text.name)
+		}
+	}
+	switch {
+	case len(h.Token) > MaxToken, len(h.Trace) > maxTrace, len(h.Key) > maxKey:
+		return bad("token of %d bytes, trace of %d or idempotency key of %d, the limits are %d, %d and %d",
+			len(h.Token), len(h.Trace), len(h.Key), MaxToken, maxTrace, maxKey)
+	case h.FuncNum > MaxFunctions || h.Codec > CBOR:
+		return bad("function number %d or codec %d", h.FuncNum, h.Codec)
+	case len(h.Meta) > maxMeta:
+		return bad("meta of %d entries, the limit is %d", len(h.Meta), maxMeta)
+	}
+	for k, v := range h.Meta {
+		if k == "" || len(k) > maxMetaKey || len(v) > maxMetaValue || !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return bad("meta %.80q: keys have 1 to %d bytes, values at most %d, of UTF-8", k, maxMetaKey, maxMetaValue)
+		}
+	}
+	return nil
+}
+
 const (
 	cborUint  = 0 << 5
 	cborBytes = 2 << 5
@@ -211,14 +243,14 @@ func (r *headerReader) uint(name string, limit uint64) uint64 {
 	return v
 }
 
-// bytes reads a byte or text string of at most limit bytes; it aliases the input.
-func (r *headerReader) bytes(name string, major byte, limit int) []byte {
+// bytes reads a byte or text string of least to limit bytes; it aliases the input.
+func (r *headerReader) bytes(name string, major byte, least, limit int) []byte {
 	got, n := r.head()
 	if r.err == nil && got != major {
 		r.fail("%s has the wrong type", name)
 	}
-	if r.err == nil && (n == 0 || n > uint64(limit)) {
-		r.fail("%s has %d bytes, allowed are 1 to %d", name, n, limit)
+	if r.err == nil && (n < uint64(least) || n > uint64(limit)) {
+		r.fail("%s has %d bytes, allowed are %d to %d", name, n, least, limit)
 	}
 	if r.err == nil && uint64(len(r.data)) < n {
 		r.fail("cut short")
@@ -245,11 +277,11 @@ func (r *headerReader) meta() map[string]string {
 	meta := make(map[string]string, n)
 	last := ""
 	for range n {
-		k := string(r.bytes("a key of meta", cborText, maxMetaKey))
+		k := string(r.bytes("a key of meta", cborText, 1, maxMetaKey))
 		if r.err == nil && last != "" && compareKeys(last, k) >= 0 {
 			r.fail("keys of meta are not in order")
 		}
-		meta[k], last = string(r.bytes("a value of meta", cborText, maxMetaValue)), k
+		meta[k], last = string(r.bytes("a value of meta", cborText, 0, maxMetaValue)), k
 		if r.err != nil {
 			return nil
 		}
@@ -257,8 +289,8 @@ func (r *headerReader) meta() map[string]string {
 	return meta
 }
 
-func parseHeader(data []byte) (Header, error) {
-	var h Header
+// parse reads a header map into h, which is zero. Its byte fields alias data.
+func (h *Header) parse(data []byte) error {
 	r := headerReader{data: data}
 	major, n := r.head()
 	if r.err == nil && (major != cborMap || n == 0 || n > 11) {
@@ -278,10 +310,7 @@ func parseHeader(data []byte) (Header, error) {
 	if r.err == nil && len(r.data) > 0 {
 		r.fail("%d bytes after the map", len(r.data))
 	}
-	if r.err != nil {
-		return Header{}, r.err
-	}
-	return h, nil
+	return r.err
 }
 
 func (h *Header) parseField(r *headerReader, key uint64) {
@@ -290,18 +319,18 @@ func (h *Header) parseField(r *headerReader, key uint64) {
 		if len(r.data) > 0 && r.data[0]&0xe0 == cborUint {
 			h.FuncNum = uint32(r.uint("function", MaxFunctions))
 		} else {
-			h.Func = string(r.bytes("function", cborText, MaxFuncName))
+			h.Func = string(r.bytes("function", cborText, 1, MaxFuncName))
 		}
 	case 2:
-		h.To = string(r.bytes("to", cborText, maxTo))
+		h.To = string(r.bytes("to", cborText, 1, maxTo))
 	case 3:
 		h.Budget = time.Duration(r.uint("budget", uint64(math.MaxInt64/time.Microsecond))) * time.Microsecond
 	case 4:
-		h.Token = r.bytes("token", cborBytes, MaxToken)
+		h.Token = r.bytes("token", cborBytes, 1, MaxToken)
 	case 5:
-		h.Trace = r.bytes("trace", cborBytes, maxTrace)
+		h.Trace = r.bytes("trace", cborBytes, 1, maxTrace)
 	case 6:
-		h.Key = r.bytes("idempotency key", cborBytes, maxKey)
+		h.Key = r.bytes("idempotency key", cborBytes, 1, maxKey)
 	case 7:
 		h.Meta = r.meta()
 	case 8:
@@ -311,6 +340,6 @@ func (h *Header) parseField(r *headerReader, key uint64) {
 	case 10:
 		h.Codec = Codec(r.uint("codec", uint64(CBOR)))
 	case 11:
-		h.Hint = string(r.bytes("hint", cborText, maxHint))
+		h.Hint = string(r.bytes("hint", cborText, 1, maxHint))
 	}
 }

@@ -27,11 +27,25 @@ type Hello struct {
 	Nonce        []byte   `cbor:"7,keyasint,omitempty"`  // 32 bytes, to be signed in a proof
 	Agent        string   `cbor:"8,keyasint,omitempty"`  // for logs: "celld/0.1.0"
 	Cell         string   `cbor:"9,keyasint,omitempty"`  // CID or name of the cell that is served
-	Slow         []uint   `cbor:"11,keyasint,omitempty"` // numbers of the functions that are not answered inline
 	Peer         string   `cbor:"10,keyasint,omitempty"` // peer ID of the nucleus, for proofs on a Unix socket
+	Slow         []uint   `cbor:"11,keyasint,omitempty"` // numbers of the functions that are not answered inline
 }
 
-// Frames encodes and decodes with these modes what is CBOR and not a frame header.
+// What a peer may put into a hello, besides its functions.
+const (
+	maxHelloText = 512 // bytes of agent, cell, peer, auth mode and each capability
+	maxHelloList = 64  // versions, codecs and capabilities
+)
+
+// Hello is encoded canonically, and decoded strictly, with these modes.
+var helloEncoder = func() cbor.EncMode {
+	mode, err := cbor.CoreDetEncOptions().EncMode()
+	if err != nil {
+		panic(err)
+	}
+	return mode
+}()
+
 var helloDecoder = func() cbor.DecMode {
 	mode, err := cbor.DecOptions{
 		DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden,
@@ -48,7 +62,7 @@ func (h *Hello) Marshal() ([]byte, error) {
 	if len(h.Versions) == 0 {
 		h.Versions = []uint{Version}
 	}
-	b, err := cbor.Marshal(h)
+	b, err := helloEncoder.Marshal(h)
 	if err != nil {
 		return nil, Errorf("write hello", Failed, "%w", err)
 	}
@@ -72,12 +86,32 @@ func ParseHello(data []byte) (Hello, error) {
 	if len(h.Schema) != 0 && len(h.Schema) != len(SchemaHash{}) || len(h.Nonce) != 0 && len(h.Nonce) != NonceSize {
 		return h, Errorf("read hello", BadInput, "schema hash or nonce of a wrong size")
 	}
+	if err := h.check(); err != nil {
+		return h, err
+	}
 	for _, name := range h.Functions {
 		if name == "" || len(name) > MaxFuncName {
 			return h, Errorf("read hello", BadInput, "function name of %d bytes, allowed are 1 to %d", len(name), MaxFuncName)
 		}
 	}
 	return h, nil
+}
+
+func (h *Hello) check() error {
+	if len(h.Versions) > maxHelloList || len(h.Codecs) > maxHelloList || len(h.Capabilities) > maxHelloList {
+		return Errorf("read hello", TooLarge, "a list of more than %d", maxHelloList)
+	}
+	for _, text := range append([]string{h.Auth, h.Agent, h.Cell, h.Peer}, h.Capabilities...) {
+		if len(text) > maxHelloText {
+			return Errorf("read hello", TooLarge, "a text of %d bytes, the limit is %d", len(text), maxHelloText)
+		}
+	}
+	for _, n := range h.Slow {
+		if n == 0 || n > uint(len(h.Functions)) {
+			return Errorf("read hello", BadInput, "no function has the number %d", n)
+		}
+	}
+	return nil
 }
 
 // NonceSize is the size of a challenge, in bytes.

@@ -1,44 +1,45 @@
 package cellproto
 
 import (
+	"context"
 	"errors"
 	"io"
+	"runtime/debug"
 	"slices"
 	"time"
 )
 
-const readBuffer = 64 << 10 // bytes; one read takes in some 300 small frames
+const (
+	// readBuffer is a reader's buffer, in bytes: one read takes in some 300 small frames, or a chunk.
+	readBuffer = ChunkSize + 4<<10
+	// maxBatch is how long the replies to one read may wait for each other.
+	maxBatch = 500 * time.Microsecond
+)
 
 // reader is one goroutine's turn at reading a connection, with the bytes that it has not parsed.
 type reader struct {
 	buf     []byte
 	from    int
 	to      int
-	dirty   []*Conn // connections with frames queued by this turn's handlers
+	frame   Frame     // the one that is being handled
+	partial bool      // the frame at hand is known to be incomplete
+	readAt  time.Time // of the last read, or since the last flush
+	dirty   []*Conn   // connections with frames queued by this turn's handlers
 	yielded bool
 }
 
-// readLoop reads and dispatches until the connection ends or the turn is yielded.
+// readLoop reads and dispatches until the connection ends or the turn is yielded. A panic of a
+// handler ends the connection, not the process: what a stranger sends must not stop all others.
 func (c *Conn) readLoop(r *reader) {
+	defer func() {
+		if v := recover(); v != nil {
+			c.fail(Errorf("handle frame", Failed, "panic: %v\n%s", v, debug.Stack()))
+		}
+	}()
 	c.r = r
 	for {
-		for {
-			f, n, err := ParseFrame(r.buf[r.from:r.to])
-			if err != nil {
-				c.refuse(err)
-				return
-			}
-			if n == 0 {
-				break
-			}
-			r.from += n
-			if err := c.dispatch(&f); err != nil {
-				c.refuse(err)
-				return
-			}
-			if r.yielded {
-				return
-			}
+		if goOn := c.dispatchAll(r); !goOn {
+			return
 		}
 		c.flushDirty(r)
 		if err := c.fill(r); err != nil {
@@ -48,14 +49,53 @@ func (c *Conn) readLoop(r *reader) {
 	}
 }
 
+// dispatchAll handles the frames that have been read. It reports false when the turn is over.
+func (c *Conn) dispatchAll(r *reader) bool {
+	for {
+		select {
+		case <-c.done:
+			return false
+		default:
+		}
+		f := &r.frame
+		n, err := parseFrame(f, r.buf[r.from:r.to])
+		if err != nil {
+			c.refuse(err)
+			return false
+		}
+		if n == 0 {
+			return true
+		}
+		r.from += n
+		if r.partial {
+			r.partial = false
+			c.partial.Store(0)
+		}
+		if f.Type == TypeRequest {
+			request := *f // the others are handled here, by those who keep nothing of it
+			f = &request
+		}
+		if err := c.dispatch(f); err != nil {
+			c.refuse(err)
+			return false
+		}
+		if r.yielded {
+			return false
+		}
+		if f.Type == TypeRequest && len(r.dirty) > 0 && time.Since(r.readAt) > maxBatch {
+			c.flushDirty(r)
+			r.readAt = time.Now()
+		}
+	}
+}
+
 // fill makes room for the frame at hand and reads once.
 func (c *Conn) fill(r *reader) error {
 	if r.from == r.to {
 		r.from, r.to = 0, 0
-		if len(r.buf) > 4*readBuffer {
+		if len(r.buf) > readBuffer {
 			r.buf = make([]byte, readBuffer) // a large frame has passed
 		}
-		c.partial.Store(0)
 	} else {
 		size, err := FrameSize(r.buf[r.from:r.to])
 		if err != nil {
@@ -66,19 +106,25 @@ func (c *Conn) fill(r *reader) error {
 			r.from = 0
 		}
 		if size > len(r.buf) {
-			r.buf = slices.Grow(r.buf[:r.to], size-r.to)[:size]
+			r.buf = append(make([]byte, 0, size), r.buf[:r.to]...)[:size]
 		}
-		c.partial.CompareAndSwap(0, time.Now().UnixNano())
+		if !r.partial {
+			r.partial = true
+			c.partial.Store(max(int64(r.readAt.Sub(c.born)), 1))
+		}
 	}
 	n, err := c.t.Read(r.buf[r.to:])
 	if n == 0 && err != nil {
-		if errors.Is(err, io.EOF) && r.from == r.to {
-			return errPeerClosed
+		if errors.Is(err, io.EOF) {
+			if r.from == r.to {
+				return errPeerClosed
+			}
+			return Errorf("read frame", BadInput, "the peer closed the connection within a frame")
 		}
 		return err
 	}
 	r.to += n
-	c.lastFrame.Store(time.Now().UnixNano())
+	r.readAt = time.Now()
 	return nil
 }
 
@@ -86,13 +132,18 @@ var errPeerClosed = errors.New("the peer closed the connection")
 
 // refuse ends the connection because of what the peer sent, and tells it why.
 func (c *Conn) refuse(err error) {
-	text := err.Error()
-	f := &Frame{Type: TypeGoaway, Header: Header{Kind: KindOf(err)}, Payload: []byte(text[:min(len(text), MaxErrorText)])}
-	if _, qerr := c.w.add(f); qerr == nil {
-		c.flushNow()
+	f := &Frame{Type: TypeGoaway, Header: Header{Kind: KindOf(err)}, Payload: []byte(cutText(err.Error(), MaxErrorText))}
+	if _, qerr := c.w.add(f, MaxQueued); qerr == nil {
+		c.w.flushNow()
+		ctx, cancel := context.WithTimeout(context.Background(), farewellTimeout)
+		c.w.flushed(ctx, c.done)
+		cancel()
 	}
 	c.fail(err)
 }
+
+// farewellTimeout bounds the wait for a refused peer to take the reason.
+const farewellTimeout = time.Second
 
 // dispatch handles one frame.
 func (c *Conn) dispatch(f *Frame) error {
@@ -102,23 +153,25 @@ func (c *Conn) dispatch(f *Frame) error {
 	switch f.Type {
 	case TypeRequest:
 		return c.accept(f)
-	case TypeReply, TypeChunk, TypeEnd, TypeCancel, TypeCredit:
+	case TypeReply, TypeChunk, TypeEnd, TypeCancel, TypeCredit, TypePong:
 		c.deliver(f)
 	case TypeEvent:
 		if c.cfg.Event != nil {
 			c.cfg.Event(c, f)
 		}
 	case TypePing:
-		if _, err := c.w.add(&Frame{Type: TypePong, ID: f.ID, Payload: f.Payload}); err != nil {
-			return err
+		if c.w.isLong() {
+			return nil // a peer that does not read needs no answer, and gets no memory
 		}
-		c.FlushLater(c)
-	case TypePong:
-		c.deliver(f)
+		if err := c.Queue(&Frame{Type: TypePong, ID: f.ID, Payload: f.Payload}); err == nil {
+			c.FlushLater(c)
+		}
 	case TypeGoaway:
-		c.leaving.Store(true)
+		c.mu.Lock()
+		c.leaving.Store(true) // no request is queued after the answer to the next ping
+		c.mu.Unlock()
 		if f.Header.Kind != 0 {
-			return Errorf("peer", f.Header.Kind, "the peer ended the connection: %q", f.Payload)
+			c.fail(Errorf("peer", f.Header.Kind, "the peer ended the connection: %s", cleanText(f.Payload)))
 		}
 	case TypeHello:
 		return Errorf("read frame", BadInput, "second hello")
@@ -128,7 +181,8 @@ func (c *Conn) dispatch(f *Frame) error {
 
 func (c *Conn) firstFrame(f *Frame) error {
 	if f.Type == TypeGoaway {
-		return Errorf("peer", max(f.Header.Kind, Failed), "the peer refused the connection: %q", f.Payload)
+		c.fail(Errorf("peer", max(f.Header.Kind, Failed), "the peer refused the connection: %s", cleanText(f.Payload)))
+		return nil
 	}
 	if f.Type != TypeHello {
 		return Errorf("read frame", BadInput, "frame type %d before hello", f.Type)
@@ -137,11 +191,7 @@ func (c *Conn) firstFrame(f *Frame) error {
 	if err != nil {
 		return err
 	}
-	p := &peerHello{Hello: h, numbers: make(map[string]uint32, len(h.Functions))}
-	for i, name := range h.Functions {
-		p.numbers[name] = uint32(i + 1)
-	}
-	c.hello.Store(p)
+	c.hello.Store(&peerHello{Hello: h})
 	close(c.helloReady)
 	return nil
 }
@@ -161,10 +211,14 @@ func (c *Conn) accept(f *Frame) error {
 	c.mu.Lock()
 	_, twice := c.calls[f.ID]
 	full := c.inbound >= c.cfg.MaxInbound
+	draining := c.draining
+	c.begun++
 	c.mu.Unlock()
 	switch {
 	case twice:
 		return Errorf("read frame", BadInput, "call %d begun twice", f.ID)
+	case draining:
+		c.answer(f.ID, Errorf("call", Unavailable, "this side is leaving, as it has said"))
 	case c.cfg.Accept == nil:
 		c.answer(f.ID, Errorf("call", Unsupported, "this side answers no calls"))
 	case full:
@@ -191,12 +245,7 @@ func (c *Conn) answer(id uint32, err error) {
 func (c *Conn) deliver(f *Frame) {
 	c.mu.Lock()
 	e, ok := c.calls[f.ID]
-	if !ok {
-		c.mu.Unlock()
-		return
-	}
-	wrong := e.inbound == (f.Type == TypeReply || f.Type == TypePong) && f.Type != TypeChunk && f.Type != TypeEnd && f.Type != TypeCredit
-	if wrong || f.Type == TypeCancel && !e.inbound {
+	if !ok || !e.takes(f.Type) {
 		c.mu.Unlock()
 		return
 	}
@@ -205,9 +254,21 @@ func (c *Conn) deliver(f *Frame) {
 		delete(c.calls, f.ID)
 		c.signalIdle()
 	}
-	sink := e.sink
 	c.mu.Unlock()
-	sink.HandleFrame(c, f)
+	e.sink.HandleFrame(c, f)
+}
+
+// takes says whether frames of a type can belong to e.
+func (e *entry) takes(t FrameType) bool {
+	switch t {
+	case TypePong:
+		return e.ping
+	case TypeReply:
+		return !e.inbound && !e.ping
+	case TypeCancel:
+		return e.inbound
+	}
+	return !e.ping
 }
 
 // FlushLater has other's queue written when the batch of frames at hand is done. Only handlers that
@@ -218,20 +279,14 @@ func (c *Conn) FlushLater(other *Conn) {
 	}
 }
 
+// flushDirty writes without blocking; what a peer does not take at once is left to the writing
+// goroutine. A reading goroutine never waits for a write: two that did would wait for each other.
 func (c *Conn) flushDirty(r *reader) {
 	for i, d := range r.dirty {
-		d.flushNow()
+		d.w.flushNow()
 		r.dirty[i] = nil
 	}
 	r.dirty = r.dirty[:0]
-}
-
-// flushNow writes without blocking; what the peer does not take at once is left to the writing
-// goroutine. A reading goroutine never waits for a write: two that did would wait for each other.
-func (c *Conn) flushNow() {
-	if c.raw == nil || !c.w.tryFlush(c.raw, c.fail) {
-		c.w.wake()
-	}
 }
 
 // Yield lets another goroutine go on reading, because the handler that calls it is about to wait.
@@ -241,9 +296,8 @@ func (c *Conn) Yield() {
 	old := c.r
 	old.yielded = true
 	c.flushDirty(old)
-	next := &reader{buf: make([]byte, max(readBuffer, old.to-old.from))}
+	next := &reader{buf: make([]byte, max(readBuffer, old.to-old.from)), readAt: time.Now()}
 	next.to = copy(next.buf, old.buf[old.from:old.to])
 	c.r = next
-	c.readers.Add(1)
-	go func() { defer c.readers.Done(); c.readLoop(next) }()
+	c.tasks.Go(func() { c.readLoop(next) })
 }

@@ -17,19 +17,47 @@ type Relay struct {
 	mu       sync.Mutex
 	up       *Conn // the callee's; nil while the call is held
 	upID     uint32
-	held     []Frame // what came before up was known
-	toUp     int64   // bytes of the caller's body that the callee has room for
-	toDown   int64   // bytes of the reply's body that the caller has room for
-	streams  bool    // the reply has begun and goes on
-	canceled bool
+	held     []byte // frames of the caller's body that came before up was known
+	toUp     flow   // the caller's body
+	toDown   flow   // the reply's
+	replied  bool
+	canceled bool // the callee was told, or is to be
+	answered bool // the caller has its error; the callee's end is awaited
 	over     bool
+}
+
+// flow is one body on its way through a relay.
+type flow struct {
+	open   bool  // it was announced and has not ended
+	window int64 // bytes of chunk frames that its sender may send
+	owed   int64 // credit that its sender has not been given yet
+	inLine bool  // waits for a queue to be short
+}
+
+// take accounts for a chunk or an end; false when its sender may not send it.
+func (fl *flow) take(f *Frame) bool {
+	if !fl.open {
+		return false
+	}
+	if f.Type == TypeEnd {
+		fl.open = false
+		return true
+	}
+	fl.window -= int64(len(f.Payload)) + chunkCost
+	return fl.window >= 0
+}
+
+// credit takes note of what the receiver grants; what goes past MaxWindow is lost.
+func (fl *flow) credit(f *Frame) {
+	fl.owed += min(int64(binary.BigEndian.Uint32(f.Payload)), MaxWindow-fl.window-fl.owed)
 }
 
 // NewRelay takes up the call f, just accepted on down. done is called once, when the call is over,
 // with the kind of error that it ended with, 0 for none; it must not block. Only Config.Accept may
 // call it.
 func NewRelay(down *Conn, f *Frame, done func(Kind)) *Relay {
-	r := &Relay{down: down, downID: f.ID, done: done, toUp: InitialWindow, toDown: InitialWindow}
+	r := &Relay{down: down, downID: f.ID, done: done}
+	r.toUp, r.toDown = flow{open: f.More, window: InitialWindow}, flow{window: InitialWindow}
 	down.Register(f.ID, (*callerSide)(r))
 	return r
 }
@@ -43,11 +71,6 @@ func (r *Relay) To(up *Conn, f *Frame, later bool) error {
 		r.mu.Unlock()
 		return nil
 	}
-	if r.canceled {
-		r.mu.Unlock()
-		r.Fail(Errorf("call", Canceled, "the caller gave up"))
-		return nil
-	}
 	request := *f
 	id, err := up.Open(&request, (*calleeSide)(r))
 	if err != nil {
@@ -55,16 +78,20 @@ func (r *Relay) To(up *Conn, f *Frame, later bool) error {
 		return err
 	}
 	r.up, r.upID = up, id
-	for i := range r.held {
-		r.held[i].ID = id
-		_ = up.Queue(&r.held[i]) // a lost connection tells the callee's side
+	for len(r.held) > 0 {
+		piece, n, err := ParseFrame(r.held)
+		if err != nil || n == 0 {
+			break // cannot be: it was made here
+		}
+		piece.ID, r.held = id, r.held[n:]
+		_ = up.Queue(&piece) // a lost connection tells the callee's side
 	}
 	r.held = nil
 	r.mu.Unlock()
 	if later {
 		r.down.FlushLater(up)
 	} else {
-		up.Flush()
+		up.w.flushNow()
 	}
 	return nil
 }
@@ -77,17 +104,42 @@ func (r *Relay) Fail(err error) {
 		return
 	}
 	r.over = true
+	answered := r.answered
 	f := ErrorReply(r.downID, err)
-	if r.streams {
+	if r.toDown.open {
 		f.Type = TypeEnd
 	}
 	up, upID := r.up, r.upID
 	r.mu.Unlock()
-	_ = r.down.Send(f) // a lost caller needs no answer
+	if !answered {
+		_ = r.down.sendSoon(f) // a lost caller needs no answer
+	}
 	if up != nil {
 		up.Cancel(upID)
 	}
 	r.done(f.Header.Kind)
+}
+
+// refuse ends the call with err because of its caller. As long as the callee works on, the call is
+// not over: nobody gets a second place by breaking the rules.
+func (r *Relay) refuse(err error) {
+	r.mu.Lock()
+	up, id := r.up, r.upID
+	if r.over || up == nil {
+		r.mu.Unlock()
+		r.Fail(err)
+		return
+	}
+	f, told := ErrorReply(r.downID, err), r.canceled
+	if r.toDown.open {
+		f.Type = TypeEnd
+	}
+	r.answered, r.canceled = true, true
+	r.mu.Unlock()
+	_ = r.down.sendSoon(f) // lost peers need nothing
+	if !told {
+		_ = up.sendSoon(&Frame{Type: TypeCancel, ID: id})
+	}
 }
 
 // Clone gives a frame that does not alias the connection's buffer.
@@ -98,41 +150,89 @@ func (f *Frame) Clone() Frame {
 	return c
 }
 
+// grant passes the credit on that fl's sender is owed, and reports whether it has: not while its
+// sender's queue is long, nor its receiver's. So neither a receiver that grants much and reads little
+// nor one that grants in crumbs fills a queue that other calls need. r.mu is held, and r.up is known.
+func (r *Relay) grant(fl *flow, sender *Conn, id uint32, receiver *Conn) bool {
+	if fl.owed <= 0 || !fl.open || fl.inLine || r.over {
+		return false
+	}
+	if sender.w.isLong() || receiver.w.isLong() {
+		again := func() {
+			r.mu.Lock()
+			fl.inLine = false
+			granted := r.grant(fl, sender, id, receiver)
+			r.mu.Unlock()
+			if granted {
+				sender.w.flushNow()
+			}
+		}
+		if !sender.w.whenShort(again) || !receiver.w.whenShort(again) {
+			fl.inLine = true
+			return false
+		}
+	}
+	var payload [4]byte
+	binary.BigEndian.PutUint32(payload[:], uint32(fl.owed))
+	fl.window, fl.owed = fl.window+fl.owed, 0
+	_ = sender.Queue(&Frame{Type: TypeCredit, ID: id, Payload: payload[:]}) // a lost sender needs none
+	return true
+}
+
 // callerSide takes the caller's frames.
 type callerSide Relay
 
 func (s *callerSide) HandleFrame(c *Conn, f *Frame) {
 	r := (*Relay)(s)
 	r.mu.Lock()
+	pass, err := s.take(f)
+	up := r.up
+	if pass && err == nil {
+		out := *f
+		out.ID = r.upID
+		_ = up.Queue(&out) // a lost connection tells the callee's side
+	}
+	r.mu.Unlock()
+	switch {
+	case err != nil:
+		r.refuse(err)
+	case up != nil:
+		c.FlushLater(up)
+	}
+}
+
+// take accounts for one frame and says whether it is to be passed on. r.mu is held.
+func (s *callerSide) take(f *Frame) (pass bool, err error) {
+	r := (*Relay)(s)
 	if r.over {
-		r.mu.Unlock()
-		return
+		return false, nil
 	}
 	switch f.Type {
-	case TypeChunk:
-		r.toUp -= int64(len(f.Payload))
-		if r.toUp < 0 {
-			r.mu.Unlock()
-			r.Fail(Errorf("relay body", BadInput, "the caller ignores the window"))
-			return
+	case TypeChunk, TypeEnd:
+		if !r.toUp.take(f) {
+			return false, Errorf("relay body", BadInput, "the caller sends a body that it did not announce, or ignores the window")
 		}
+		if r.up == nil {
+			r.held, err = AppendFrame(r.held, f)
+			return false, err
+		}
+		return true, nil
 	case TypeCredit:
-		r.toDown = min(r.toDown+int64(binary.BigEndian.Uint32(f.Payload)), MaxWindow)
-	case TypeCancel:
-		r.canceled = true
-	}
-	if r.up == nil {
-		if f.Type != TypeCancel {
-			r.held = append(r.held, f.Clone())
+		r.toDown.credit(f)
+		if r.up != nil {
+			r.grant(&r.toDown, r.up, r.upID, r.down)
 		}
-		r.mu.Unlock()
-		return
+	case TypeCancel:
+		if r.canceled {
+			return false, nil
+		}
+		r.canceled = true
+		if r.up == nil {
+			return false, Errorf("call", Canceled, "the caller gave up")
+		}
+		return true, nil
 	}
-	out, up := *f, r.up
-	out.ID = r.upID
-	_ = up.Queue(&out)
-	r.mu.Unlock()
-	c.FlushLater(up)
+	return false, nil
 }
 
 // HandleClose means that the caller is gone: the callee is told, and its last reply is awaited, so
@@ -141,16 +241,17 @@ func (s *callerSide) HandleClose(*Conn, error) {
 	r := (*Relay)(s)
 	r.mu.Lock()
 	up, id := r.up, r.upID
+	told := r.over || r.canceled
 	r.canceled = true
-	if up == nil {
-		r.over = true
-	}
+	over := up == nil && !r.over
+	r.over = r.over || over
 	r.mu.Unlock()
-	if up == nil {
+	switch {
+	case over:
 		r.done(Canceled)
-		return
+	case !told:
+		_ = up.sendSoon(&Frame{Type: TypeCancel, ID: id}) // a lost callee needs none
 	}
-	_ = up.Send(&Frame{Type: TypeCancel, ID: id})
 }
 
 // calleeSide takes the callee's frames.
@@ -159,33 +260,51 @@ type calleeSide Relay
 func (s *calleeSide) HandleFrame(c *Conn, f *Frame) {
 	r := (*Relay)(s)
 	r.mu.Lock()
-	if r.over {
-		r.mu.Unlock()
+	pass, err := s.take(f)
+	if pass && err == nil && !r.answered {
+		out := *f
+		out.ID = r.downID
+		_ = r.down.Queue(&out) // a lost caller needs none
+	}
+	last := pass && (f.Type == TypeReply && !f.More || f.Type == TypeEnd)
+	r.over = r.over || last
+	r.mu.Unlock()
+	if err != nil {
+		r.Fail(err)
 		return
 	}
-	switch f.Type {
-	case TypeChunk:
-		r.toDown -= int64(len(f.Payload))
-		if r.toDown < 0 {
-			r.mu.Unlock()
-			r.Fail(Errorf("relay body", BadInput, "the callee ignores the window"))
-			return
-		}
-	case TypeCredit:
-		r.toUp = min(r.toUp+int64(binary.BigEndian.Uint32(f.Payload)), MaxWindow)
-	case TypeReply:
-		r.streams = f.More
-	}
-	last := f.Type == TypeReply && !f.More || f.Type == TypeEnd
-	r.over = last
-	out := *f
-	out.ID = r.downID
-	_ = r.down.Queue(&out)
-	r.mu.Unlock()
 	c.FlushLater(r.down)
 	if last {
 		r.done(f.Header.Kind)
 	}
+}
+
+// take accounts for one frame and says whether it is to be passed on. r.mu is held.
+func (s *calleeSide) take(f *Frame) (pass bool, err error) {
+	r := (*Relay)(s)
+	if r.over {
+		return false, nil
+	}
+	switch f.Type {
+	case TypeReply:
+		if r.replied {
+			return false, Errorf("relay reply", Failed, "the callee replied twice")
+		}
+		r.replied, r.toDown.open = true, f.More
+		if r.grant(&r.toDown, r.up, r.upID, r.down) {
+			r.up.FlushLater(r.up)
+		}
+		return true, nil
+	case TypeChunk, TypeEnd:
+		if !r.toDown.take(f) {
+			return false, Errorf("relay body", Failed, "the callee sends a body that it did not announce, or ignores the window")
+		}
+		return f.Type == TypeEnd || !r.canceled, nil
+	case TypeCredit:
+		r.toUp.credit(f)
+		r.grant(&r.toUp, r.down, r.downID, r.up)
+	}
+	return false, nil
 }
 
 // HandleClose means that the callee is gone.

@@ -3,113 +3,226 @@ package cellproto
 import (
 	"context"
 	"io"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
 )
 
+const (
+	// maxPiece is how much is given to the transport at once, in bytes, so that a slow peer that does
+	// take something is seen to, and small frames need not wait for many large ones.
+	maxPiece = 128 << 10
+	// longQueue is the number of waiting bytes past which nothing is added that can be put off: the
+	// senders of bodies wait, credit is kept back, pings go unanswered.
+	longQueue = 1 << 20
+	// keepBuffer is the largest buffer that is used again, in bytes; a burst's is let go.
+	keepBuffer = 256 << 10
+)
+
 // writer combines the frames of all goroutines into few writes: whoever finds nobody writing writes
 // what is queued, and goes on until nothing is; the others leave their frames and go.
+//
+// Bodies have a queue of their own, so that no small frame waits for more than a piece of one. That
+// queue is bounded by what the receivers have granted; MaxQueued bounds the other one.
 type writer struct {
-	mu     sync.Mutex
-	buf    []byte // queued
-	spare  []byte // the last buffer written
-	busy   bool   // somebody writes
-	err    error  // set once; nothing is queued after it
-	queued uint64 // bytes ever queued
-	handed uint64 // bytes ever given to the transport, less those it did not take
-	kick   chan struct{}
-	empty  chan struct{} // closed and renewed when a write has emptied the queue
+	write func([]byte) (int, error) // to the transport; may wait
+	now   *nowWriter                // writes what a descriptor takes at once; nil: there is none
+	fail  func(error)               // ends the connection
+	kick  chan struct{}
+
+	mu        sync.Mutex
+	buf       []byte // queued
+	bodies    []byte // queued chunks and ends, from bodyFrom on
+	bodyFrom  int
+	bodyReady int    // bodies up to here were announced in what has been written of buf
+	out       []byte // being written
+	outBody   bool   // out is of bodies
+	spare     []byte // what buf is replaced by
+	base      []byte // the buffer that out is of, unless outBody
+	busy      bool   // somebody writes
+	err       error  // set once; nothing is queued or written after it
+	cut       bool   // something was to be written then
+	queued    uint64 // bytes ever queued in buf
+	handed    uint64 // of them ever given to the transport, less those it did not take
+	room      []func()
+	empty     chan struct{} // closed and removed when nothing is left to write
 
 	progress     uint64 // bytes taken by the transport for certain
 	seenProgress uint64 // when stalled looked last
 	seenAt       time.Time
 }
 
-func (w *writer) init() {
+func (w *writer) init(t io.Writer, raw syscall.RawConn, fail func(error)) {
+	w.write, w.fail = t.Write, fail
+	if raw != nil {
+		w.now = newNowWriter(raw)
+	}
 	w.kick = make(chan struct{}, 1)
 	w.buf = make([]byte, 0, 4<<10)
 }
 
-// add queues f and gives the number of bytes queued before it. Past MaxQueued it fails with
-// Overloaded: the peer does not read.
-func (w *writer) add(f *Frame) (begun uint64, err error) {
+// add queues f and gives the place in the queue after it, for requests. When more than limit bytes
+// wait it fails with Overloaded; chunks and ends are bounded by credit instead.
+func (w *writer) add(f *Frame, limit int) (end uint64, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.err != nil {
 		return 0, Errorf("send frame", Unavailable, "%w", w.err)
 	}
-	if len(w.buf) > MaxQueued {
-		return 0, Errorf("send frame", Overloaded, "%d bytes wait: the peer does not read", len(w.buf))
+	if f.Type == TypeChunk || f.Type == TypeEnd {
+		return 0, w.addBody(f)
+	}
+	wait := len(w.buf)
+	if !w.outBody {
+		wait += len(w.out)
+	}
+	if wait > limit {
+		e := Errorf("send frame", Overloaded, "%d bytes wait: the peer does not read", wait)
+		e.RetryAfter = overloadRetry
+		return 0, e
 	}
 	before := len(w.buf)
 	w.buf, err = AppendFrame(w.buf, f)
-	if err != nil {
-		return 0, err
-	}
-	begun = w.queued
 	w.queued += uint64(len(w.buf) - before)
-	return begun, nil
+	return w.queued, err
 }
 
-// flush writes until nothing is queued. It returns at once when somebody else does so.
-func (w *writer) flush(t io.Writer, fail func(error)) {
-	w.drain(fail, func(b []byte) (int, error) { return t.Write(b) })
+func (w *writer) addBody(f *Frame) (err error) {
+	if w.bodyFrom == len(w.bodies) && (len(w.out) == 0 || !w.outBody) {
+		w.bodies, w.bodyFrom, w.bodyReady = w.bodies[:0], 0, 0
+		if cap(w.bodies) > keepBuffer {
+			w.bodies = nil
+		}
+	} else if w.bodyFrom > 0 && cap(w.bodies)-len(w.bodies) < FrameHeaderSize+len(f.Payload) {
+		// Not in place: out may be of it.
+		w.bodies, w.bodyReady, w.bodyFrom = slices.Clone(w.bodies[w.bodyFrom:]), w.bodyReady-w.bodyFrom, 0
+	}
+	w.bodies, err = AppendFrame(w.bodies, f)
+	return err
 }
 
-// tryFlush is flush for those who must not wait. It reports false when bytes are left that nobody
-// writes.
-func (w *writer) tryFlush(raw syscall.RawConn, fail func(error)) bool {
-	return w.drain(fail, func(b []byte) (int, error) { return writeNoWait(raw, b) })
+// waiting gives the number of bytes to be written. w.mu is held.
+func (w *writer) waiting() int { return len(w.out) + len(w.buf) + len(w.bodies) - w.bodyFrom }
+
+// isLong reports that what can be put off should be.
+func (w *writer) isLong() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.waiting() > longQueue
 }
+
+// whenShort reports that the queue is not long, or else has f called, once, when it is not any more.
+// f must not wait. It is not called after the connection's end.
+func (w *writer) whenShort(f func()) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.waiting() <= longQueue || w.err != nil {
+		return true
+	}
+	w.room = append(w.room, f)
+	return false
+}
+
+// flushNow writes what the transport takes without a wait, unless somebody writes already, who then
+// takes it along. What is left is for the writing goroutine.
+func (w *writer) flushNow() {
+	if w.now == nil || !w.drain(w.now.write) {
+		w.wake()
+	}
+}
+
+// flushSmall writes what is queued if that is little, so that it is not likely to wait. It reports
+// false when bytes are left that nobody writes.
+func (w *writer) flushSmall() bool {
+	w.mu.Lock()
+	small := w.waiting() <= smallFlush
+	w.mu.Unlock()
+	return small && w.drain(w.write)
+}
+
+// smallFlush is what a caller writes itself to a transport that may make it wait, in bytes: less
+// than any transport buffers, so that a peer that does not read costs no caller its deadline.
+const smallFlush = 16 << 10
 
 // drain writes what is queued in pieces, until nothing is or write takes less than its piece.
-func (w *writer) drain(fail func(error), write func([]byte) (int, error)) (all bool) {
+func (w *writer) drain(write func([]byte) (int, error)) (all bool) {
 	w.mu.Lock()
 	if w.busy {
 		w.mu.Unlock()
 		return true
 	}
-	for len(w.buf) > 0 && w.err == nil {
-		b := w.buf
-		w.buf, w.spare, w.busy = w.spare[:0], nil, true
-		rest, err := b, error(nil)
-		for len(rest) > 0 && err == nil {
-			piece := rest[:min(len(rest), maxPiece)]
+	w.busy = true
+	var err error
+	short := false
+	for w.err == nil && err == nil && !short && w.next() {
+		piece := w.out[:min(len(w.out), maxPiece)]
+		if !w.outBody {
 			w.handed += uint64(len(piece)) // before the write: a call that is being written may run
-			w.mu.Unlock()
-			var n int
-			n, err = write(piece)
-			w.mu.Lock()
+		}
+		w.mu.Unlock()
+		var n int
+		n, err = write(piece)
+		w.mu.Lock()
+		if !w.outBody {
 			w.handed -= uint64(len(piece) - n)
-			w.progress += uint64(n)
-			rest = rest[n:]
-			if n < len(piece) && err == nil {
-				w.buf = append(rest, w.buf...) // it comes before what was queued meanwhile
-				w.busy = false
-				w.mu.Unlock()
-				return false
-			}
 		}
-		if cap(b) <= 4*readBuffer { // a burst's large buffer is let go
-			w.spare = b[:0]
-		}
-		if err != nil {
-			w.busy = false
-			w.mu.Unlock()
-			fail(err)
-			return true
-		}
+		w.progress += uint64(n)
+		w.out = w.out[n:]
+		short = n < len(piece)
+		w.callRoom()
 	}
 	w.busy = false
 	w.signalEmpty()
+	all = !short || err != nil || w.err != nil
 	w.mu.Unlock()
-	return true
+	if err != nil {
+		w.fail(err)
+	}
+	return all
 }
 
-// maxPiece is how much is given to the transport at once, in bytes, so that a slow peer that does
-// take something is seen to.
-const maxPiece = 256 << 10
+// next makes out what is to be written now: the rest of what was begun, else by turns what is in buf
+// and a piece of bodies, but nothing of a body before the frame that announced it. w.mu is held.
+func (w *writer) next() bool {
+	if len(w.out) > 0 {
+		return true
+	}
+	if cap(w.base) <= keepBuffer && w.base != nil {
+		w.spare = w.base[:0]
+	}
+	w.base = nil
+	if len(w.buf) > 0 && (w.outBody || w.bodyFrom == w.bodyReady) {
+		w.out, w.base, w.outBody = w.buf, w.buf, false
+		w.buf, w.spare = w.spare[:0], nil
+		w.bodyReady = len(w.bodies)
+		return true
+	}
+	if len(w.buf) == 0 {
+		w.bodyReady = len(w.bodies)
+	}
+	to := w.bodyFrom
+	for to < w.bodyReady && to-w.bodyFrom < maxPiece/2 {
+		size, _ := FrameSize(w.bodies[to:]) // it was made here
+		to += size
+	}
+	w.out, w.outBody, w.bodyFrom = w.bodies[w.bodyFrom:to], true, to
+	return len(w.out) > 0
+}
+
+// callRoom calls those who wait for the queue to be short, if it is. w.mu is held, but not meanwhile.
+func (w *writer) callRoom() {
+	if len(w.room) == 0 || w.waiting() > longQueue || w.err != nil {
+		return
+	}
+	room := w.room
+	w.room = nil
+	w.mu.Unlock()
+	for _, f := range room {
+		f()
+	}
+	w.mu.Lock()
+}
 
 // wake has the writing goroutine flush.
 func (w *writer) wake() {
@@ -120,37 +233,38 @@ func (w *writer) wake() {
 }
 
 // run is the writing goroutine, for those who must not wait.
-func (w *writer) run(t io.Writer, done <-chan struct{}, fail func(error)) {
+func (w *writer) run(done <-chan struct{}) {
 	for {
 		select {
 		case <-w.kick:
-			w.flush(t, fail)
+			if !w.drain(w.write) {
+				w.fail(io.ErrShortWrite) // a Write that takes less has to say why
+			}
 		case <-done:
 			return
 		}
 	}
 }
 
-// close refuses further frames and gives the number of bytes that can have left.
-func (w *writer) close(err error) uint64 {
+// close refuses further frames and gives how much of buf can have left.
+func (w *writer) close(err error) (handed uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.err = err
-	w.buf = nil
-	w.signalEmpty()
+	w.err, w.cut = err, w.busy || w.waiting() > 0
+	w.room = nil
 	return w.handed
 }
 
 // signalEmpty wakes flushed. w.mu is held.
 func (w *writer) signalEmpty() {
-	if w.empty != nil && !w.busy && len(w.buf) == 0 {
+	if w.empty != nil && !w.busy && w.waiting() == 0 {
 		close(w.empty)
 		w.empty = nil
 	}
 }
 
-// flushed waits until all that is queued has been written, or ctx ends.
-func (w *writer) flushed(ctx context.Context) {
+// flushed waits until all that is queued has been written, the connection has ended, or ctx has.
+func (w *writer) flushed(ctx context.Context, done <-chan struct{}) {
 	w.mu.Lock()
 	if w.empty == nil {
 		w.empty = make(chan struct{})
@@ -161,6 +275,7 @@ func (w *writer) flushed(ctx context.Context) {
 	w.wake()
 	select {
 	case <-empty:
+	case <-done:
 	case <-ctx.Done():
 	}
 }
@@ -169,8 +284,7 @@ func (w *writer) flushed(ctx context.Context) {
 func (w *writer) stalled(now time.Time) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	waiting := w.busy || len(w.buf) > 0
-	if w.progress != w.seenProgress || !waiting || w.seenAt.IsZero() {
+	if w.progress != w.seenProgress || w.waiting() == 0 || w.seenAt.IsZero() {
 		w.seenProgress, w.seenAt = w.progress, now
 		return false
 	}

@@ -20,17 +20,29 @@ import (
 type adverts struct {
 	n *nucleus
 
-	mu   sync.Mutex
-	last []byte
-	made time.Time
-	of   cid.Cid
-	seq  uint64
+	mu    sync.Mutex
+	last  []byte
+	made  time.Time
+	of    cid.Cid
+	seq   uint64
+	shown *signed.Advert // to be written to cache/advert.json; nil: nothing new
 }
 
 func newAdverts(n *nucleus) *adverts { return &adverts{n: n} }
 
-// serve answers one stream of the advert protocol.
-func (a *adverts) serve(s network.Stream) error { return call.ServeAdvert(s, a.get) }
+// serve answers one stream of the advert protocol. The file is written when the asker has its answer:
+// races are decided in less time than a disk needs.
+func (a *adverts) serve(s network.Stream) error {
+	err := call.ServeAdvert(s, a.get)
+	a.mu.Lock()
+	ad := a.shown
+	a.shown = nil
+	a.mu.Unlock()
+	if ad != nil {
+		a.show(ad)
+	}
+	return err
+}
 
 // get gives the sealed advert for a cell that is served here.
 func (a *adverts) get(c cid.Cid) ([]byte, error) {
@@ -49,8 +61,7 @@ func (a *adverts) get(c cid.Cid) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.last, a.made, a.of, a.seq = sealed, now, c, ad.Seq
-	a.show(&ad)
+	a.last, a.made, a.of, a.seq, a.shown = sealed, now, c, ad.Seq, &ad
 	return sealed, nil
 }
 
@@ -66,8 +77,8 @@ func (a *adverts) make(m *signed.Manifest, id cid.Cid, now time.Time) signed.Adv
 		Relayed: a.n.relayedOnly(), Repo: a.n.cfg.Artefact.Repo, Ref: a.n.cfg.Artefact.Ref,
 		SchemasAccepted: m.Accepted, BinaryBLAKE3: a.n.serving.digest(),
 	}
-	if s := a.n.server.Serving().Schema; s != nil {
-		ad.SchemasProvided = []cellproto.SchemaHash{s.Hash()}
+	if s := a.n.server.Serving(); s.Schema != nil {
+		ad.SchemasProvided = []cellproto.SchemaHash{s.Hash}
 	}
 	return ad
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -10,7 +11,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
-	manet "github.com/multiformats/go-multiaddr/net"
 )
 
 // gater keeps a nucleus on the public network from being used to reach the machines of the LAN that
@@ -59,20 +59,47 @@ func (g *gater) allow(p peer.ID) {
 	}
 }
 
-func addrIP(a ma.Multiaddr) (netip.Addr, bool) {
-	ip, err := manet.ToIP(a)
-	if err != nil {
-		return netip.Addr{}, false
-	}
-	addr, ok := netip.AddrFromSlice(ip)
-	return addr.Unmap(), ok
+// addrIP gives the IP address that dialing a begins with: of a relayed one, the relay's.
+func addrIP(a ma.Multiaddr) (ip netip.Addr, ok bool) {
+	ma.ForEach(a, func(c ma.Component) bool {
+		switch c.Code() {
+		case ma.P_IP4, ma.P_IP6:
+			ip, ok = netip.AddrFromSlice(c.RawValue())
+			return false
+		case ma.P_IP6ZONE:
+			return true // stands before the address
+		}
+		return false
+	})
+	return ip.Unmap(), ok
 }
 
 func isPublic(ip netip.Addr) bool {
-	return ip.IsGlobalUnicast() && !ip.IsPrivate() && !carrierNAT.Contains(ip)
+	if !ip.IsGlobalUnicast() || ip.IsPrivate() {
+		return false
+	}
+	for _, p := range notPublic {
+		if p.Contains(ip) {
+			return false
+		}
+	}
+	return true
 }
 
-var carrierNAT = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
+// notPublic is what the IANA registries of special-purpose addresses (RFC 6890) name besides what
+// net/netip knows: none of it belongs to one machine on the internet, and some of it leads into a LAN.
+var notPublic = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"),
+	netip.MustParsePrefix("100.64.0.0/10"), // behind a carrier's NAT
+	netip.MustParsePrefix("192.0.0.0/24"),
+	netip.MustParsePrefix("198.18.0.0/15"),
+	netip.MustParsePrefix("240.0.0.0/4"),
+	netip.MustParsePrefix("::/96"),        // IPv4-compatible
+	netip.MustParsePrefix("64:ff9b::/96"), // an IPv4 address through a NAT64, and so that of a LAN too
+	netip.MustParsePrefix("64:ff9b:1::/48"),
+	netip.MustParsePrefix("2002::/16"), // 6to4, likewise
+	netip.MustParsePrefix("fec0::/10"), // site-local
+}
 
 // rangeOf is what naming one private address opens: its /16, or /48 of IPv6; of loopback, all.
 func rangeOf(ip netip.Addr) netip.Prefix {
@@ -90,6 +117,18 @@ func rangeOf(ip netip.Addr) netip.Prefix {
 	return p
 }
 
+func isName(a ma.Multiaddr) bool {
+	ps := a.Protocols()
+	if len(ps) == 0 {
+		return false
+	}
+	switch ps[0].Code {
+	case ma.P_DNS, ma.P_DNS4, ma.P_DNS6, ma.P_DNSADDR, ma.P_P2P: // P_P2P: of a relay whose address is known
+		return true
+	}
+	return false
+}
+
 // InterceptAddrDial refuses private addresses that nobody named. Relayed addresses name the relay's.
 func (g *gater) InterceptAddrDial(p peer.ID, a ma.Multiaddr) bool {
 	if g.open {
@@ -97,7 +136,7 @@ func (g *gater) InterceptAddrDial(p peer.ID, a ma.Multiaddr) bool {
 	}
 	ip, ok := addrIP(a)
 	if !ok { // a name: the resolved address is asked about again
-		return true
+		return isName(a)
 	}
 	if isPublic(ip) {
 		return true
@@ -136,6 +175,9 @@ func (g *gater) offend(p peer.ID, now time.Time) bool {
 		return false
 	}
 	delete(g.broken, p)
+	if len(g.blocked) >= maxOffenders {
+		maps.DeleteFunc(g.blocked, func(_ peer.ID, until time.Time) bool { return !now.Before(until) })
+	}
 	if len(g.blocked) >= maxOffenders {
 		clear(g.blocked)
 	}

@@ -62,29 +62,36 @@ func newHost(cfg *celltoml.Config, key crypto.PrivKey, g *gater, agent string) (
 	} else {
 		opts = append(opts, libp2p.Transport(quic.NewTransport))
 	}
-	var h host.Host
+	made := make(chan host.Host, 1)
 	if cfg.Network.IsPublic() && !loopbackOnly(cfg.Network.Listen) {
 		opts = append(opts, libp2p.NATPortMap(), libp2p.EnableNATService(), libp2p.EnableAutoNATv2(), libp2p.EnableHolePunching(),
 			libp2p.EnableAutoRelayWithPeerSource(func(ctx context.Context, n int) <-chan peer.AddrInfo {
-				return relays(ctx, h, n)
+				return relays(ctx, made, n)
 			}, autorelay.WithBootDelay(30*time.Second)))
 	}
 	if len(cfg.Network.Listen) == 0 {
 		opts = append(opts, libp2p.NoListenAddrs, libp2p.EnableRelay())
 	}
-	if h, err = libp2p.New(opts...); err != nil {
+	h, err := libp2p.New(opts...)
+	if err != nil {
 		return nil, cellproto.Errorf(op, cellproto.Unavailable, "%w", err).
 			WithHint("Look at [network] listen in cell.toml: is the port taken?")
 	}
+	made <- h
 	return h, nil
 }
 
-// relays gives the connected peers that relay for others, as candidates for AutoRelay.
-func relays(ctx context.Context, h host.Host, n int) <-chan peer.AddrInfo {
+// relays gives the connected peers that relay for others, as candidates for AutoRelay. made holds
+// the host once it has been made; AutoRelay begins before that.
+func relays(ctx context.Context, made chan host.Host, n int) <-chan peer.AddrInfo {
 	out := make(chan peer.AddrInfo)
 	go func() { // ends with ctx, which AutoRelay owns
 		defer close(out)
-		if h == nil {
+		var h host.Host
+		select {
+		case h = <-made:
+			made <- h
+		case <-ctx.Done():
 			return
 		}
 		for _, p := range h.Network().Peers() {

@@ -3,8 +3,6 @@ package node
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -15,7 +13,6 @@ import (
 
 	"github.com/adrg/xdg"
 	"github.com/coreos/go-systemd/v22/daemon"
-	"github.com/gofrs/flock"
 	ds "github.com/ipfs/go-datastore"
 	leveldb "github.com/ipfs/go-ds-leveldb"
 	"github.com/libp2p/go-libp2p/core/host"
@@ -27,7 +24,6 @@ import (
 	"github.com/celldnet/celld/cellproto/celltoml"
 	"github.com/celldnet/celld/dht"
 	"github.com/celldnet/celld/dht/content"
-	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/node/call"
 	"github.com/celldnet/celld/node/program"
 )
@@ -42,6 +38,7 @@ type Config struct {
 	Version string              // of celld
 	Getenv  func(string) string // overrides of cell.toml; nil: none
 	Ready   func()              // called once, when the nucleus answers; nil: nothing
+	Overdue func()              // called if it has not stopped stopLimit after it began to; nil: nothing
 }
 
 // Deps is what a nucleus needs besides.
@@ -80,6 +77,7 @@ type nucleus struct {
 	active   atomic.Int64 // unix ns of the begin or end of the last control request
 	asked    atomic.Int64 // control requests in progress
 	stop     context.CancelFunc
+	stopBy   time.Time // until then calls in flight may go on; set when the nucleus begins to stop
 }
 
 // Run is the nucleus of one cell, until ctx ends, the control API says stop, or nucleus_timeout has
@@ -98,10 +96,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	if err != nil {
 		return err
 	}
-	unlock, err := lock(dir)
-	if errors.Is(err, ErrRunning) {
-		return errors.Join(err, awaitOther(ctx, dir))
-	}
+	unlock, err := acquire(ctx, dir)
 	if err != nil {
 		return err
 	}
@@ -130,7 +125,30 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	n.waitForEnd(ctx)
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
 	n.log.Info("stopping")
+	if cfg.Overdue != nil {
+		overdue := time.AfterFunc(stopLimit, cfg.Overdue)
+		started = append(closers{func() { overdue.Stop() }}, started...) // the last one
+	}
+	n.stopBy = time.Now().Add(stopGrace)
 	return nil
+}
+
+// How long a nucleus takes to stop. Calls in flight may go on for stopGrace, and the program has
+// stopProgram then to end by itself. What is past stopLimit is a bug.
+const (
+	stopGrace   = 5 * time.Second
+	stopProgram = 2 * time.Second
+	stopLimit   = 10 * time.Second
+)
+
+// grace is for what may go on for a while when the nucleus stops: until stopGrace after that began,
+// and extra. What never was ready gets extra only.
+func (n *nucleus) grace(extra time.Duration) (context.Context, context.CancelFunc) {
+	until := n.stopBy
+	if until.IsZero() {
+		until = time.Now()
+	}
+	return context.WithDeadline(context.Background(), until.Add(extra))
 }
 
 // closers are run in reverse: what was started last is stopped first.
@@ -155,52 +173,6 @@ func loadConfig(dir string, getenv func(string) string) (*celltoml.Config, error
 		}
 	}
 	return toml, nil
-}
-
-// lock takes run/lock. Starting twice is a success that does nothing.
-func lock(dir string) (unlock func(), err error) {
-	run := filepath.Join(dir, ctl.RunDir)
-	if err := os.MkdirAll(run, 0o700); err != nil {
-		return nil, cellproto.Errorf("start "+dir, cellproto.KindOf(err), "%w", err)
-	}
-	l := flock.New(filepath.Join(run, "lock"))
-	ok, err := l.TryLock()
-	if err != nil {
-		return nil, cellproto.Errorf("lock "+dir, cellproto.Failed, "%w", err)
-	}
-	if !ok {
-		return nil, ErrRunning
-	}
-	pid := filepath.Join(run, "pid")
-	if err := os.WriteFile(pid, fmt.Appendln(nil, os.Getpid()), 0o600); err != nil {
-		return nil, errors.Join(cellproto.Errorf("start "+dir, cellproto.KindOf(err), "%w", err), l.Unlock())
-	}
-	return func() {
-		os.Remove(pid)
-		l.Unlock() // the kernel does so too
-	}, nil
-}
-
-// awaitOther waits until the nucleus that has the directory answers: it may be just starting, and
-// whoever starts a second one wants to call it.
-func awaitOther(ctx context.Context, dir string) error {
-	ctx, cancel := context.WithTimeout(ctx, wakeTimeout)
-	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond) // a socket that is not there yet cannot tell
-	defer tick.Stop()
-	for {
-		conn, err := ctl.Dial(ctx, dir, ctl.ControlSocket)
-		if err == nil {
-			conn.Close()
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return cellproto.Errorf("start "+dir, cellproto.Unavailable, "a nucleus holds the cell and does not answer: %w", err).
-				WithHint("See cellctl logs %s; cellctl restart %s", dir, dir)
-		}
-	}
 }
 
 // loadIdentity reads the cell's host key and the person's account key.
@@ -337,14 +309,14 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 	n.caller = caller
 	started.add(caller.Close)
 	started.add(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+		ctx, cancel := n.grace(0)
 		defer cancel()
 		n.server.Close(ctx)
 	})
 	n.adverts = newAdverts(n)
 	serveCtx := context.WithoutCancel(ctx) // Close drains before it cuts
 	n.host.SetStreamHandler(cellproto.ProtocolCall, call.HandleStream(n.log, func(s network.Stream) error {
-		return n.charge(s.Conn().RemotePeer(), n.server.Serve(serveCtx, s, call.Who{Peer: s.Conn().RemotePeer()}))
+		return n.charge(s.Conn().RemotePeer(), n.server.ServeStream(serveCtx, s))
 	}))
 	n.host.SetStreamHandler(cellproto.ProtocolAdvert, call.HandleStream(n.log, n.adverts.serve))
 	return nil
@@ -362,9 +334,6 @@ func (n *nucleus) charge(p peer.ID, err error) error {
 	return err
 }
 
-// stopGrace is how long calls in flight may go on when the nucleus stops.
-const stopGrace = 5 * time.Second
-
 // newProgram makes the supervisor of the cell's program.
 func (n *nucleus) newProgram(outgoing func(*cellproto.Conn, *cellproto.Frame), started *closers) (*program.Program, error) {
 	out, err := program.OpenLog(filepath.Join(n.cfg.Dir, "log", "cell.log"))
@@ -380,41 +349,11 @@ func (n *nucleus) newProgram(outgoing func(*cellproto.Conn, *cellproto.Frame), s
 		return nil, err
 	}
 	started.add(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 3*stopGrace)
+		ctx, cancel := n.grace(stopProgram)
 		defer cancel()
 		_ = p.Close(ctx) // it has been killed by then
 	})
 	return p, nil
-}
-
-// listen opens the two Unix sockets.
-func (n *nucleus) listen(ctx context.Context, started *closers) error {
-	cell, err := n.openSocket(ctl.CellSocket, started)
-	if err != nil {
-		return err
-	}
-	control, err := n.openSocket(ctl.ControlSocket, started)
-	if err != nil {
-		return err
-	}
-	accepting := make(chan struct{})
-	go func() { n.accept(context.WithoutCancel(ctx), cell); close(accepting) }()
-	started.add(func() { cell.Close(); <-accepting })
-	srv := &http.Server{
-		Handler: n.routes(), ReadHeaderTimeout: cellproto.FrameTimeout,
-		ConnContext: withPeer, ErrorLog: zap.NewStdLog(n.log.Named("control")),
-	}
-	served := make(chan struct{})
-	go func() { srv.Serve(control); close(served) }()
-	started.add(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		if srv.Shutdown(ctx) != nil {
-			srv.Close()
-		}
-		<-served
-	})
-	return nil
 }
 
 // waitForEnd returns when the nucleus is to stop.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
@@ -187,10 +186,7 @@ func (s *serving) publish(ctx context.Context, m signed.Manifest, schema *cellpr
 	if err := s.n.blocks.PutBlock(ctx, id, block); err != nil {
 		return cid.Undef, err
 	}
-	if err := s.write(manifestFile, block); err != nil {
-		return cid.Undef, err
-	}
-	if err := s.write(filepath.Join("history", id.String()+".cbor"), block); err != nil {
+	if err := s.keep(id, block, schema); err != nil {
 		return cid.Undef, err
 	}
 	if err := s.look(); err != nil {
@@ -208,35 +204,14 @@ func (s *serving) publish(ctx context.Context, m signed.Manifest, schema *cellpr
 	return id, nil
 }
 
-// lastPublished gives the manifest of the last publish, whether or not the program is still the
-// same. s.mu is held.
-func (s *serving) lastPublished() (*signed.Manifest, cid.Cid) {
-	block, err := os.ReadFile(s.cacheFile(manifestFile))
-	if err != nil {
-		return nil, cid.Undef
-	}
-	m, id, err := openBlock(block)
-	if err != nil || m.Name != s.n.cfg.Cell.Name {
-		return nil, cid.Undef
-	}
-	return m, id
-}
-
-// openBlock opens a manifest of which only the bytes are known.
-func openBlock(block []byte) (*signed.Manifest, cid.Cid, error) {
-	id, err := cid.Prefix{Version: 1, Codec: cid.DagCBOR, MhType: multihash.SHA2_256, MhLength: -1}.Sum(block)
-	if err != nil {
-		return nil, cid.Undef, cellproto.Errorf("open manifest", cellproto.Corrupt, "%w", err)
-	}
-	m, err := signed.OpenManifest(id, block)
-	return m, id, err
-}
-
 // withdraw ends the announcements of the version before. s.mu is held.
 func (s *serving) withdraw() {
 	s.n.dht.Withdraw(s.id)
-	for _, l := range s.links() {
-		s.n.dht.Withdraw(l)
+	if s.manifest.Schema.Defined() {
+		s.n.dht.Withdraw(s.manifest.Schema.Cid)
+	}
+	for _, a := range s.manifest.Artefacts { // whichever of them was announced
+		s.n.dht.Withdraw(a.CID.Cid)
 	}
 }
 

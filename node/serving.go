@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,9 +23,8 @@ import (
 
 // Files under cache/. All can be deleted: they are made again from the program.
 const (
-	manifestFile = "manifest.cbor" // the block published last
-	schemaFile   = "schema.json"   // canonical JSON
-	schemaOfFile = "schema.of"     // which program it is the schema of: schemaOf as JSON
+	schemaFile   = "schema.json" // canonical JSON
+	schemaOfFile = "schema.of"   // which program it is the schema of: schemaOf as JSON
 )
 
 // serving keeps what the cell serves: the schema of its program and the manifest under which it is
@@ -36,12 +36,15 @@ type serving struct {
 	schema   *cellproto.Schema
 	binary   signed.Digest    // BLAKE3 of the program, as of the last look
 	stat     os.FileInfo      // of the program then
+	conn     *cellproto.Conn  // to the program for whose start that was
 	manifest *signed.Manifest // nil: not published
 	id       cid.Cid          // of manifest
 	name     string           // IPNS; "" while it is not known
+
+	asking chan struct{} // capacity 1: taken while the program is asked for its schema
 }
 
-func newServing(n *nucleus) *serving { return &serving{n: n} }
+func newServing(n *nucleus) *serving { return &serving{n: n, asking: make(chan struct{}, 1)} }
 
 func (s *serving) cacheFile(name string) string { return filepath.Join(s.n.cfg.Dir, "cache", name) }
 
@@ -60,7 +63,14 @@ func (s *serving) resume(ctx context.Context) {
 	if s.n.cfg.Privacy.Placement != celltoml.PlacementLocal {
 		s.manifest, s.id = s.savedManifest()
 	}
+	if s.schema == nil && s.manifest != nil {
+		if schema, err := readSchema(s.publishedFile(s.id.String() + schemaSuffix)); err == nil && schema.Hash() == s.manifest.SchemaHash {
+			s.schema = schema
+			s.saveSchema(schema)
+		}
+	}
 	s.apply()
+	s.heal(ctx)
 	if s.manifest != nil {
 		s.announce(ctx)
 		s.keepName()
@@ -160,25 +170,15 @@ func (s *serving) write(name string, data []byte) error {
 	return nil
 }
 
-// savedManifest reads the manifest of the last publish, if it still fits: the same name, and this
-// program among its artefacts. s.mu is held.
+// savedManifest gives the manifest of the last publish, if it still fits: this program is among its
+// artefacts. s.mu is held.
 func (s *serving) savedManifest() (*signed.Manifest, cid.Cid) {
-	block, err := os.ReadFile(s.cacheFile(manifestFile))
-	if err != nil {
+	m, id := s.lastPublished()
+	if m == nil {
 		return nil, cid.Undef
 	}
-	m, id, err := openBlock(block)
-	if err != nil {
-		s.n.log.Warn("the saved manifest is damaged", zap.Error(err))
-		return nil, cid.Undef
-	}
-	if m.Name != s.n.cfg.Cell.Name {
-		return nil, cid.Undef
-	}
-	for _, a := range m.Artefacts {
-		if s.stat != nil && a.BLAKE3 == s.binary {
-			return m, id
-		}
+	if s.stat != nil && fits(m, s.binary) {
+		return m, id
 	}
 	s.n.log.Info("the program is not the one that was published", zap.Stringer("cid", id))
 	return nil, cid.Undef
@@ -238,36 +238,80 @@ func (s *serving) published() (*signed.Manifest, cid.Cid) {
 	return s.manifest, s.id
 }
 
-// learn makes sure that the schema is the one of the program at the end of conn. It costs nothing
-// when the hello names the one that is known.
+// learn makes sure that what is served is what the program at the end of conn is. It costs nothing
+// when that was looked at before.
 func (s *serving) learn(ctx context.Context, conn *cellproto.Conn) error {
+	const op = "ask the program for its schema"
 	hello, err := conn.PeerHello(ctx)
 	if err != nil {
 		return err
 	}
+	s.meet(ctx, conn)
+	if s.knows(hello.Schema) {
+		return nil
+	}
+	select {
+	case s.asking <- struct{}{}:
+		defer func() { <-s.asking }()
+	case <-ctx.Done():
+		return cellproto.Errorf(op, cellproto.KindOf(ctx.Err()), "%w", ctx.Err())
+	}
+	if s.knows(hello.Schema) {
+		return nil
+	}
+	limited, cancel := context.WithTimeout(ctx, schemaTimeout)
+	defer cancel()
+	schema, err := askSchema(limited, conn)
+	switch {
+	case ctx.Err() != nil:
+		return cellproto.Errorf(op, cellproto.KindOf(ctx.Err()), "%w", ctx.Err())
+	case err != nil: // whatever its kind: the request that waits for the program has not run
+		return cellproto.Errorf(op, cellproto.Unavailable, "%w", err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.schema != nil {
-		if hash := s.schema.Hash(); string(hello.Schema) == string(hash[:]) {
-			return nil
-		}
-	}
-	if len(hello.Schema) == 0 {
-		return nil // the program has none
-	}
-	ctx, cancel := context.WithTimeout(ctx, schemaTimeout)
-	defer cancel()
-	schema, err := askSchema(ctx, conn)
-	if err != nil {
-		return err
-	}
-	if err := s.look(); err != nil {
-		return err
-	}
 	s.schema = schema
 	s.saveSchema(schema)
 	s.apply()
 	return nil
+}
+
+// knows says whether a program whose hello names this schema needs not be asked for it.
+func (s *serving) knows(hash []byte) bool {
+	serving := s.n.server.Serving()
+	return len(hash) == 0 || serving.Schema != nil && string(hash) == string(serving.Hash[:])
+}
+
+// meet looks at the program's file when there is a new run of it: it may be another one than before.
+func (s *serving) meet(ctx context.Context, conn *cellproto.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn == conn {
+		return
+	}
+	s.conn = conn
+	if err := s.look(); err != nil {
+		s.n.log.Warn("the program cannot be read", zap.Error(err))
+		return
+	}
+	if s.manifest != nil && !fits(s.manifest, s.binary) {
+		s.n.log.Warn("the program is not the one that was published any more: it is not served under its CID until it is published",
+			zap.Stringer("cid", s.id))
+		s.withdraw()
+		s.manifest, s.id = nil, cid.Undef
+		s.apply()
+	} else if s.manifest == nil && s.n.cfg.Privacy.Placement != celltoml.PlacementLocal {
+		if s.manifest, s.id = s.savedManifest(); s.manifest != nil {
+			s.apply()
+			s.announce(ctx)
+			s.keepName()
+		}
+	}
+}
+
+// fits says whether a program is one of a manifest's.
+func fits(m *signed.Manifest, binary signed.Digest) bool {
+	return slices.ContainsFunc(m.Artefacts, func(a signed.Artefact) bool { return a.BLAKE3 == binary })
 }
 
 const schemaTimeout = 5 * time.Second // for the program to give its schema

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/http"
 	"os"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -13,6 +15,36 @@ import (
 	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/node/call"
 )
+
+// listen opens the two Unix sockets. When the nucleus stops, nobody new is let in by either before
+// those who are in are waited for.
+func (n *nucleus) listen(ctx context.Context, started *closers) error {
+	cell, err := n.openSocket(ctl.CellSocket, started)
+	if err != nil {
+		return err
+	}
+	control, err := n.openSocket(ctl.ControlSocket, started)
+	if err != nil {
+		return err
+	}
+	srv := &http.Server{
+		Handler: n.routes(), ReadHeaderTimeout: cellproto.FrameTimeout,
+		ConnContext: withPeer, ErrorLog: zap.NewStdLog(n.log.Named("control")),
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() { n.accept(context.WithoutCancel(ctx), cell) })
+	serving.Go(func() { _ = srv.Serve(control) }) // ends with Shutdown or Close
+	started.add(func() {
+		cell.Close()
+		ctx, cancel := n.grace(0)
+		defer cancel()
+		if srv.Shutdown(ctx) != nil {
+			srv.Close()
+		}
+		serving.Wait()
+	})
+	return nil
+}
 
 // openSocket opens one of the cell's Unix sockets. A left-over of a killed nucleus is removed: the
 // lock says that nobody listens on it.

@@ -1,8 +1,16 @@
 #!/bin/sh
-# Builds the binaries into bin/ (or the directory given), static and stripped.
+# Builds celld and cellctl, static and stripped.
+#
+# usage: scripts/build.sh [DIR]    DIR is bin/ in the project unless given
+#
+# GOOS and GOARCH choose another platform; VERSION names the build (else git does).
 set -eu
-cd "$(dirname "$0")/.."
-out=${1:-bin}
+out=${1:-}
+case $out in '' | /*) ;; *) out=$PWD/$out ;; esac
+. "$(dirname "$0")/lib.sh"
+need go 'see https://go.dev/dl'
+
+out=${out:-$root/bin}
 mkdir -p "$out"
 version=${VERSION:-$(git describe --tags --always --dirty 2>/dev/null || echo dev)}
-CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$version" -o "$out/" ./cmd/...
+go build -ldflags "-s -w -X main.version=$version" -o "$out/" ./cmd/...

@@ -8,8 +8,9 @@ import (
 
 // Frames gives callers that share one connection of frames to a function "echo" of raw bytes: the
 // client that is used for the relay, for a direct socket and for frames over a bare libp2p stream.
-// The connection lives as long as the process.
-func Frames(t cellproto.Transport) (func() (Call, error), error) {
+// to names the cell that the nucleus at the other end is to call in turn; "" is its own. The
+// connection lives as long as the process.
+func Frames(t cellproto.Transport, to string) (func() (Call, error), error) {
 	conn, err := cellproto.NewConn(t, cellproto.Config{Opener: true, Hello: cellproto.Hello{Agent: "bench"}})
 	if err != nil {
 		return nil, err
@@ -25,7 +26,7 @@ func Frames(t cellproto.Transport) (func() (Call, error), error) {
 	return func() (Call, error) {
 		payload := Payload()
 		return func() error {
-			r, err := conn.Call(context.Background(), &cellproto.Request{Header: cellproto.Header{Func: "echo"}, Payload: payload})
+			r, err := conn.Call(context.Background(), &cellproto.Request{Header: cellproto.Header{Func: "echo", To: to}, Payload: payload})
 			if err != nil {
 				return err
 			}

@@ -50,39 +50,54 @@ func Run(r Round, newCall func() (Call, error)) (Outcome, error) {
 			return Outcome{}, err
 		}
 	}
-	took := make([][]time.Duration, r.Callers)
+	took := make([]caller, r.Callers)
 	errs := make([]error, r.Callers)
 	begin := time.Now()
 	end := begin.Add(r.For)
 	var wg sync.WaitGroup
 	for i := range calls {
-		wg.Go(func() { took[i], errs[i] = repeat(calls[i], end) })
+		wg.Go(func() { errs[i] = took[i].repeat(calls[i], end) })
 	}
 	wg.Wait()
 	out := Outcome{Took: time.Since(begin)}
 	if err := errors.Join(errs...); err != nil {
 		return out, err
 	}
-	all := slices.Concat(took...)
+	var all []time.Duration
+	for i := range took {
+		all = append(all, took[i].took...)
+		out.Calls += took[i].calls
+	}
 	slices.Sort(all)
-	out.Calls = len(all)
 	if len(all) > 0 {
 		out.P50, out.P99 = all[len(all)/2], all[len(all)*99/100]
 	}
 	return out, nil
 }
 
-func repeat(call Call, end time.Time) ([]time.Duration, error) {
-	took := make([]time.Duration, 0, 1<<14)
-	for now := time.Now(); now.Before(end); {
+// caller is what one caller has seen.
+type caller struct {
+	calls int
+	took  []time.Duration // of the last maxKept calls
+}
+
+const maxKept = 1 << 16 // a round can go on for an hour
+
+func (c *caller) repeat(call Call, end time.Time) error {
+	c.took = make([]time.Duration, 0, 1<<12)
+	for now := time.Now(); now.Before(end); c.calls++ {
 		if err := call(); err != nil {
-			return took, err
+			return err
 		}
 		next := time.Now()
-		took = append(took, next.Sub(now))
+		if len(c.took) < maxKept {
+			c.took = append(c.took, next.Sub(now))
+		} else {
+			c.took[c.calls%maxKept] = next.Sub(now)
+		}
 		now = next
 	}
-	return took, nil
+	return nil
 }
 
 // Worker is the whole of a client process: it says that it is ready, then runs each round that its

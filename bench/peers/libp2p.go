@@ -122,7 +122,7 @@ func libp2pCallFrames(args []string) error {
 	if err != nil {
 		return err
 	}
-	newCall, err := load.Frames(s)
+	newCall, err := load.Frames(s, "")
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,11 @@ package main
 
 import (
 	"errors"
+	"io"
+	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,7 +34,7 @@ func (a *app) statusCmd() *cobra.Command {
 		defer cancel()
 		status, err := (&ctl.Client{Dir: dir}).Status(ctx)
 		if errors.Is(err, ctl.ErrNotRunning) {
-			status, err = stoppedStatus(dir)
+			status, err = a.stoppedStatus(dir)
 		}
 		if err != nil {
 			return fromControl("ask the nucleus of "+dir, dir, err)
@@ -43,16 +47,33 @@ func (a *app) statusCmd() *cobra.Command {
 	return cmd
 }
 
-// stoppedStatus is what cell.toml alone says.
-func stoppedStatus(dir string) (ctl.Status, error) {
+// stoppedStatus is what the directory and the environment alone say.
+func (a *app) stoppedStatus(dir string) (ctl.Status, error) {
 	c, err := celltoml.Load(dir)
 	if err != nil {
 		return ctl.Status{}, err
 	}
+	if err := c.ApplyEnv(a.getenv); err != nil {
+		return ctl.Status{}, err
+	}
 	return ctl.Status{
 		Name: c.Cell.Name, Version: c.Cell.Version, State: ctl.Stopped,
-		Addrs: []string{}, Network: c.Network.Name, Dir: dir,
+		Addrs: []string{}, Network: c.Network.Name, Dir: dir, CID: publishedCID(dir),
 	}, nil
+}
+
+// publishedCID reads under which CID the cell was published last; "" when it was not.
+func publishedCID(dir string) string {
+	f, err := os.Open(filepath.Join(dir, "published", "latest"))
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 256))
+	if err != nil {
+		return ""
+	}
+	return safe(strings.TrimSpace(string(b)))
 }
 
 // statusRows leaves out what there is nothing to say about.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"syscall"
@@ -56,12 +57,14 @@ func buildVersion() string {
 func run(dir string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends it at once
 	ready := readyPipe()
 	log, closeLog, err := logger(dir, ready == nil)
 	if err == nil {
 		defer closeLog()
 		err = node.Run(ctx, node.Config{
 			Dir: dir, Version: buildVersion(), Getenv: os.Getenv, Ready: func() { tellReady(ready, nil) },
+			Overdue: func() { abandon(log) },
 		}, node.Deps{Log: log})
 	}
 	switch {
@@ -81,6 +84,13 @@ func run(dir string) int {
 		fmt.Fprintf(os.Stderr, "  try: %s\n", hint)
 	}
 	return 1
+}
+
+// abandon ends a nucleus that does not stop, and says where it hangs.
+func abandon(log *zap.Logger) {
+	stacks := make([]byte, 256<<10)
+	log.Error("the nucleus does not stop and is ended", zap.ByteString("goroutines", stacks[:runtime.Stack(stacks, true)]))
+	os.Exit(1)
 }
 
 // readyPipe is the pipe on which a parent waits; nil without one. Children do not inherit it.

@@ -12,7 +12,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/signed"
@@ -113,23 +112,4 @@ func readAdvertReply(r io.Reader) ([]byte, error) {
 		return nil, cellproto.Errorf("ask for advert", kind, "%q", body)
 	}
 	return body, nil
-}
-
-// HandleStream makes a libp2p stream handler of one that returns an error: the stream is reset when
-// it fails or panics, and closed when it does not. node uses it for every protocol of ours.
-func HandleStream(log *zap.Logger, handle func(network.Stream) error) network.StreamHandler {
-	return func(s network.Stream) {
-		defer func() {
-			if p := recover(); p != nil {
-				s.Reset()
-				log.Error("panic in stream handler", zap.String("protocol", string(s.Protocol())), zap.Any("panic", p), zap.Stack("stack"))
-			}
-		}()
-		if err := handle(s); err != nil {
-			s.Reset()
-			log.Debug("stream ended", zap.String("protocol", string(s.Protocol())), zap.String("peer", s.Conn().RemotePeer().String()), zap.Error(err))
-			return
-		}
-		s.Close()
-	}
 }

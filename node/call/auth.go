@@ -67,7 +67,7 @@ func (s *session) token(c *cellproto.Conn, f *cellproto.Frame) error {
 	t := s.s.tokens
 	if len(f.Payload) == 0 {
 		s.nonce = t.challenge()
-		return s.replyNow(c, f, s.nonce)
+		return s.replyNow(c, f, cellproto.Header{}, s.nonce)
 	}
 	if s.nonce == nil {
 		return cellproto.Errorf(op, cellproto.Denied, "the challenge was used already").
@@ -75,8 +75,7 @@ func (s *session) token(c *cellproto.Conn, f *cellproto.Frame) error {
 	}
 	nonce := s.nonce
 	s.nonce = nil // whatever comes of it: each nonce is tried once
-	cell := s.s.cellName()
-	key, err := signed.OpenProof(f.Payload, t.id.Peer, signed.Nonce(nonce), cell, s.subject)
+	key, err := signed.OpenProof(f.Payload, t.id.Peer, signed.Nonce(nonce), s.cell, s.subject)
 	if err != nil {
 		return cellproto.Errorf(op, cellproto.Denied, "%w", err)
 	}
@@ -86,19 +85,13 @@ func (s *session) token(c *cellproto.Conn, f *cellproto.Frame) error {
 	}
 	now := time.Now()
 	token, err := signed.SealToken(signed.Token{
-		Server: t.id.Peer, Cell: cell, Subject: s.subject, Key: key, Issued: now, Expires: now.Add(t.ttl),
+		Server: t.id.Peer, Cell: s.cell, Subject: s.subject, Key: key, Issued: now, Expires: now.Add(t.ttl),
 	}, t.id.Host)
 	if err != nil {
 		return err
 	}
 	s.until = now.Add(t.ttl)
-	return s.replyNow(c, f, token)
-}
-
-func (s *session) replyNow(c *cellproto.Conn, f *cellproto.Frame, payload []byte) error {
-	_ = c.Queue(&cellproto.Frame{Type: cellproto.TypeReply, ID: f.ID, Payload: payload}) // a lost caller needs none
-	c.FlushLater(c)
-	return nil
+	return s.replyNow(c, f, cellproto.Header{}, token)
 }
 
 // authorise lets a request pass whose sender has proven what the cell asks for.
@@ -111,7 +104,7 @@ func (s *session) authorise(f *cellproto.Frame) error {
 		return nil
 	}
 	if len(f.Header.Token) > 0 {
-		tok, err := signed.OpenToken(f.Header.Token, s.s.tokens.id.Peer, s.s.cellName(), s.subject, now)
+		tok, err := signed.OpenToken(f.Header.Token, s.s.tokens.id.Peer, s.cell, s.subject, now)
 		if err != nil {
 			return cellproto.Errorf("check token", cellproto.Denied, "%w", err)
 		}
@@ -125,15 +118,39 @@ func (s *session) authorise(f *cellproto.Frame) error {
 		WithHint("Call through a nucleus (cellctl use), which does so by itself.")
 }
 
+// greeted waits for the other side's hello.
+func (lk *link) greeted(ctx context.Context) (*cellproto.Hello, error) {
+	if h := lk.hello.Load(); h != nil {
+		return h, nil
+	}
+	h, err := lk.conn.PeerHello(ctx)
+	if err != nil {
+		return nil, err
+	}
+	lk.hello.Store(&h)
+	return &h, nil
+}
+
+// ready gives the hello of a link over which a request may go at once: it is here, and the other
+// side knows who we are or does not ask.
+func (lk *link) ready() (*cellproto.Hello, bool) {
+	h := lk.hello.Load()
+	if h == nil || !asksProof(h) {
+		return h, h != nil
+	}
+	lk.mu.Lock()
+	defer lk.mu.Unlock()
+	return h, time.Until(lk.until) > tokenMargin
+}
+
+func asksProof(h *cellproto.Hello) bool { return h.Auth != "" && h.Auth != cellproto.AuthNone }
+
 // authorise proves who we are to a nucleus that asks for it, unless it still knows. A token from an
 // earlier connection goes along with the next request, without a round trip.
 func (lk *link) authorise(ctx context.Context, id Identity, server string, saved tokenStore) error {
-	hello, err := lk.conn.PeerHello(ctx)
-	if err != nil {
+	hello, err := lk.greeted(ctx)
+	if err != nil || !asksProof(hello) {
 		return err
-	}
-	if hello.Auth == "" || hello.Auth == cellproto.AuthNone {
-		return nil
 	}
 	lk.mu.Lock()
 	defer lk.mu.Unlock()
@@ -155,7 +172,7 @@ func (lk *link) authorise(ctx context.Context, id Identity, server string, saved
 }
 
 // prove answers the challenge of hello, or a new one if that was used.
-func (lk *link) prove(ctx context.Context, id Identity, hello cellproto.Hello) ([]byte, error) {
+func (lk *link) prove(ctx context.Context, id Identity, hello *cellproto.Hello) ([]byte, error) {
 	server, subject := lk.remote, id.Peer.String()
 	if server == "" { // a Unix socket: the kernel vouches for our uid, and the hello says who serves
 		var err error
@@ -185,6 +202,12 @@ func (lk *link) prove(ctx context.Context, id Identity, hello cellproto.Hello) (
 		return nil, err
 	}
 	return reply.Payload, nil
+}
+
+// asked says whether the other side, which has answered, asks for proof.
+func (lk *link) asked(ctx context.Context) bool {
+	h, err := lk.greeted(ctx)
+	return err == nil && asksProof(h)
 }
 
 // forget makes the next call prove itself anew: the token was refused.

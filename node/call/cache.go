@@ -105,14 +105,7 @@ func (c *cache) reputation() *race.Reputation {
 	return rep
 }
 
-func (c *cache) setReputation(rep *race.Reputation) {
-	if rep.Len() == 0 {
-		return
-	}
-	if data, err := json.Marshal(rep); err == nil {
-		c.write(data, 0o600, "reputation.json")
-	}
-}
+func (c *cache) setReputation(data []byte) { c.write(data, 0o600, "reputation.json") }
 
 // winnerFile is winner.json.
 type winnerFile struct {

@@ -3,6 +3,7 @@ package call
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"io"
 	"sync"
 	"time"
@@ -65,12 +66,13 @@ type Caller struct {
 	newest *signed.Newest // adverts
 	ctx    context.Context
 	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	work   group
 
 	mu         sync.Mutex
 	remotes    map[cid.Cid]*remote
 	names      map[string]resolved
 	reputation *race.Reputation
+	saved      time.Time // when reputation was written down
 }
 
 // NewCaller makes the client half and reads what it remembers of others.
@@ -89,12 +91,30 @@ const maxAdverts = 1024 // that are remembered, each of one peer and cell
 
 // Close ends all links and background races, and writes down what was learned of peers.
 func (c *Caller) Close() {
+	c.work.close()
 	c.cancel()
 	c.links.close()
-	c.wg.Wait()
+	c.work.wait()
+	c.remember(0)
+}
+
+// rememberEvery is how often what was learned of peers is written down, at most.
+const rememberEvery = time.Minute
+
+// remember writes down what was learned of peers, unless that was done less than gap ago.
+func (c *Caller) remember(gap time.Duration) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.cache.setReputation(c.reputation)
+	now := time.Now()
+	if now.Sub(c.saved) < gap || c.reputation.Len() == 0 {
+		c.mu.Unlock()
+		return
+	}
+	c.saved = now
+	data, err := json.Marshal(c.reputation)
+	c.mu.Unlock()
+	if err == nil {
+		c.cache.setReputation(data)
+	}
 }
 
 // Result is a reply and how it came about.
@@ -153,31 +173,45 @@ func (b *closer) Close() error {
 // Accept answers the program's own calls to other cells (header "to"), for the connection to the
 // program. It is a cellproto.Config.Accept.
 func (c *Caller) Accept(conn *cellproto.Conn, f *cellproto.Frame) {
-	to := f.Header.To
+	refuse := func(err error) {
+		_ = conn.Queue(cellproto.ErrorReply(f.ID, err)) // a program that is gone needs no answer; so below
+		conn.FlushLater(conn)
+	}
+	if f.Header.To == "" {
+		refuse(cellproto.Errorf("call", cellproto.BadInput, "no target: whom to call is in the header's to"))
+		return
+	}
+	if !c.work.begin() {
+		refuse(cellproto.Errorf("call", cellproto.Unavailable, "the nucleus is stopping"))
+		return
+	}
+	body := f.More
 	in := conn.Inbound(c.ctx, f)
-	c.wg.Go(func() {
-		h := in.Header
-		h.To, h.Budget, h.Token = "", 0, nil
-		req := &cellproto.Request{Header: h, Payload: in.Payload}
-		if f.More {
-			req.Body = in.Body()
-		}
-		if to == "" {
-			_ = in.ReplyError(cellproto.Errorf("call", cellproto.BadInput, "no target: whom to call is in the header's to"))
-			return
-		}
-		res, err := c.Call(in.Context(), to, req)
-		if err != nil {
-			_ = in.ReplyError(err) // a program that is gone needs no answer; so below
-			return
-		}
-		if res.Reply.Body == nil {
-			_ = in.Reply(res.Reply.Header, res.Reply.Payload)
-			return
-		}
-		defer res.Reply.Body.Close()
-		_ = in.ReplyBody(res.Reply.Header, res.Reply.Body)
-	})
+	go func() {
+		defer c.work.end()
+		c.forward(in, body)
+	}()
+}
+
+// forward makes one of the program's calls to another cell.
+func (c *Caller) forward(in *cellproto.Inbound, body bool) {
+	h := in.Header
+	h.To, h.Budget, h.Token = "", 0, nil
+	req := &cellproto.Request{Header: h, Payload: in.Payload}
+	if body {
+		req.Body = in.Body()
+	}
+	res, err := c.Call(in.Context(), in.Header.To, req)
+	if err != nil {
+		_ = in.ReplyError(err)
+		return
+	}
+	if res.Reply.Body == nil {
+		_ = in.Reply(res.Reply.Header, res.Reply.Payload)
+		return
+	}
+	defer res.Reply.Body.Close()
+	_ = in.ReplyBody(res.Reply.Header, res.Reply.Body)
 }
 
 // callDirect calls a nucleus that was named, not found: a local directory, a socket, a multiaddr.
@@ -207,7 +241,7 @@ func (c *Caller) callDirect(ctx context.Context, t resolved, req *cellproto.Requ
 func (c *Caller) send(ctx context.Context, lk *link, req *cellproto.Request, server, cell string) (*cellproto.Reply, error) {
 	req.Header.Token = lk.takeToken()
 	reply, err := lk.conn.Call(ctx, req)
-	if cellproto.KindOf(err) != cellproto.Denied || !rewind(req) {
+	if cellproto.KindOf(err) != cellproto.Denied || !lk.asked(ctx) || !rewind(req) {
 		if req.Header.Token != nil {
 			lk.accepted()
 		}

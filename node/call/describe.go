@@ -2,10 +2,12 @@ package call
 
 import (
 	"context"
+	"slices"
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
+	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/signed"
@@ -25,10 +27,7 @@ func containsAddr(addrs []multiaddr.Multiaddr, a multiaddr.Multiaddr) bool {
 // from the peers named. It is fetched once; a lying provider cannot falsify it, since both are
 // named by their hash.
 func (c *Caller) describe(ctx context.Context, r *remote, from ...cellproto.PeerID) (*signed.Manifest, *cellproto.Schema, error) {
-	r.mu.Lock()
-	m, s := r.manifest, r.schema
-	r.mu.Unlock()
-	if m != nil {
+	if m, s := r.description(); m != nil {
 		return m, s, nil
 	}
 	select {
@@ -37,19 +36,10 @@ func (c *Caller) describe(ctx context.Context, r *remote, from ...cellproto.Peer
 	case <-ctx.Done():
 		return nil, nil, cellproto.Errorf("fetch manifest "+string(r.name), cellproto.KindOf(ctx.Err()), "%w", ctx.Err())
 	}
-	r.mu.Lock()
-	m, s = r.manifest, r.schema
-	r.mu.Unlock()
-	if m != nil {
+	if m, s := r.description(); m != nil {
 		return m, s, nil
 	}
-	peers := make([]peer.ID, 0, len(from))
-	for _, p := range from {
-		if id, err := peer.Decode(string(p)); err == nil {
-			peers = append(peers, id)
-		}
-	}
-	block, m, s, err := c.fetchDescription(ctx, r.id, peers)
+	block, m, s, err := c.fetchDescription(ctx, r.id, r.sources(from))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -58,6 +48,45 @@ func (c *Caller) describe(ctx context.Context, r *remote, from ...cellproto.Peer
 	r.mu.Unlock()
 	c.cache.described(r, block, s)
 	return m, s, nil
+}
+
+// description gives what is known already; nil when nothing is.
+func (r *remote) description() (*signed.Manifest, *cellproto.Schema) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.manifest, r.schema
+}
+
+// sources gives the peers to ask for blocks of the cell: those named first, then a few of the others
+// that are known, since a named one may be silent.
+func (r *remote) sources(named []cellproto.PeerID) []peer.ID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []peer.ID
+	for _, p := range named {
+		if info, ok := r.infos[p]; ok {
+			out = append(out, info.ID)
+		}
+	}
+	for _, info := range r.infos {
+		if len(out) >= cellproto.MaxProbed {
+			break
+		}
+		if !slices.Contains(out, info.ID) {
+			out = append(out, info.ID)
+		}
+	}
+	return out
+}
+
+// describeAhead fetches the description while the race goes on. A call that needs it and does not
+// find it asks again.
+func (c *Caller) describeAhead(r *remote, from cellproto.PeerID) {
+	ctx, cancel := context.WithTimeout(c.ctx, cellproto.DefaultTimeout)
+	defer cancel()
+	if _, _, err := c.describe(ctx, r, from); err != nil {
+		c.deps.Log.Debug("cannot fetch the description", zap.String("cell", string(r.name)), zap.Error(err))
+	}
 }
 
 func (c *Caller) fetchDescription(ctx context.Context, id cid.Cid, peers []peer.ID) ([]byte, *signed.Manifest, *cellproto.Schema, error) {
@@ -153,13 +182,16 @@ func ranked(d *race.Decision) []cellproto.PeerID {
 func (c *Caller) Find(ctx context.Context, target string, each func(Found) error) error {
 	ctx, cancel := withDefaultTimeout(ctx)
 	defer cancel()
-	t, err := c.resolve(ctx, target)
+	t, err := c.resolvePublished(ctx, target)
 	if err != nil {
 		return err
 	}
-	if !t.cell.Defined() || c.deps.Finder == nil {
+	if t.cell.Defined() && c.deps.Finder == nil {
+		return cellproto.Errorf("find "+target, cellproto.Unavailable, "this nucleus has no network")
+	}
+	if !t.cell.Defined() {
 		return cellproto.Errorf("find "+target, cellproto.BadInput, "%s is a nucleus itself: there is nothing to find", t.where()).
-			WithHint("Give the CID that cellctl publish printed.")
+			WithHint("Publish it first, or give the CID that cellctl publish printed.")
 	}
 	n := 0
 	found, progress := c.deps.Finder.Find(ctx, t.cell)
@@ -180,13 +212,13 @@ func (c *Caller) Find(ctx context.Context, target string, each func(Found) error
 func (c *Caller) Race(ctx context.Context, target string) (*race.Decision, error) {
 	ctx, cancel := withDefaultTimeout(ctx)
 	defer cancel()
-	t, err := c.resolve(ctx, target)
+	t, err := c.resolvePublished(ctx, target)
 	if err != nil {
 		return nil, err
 	}
 	if !t.cell.Defined() {
 		return nil, cellproto.Errorf("race "+target, cellproto.BadInput, "%s is a nucleus itself: there is nobody to race", t.where()).
-			WithHint("Give the CID that cellctl publish printed.")
+			WithHint("Publish it first, or give the CID that cellctl publish printed.")
 	}
 	r := c.remote(t.cell)
 	r.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
@@ -16,9 +17,11 @@ import (
 
 // link is one connection of frames to somebody who serves a cell, with what is known of it.
 type link struct {
+	key     linkKey
 	conn    *cellproto.Conn
-	relayed bool    // through a libp2p relay
-	remote  peer.ID // "" behind a Unix socket
+	relayed bool                            // through a libp2p relay
+	remote  peer.ID                         // "" behind a Unix socket
+	hello   atomic.Pointer[cellproto.Hello] // nil: not here yet, or not looked at
 
 	mu      sync.Mutex // held while we prove who we are, so that it is done once
 	until   time.Time  // authorised until; zero: not yet
@@ -43,16 +46,15 @@ type dialing struct {
 // links keeps one link a peer and cell, for as long as it is used. It owns the goroutines that read
 // them.
 type links struct {
-	host     host.Host
-	agent    string
-	outgoing func(c *cellproto.Conn, f *cellproto.Frame) // calls of the other side; nil refuses
-	log      *zap.Logger
+	host  host.Host
+	agent string
+	log   *zap.Logger
 
 	ctx    context.Context // ends with the caller half
 	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	work   group
 	mu     sync.Mutex
-	made   map[linkKey]*dialing
+	made   map[linkKey]*dialing // live ones, and those that are being made
 }
 
 func newLinks(h host.Host, agent string, log *zap.Logger) *links {
@@ -63,8 +65,9 @@ func newLinks(h host.Host, agent string, log *zap.Logger) *links {
 
 // close ends all links and waits.
 func (l *links) close() {
+	l.work.close()
 	l.cancel()
-	l.wg.Wait()
+	l.work.wait()
 }
 
 // peer gives the link to a peer that serves cell ("": whichever it has), and makes it if needed.
@@ -86,8 +89,19 @@ func (l *links) socket(ctx context.Context, path string, dial func(context.Conte
 		if err != nil {
 			return nil, err
 		}
-		return l.start(conn, "", 0)
+		return l.start(conn, linkKey{to: path}, "", 0)
 	})
+}
+
+// live gives the link to a peer that serves cell if there is one, without waiting for anything.
+func (l *links) live(to cellproto.PeerID, cell string) *link {
+	l.mu.Lock()
+	d := l.made[linkKey{string(to), cell}]
+	l.mu.Unlock()
+	if d == nil || !d.done() || d.dead() {
+		return nil
+	}
+	return d.link
 }
 
 // get returns the live link for key, or makes it. Whoever comes first dials; the others wait for
@@ -105,14 +119,10 @@ func (l *links) get(ctx context.Context, key linkKey, dial func(context.Context)
 			l.made[key] = d
 			l.mu.Unlock()
 			d.link, d.err = dial(ctx)
-			if d.err != nil {
-				l.mu.Lock()
-				if l.made[key] == d {
-					delete(l.made, key)
-				}
-				l.mu.Unlock()
-			}
 			close(d.ready)
+			if d.dead() {
+				l.drop(key, d)
+			}
 			return d.link, d.err
 		}
 		l.mu.Unlock()
@@ -133,11 +143,37 @@ func gaveUp(err error) bool {
 	return kind == cellproto.Canceled || kind == cellproto.Timeout
 }
 
-// dead reports that the link cannot take another call.
-func (d *dialing) dead() bool {
+// drop forgets a link that is of no use any more.
+func (l *links) drop(key linkKey, d *dialing) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.made[key] == d {
+		delete(l.made, key)
+	}
+}
+
+// ended forgets a link whose connection has ended. One that is not noted yet is dropped by who dialed.
+func (l *links) ended(lk *link) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if d := l.made[lk.key]; d != nil && d.done() && d.link == lk {
+		delete(l.made, lk.key)
+	}
+}
+
+// done reports that link or err is set.
+func (d *dialing) done() bool {
 	select {
 	case <-d.ready:
+		return true
 	default:
+		return false
+	}
+}
+
+// dead reports that the link cannot take another call.
+func (d *dialing) dead() bool {
+	if !d.done() {
 		return false
 	}
 	if d.err != nil || d.link.conn.Leaving() {
@@ -164,12 +200,15 @@ func (l *links) dialPeer(ctx context.Context, info peer.AddrInfo, cell string) (
 	if err != nil {
 		return nil, cellproto.Errorf(op, unavailable(ctx), "%w", err)
 	}
-	lk, err := l.start(s, cell, cellproto.IdleTimeout)
-	if err != nil {
+	if err := reserve(s); err != nil {
 		s.Reset()
 		return nil, err
 	}
-	lk.relayed, lk.remote = s.Conn().Stat().Limited, info.ID
+	lk, err := l.start(stream{s}, linkKey{info.ID.String(), cell}, info.ID, cellproto.IdleTimeout)
+	if err != nil {
+		return nil, err
+	}
+	lk.relayed = s.Conn().Stat().Limited
 	return lk, nil
 }
 
@@ -182,23 +221,66 @@ func unavailable(ctx context.Context) cellproto.Kind {
 	return cellproto.Unavailable
 }
 
-// start runs the frames over a transport until it ends or the links are closed.
-func (l *links) start(t cellproto.Transport, cell string, idle time.Duration) (*link, error) {
+// start runs the frames over a transport, which it closes, until it ends or the links are closed.
+func (l *links) start(t cellproto.Transport, key linkKey, remote peer.ID, idle time.Duration) (*link, error) {
 	conn, err := cellproto.NewConn(t, cellproto.Config{
-		Opener: true, IdleTimeout: idle, Accept: l.outgoing,
-		Hello: cellproto.Hello{Agent: l.agent, Cell: cell, Codecs: []uint{uint(cellproto.JSON), uint(cellproto.CBOR)}},
+		Opener: true, IdleTimeout: idle,
+		Hello: cellproto.Hello{Agent: l.agent, Cell: key.cell, Codecs: []uint{uint(cellproto.JSON), uint(cellproto.CBOR)}},
 	})
 	if err != nil {
+		t.Close()
 		return nil, err
 	}
-	stop := context.AfterFunc(l.ctx, conn.Close)
-	l.wg.Go(func() {
+	lk := &link{key: key, conn: conn, remote: remote}
+	run := func() {
+		stop := context.AfterFunc(l.ctx, conn.Close)
 		defer stop()
 		if err := conn.Run(); err != nil {
-			l.log.Debug("link ended", zap.Error(err))
+			l.log.Debug("link ended", zap.String("to", key.to), zap.Error(err))
 		}
-	})
-	return &link{conn: conn}, nil
+		l.ended(lk)
+	}
+	if !l.work.Go(run) {
+		conn.Close()
+		return nil, errStopping("connect to " + key.to)
+	}
+	l.work.Go(func() { l.watch(lk) })
+	return lk, nil
+}
+
+func errStopping(op string) error {
+	return cellproto.Errorf(op, cellproto.Canceled, "the nucleus is stopping")
+}
+
+// A peer that vanishes without a word (its power fails, a cable is pulled) is noticed while calls
+// wait for it: no other end of a link is too busy for a ping for so long.
+const (
+	watchEvery    = 2 * time.Second
+	watchPatience = 5 * time.Second
+)
+
+// watch ends a link whose other end has vanished, so that its calls can be made elsewhere.
+func (l *links) watch(lk *link) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-lk.conn.Done():
+			return
+		}
+		if _, waiting := lk.conn.InFlight(); waiting == 0 {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(l.ctx, watchPatience)
+		_, err := lk.conn.Ping(ctx)
+		cancel()
+		if cellproto.KindOf(err) == cellproto.Timeout {
+			l.log.Info("a peer has vanished", zap.String("peer", lk.key.to))
+			lk.conn.Close()
+			return
+		}
+	}
 }
 
 // tokenStore keeps the token of one cell between runs; see cache.go.

@@ -25,6 +25,9 @@ func (c *Caller) raceAgain(r *remote) {
 	r.mu.Unlock()
 }
 
+// maxInfos bounds the peers whose addresses are remembered for one cell.
+const maxInfos = 4 * cellproto.MaxProviders
+
 // waitRace waits for the race that runs, or begins one.
 func (c *Caller) waitRace(ctx context.Context, r *remote) (*race.Decision, error) {
 	r.mu.Lock()
@@ -37,9 +40,20 @@ func (c *Caller) waitRace(ctx context.Context, r *remote) (*race.Decision, error
 	case <-run.done:
 		return run.decision, run.err
 	case <-ctx.Done():
-		return nil, cellproto.Errorf("use "+string(r.name), cellproto.KindOf(ctx.Err()), "no provider answered in time: %s", c.progress(r)).
+		kind := cellproto.KindOf(ctx.Err())
+		if kind == cellproto.Timeout && !r.anybody() {
+			kind = cellproto.NotFound // for all that could be found out in the caller's time
+		}
+		return nil, cellproto.Errorf("use "+string(r.name), kind, "no provider answered in time: %s", c.progress(r)).
 			WithHint("Check with cellctl find %s that somebody provides it, and with cellctl doctor that this machine reaches the network.", r.name)
 	}
+}
+
+// anybody says whether a possible provider has ever been found.
+func (r *remote) anybody() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.infos) > 0
 }
 
 // progress says how far the search for a cell got.
@@ -70,7 +84,7 @@ func (c *Caller) beginRace(r *remote, why race.Reason, patient bool) *running {
 	run := &running{done: make(chan struct{})}
 	r.racing = run
 	r.winner.Begin(why)
-	c.wg.Go(func() {
+	began := c.work.Go(func() {
 		run.decision, run.err = c.race(c.ctx, r, patient, why)
 		r.mu.Lock()
 		r.racing = nil
@@ -84,8 +98,14 @@ func (c *Caller) beginRace(r *remote, why race.Reason, patient bool) *running {
 		close(run.done)
 		if run.decision != nil {
 			c.cache.raced(r, run.decision, why)
+			c.remember(rememberEvery)
 		}
 	})
+	if !began {
+		r.racing = nil
+		run.err = errStopping("race")
+		close(run.done)
+	}
 	return run
 }
 
@@ -102,7 +122,7 @@ func (c *Caller) race(ctx context.Context, r *remote, patient bool, why race.Rea
 	ctx, cancel := context.WithTimeout(ctx, cellproto.DefaultTimeout)
 	defer cancel()
 	d := &driver{c: c, r: r, ctx: ctx, events: make(chan raceEvent, 16)}
-	c.wg.Go(d.find)
+	c.work.Go(d.find)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -122,7 +142,7 @@ func (c *Caller) race(ctx context.Context, r *remote, patient bool, why race.Rea
 		case <-timer.C:
 			rc.Tick(time.Now())
 		case <-c.ctx.Done():
-			return nil, cellproto.Errorf("race", cellproto.Canceled, "the nucleus is stopping")
+			return nil, errStopping("race")
 		}
 	}
 }
@@ -171,7 +191,7 @@ func (d *driver) join(f Found, enough func()) {
 	}
 	d.r.mu.Lock()
 	if old, ok := d.r.infos[id]; !ok || len(f.Info.Addrs) > 0 {
-		if len(d.r.infos) < 4*cellproto.MaxProviders || ok {
+		if len(d.r.infos) < maxInfos || ok {
 			d.r.infos[id] = merge(old, f.Info)
 		}
 	}
@@ -198,9 +218,9 @@ func merge(old, new peer.AddrInfo) peer.AddrInfo {
 func (d *driver) carryOut(a race.Action) {
 	switch a.Do {
 	case race.AskAdvert:
-		d.c.wg.Go(func() { d.advert(a.Candidate) })
+		d.c.work.Go(func() { d.advert(a.Candidate) })
 	case race.AskPing:
-		d.c.wg.Go(func() { d.ping(a.Candidate) })
+		d.c.work.Go(func() { d.ping(a.Candidate) })
 	}
 }
 
@@ -214,10 +234,13 @@ func (d *driver) advert(cand race.Candidate) {
 		return
 	}
 	d.tell(func(_ time.Time, rc *race.Race) { rc.Path(cand.Peer, lk.relayed) })
-	d.c.wg.Go(func() { _, _, _ = d.c.describe(d.c.ctx, d.r, cand.Peer) }) // a call that needs it asks again
+	d.c.work.Go(func() { d.c.describeAhead(d.r, cand.Peer) })
 	ad, err := askAdvert(d.ctx, d.c.deps.Host, info.ID, d.r.id)
 	if err != nil {
 		kind := cellproto.KindOf(err)
+		if kind == cellproto.Corrupt {
+			d.c.observe(cand.Peer, err, 0)
+		}
 		d.tell(func(now time.Time, rc *race.Race) {
 			if kind == cellproto.Corrupt || kind == cellproto.NotFound || kind == cellproto.BadInput {
 				rc.Failed(now, cand.Peer, kind) // it lies, or it does not have the cell
@@ -228,7 +251,8 @@ func (d *driver) advert(cand race.Candidate) {
 		return
 	}
 	ad, _ = d.c.newest.Put(ad, time.Now()) // an older one than we have is dropped
-	if err := d.r.runs(ad.BinaryBLAKE3); err != nil {
+	if err := d.r.claims(cand.Peer, ad.BinaryBLAKE3); err != nil {
+		d.c.observe(cand.Peer, err, 0)
 		d.tell(func(now time.Time, rc *race.Race) { rc.Failed(now, cand.Peer, cellproto.KindOf(err)) })
 		return
 	}
@@ -259,7 +283,7 @@ func (d *driver) pingOnce(p cellproto.PeerID) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	hello, err := lk.conn.PeerHello(d.ctx)
+	hello, err := lk.greeted(d.ctx)
 	if err != nil {
 		return 0, err
 	}

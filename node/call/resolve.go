@@ -2,6 +2,7 @@ package call
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -50,7 +51,7 @@ func (c *Caller) resolve(ctx context.Context, target string) (resolved, error) {
 		return c.directory(target)
 	}
 	if to, ok := c.cfg.Deps[target]; ok {
-		if strings.HasPrefix(to, "git ") || strings.HasSuffix(to, ".git") || strings.Contains(to, ".git@") {
+		if strings.HasPrefix(to, "git ") || strings.HasSuffix(to, ".git") || strings.Contains(to, ".git@") || strings.Contains(to, "://") {
 			return resolved{}, cellproto.Errorf(op, cellproto.Unsupported, "a dependency by git cannot be called yet").
 				WithHint("Clone it beside this cell and name its directory under [deps].")
 		}
@@ -63,6 +64,10 @@ func (c *Caller) resolve(ctx context.Context, target string) (resolved, error) {
 		return remoteCell(op, to)
 	}
 	if id, err := cid.Decode(target); err == nil && id.Type() != cid.Libp2pKey && !strings.HasPrefix(target, "Qm") {
+		if id.Type() != cid.DagCBOR {
+			return resolved{}, cellproto.Errorf(op, cellproto.BadInput, "this CID names no cell: a manifest is a dag-cbor block").
+				WithHint("Give the CID that cellctl publish printed.")
+		}
 		return c.published(id), nil
 	}
 	if info, err := os.Stat(filepath.Join(c.cfg.Dir, target, "cell.toml")); err == nil && info.Mode().IsRegular() {
@@ -158,7 +163,7 @@ func (c *Caller) direct(ctx context.Context, t resolved) (*link, error) {
 	}
 	return c.links.socket(ctx, t.dir, func(ctx context.Context) (net.Conn, error) {
 		conn, err := ctl.Dial(ctx, t.dir, ctl.CellSocket)
-		if err == nil || c.deps.Wake == nil {
+		if err == nil || c.deps.Wake == nil || !errors.Is(err, ctl.ErrNotRunning) {
 			return conn, localError(t.dir, err)
 		}
 		if err := c.deps.Wake(ctx, t.dir); err != nil {
@@ -173,5 +178,26 @@ func localError(dir string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return cellproto.Errorf("connect to "+dir, cellproto.Unavailable, "%w", err).WithHint("Start it: cellctl start %s", dir)
+	kind := cellproto.Unavailable
+	if k := cellproto.KindOf(err); k == cellproto.Denied || k == cellproto.Timeout || k == cellproto.Canceled {
+		kind = k
+	}
+	return cellproto.Errorf("connect to "+dir, kind, "%w", err).WithHint("Start it: cellctl start %s", dir)
+}
+
+// resolvePublished is resolve for those who want the published cell and not a nucleus: a directory
+// stands for the version that was published from it last.
+func (c *Caller) resolvePublished(ctx context.Context, target string) (resolved, error) {
+	t, err := c.resolve(ctx, target)
+	if err != nil || t.dir == "" {
+		return t, err
+	}
+	text, err := os.ReadFile(filepath.Join(t.dir, "published", "latest"))
+	if err != nil {
+		return t, nil
+	}
+	if id, err := cid.Decode(strings.TrimSpace(string(text))); err == nil {
+		return resolved{cell: id}, nil
+	}
+	return t, nil
 }

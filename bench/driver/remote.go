@@ -1,0 +1,95 @@
+package main
+
+import (
+	"path/filepath"
+
+	"github.com/celldnet/celld/internal/ctl"
+)
+
+// remote compares calls between two hosts: by CID, through the client half of a nucleus in the
+// caller's process, libp2p over TCP, the provider's nucleus and its program; with an echo on a
+// long-lived libp2p stream, with the same frames over such a stream, and with gRPC over TLS.
+func remote(b *bench) error {
+	n, err := b.network("remote")
+	if err != nil {
+		return err
+	}
+	c, err := n.cell("echo", "echo")
+	if err != nil {
+		return err
+	}
+	cid, err := n.publish(c)
+	if err != nil {
+		return err
+	}
+	st, err := c.status(b)
+	if err != nil {
+		return err
+	}
+	caller, err := n.cell("caller", "")
+	if err != nil {
+		return err
+	}
+	if err := n.awaitProviders(1, cid); err != nil {
+		return err
+	}
+	driver, peers := b.self(), filepath.Join(b.o.bin, "peers")
+	ours, err := b.procs.worker(driver, "role", "call-cid", cid, st.Addrs[0], filepath.Join(b.dir, "callers"))
+	if err != nil {
+		return err
+	}
+	viaOwn, err := b.procs.worker(driver, "role", "call-socket", ctl.SocketPath(caller.dir, ctl.CellSocket), cid)
+	if err != nil {
+		return err
+	}
+	_, addr, err := b.procs.serve(peers, "libp2p-serve")
+	if err != nil {
+		return err
+	}
+	echo, err := b.procs.worker(peers, "libp2p-call-echo", addr)
+	if err != nil {
+		return err
+	}
+	frames, err := b.procs.worker(peers, "libp2p-call-frames", addr)
+	if err != nil {
+		return err
+	}
+	if _, addr, err = b.procs.serve(peers, "grpc-serve-tls", b.dir); err != nil {
+		return err
+	}
+	grpc, err := b.procs.worker(peers, "grpc-call-tls", addr, b.dir)
+	if err != nil {
+		return err
+	}
+	for _, c := range []comparison{
+		{
+			what: "remote: one caller, p50 / echo on a long-lived libp2p stream",
+			ours: b.turn(ours, 1, median), peer: b.turn(echo, 1, median), format: duration, atMost: 1.3,
+		},
+		{
+			what: "remote: 64 callers / the same frames on one libp2p stream, echo in the process",
+			ours: b.turn(ours, 64, throughput), peer: b.turn(frames, 64, throughput), format: perSecond, least: 0.75,
+		},
+		{
+			what: "remote: 64 callers / gRPC unary over TLS",
+			ours: b.turn(ours, 64, throughput), peer: b.turn(grpc, 64, throughput), format: perSecond, least: 2.5,
+		},
+		{
+			what: "remote: one caller, p50 / gRPC unary over TLS",
+			ours: b.turn(ours, 1, median), peer: b.turn(grpc, 1, median), format: duration,
+		},
+		{
+			what: "remote: a program that calls through its own nucleus, p50 / echo on a libp2p stream",
+			ours: b.turn(viaOwn, 1, median), peer: b.turn(echo, 1, median), format: duration,
+		},
+		{
+			what: "remote: the same, 64 callers / gRPC unary over TLS",
+			ours: b.turn(viaOwn, 64, throughput), peer: b.turn(grpc, 64, throughput), format: perSecond,
+		},
+	} {
+		if err := b.compare(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,294 @@
+package call
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/node/race"
+)
+
+// attempts is how many providers one call may use up.
+const attempts = 8
+
+// connectTime is how long a provider may take to be connected to, to say hello and to admit us,
+// before another one is tried. What the race has measured is connected already.
+const connectTime = 3 * time.Second
+
+// describeTime is how long a call waits for the schema that says how boldly it may be retried.
+const describeTime = 2 * time.Second
+
+// callRemote calls a published cell: pick a provider, call it, and go on to the next while that is
+// allowed.
+func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Request) (*Result, error) {
+	p := &policy{}
+	tried := map[cellproto.PeerID]bool{}
+	res := &Result{}
+	var last error
+	for len(tried) < attempts {
+		who, err := c.pick(ctx, r, tried, res)
+		if err != nil {
+			return nil, worse(last, err)
+		}
+		if err := p.prepare(ctx, c, r, who, req); err != nil {
+			return nil, worse(last, err)
+		}
+		tried[who.Peer] = true
+		a := c.hedged(ctx, r, who, req, p, tried)
+		if a.err == nil {
+			res.Reply, res.Provider, res.Source = a.reply, string(a.from.Peer), a.from.Source
+			return res, nil
+		}
+		last = a.err
+		if p.final(&a) || ctx.Err() != nil || !rewind(req) {
+			return nil, a.err
+		}
+		c.deps.Log.Debug("trying the next provider", zap.String("failed", string(who.Peer)), zap.Error(a.err))
+	}
+	return nil, last
+}
+
+// worse gives the error that says more: that of a provider before that of having no further one.
+func worse(of, none error) error {
+	if of != nil {
+		return of
+	}
+	return none
+}
+
+// policy is what may be done with one call when a provider fails; it follows from the schema.
+type policy struct {
+	known      bool
+	pure       bool
+	idempotent bool
+}
+
+// prepare learns from the schema how the function may be retried. Pings and the race do not wait
+// for it; the call does, a little, since it should know what it may do before anything leaves.
+func (p *policy) prepare(ctx context.Context, c *Caller, r *remote, who race.Ranked, req *cellproto.Request) error {
+	if p.known {
+		return nil
+	}
+	m, schema := r.description()
+	if m == nil {
+		wait := describeTime
+		if deadline, ok := ctx.Deadline(); ok {
+			wait = min(wait, time.Until(deadline)/4)
+		}
+		ctx, cancel := context.WithTimeout(ctx, wait)
+		defer cancel()
+		var err error
+		if _, schema, err = c.describe(ctx, r, who.Peer); err != nil {
+			if beyondHelp(err) {
+				return err
+			}
+			return nil // it is only called less boldly
+		}
+	}
+	p.known = true
+	if schema == nil {
+		return nil
+	}
+	fn, err := schema.Function(req.Header.Func)
+	if err != nil {
+		return err
+	}
+	p.pure, p.idempotent = fn.Pure, fn.Idempotent || fn.Pure
+	if fn.Idempotent && len(req.Header.Key) == 0 {
+		req.Header.Key = newKey()
+	}
+	return nil
+}
+
+// beyondHelp says that the manifest or the schema itself is bad: their hashes are right, so that
+// every provider has the same.
+func beyondHelp(err error) bool {
+	switch cellproto.KindOf(err) {
+	case cellproto.Corrupt, cellproto.BadInput, cellproto.TooLarge, cellproto.Unsupported:
+		return true
+	}
+	return false
+}
+
+// final says that another provider is not to be asked after this one: it has answered, or the
+// request may have run and must not run twice.
+func (p *policy) final(a *attempt) bool {
+	if a.err == nil {
+		return true
+	}
+	kind := cellproto.KindOf(a.err)
+	switch {
+	case kind == cellproto.Canceled:
+		return true
+	case !a.sent:
+		return false
+	case kind == cellproto.BadInput, kind == cellproto.FuncError:
+		return true // the same anywhere
+	case kind.NeverRan():
+		return false
+	}
+	return !p.idempotent
+}
+
+// pick gives whom to call: the cached winner, else the next of the last ranking, else the winner of
+// a race that this call waits for. A ranking that is too old is not used until a race has confirmed it.
+func (c *Caller) pick(ctx context.Context, r *remote, tried map[cellproto.PeerID]bool, res *Result) (race.Ranked, error) {
+	if who, ok := c.known(r, tried, res); ok {
+		res.Cached = true
+		return who, nil
+	}
+	res.Raced, res.Cached, res.Decided = true, false, time.Now()
+	d, err := c.waitRace(ctx, r)
+	if err != nil {
+		return race.Ranked{}, err
+	}
+	if err := c.explain(r, "use "+string(r.name), d); err != nil {
+		return race.Ranked{}, err
+	}
+	who, found := d.Next(func(p cellproto.PeerID) bool { return tried[p] })
+	if !found {
+		return race.Ranked{}, cellproto.Errorf("use "+string(r.name), cellproto.Unavailable, "all %d providers failed", len(tried))
+	}
+	return who, nil
+}
+
+// known picks from the last race, if that was not too long ago.
+func (c *Caller) known(r *remote, tried map[cellproto.PeerID]bool, res *Result) (race.Ranked, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now, d := time.Now(), r.decision
+	if d == nil {
+		return race.Ranked{}, false
+	}
+	decided := race.Cached{Peer: d.Winner, Decided: d.At}
+	if !decided.Serves(now, c.cfg.Policy) {
+		return race.Ranked{}, false
+	}
+	res.Decided = d.At
+	if r.winner.Serves(now, c.cfg.Policy) && !tried[r.winner.Peer] {
+		for _, k := range d.Ranking {
+			if k.Peer == r.winner.Peer {
+				return k, true
+			}
+		}
+	}
+	return d.Next(func(p cellproto.PeerID) bool { return tried[p] || p == r.winner.Peer })
+}
+
+// attempt is the outcome of calling one provider.
+type attempt struct {
+	reply  *cellproto.Reply
+	from   race.Ranked
+	err    error
+	sent   bool // the request may have left; else it has not run, whatever err is
+	counts bool // of a hedge: this is the answer
+}
+
+// discard drops a reply that nobody wants any more.
+func (a *attempt) discard() {
+	if a.err == nil && a.reply.Body != nil {
+		a.reply.Body.Close()
+	}
+}
+
+// until has then called when the attempt is over: now, or when its body was closed.
+func (a attempt) until(then func()) attempt {
+	if a.err != nil || a.reply.Body == nil {
+		then()
+		return a
+	}
+	a.reply.Body = &closer{ReadCloser: a.reply.Body, then: then}
+	return a
+}
+
+// callPeer makes one attempt with one provider, and notes what that says about it.
+func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request) attempt {
+	begin := time.Now()
+	a := c.exchange(ctx, r, who, req)
+	if a.err != nil && errors.Is(ctx.Err(), context.Canceled) {
+		return a // we gave up: that says nothing about the peer
+	}
+	took := time.Since(begin)
+	c.observe(who.Peer, a.err, took)
+	switch cellproto.KindOf(a.err) {
+	case 0, cellproto.FuncError, cellproto.BadInput:
+		if req.Body != nil || a.reply != nil && a.reply.Body != nil {
+			took = 0
+		}
+		c.succeeded(r, who.Peer, took)
+	case cellproto.Canceled:
+	default:
+		c.failed(r, who.Peer)
+	}
+	return a
+}
+
+// exchange sends the request over the peer's link, or over one of its own when it has a body.
+func (c *Caller) exchange(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request) attempt {
+	a := attempt{from: who}
+	lk, err := c.connect(ctx, r, who.Peer, req.Body != nil)
+	if err != nil {
+		a.err = err
+		return a
+	}
+	a.sent = true
+	a.reply, a.err = c.send(ctx, lk, req, string(who.Peer), string(r.name))
+	if req.Body != nil {
+		a = a.until(lk.conn.Close)
+	}
+	return a
+}
+
+// connect gives a link over which a request may go at once: the provider is reached, serves what
+// the manifest names, and knows who we are.
+func (c *Caller) connect(ctx context.Context, r *remote, p cellproto.PeerID, bulk bool) (*link, error) {
+	if !bulk {
+		if lk := c.links.live(p, string(r.name)); lk != nil {
+			if hello, ok := lk.ready(); ok {
+				return lk, r.vet(p, hello.Schema)
+			}
+		}
+	}
+	wait := connectTime
+	if deadline, ok := ctx.Deadline(); ok {
+		wait = min(wait, time.Until(deadline)/2)
+	}
+	limited, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	lk, err := c.reach(limited, r, p, bulk)
+	if err == nil || ctx.Err() != nil || limited.Err() == nil {
+		return lk, err
+	}
+	return nil, cellproto.Errorf("call "+string(p), cellproto.Unavailable, "not ready for a call after %v: %w", wait.Round(time.Millisecond), err)
+}
+
+func (c *Caller) reach(ctx context.Context, r *remote, p cellproto.PeerID, bulk bool) (lk *link, err error) {
+	r.mu.Lock()
+	info, ok := r.infos[p]
+	r.mu.Unlock()
+	if !ok {
+		return nil, cellproto.Errorf("call "+string(p), cellproto.Unavailable, "no address of this peer is known")
+	}
+	if bulk {
+		lk, err = c.links.bulk(ctx, info, string(r.name))
+	} else {
+		lk, err = c.links.peer(ctx, info, string(r.name))
+	}
+	if err != nil {
+		return nil, err
+	}
+	hello, err := lk.greeted(ctx)
+	if err == nil {
+		err = r.vet(p, hello.Schema)
+	}
+	if err == nil {
+		err = lk.authorise(ctx, c.deps.Identity, string(p), c.cache.tokens(string(r.name)))
+	}
+	if err != nil && bulk {
+		lk.conn.Close()
+	}
+	return lk, err
+}

@@ -1,0 +1,294 @@
+package call
+
+import (
+	"context"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/node/race"
+)
+
+func TestCallFirstAndSecond(t *testing.T) {
+	cell := publish(t, testSchema())
+	a, b := provide(t, cell, nil), provide(t, cell, nil)
+	peers := &book{}
+	peers.add(a.host, b.host)
+	c := use(t, cell, peers, nil)
+
+	res := call(t, c, cell, "echo")
+	if !res.Raced || res.Cached || res.Source != "dht" {
+		t.Errorf("first call: %+v", res)
+	}
+	if string(res.Reply.Payload) != `{"text":"hello"}` {
+		t.Errorf("reply %s", res.Reply.Payload)
+	}
+	res = call(t, c, cell, "echo")
+	if res.Raced || !res.Cached {
+		t.Errorf("second call: %+v", res)
+	}
+	if _, err := try(t, c, cell.id.String(), request("fail", "x")); cellproto.KindOf(err) != cellproto.FuncError {
+		t.Errorf("a failing function gives %v", err)
+	}
+	if _, err := try(t, c, cell.id.String(), request("none", "x")); cellproto.KindOf(err) != cellproto.NotFound {
+		t.Errorf("an unknown function gives %v", err)
+	}
+}
+
+// A pure function's large reply comes whole, though another provider stands by to be asked instead.
+func TestCallLargeReplies(t *testing.T) {
+	cell := publish(t, testSchema())
+	a, b := provide(t, cell, nil), provide(t, cell, nil)
+	peers := &book{}
+	peers.add(a.host, b.host)
+	c := use(t, cell, peers, nil)
+	for range 3 {
+		if res := call(t, c, cell, "big"); len(res.Reply.Payload) != 1_000_000 {
+			t.Fatalf("%d bytes", len(res.Reply.Payload))
+		}
+	}
+	req := request("sum", "x")
+	req.Body = strings.NewReader(strings.Repeat("x", 3<<20))
+	res, err := try(t, c, cell.id.String(), req)
+	if err != nil || string(res.Reply.Payload) != "3145728" {
+		t.Fatalf("%v, %v", res, err)
+	}
+}
+
+func TestCallFailsOver(t *testing.T) {
+	for _, fn := range []string{"echo", "count", "once"} {
+		t.Run(fn, func(t *testing.T) {
+			cell := publish(t, testSchema())
+			a, b := provide(t, cell, nil), provide(t, cell, nil)
+			peers := &book{}
+			peers.add(a.host, b.host)
+			c := use(t, cell, peers, nil)
+			winner, other := a, b
+			if call(t, c, cell, fn).Provider == peerText(b.host) {
+				winner, other = b, a
+			}
+			winner.stop()
+			eventually(t, "the link to the winner has ended", func() bool { return c.links.live(cellproto.PeerID(peerText(winner.host)), cell.id.String()) == nil })
+			if res := call(t, c, cell, fn); res.Provider != peerText(other.host) {
+				t.Errorf("%s answered, want the other one", res.Provider)
+			}
+		})
+	}
+}
+
+// What may have run is sent again only if the schema says that it may be.
+func TestCallLostWhileItRuns(t *testing.T) {
+	for fn, again := range map[string]bool{"echo": true, "count": true, "once": false} {
+		t.Run(fn, func(t *testing.T) {
+			cell := publish(t, testSchema())
+			a, b := provide(t, cell, nil), provide(t, cell, nil)
+			peers := &book{}
+			peers.add(a.host, b.host)
+			c := use(t, cell, peers, nil)
+			winner, other := a, b
+			if call(t, c, cell, "relay").Provider == peerText(b.host) {
+				winner, other = b, a
+			}
+			winner.program.handle = func(*cellproto.Inbound) { winner.host.Close() }
+			res, err := try(t, c, cell.id.String(), request(fn, "hello"))
+			if again {
+				if err != nil || res.Provider != peerText(other.host) {
+					t.Fatalf("%+v, %v", res, err)
+				}
+				return
+			}
+			wantKind(t, err, cellproto.MayHaveRun)
+			if n := other.program.begun.Load(); n != 0 {
+				t.Errorf("the other one ran it %d times", n)
+			}
+		})
+	}
+}
+
+func TestCallKeepsItsIdempotencyKey(t *testing.T) {
+	cell := publish(t, testSchema())
+	a, b := provide(t, cell, nil), provide(t, cell, nil)
+	peers := &book{}
+	peers.add(a.host, b.host)
+	c := use(t, cell, peers, nil)
+	lose := func(p *provider) func(*cellproto.Inbound) {
+		return func(in *cellproto.Inbound) {
+			if p.program.begun.Load() == 1 && (a.program.begun.Load() == 0 || b.program.begun.Load() == 0) {
+				p.host.Close()
+				return
+			}
+			answer(in)
+		}
+	}
+	a.program.handle, b.program.handle = lose(a), lose(b)
+	call(t, c, cell, "count")
+	keys := append(a.program.keys, b.program.keys...)
+	if len(keys) != 2 || keys[0] == "" || keys[0] != keys[1] {
+		t.Errorf("keys %q, want the same twice", keys)
+	}
+}
+
+func TestCallUnknownCID(t *testing.T) {
+	cell := publish(t, testSchema())
+	for name, hangs := range map[string]bool{"search ends": false, "search goes on": true} {
+		t.Run(name, func(t *testing.T) {
+			c := use(t, cell, &book{hangs: hangs}, nil)
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			defer cancel()
+			_, err := c.Call(ctx, cell.id.String(), request("echo", "x"))
+			wantKind(t, err, cellproto.NotFound)
+			if !strings.Contains(err.Error(), "the book was read, and has 0 providers") || cellproto.HintOf(err) == "" {
+				t.Errorf("error %q does not say how far it got, or not what to do", err)
+			}
+		})
+	}
+}
+
+func TestCallNoCell(t *testing.T) {
+	c := use(t, publish(t, testSchema()), &book{}, nil)
+	for target, kind := range map[string]cellproto.Kind{
+		"bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy": cellproto.BadInput, // raw
+		"no-such-name":   cellproto.NotFound,
+		"../nowhere":     cellproto.NotFound,
+		"/proc/self":     cellproto.NotFound,
+		"a/../../../etc": cellproto.NotFound,
+		"nul\x00byte":    cellproto.NotFound,
+	} {
+		_, err := try(t, c, target, request("echo", "x"))
+		if cellproto.KindOf(err) != kind {
+			t.Errorf("%q gives %v (%v), want %v", target, err, cellproto.KindOf(err), kind)
+		}
+	}
+}
+
+// Everything that a provider can be behind is a target: names under [deps] and [remote_cells], a
+// name of the network, a multiaddr, a socket.
+func TestCallByEveryName(t *testing.T) {
+	cell := publish(t, testSchema())
+	p := provide(t, cell, nil)
+	peers := &book{names: map[string]cid.Cid{"k51name": cell.id}}
+	peers.add(p.host)
+	socket := serveSocket(t, p)
+	c := use(t, cell, peers, func(cfg *CallerConfig, _ *CallerDeps) {
+		cfg.Deps = map[string]string{"math": cell.id.String(), "named": "k51name", "far": "echo-cell", "git": "https://example.org/x.git@v1"}
+		cfg.RemoteCells = map[string]string{
+			"echo-cell": p.host.Addrs()[0].String() + "/p2p/" + peerText(p.host), "beside": socket,
+		}
+	})
+	for _, target := range []string{"math", "named", "far", "echo-cell", "beside", "k51name", cell.id.String()} {
+		if _, err := try(t, c, target, request("echo", target)); err != nil {
+			t.Errorf("%s: %v", target, err)
+		}
+	}
+	_, err := try(t, c, "git", request("echo", "x"))
+	wantKind(t, err, cellproto.Unsupported)
+	schema, err := c.Schema(t.Context(), "beside")
+	if err != nil || schema.Hash() != cell.schema.Hash() {
+		t.Errorf("schema over the socket: %v", err)
+	}
+}
+
+// serveSocket has a provider answer on a Unix socket too, as its owner, and gives its path.
+func serveSocket(t *testing.T, p *provider) string {
+	path := t.TempDir() + "/s"
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go p.server.Serve(context.Background(), conn, Who{UID: 1, Owner: true})
+		}
+	}()
+	return path
+}
+
+// The program's own calls to other cells go through the caller half.
+func TestProgramCallsOthers(t *testing.T) {
+	cell := publish(t, testSchema())
+	p := provide(t, cell, nil)
+	peers := &book{}
+	peers.add(p.host)
+	c := use(t, cell, peers, func(cfg *CallerConfig, _ *CallerDeps) { cfg.Deps = map[string]string{"math": cell.id.String()} })
+	mine := newFakeProgram(t)
+	mine.accept = c.Accept
+	if _, err := mine.Conn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(req *cellproto.Request) ([]byte, error) {
+		reply, err := mine.far.Call(t.Context(), req)
+		if err != nil {
+			return nil, err
+		}
+		return reply.Bytes(4 << 20)
+	}
+	to := func(fn, target string) *cellproto.Request {
+		req := request(fn, "x")
+		req.Header.To = target
+		return req
+	}
+	if reply, err := ask(to("echo", "math")); err != nil || string(reply) != `{"text":"x"}` {
+		t.Errorf("echo: %s, %v", reply, err)
+	}
+	if reply, err := ask(to("big", "math")); err != nil || len(reply) != 1_000_000 {
+		t.Errorf("big: %d bytes, %v", len(reply), err)
+	}
+	req := to("sum", "math")
+	req.Body = strings.NewReader(strings.Repeat("x", 1<<20))
+	if reply, err := ask(req); err != nil || string(reply) != "1048576" {
+		t.Errorf("sum: %s, %v", reply, err)
+	}
+	_, err := ask(to("fail", "math"))
+	wantKind(t, err, cellproto.FuncError)
+	_, err = ask(request("echo", "x"))
+	wantKind(t, err, cellproto.BadInput)
+	c.Close()
+	_, err = ask(to("echo", "math"))
+	wantKind(t, err, cellproto.Unavailable)
+}
+
+// A ranking that is too old is not called without a new race; one that is not, is.
+func TestPickAfterALongTime(t *testing.T) {
+	cell := publish(t, testSchema())
+	a, b := provide(t, cell, nil), provide(t, cell, nil)
+	peers := &book{}
+	peers.add(a.host, b.host)
+	c := use(t, cell, peers, nil)
+	call(t, c, cell, "echo")
+	r := c.remote(cell.id)
+	res := &Result{}
+	if _, ok := c.known(r, nil, res); !ok {
+		t.Error("a fresh winner is not used")
+	}
+	r.mu.Lock()
+	old := *r.decision
+	old.At = time.Now().Add(-time.Hour)
+	r.decision = &old
+	r.winner.Take(&race.Decision{Winner: old.Winner, Ranking: old.Ranking, At: old.At})
+	r.mu.Unlock()
+	if who, ok := c.known(r, nil, res); ok {
+		t.Errorf("%s is called on the word of an old race", who.Peer)
+	}
+	if res := call(t, c, cell, "echo"); !res.Raced {
+		t.Error("no race was held")
+	}
+}
+
+func TestRemotesAreBounded(t *testing.T) {
+	c := use(t, publish(t, testSchema()), &book{}, nil)
+	for i := range maxRemotes + 10 {
+		c.remote(blockCID(t, cid.DagCBOR, []byte{byte(i), byte(i >> 8)}))
+	}
+	if n := len(c.remotes); n != maxRemotes {
+		t.Errorf("%d cells are remembered, the bound is %d", n, maxRemotes)
+	}
+}

@@ -1,0 +1,143 @@
+package call
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/node/race"
+)
+
+// hedged calls who. When a pure function stays silent for a few times its usual time, further
+// candidates are asked too, one after the other, and the first answer counts.
+func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, p *policy, tried map[cellproto.PeerID]bool) attempt {
+	if !p.pure || req.Body != nil {
+		return c.callPeer(ctx, r, who, req)
+	}
+	if _, ok := c.nextBest(r, tried); !ok {
+		return c.callPeer(ctx, r, who, req)
+	}
+	first, cancelFirst := context.WithCancel(ctx)
+	rest, cancelRest := context.WithCancel(ctx)
+	h := &hedge{c: c, r: r, req: *req, p: p, tried: tried}
+	over := make(chan attempt, 1)
+	timer := time.AfterFunc(hedgeAfter(ctx, who), func() {
+		if !c.work.begin() {
+			over <- attempt{err: errStopping("call " + req.Header.Func)}
+			return
+		}
+		defer c.work.end()
+		b := h.run(rest)
+		if b.counts {
+			cancelFirst()
+		}
+		over <- b
+	})
+	a := c.callPeer(first, r, who, req)
+	if timer.Stop() || p.final(&a) && h.settled.CompareAndSwap(false, true) {
+		cancelRest() // the hedge, if it runs, ends and drops what it has
+		return a.until(cancelFirst)
+	}
+	a.discard()
+	cancelFirst()
+	b := <-over
+	if !b.counts {
+		cancelRest()
+		return a
+	}
+	c.failed(r, who.Peer)
+	return b.until(cancelRest)
+}
+
+// hedge asks further candidates for one call. Whoever asked for the hedge leaves req and tried alone
+// until run has returned.
+type hedge struct {
+	c       *Caller
+	r       *remote
+	req     cellproto.Request
+	p       *policy
+	tried   map[cellproto.PeerID]bool
+	settled atomic.Bool // there is an answer that counts, here or from the one who was asked first
+}
+
+// run asks one candidate after the other until one has given the answer that counts, all have failed,
+// or ctx has ended. It returns that answer, or the last failure.
+func (h *hedge) run(ctx context.Context) attempt {
+	last := attempt{err: cellproto.Errorf("call "+h.req.Header.Func, cellproto.Unavailable, "there is no further provider")}
+	answers := make(chan attempt, attempts)
+	cancels := make(map[cellproto.PeerID]context.CancelFunc)
+	defer func() {
+		for _, cancel := range cancels {
+			cancel()
+		}
+	}()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	done := ctx.Done()
+	for open := 0; ; {
+		select {
+		case <-timer.C:
+			next, ok := h.c.nextBest(h.r, h.tried)
+			if ok = ok && done != nil && len(h.tried) < attempts; !ok && open == 0 {
+				return last
+			}
+			if ok {
+				h.tried[next.Peer], open = true, open+1
+				cancels[next.Peer] = h.ask(ctx, next, answers)
+				timer.Reset(hedgeAfter(ctx, next))
+			}
+		case a := <-answers:
+			open--
+			if a.counts {
+				cancel := cancels[a.from.Peer]
+				delete(cancels, a.from.Peer)
+				return a.until(cancel)
+			}
+			last = a
+			timer.Reset(0)
+		case <-done:
+			done = nil // those who were asked end now
+			timer.Reset(0)
+		}
+	}
+}
+
+// ask calls one candidate. answers gets the outcome.
+func (h *hedge) ask(ctx context.Context, who race.Ranked, answers chan<- attempt) context.CancelFunc {
+	ctx, cancel := context.WithCancel(ctx)
+	req := h.req
+	call := func() {
+		a := h.c.callPeer(ctx, h.r, who, &req)
+		if h.p.final(&a) && cellproto.KindOf(a.err) != cellproto.Canceled {
+			if a.counts = h.settled.CompareAndSwap(false, true); !a.counts {
+				a.discard()
+			}
+		}
+		answers <- a
+	}
+	if !h.c.work.Go(call) {
+		answers <- attempt{from: who, err: errStopping("call " + h.req.Header.Func)}
+	}
+	return cancel
+}
+
+// nextBest is the best candidate that was not tried.
+func (c *Caller) nextBest(r *remote, tried map[cellproto.PeerID]bool) (race.Ranked, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.decision == nil {
+		return race.Ranked{}, false
+	}
+	return r.decision.Next(func(p cellproto.PeerID) bool { return tried[p] })
+}
+
+// hedgeAfter is how long a pure call may stay silent: three times what 99 of 100 calls need, at
+// least 50 ms, and never so long that the next one has less than half of the time left.
+func hedgeAfter(ctx context.Context, who race.Ranked) time.Duration {
+	wait := max(3*who.CallP99.Duration(), 50*time.Millisecond)
+	if deadline, ok := ctx.Deadline(); ok {
+		wait = min(wait, time.Until(deadline)/2)
+	}
+	return wait
+}

@@ -1,0 +1,43 @@
+package call
+
+import (
+	"slices"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+// Serving is what the cell serves at the moment. It does not change once it is made.
+type Serving struct {
+	Cell   cellproto.CellID     // of the published manifest; "" before the first publish
+	Schema *cellproto.Schema    // nil when it is not known yet
+	Hash   cellproto.SchemaHash // of Schema
+	also   []cellproto.CellID   // earlier versions whose callers this one can serve
+
+	canonical []byte   // of Schema
+	functions []string // sorted; the numbers of hello
+	specs     map[string]*cellproto.ArgSpec
+}
+
+// NewServing prepares what is served: the schema's bytes, the functions' numbers and the checks of
+// their arguments. also names the earlier versions whose callers are served as well.
+func NewServing(cell cellproto.CellID, schema *cellproto.Schema, also ...cellproto.CellID) (*Serving, error) {
+	s := &Serving{Cell: cell, Schema: schema, also: also, specs: map[string]*cellproto.ArgSpec{}}
+	if schema == nil {
+		return s, nil
+	}
+	s.canonical, s.Hash = schema.Canonical(), schema.Hash()
+	for name, fn := range schema.Functions {
+		spec, err := fn.Spec()
+		if err != nil {
+			return nil, err
+		}
+		s.functions = append(s.functions, name)
+		s.specs[name] = spec
+	}
+	slices.Sort(s.functions)
+	return s, nil
+}
+
+func (s *Serving) serves(wanted string) bool {
+	return wanted == "" || wanted == string(s.Cell) || slices.Contains(s.also, cellproto.CellID(wanted))
+}

@@ -1,0 +1,156 @@
+package node
+
+import (
+	"crypto/rand"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+func newPeer(t testing.TB) peer.ID {
+	t.Helper()
+	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := peer.IDFromPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func TestGaterOnThePublicNetwork(t *testing.T) {
+	stranger, friend, boot, seen := newPeer(t), newPeer(t), newPeer(t), newPeer(t)
+	g := newGater(false, []string{
+		"/ip4/192.168.7.9/tcp/4001/p2p/" + friend.String(),
+		"/ip4/8.8.8.8/tcp/4001/p2p/" + boot.String(),
+		"/ip6/fd12:3456:789a:1::5/tcp/4001/p2p/" + friend.String(),
+		"/run/cells/echo.sock",
+	})
+	g.allow(seen)
+	relay := "/p2p/" + boot.String() + "/p2p-circuit"
+	for _, c := range []struct {
+		addr string
+		who  peer.ID
+		want bool
+	}{
+		{"/ip4/1.2.3.4/tcp/1", stranger, true},
+		{"/ip4/1.2.3.4/udp/1/quic-v1", stranger, true},
+		{"/ip6/2606:4700::1111/udp/1/quic-v1", stranger, true},
+		{"/ip4/1.2.3.4/tcp/1" + relay, stranger, true},
+		{"/dns4/example.org/tcp/1", stranger, true}, // asked about again when it is resolved
+		{"/dnsaddr/bootstrap.example.org", stranger, true},
+
+		{"/ip4/127.0.0.1/tcp/22", stranger, false},
+		{"/ip4/127.0.0.1/udp/22/quic-v1", stranger, false},
+		{"/ip4/0.0.0.0/tcp/22", stranger, false},
+		{"/ip4/0.1.2.3/tcp/22", stranger, false},
+		{"/ip4/10.0.0.1/tcp/80", stranger, false},
+		{"/ip4/172.16.0.1/tcp/80", stranger, false},
+		{"/ip4/192.168.1.1/tcp/80", stranger, false},
+		{"/ip4/192.168.1.1/tcp/80/ws", stranger, false},
+		{"/ip4/192.168.1.1/udp/1/quic-v1/webtransport", stranger, false},
+		{"/ip4/192.168.1.1/tcp/80" + relay, stranger, false},
+		{"/ip4/169.254.169.254/tcp/80", stranger, false},
+		{"/ip4/100.64.0.1/tcp/80", stranger, false},
+		{"/ip4/198.18.0.1/tcp/80", stranger, false},
+		{"/ip4/224.0.0.251/udp/5353/quic-v1", stranger, false},
+		{"/ip4/240.0.0.1/tcp/80", stranger, false},
+		{"/ip4/255.255.255.255/tcp/80", stranger, false},
+		{"/ip6/::1/tcp/22", stranger, false},
+		{"/ip6/::/tcp/22", stranger, false},
+		{"/ip6/::ffff:192.168.1.1/tcp/80", stranger, false},
+		{"/ip6/::192.168.1.1/tcp/80", stranger, false},
+		{"/ip6/64:ff9b::c0a8:101/tcp/80", stranger, false},
+		{"/ip6/2002:c0a8:101::1/tcp/80", stranger, false},
+		{"/ip6/fe80::1/tcp/80", stranger, false},
+		{"/ip6zone/eth0/ip6/fe80::1/tcp/80", stranger, false},
+		{"/ip6/fd00::1/tcp/80", stranger, false},
+		{"/ip6/fec0::1/tcp/80", stranger, false},
+		{"/ip6/ff02::fb/udp/5353/quic-v1", stranger, false},
+		{"/unix/run/docker.sock", stranger, false},
+
+		{"/ip4/10.0.0.1/tcp/80", friend, true},      // the owner named the peer
+		{"/ip4/10.0.0.1/tcp/80", seen, true},        // mDNS has
+		{"/ip4/192.168.3.4/tcp/80", stranger, true}, // the owner named somebody in that range
+		{"/ip6/fd12:3456:789a:ffff::1/tcp/80", stranger, true},
+		{"/ip6/fd12:3456:789b::1/tcp/80", stranger, false},
+		{"/ip4/192.169.3.4/tcp/80", stranger, true},
+	} {
+		a, err := ma.NewMultiaddr(c.addr)
+		if err != nil {
+			t.Fatalf("%s: %v", c.addr, err)
+		}
+		if got := g.InterceptAddrDial(c.who, a); got != c.want {
+			t.Errorf("dialing %s gives %t, want %t", c.addr, got, c.want)
+		}
+	}
+	if a := ma.StringCast("/ip4/127.0.0.1/tcp/1"); !newGater(true, nil).InterceptAddrDial(stranger, a) {
+		t.Error("a private network refuses an address")
+	}
+}
+
+// Naming one loopback address opens loopback, as on a machine with several nuclei.
+func TestGaterLoopback(t *testing.T) {
+	stranger := newPeer(t)
+	g := newGater(false, []string{"/ip4/127.0.0.1/tcp/4001/p2p/" + newPeer(t).String()})
+	if !g.InterceptAddrDial(stranger, ma.StringCast("/ip4/127.9.9.9/tcp/1")) {
+		t.Error("another loopback address is refused")
+	}
+	if g.InterceptAddrDial(stranger, ma.StringCast("/ip6/::1/tcp/1")) || g.InterceptAddrDial(stranger, ma.StringCast("/ip4/10.0.0.1/tcp/1")) {
+		t.Error("more than that is open")
+	}
+}
+
+func TestGaterBoundsWhatMDNSNames(t *testing.T) {
+	g := newGater(false, nil)
+	for i := range maxNamed + 10 {
+		g.allow(peer.ID(fmt.Sprint(i)))
+	}
+	if len(g.named) != maxNamed {
+		t.Errorf("%d peers are named, the bound is %d", len(g.named), maxNamed)
+	}
+}
+
+func TestOffences(t *testing.T) {
+	g := newGater(true, nil)
+	p, now := newPeer(t), time.Now()
+	for i, c := range []struct {
+		after time.Duration
+		want  bool
+	}{
+		{0, false}, {10 * time.Second, false}, {offenceWindow + 5*time.Second, false}, // the first is forgotten
+		{offenceWindow + 9*time.Second, true},
+	} {
+		if got := g.offend(p, now.Add(c.after)); got != c.want {
+			t.Errorf("offence %d: cut off is %t", i, got)
+		}
+	}
+	if g.InterceptPeerDial(p) || g.InterceptSecured(network.DirInbound, p, nil) {
+		t.Error("who is cut off gets in")
+	}
+	other := newPeer(t)
+	if !g.InterceptPeerDial(other) || !g.InterceptSecured(network.DirInbound, other, nil) {
+		t.Error("others do not")
+	}
+	g.blocked[p] = time.Now().Add(-time.Second)
+	if !g.InterceptPeerDial(p) {
+		t.Error("it is not let in again")
+	}
+	for i := range 3 * maxOffenders { // no memory without bounds
+		id := peer.ID(fmt.Sprint(i))
+		for range offences {
+			g.offend(id, now)
+		}
+		g.offend(peer.ID(fmt.Sprint("once", i)), now)
+	}
+	if len(g.blocked) > maxOffenders || len(g.broken) > maxOffenders {
+		t.Errorf("%d blocked, %d broken", len(g.blocked), len(g.broken))
+	}
+}
