@@ -45,7 +45,8 @@ var table = []line{
 
 	{1, "dht", "0", free},
 	{1, "dht/content", "0", free},
-	{1, "node/program", "0", free},
+	{1, "node/sandbox", "0", free},
+	{1, "node/program", "0 node/sandbox", free},
 
 	{2, "node/race", "cellproto", none}, // pure
 	{2, "node/call", "0 node/race", free},

@@ -62,13 +62,18 @@ func (o *output) pump(r *os.File) {
 	}
 }
 
-// line takes one line, of which cut bytes are missing at the end.
-func (o *output) line(line []byte, cut int) {
+// line takes one line of the program's, of which cut bytes are missing at the end.
+func (o *output) line(line []byte, cut int) { o.add(line, cut, true) }
+
+// note adds a line of the nucleus's own. It is not what the program said before it ended.
+func (o *output) note(text string) { o.add([]byte(text), 0, false) }
+
+func (o *output) add(line []byte, cut int, programs bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	line = bytes.TrimSuffix(line, []byte("\r"))
 	o.buf = appendEscaped(o.buf[:0], line)
-	if text := bytes.TrimSpace(o.buf); len(text) > 0 {
+	if text := bytes.TrimSpace(o.buf); programs && len(text) > 0 {
 		o.last = string(text[:min(len(text), maxTail)])
 		if o.telling == "" && (bytes.HasPrefix(text, []byte("panic: ")) || bytes.HasPrefix(text, []byte("fatal error: "))) {
 			o.telling = o.last // what follows in a Go program's trace says less
@@ -88,9 +93,6 @@ func (o *output) line(line []byte, cut int) {
 		o.cut.Add(uint64(len(o.buf)))
 	}
 }
-
-// note adds a line of the nucleus's own.
-func (o *output) note(text string) { o.line([]byte(text), 0) }
 
 // owes reports that bytes were cut that the output does not say yet.
 func (o *output) owes() bool {

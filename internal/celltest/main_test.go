@@ -1,0 +1,346 @@
+package celltest
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/celldnet/celld/internal/ctl"
+)
+
+func TestMain(m *testing.M) { os.Exit(Main(m)) }
+
+// The main job: two providers of one cell, a router without a program, and a caller that knows
+// nothing but the router's address.
+func TestMainJob(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	n.Bootstrap()
+	first := n.Example("calculator")
+	first.Start()
+	published := first.Publish()
+	second := n.Copy(first)
+	second.Start()
+	if s := second.Status(); s.CID != published.CID || s.PeerID == first.Status().PeerID {
+		t.Fatalf("the copy is %+v, want the CID %s and a peer ID of its own", s, published.CID)
+	}
+	caller := n.Headless("caller")
+	caller.Start()
+	caller.AwaitProviders(published.CID, 2)
+
+	if got := caller.Must("use", published.CID, "add", "3", "4"); got != "7" {
+		t.Fatalf("add 3 4 is %q", got)
+	}
+	var rows []ctl.RaceRow
+	if err := json.Unmarshal([]byte(caller.Must("race", published.CID, "--json")), &rows); err != nil {
+		t.Fatal(err)
+	}
+	if len(rows) != 2 || !rows[0].Winner || rows[0].MedianUS <= 0 || rows[0].Error != "" || rows[1].Error != "" {
+		t.Fatalf("race %+v", rows)
+	}
+	if r := caller.Ctl("use", published.CID, "div", "1", "0"); r.Code != 6 {
+		t.Errorf("div 1 0: exit code %d, want 6\n%s", r.Code, r.Stderr)
+	}
+	if r := caller.Ctl("use", published.CID, "nothing"); r.Code != 3 {
+		t.Errorf("an unknown function: exit code %d, want 3\n%s", r.Code, r.Stderr)
+	}
+	if got := caller.Must("use", published.IPNS, "add", "30", "4"); got != "34" {
+		t.Errorf("by its IPNS name, add 30 4 is %q", got)
+	}
+
+	// Whoever wins dies, without a word and with calls in flight; not one of them fails.
+	winner, other := first, second
+	if rows[0].Peer == second.Status().PeerID {
+		winner, other = second, first
+	}
+	left := other.Status().PeerID
+	var calls sync.WaitGroup
+	started := make(chan struct{}, 400)
+	for range 8 {
+		calls.Go(func() {
+			for range 50 {
+				started <- struct{}{}
+				ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+				if reply, _, err := caller.Use(ctx, published.CID, "add", "1", "2"); err != nil || string(reply) != "3" {
+					t.Errorf("a call beside the death of the winner: %s, %v", reply, err)
+				}
+				cancel()
+			}
+		})
+	}
+	for range 80 {
+		<-started
+	}
+	winner.Kill()
+	calls.Wait()
+	_, meta, err := caller.Use(t.Context(), published.CID, "add", "1", "2")
+	if err != nil || meta.Provider != left {
+		t.Errorf("%s answered (%v), want %s", meta.Provider, err, left)
+	}
+	// It comes back, with the same keys, under the same CID.
+	winner.Start()
+	if s := winner.Status(); s.CID != published.CID {
+		t.Errorf("it came back under %s", s.CID)
+	}
+	other.Stop()
+	if reply, _, err := caller.Use(t.Context(), published.CID, "add", "1", "2"); err != nil || string(reply) != "3" {
+		t.Errorf("after the other one has stopped: %s, %v", reply, err)
+	}
+}
+
+// A nucleus that is killed with its program running leaves sockets and a process behind; the next one
+// takes over: the same keys and manifest, its own sockets, one program.
+func TestKilledNucleus(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	c := n.Example("calculator")
+	c.Start()
+	published := c.Publish()
+	before := c.Status()
+	if before.ProgramPID == 0 {
+		t.Fatal("no program runs")
+	}
+	c.Kill()
+	if _, err := os.Lstat(ctl.SocketPath(c.Dir, ctl.ControlSocket)); err != nil {
+		t.Fatalf("there is no socket left to be removed: %v", err)
+	}
+	c.Start()
+	after := c.Status()
+	if after.PeerID != before.PeerID || after.CID != published.CID {
+		t.Errorf("it came back as %s with %s, was %s with %s", after.PeerID, after.CID, before.PeerID, published.CID)
+	}
+	if got := c.Must("use", ".", "add", "3", "4"); got != "7" {
+		t.Errorf("add 3 4 is %q", got)
+	}
+	Eventually(t, "the left-over program is gone", func() bool { return !Alive(before.ProgramPID) })
+	if again := c.Publish(); again.CID != published.CID {
+		t.Errorf("publishing again gives %s, want %s", again.CID, published.CID)
+	}
+	c.Stop()
+}
+
+// A second nucleus for a directory does nothing, and says so.
+func TestTwoNuclei(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	c := n.Example("greet")
+	c.Start()
+	if code, said := c.StartAgain(); code != 0 || !strings.Contains(said, "runs here already") {
+		t.Errorf("exit code %d, %q", code, said)
+	}
+	if s := c.Status(); s.NucleusPID != c.PID() {
+		t.Errorf("process %d has the cell, want %d", s.NucleusPID, c.PID())
+	}
+}
+
+// A directory whose path is longer than the address of a Unix socket works like any other.
+func TestLongPath(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	short := n.Example("greet")
+	long := n.At(filepath.Join(strings.Repeat("a-long-name-", 9), strings.Repeat("another-one-", 9), "greet"))
+	if err := os.CopyFS(long.Dir, os.DirFS(short.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(long.Dir, "bin", "greet"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if got := n.Must(long.Dir, "use", ".", "greet", "Ann"); got != `"Hello, Ann!"` {
+		t.Errorf("greet is %q", got)
+	}
+	caller := n.Headless("caller")
+	caller.Edit("", "[deps]\nfar = \""+caller.relative(long.Dir)+"\"\n")
+	caller.Start()
+	if got := caller.Must("use", "far", "greet", "Bob"); got != `"Hello, Bob!"` {
+		t.Errorf("greet of a dependency is %q", got)
+	}
+	long.Must("stop")
+	long.CheckGone(0)
+}
+
+// What must never leave the machine cannot be published; here it serves.
+func TestLocalPlacement(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	c := n.Example("greet")
+	c.Edit("", "\n[privacy]\nplacement = \"local\"\n")
+	c.Start()
+	if r := c.Ctl("publish"); r.Code != 4 || !strings.Contains(r.Stderr, "placement") {
+		t.Errorf("exit code %d, want 4\n%s", r.Code, r.Stderr)
+	}
+	if got := c.Must("use", ".", "greet", "Ann"); got != `"Hello, Ann!"` {
+		t.Errorf("greet is %q", got)
+	}
+}
+
+// The home cell's nucleus retires when nobody needs it.
+func TestNucleusTimeout(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	c := n.Headless("home")
+	c.Edit("", "[life_cycle]\nnucleus_timeout = 1\n")
+	c.Start()
+	c.AwaitEnd()
+	c.CheckGone(0)
+}
+
+// Publishing anew what has changed gives another CID that leads back to the one before; the program
+// of the old one is not passed off as the new one, nor the other way round.
+func TestPublishAnew(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	c := n.Example("greet")
+	c.Start()
+	one := c.Publish()
+	if again := c.Publish(); again != one {
+		t.Errorf("with nothing changed %+v became %+v", one, again)
+	}
+	c.Stop()
+	c.Edit(`version = "1.0.0"`, `version = "1.1.0"`)
+	c.Start()
+	two := c.Publish()
+	if two.CID == one.CID || two.IPNS != one.IPNS {
+		t.Errorf("%+v became %+v", one, two)
+	}
+	var rows []ctl.HistoryRow
+	if err := json.Unmarshal([]byte(c.Must("history", two.CID, "--json")), &rows); err != nil {
+		t.Fatal(err)
+	}
+	if len(rows) != 2 || rows[0].CID != two.CID || rows[1].CID != one.CID || rows[0].Version != "1.1.0" || rows[1].Version != "1.0.0" {
+		t.Errorf("history %+v", rows)
+	}
+
+	// Another program in its place is not what was published.
+	program := filepath.Join(c.Dir, "bin", "greet")
+	old, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pid := c.Status().ProgramPID; pid != 0 {
+		t.Fatalf("program %d runs, though nobody has called", pid)
+	}
+	c.write("bin/.new", string(old)+"\n# changed\n", 0o755)
+	if err := os.Rename(filepath.Join(c.Dir, "bin/.new"), program); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Must("use", ".", "greet", "Ann"); got != `"Hello, Ann!"` {
+		t.Errorf("greet is %q", got)
+	}
+	if s := c.Status(); s.CID != "" {
+		t.Errorf("another program is served under %s", s.CID)
+	}
+	three := c.Publish()
+	if three.CID == two.CID || c.Status().CID != three.CID {
+		t.Errorf("publishing gives %s after %s", three.CID, two.CID)
+	}
+}
+
+// SIGTERM with calls in flight: those that end in time are answered, and the nucleus is gone soon,
+// whatever its program does.
+func TestStopWithCallsInFlight(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	c := n.Example("calculator")
+	c.Start()
+	if got := c.Must("use", ".", "add", "3", "4"); got != "7" {
+		t.Fatalf("add 3 4 is %q", got)
+	}
+	quick, hanging := make(chan error, 1), make(chan error, 1)
+	go func() { _, _, err := c.Use(context.Background(), "", "slow", "1500"); quick <- err }()
+	go func() { _, _, err := c.Use(context.Background(), "", "slow", "50000"); hanging <- err }()
+	Eventually(t, "both calls are in flight", func() bool { return c.Status().InFlight == 2 })
+	if took := c.Stop(); took > 12*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if err := <-quick; err != nil {
+		t.Errorf("the call that ended in time: %v", err)
+	}
+	if err := <-hanging; err == nil {
+		t.Error("the call that did not was answered")
+	}
+}
+
+// A cell reached in every way that a person has: its directory, a name under [deps], its IPNS name
+// and its CID, from another directory; and through its socket and its multiaddr.
+func TestUseByEveryName(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	n.Bootstrap()
+	c := n.Example("calculator")
+	c.Start()
+	published := c.Publish()
+	status := c.Status()
+	caller := n.Headless("caller")
+	caller.Edit("", "[deps]\nmath = \""+caller.relative(c.Dir)+"\"\nby-cid = \""+published.CID+"\"\n[remote_cells]\n"+
+		"beside = \""+ctl.SocketPath(c.Dir, ctl.CellSocket)+"\"\nfar = \""+status.Addrs[0]+"\"\n")
+	caller.Start()
+	caller.AwaitProviders(published.CID, 1)
+	for _, target := range []string{c.Dir, "math", "by-cid", published.IPNS, published.CID, "beside", "far"} {
+		if got := caller.Must("use", target, "add", "3", "4"); got != "7" {
+			t.Errorf("%s: add 3 4 is %q", target, got)
+		}
+	}
+	// A dependency that sleeps is started, and it lives on by itself.
+	c.Stop()
+	if got := caller.Must("use", "math", "add", "5", "6"); got != "11" {
+		t.Errorf("add 5 6 of one that slept is %q", got)
+	}
+	c.Must("stop")
+	c.CheckGone(0)
+}
+
+// What cellctl init makes is built, started, published and used where this module cannot be fetched.
+func TestInitOfEachLanguage(t *testing.T) {
+	t.Parallel()
+	for _, lang := range []string{"go", "sh", "python"} {
+		t.Run(lang, func(t *testing.T) {
+			n := New(t)
+			n.Bootstrap()
+			n.Must(n.root, "init", "--lang", lang, "hello")
+			c := n.At("hello")
+			n.Must(n.root, "build", "hello")
+			n.Must(n.root, "start", "hello")
+			var published ctl.Published
+			if err := json.Unmarshal([]byte(n.Must(n.root, "publish", "hello", "--json")), &published); err != nil {
+				t.Fatal(err)
+			}
+			caller := n.Headless("caller")
+			caller.Start()
+			caller.AwaitProviders(published.CID, 1)
+			if got := caller.Must("use", published.CID, "greet", "World"); got != `"Hello, World!"` {
+				t.Errorf("greet is %q", got)
+			}
+			program := c.Status().ProgramPID
+			c.Must("stop")
+			c.CheckGone(program)
+		})
+	}
+}
+
+// An unknown CID is not found, within the time that there is, and it says how far the search got.
+func TestUnknownCID(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	n.Bootstrap()
+	caller := n.Headless("caller")
+	caller.Start()
+	r := caller.Ctl("use", "bafyreigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi", "add", "3", "4", "--timeout", "5s")
+	if r.Code != 3 || !strings.Contains(r.Stderr, "no provider") {
+		t.Errorf("exit code %d, want 3\n%s", r.Code, r.Stderr)
+	}
+}
+
+// relative gives a path as [deps] has them.
+func (c *Cell) relative(path string) string {
+	c.t.Helper()
+	rel, err := filepath.Rel(c.Dir, path)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return rel
+}
