@@ -452,6 +452,7 @@ func (c *Conn) watch() {
 type usage struct {
 	at    time.Time
 	begun uint64
+	busy  bool // when it looked last
 	ended bool // the connection is being closed because nobody uses it
 }
 
@@ -470,16 +471,13 @@ func (c *Conn) checkTime(now time.Time, use *usage) {
 		c.fail(Errorf("read frame", Timeout, "the peer has not said hello for %v", limit))
 	}
 	c.mu.Lock()
-	if len(c.calls) > 0 || c.begun != use.begun {
-		use.at, use.begun = now, c.begun
+	busy := len(c.calls) > 0
+	if busy || use.busy || c.begun != use.begun {
+		use.at, use.begun, use.busy = now, c.begun, busy
 	}
 	c.mu.Unlock()
 	if now.Sub(use.at) >= c.cfg.IdleTimeout {
 		use.ended = true
-		c.tasks.Go(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), DrainTimeout)
-			defer cancel()
-			_ = c.Drain(ctx, "idle") // a call that began just now may be cut by the peer only
-		})
+		c.tasks.Go(func() { _ = c.Drain(context.Background(), "idle") }) // without a limit it cuts no call
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -83,11 +84,11 @@ func TestCallThroughRelay(t *testing.T) {
 func TestBodiesThroughRelay(t *testing.T) {
 	c := chain(t, echoStream)
 	var wg sync.WaitGroup
-	for range 16 {
+	for range 8 {
 		wg.Go(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
-			body := bytes.Repeat([]byte("celldnet"), 3<<20/8)
+			body := bytes.Repeat([]byte("celldnet"), 2<<20/8)
 			r, err := c.Call(ctx, &Request{Header: Header{Func: "echo"}, Payload: []byte("args"), Body: bytes.NewReader(body)})
 			if err != nil {
 				t.Error(err)
@@ -132,4 +133,19 @@ func BenchmarkCall(b *testing.B) {
 			}
 		})
 	})
+}
+
+func BenchmarkBody(b *testing.B) {
+	c := chain(b, echoStream)
+	body := make([]byte, 4<<20)
+	b.SetBytes(2 * int64(len(body)))
+	for b.Loop() {
+		r, err := c.Call(context.Background(), &Request{Header: Header{Func: "echo"}, Body: bytes.NewReader(body)})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if n, err := io.Copy(io.Discard, r.Body); int(n) != len(body) || err != nil {
+			b.Fatal(n, err)
+		}
+	}
 }

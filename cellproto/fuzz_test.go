@@ -72,7 +72,6 @@ func FuzzParseHello(f *testing.F) {
 // scripted is a peer that sends what it likes, takes everything, and then closes.
 type scripted struct {
 	io.Reader
-	done chan struct{}
 }
 
 func (s *scripted) Write(b []byte) (int, error) { return len(b), nil }

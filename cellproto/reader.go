@@ -21,7 +21,7 @@ type reader struct {
 	buf     []byte
 	from    int
 	to      int
-	frame   Frame     // the one that is being handled
+	frame   Frame     // the one that is being handled; used again for the next
 	partial bool      // the frame at hand is known to be incomplete
 	readAt  time.Time // of the last read, or since the last flush
 	dirty   []*Conn   // connections with frames queued by this turn's handlers
@@ -70,10 +70,6 @@ func (c *Conn) dispatchAll(r *reader) bool {
 		if r.partial {
 			r.partial = false
 			c.partial.Store(0)
-		}
-		if f.Type == TypeRequest {
-			request := *f // the others are handled here, by those who keep nothing of it
-			f = &request
 		}
 		if err := c.dispatch(f); err != nil {
 			c.refuse(err)

@@ -379,10 +379,10 @@ func TestFloods(t *testing.T) {
 		"unknown":  {Type: TypeReply, ID: 99},
 	} {
 		t.Run(name, func(t *testing.T) {
-			deaf := &deafPeer{flood: mustFrame(t, frame), left: 8 << 20, closed: make(chan struct{})}
+			deaf := &deafPeer{flood: mustFrame(t, frame), left: 3 << 20, closed: make(chan struct{})}
 			deaf.next = mustFrame(t, Frame{Type: TypeHello, Payload: mustHello(t, Hello{})})
 			c, err := NewConn(deaf, Config{Accept: func(c *Conn, f *Frame) {
-				c.Queue(ErrorReply(f.ID, errors.New(strings.Repeat("no ", 50))))
+				c.Queue(ErrorReply(f.ID, errors.New(strings.Repeat("no ", 1000))))
 				c.FlushLater(c)
 			}})
 			if err != nil {
@@ -447,7 +447,7 @@ func TestNeverLeft(t *testing.T) {
 			ends[i] = c.w.queued
 			wg.Go(func() { <-sink.answered; errs[i] = sink.err })
 		}
-		c.Flush()
+		wg.Go(c.Flush) // it waits for this peer
 		within(t, "the end", func() {
 			<-narrow.full()
 			c.Close()

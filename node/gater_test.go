@@ -1,15 +1,23 @@
 package node
 
 import (
+	"context"
 	"crypto/rand"
 	"fmt"
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	ma "github.com/multiformats/go-multiaddr"
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/node/call"
 )
 
 func newPeer(t testing.TB) peer.ID {
@@ -28,7 +36,7 @@ func newPeer(t testing.TB) peer.ID {
 func TestGaterOnThePublicNetwork(t *testing.T) {
 	stranger, friend, boot, seen := newPeer(t), newPeer(t), newPeer(t), newPeer(t)
 	g := newGater(false, []string{
-		"/ip4/192.168.7.9/tcp/4001/p2p/" + friend.String(),
+		"/ip4/172.20.7.9/tcp/4001/p2p/" + friend.String(),
 		"/ip4/8.8.8.8/tcp/4001/p2p/" + boot.String(),
 		"/ip6/fd12:3456:789a:1::5/tcp/4001/p2p/" + friend.String(),
 		"/run/cells/echo.sock",
@@ -76,12 +84,12 @@ func TestGaterOnThePublicNetwork(t *testing.T) {
 		{"/ip6/ff02::fb/udp/5353/quic-v1", stranger, false},
 		{"/unix/run/docker.sock", stranger, false},
 
-		{"/ip4/10.0.0.1/tcp/80", friend, true},      // the owner named the peer
-		{"/ip4/10.0.0.1/tcp/80", seen, true},        // mDNS has
-		{"/ip4/192.168.3.4/tcp/80", stranger, true}, // the owner named somebody in that range
+		{"/ip4/10.0.0.1/tcp/80", friend, true},     // the owner named the peer
+		{"/ip4/10.0.0.1/tcp/80", seen, true},       // mDNS has
+		{"/ip4/172.20.3.4/tcp/80", stranger, true}, // the owner named somebody in that range
 		{"/ip6/fd12:3456:789a:ffff::1/tcp/80", stranger, true},
 		{"/ip6/fd12:3456:789b::1/tcp/80", stranger, false},
-		{"/ip4/192.169.3.4/tcp/80", stranger, true},
+		{"/ip4/172.21.3.4/tcp/80", stranger, false},
 	} {
 		a, err := ma.NewMultiaddr(c.addr)
 		if err != nil {
@@ -152,5 +160,53 @@ func TestOffences(t *testing.T) {
 	}
 	if len(g.blocked) > maxOffenders || len(g.broken) > maxOffenders {
 		t.Errorf("%d blocked, %d broken", len(g.blocked), len(g.broken))
+	}
+}
+
+// Who sends garbage three times in a minute is cut off, and does not get in again.
+func TestOffendersAreCutOff(t *testing.T) {
+	host := func(opts ...libp2p.Option) host.Host {
+		h, err := libp2p.New(append(opts, libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableRelay(),
+			libp2p.DisableMetrics(), libp2p.NoTransports, libp2p.Transport(tcp.NewTCPTransport))...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { h.Close() })
+		return h
+	}
+	g := newGater(true, nil)
+	n := &nucleus{log: zap.NewNop(), gater: g, host: host(libp2p.ConnectionGater(g))}
+	n.server = call.NewServer(call.ServerConfig{Name: "test"}, call.ServerDeps{Identity: call.Identity{Peer: n.host.ID()}, Log: zap.NewNop()})
+	charged := make(chan struct{}, offences)
+	n.host.SetStreamHandler(cellproto.ProtocolCall, call.HandleStream(zap.NewNop(), func(s network.Stream) error {
+		defer func() { charged <- struct{}{} }()
+		return n.charge(s.Conn().RemotePeer(), n.server.ServeStream(context.Background(), s))
+	}))
+	attacker := host()
+	info := peer.AddrInfo{ID: n.host.ID(), Addrs: n.host.Addrs()}
+	for range offences {
+		if err := attacker.Connect(t.Context(), info); err != nil {
+			t.Fatal(err)
+		}
+		s, err := attacker.NewStream(t.Context(), info.ID, cellproto.ProtocolCall)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = s.Write([]byte("GET / HTTP/1.1\r\n\r\n")) // it may have been cut off already
+		<-charged
+	}
+	if !g.isBlocked(attacker.ID()) {
+		t.Fatal("it was not cut off")
+	}
+	attacker.Network().ClosePeer(info.ID)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := attacker.Connect(ctx, info); err == nil {
+		if _, err := attacker.NewStream(ctx, info.ID, cellproto.ProtocolCall); err == nil {
+			t.Error("it got in again")
+		}
+	}
+	if err := host().Connect(t.Context(), info); err != nil {
+		t.Errorf("others do not get in: %v", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -15,6 +16,14 @@ import (
 // wakeTimeout bounds the start of another nucleus.
 const wakeTimeout = 30 * time.Second
 
+// openLog gives a nucleus somewhere to say what it cannot log itself, such as a panic.
+func openLog(dir string) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Join(dir, "log"), 0o700); err != nil {
+		return nil, err
+	}
+	return os.OpenFile(filepath.Join(dir, "log", "nucleus.log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY|syscall.O_NOFOLLOW, 0o600)
+}
+
 // wake starts the nucleus of a cell's directory on this machine, with this very binary, because a
 // caller needs it. It lives on by itself.
 func wake(ctx context.Context, dir string) error {
@@ -23,13 +32,18 @@ func wake(ctx context.Context, dir string) error {
 	if err != nil {
 		return cellproto.Errorf(op, cellproto.Failed, "%w", err)
 	}
+	log, err := openLog(dir)
+	if err != nil {
+		return cellproto.Errorf(op, cellproto.KindOf(err), "%w", err)
+	}
+	defer log.Close()
 	ready, w, err := os.Pipe()
 	if err != nil {
 		return cellproto.Errorf(op, cellproto.Failed, "%w", err)
 	}
 	defer ready.Close()
 	cmd := exec.Command(self, dir)
-	cmd.Dir = dir
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Env = append(os.Environ(), ctl.EnvReadyFD+"=3")
 	cmd.ExtraFiles = []*os.File{w} // descriptor 3

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -37,13 +39,11 @@ func first(b *bench) error {
 		time.Sleep(settle)
 		for _, cid := range cids {
 			for _, s := range []*samples{&firsts, &seconds} {
-				cmd := n.command(caller.dir, "use", cid, "add", "3", "4")
-				begin := time.Now()
-				out, err := cmd.Output()
-				if err != nil || string(out) != "7\n" {
-					return fmt.Errorf("use %s printed %q: %w", cid, out, err)
+				took, err := n.timeUse(caller, cid, s == &firsts)
+				if err != nil {
+					return err
 				}
-				*s = append(*s, float64(time.Since(begin)))
+				*s = append(*s, float64(took))
 			}
 		}
 	}
@@ -62,6 +62,30 @@ func first(b *bench) error {
 		})
 	}
 	return nil
+}
+
+// timeUse runs the whole process of cellctl. It insists that the provider was found in the DHT and
+// won a race exactly if this is the first use.
+func (n *network) timeUse(caller *cellDir, cid string, raced bool) (time.Duration, error) {
+	cmd := n.command(caller.dir, "use", "--json", cid, "add", "3", "4")
+	begin := time.Now()
+	out, err := cmd.Output()
+	took := time.Since(begin)
+	var r struct {
+		Reply  int
+		Source string
+		Raced  bool
+	}
+	if err == nil {
+		err = json.Unmarshal(out, &r)
+	}
+	if err == nil && (r.Reply != 7 || r.Source != "dht" || r.Raced != raced) {
+		err = errors.New("not what was expected")
+	}
+	if err != nil {
+		return 0, fmt.Errorf("use %s printed %q: %w", cid, out, err)
+	}
+	return took, nil
 }
 
 // settle is how long a fresh nucleus is left to join the network.

@@ -12,7 +12,7 @@ import (
 )
 
 // maxInt is the largest integer in any object: what every reader of JSON and JavaScript keeps exactly.
-const maxInt = 1<<53 - 1
+const maxInt int64 = 1<<53 - 1
 
 // linkTag is the CBOR tag of an IPLD link (dag-cbor specification, "Links").
 const linkTag = 42

@@ -46,12 +46,11 @@ func (a *app) root() *cobra.Command {
 		Short: "Make, publish and use cells",
 		Long: "cellctl makes cells, starts them, publishes them, and uses those of others.\n" +
 			"A cell is a directory with a cell.toml; each has its own daemon, celld.",
-		SilenceErrors:              true,
-		SilenceUsage:               true,
-		CompletionOptions:          cobra.CompletionOptions{DisableDefaultCmd: true},
-		SuggestionsMinimumDistance: 2, // edits between what was typed and a command that is meant
-		Args:                       cobra.ArbitraryArgs,
-		PersistentPreRun:           func(*cobra.Command, []string) { a.begun = true },
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		Args:              cobra.ArbitraryArgs,
+		PersistentPreRun:  func(*cobra.Command, []string) { a.begun = true },
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return unknownCommand(cmd, args[0])

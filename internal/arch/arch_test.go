@@ -54,6 +54,7 @@ var table = []line{
 	{3, "node", "0 1 2", free},
 
 	{4, "cmd/celld", "0 node/program node", free}, // node/program: the log file
+	{4, "cmd/cellbox/...", "cellproto node/sandbox", free},
 	{4, "cmd/cellctl", "cellproto cellproto/celltoml internal/ctl", free},
 
 	{5, "examples/...", "cellproto cellproto/cell", free},

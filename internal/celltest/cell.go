@@ -169,6 +169,14 @@ func (c *Cell) Kill() {
 	c.proc = nil
 }
 
+// Signal sends a signal to the nucleus. What was stopped is continued at the end of the test.
+func (c *Cell) Signal(sig syscall.Signal) {
+	c.t.Helper()
+	if err := c.proc.cmd.Process.Signal(sig); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
 // AwaitEnd waits until the nucleus has ended by itself, with exit code 0.
 func (c *Cell) AwaitEnd() {
 	c.t.Helper()
@@ -264,7 +272,8 @@ func (c *Cell) cleanup() {
 		c.t.Logf("log of %s:\n%s", c.Dir, c.Log())
 	}
 	if p := c.proc; p != nil {
-		_ = p.cmd.Process.Signal(syscall.SIGTERM)
+		_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended; so below
+		_ = p.cmd.Process.Signal(syscall.SIGCONT)
 		c.await(p, stopTime)
 		return
 	}

@@ -1,12 +1,16 @@
 package celltest
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -319,6 +323,67 @@ func TestInitOfEachLanguage(t *testing.T) {
 			c.Must("stop")
 			c.CheckGone(program)
 		})
+	}
+}
+
+// A provider that hangs, sockets and all, is passed over; when it goes on it serves again.
+func TestFrozenProvider(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	n.Bootstrap()
+	first := n.Example("calculator")
+	first.Start()
+	published := first.Publish()
+	second := n.Copy(first)
+	second.Start()
+	caller := n.Headless("caller")
+	caller.Start()
+	caller.AwaitProviders(published.CID, 2)
+	if _, err := (&ctl.Client{Dir: caller.Dir}).Race(t.Context(), published.CID); err != nil {
+		t.Fatal(err)
+	}
+	_, meta, err := caller.Use(t.Context(), published.CID, "add", "3", "4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	winner, other := first, second
+	if meta.Provider == second.Status().PeerID {
+		winner, other = second, first
+	}
+	winner.Signal(syscall.SIGSTOP)
+	begin := time.Now()
+	reply, meta, err := caller.Use(t.Context(), published.CID, "add", "5", "6")
+	if err != nil || string(reply) != "11" || meta.Provider != other.Status().PeerID {
+		t.Errorf("%s by %s: %v", reply, meta.Provider, err)
+	}
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	winner.Signal(syscall.SIGCONT)
+	other.Stop()
+	if reply, _, err := caller.Use(t.Context(), published.CID, "add", "5", "6"); err != nil || string(reply) != "11" {
+		t.Errorf("%s: %v", reply, err)
+	}
+}
+
+// Real bytes: a body of many windows goes from the caller's file through two nuclei to the program.
+func TestBodies(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	n.Bootstrap()
+	c := n.Example("digest")
+	c.Start()
+	published := c.Publish()
+	caller := n.Headless("caller")
+	caller.Start()
+	caller.AwaitProviders(published.CID, 1)
+	data := bytes.Repeat([]byte("0123456789abcdef"), 1<<20) // 16 MiB
+	caller.write("data", string(data), 0o644)
+	want := fmt.Sprintf("%x", sha256.Sum256(data))
+	for _, target := range []string{published.CID, c.Dir} {
+		if got := caller.Must("use", target, "sha256", "--input", "data"); !strings.Contains(got, want) {
+			t.Errorf("%s: %s, want %s", target, got, want)
+		}
 	}
 }
 

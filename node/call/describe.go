@@ -3,6 +3,7 @@ package call
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -30,9 +31,12 @@ func (c *Caller) describe(ctx context.Context, r *remote, from ...cellproto.Peer
 	if m, s := r.description(); m != nil {
 		return m, s, nil
 	}
+	late := time.NewTimer(describeStagger)
+	defer late.Stop()
 	select {
 	case r.describing <- struct{}{}:
 		defer func() { <-r.describing }()
+	case <-late.C: // those before us wait for silent peers, perhaps; perhaps we know a better one
 	case <-ctx.Done():
 		return nil, nil, cellproto.Errorf("fetch manifest "+string(r.name), cellproto.KindOf(ctx.Err()), "%w", ctx.Err())
 	}

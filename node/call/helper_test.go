@@ -194,18 +194,16 @@ type fakeProgram struct {
 	inFlight atomic.Int64
 	wg       sync.WaitGroup
 
-	mu      sync.Mutex
-	asleep  bool
-	near    *cellproto.Conn
-	far     *cellproto.Conn
-	keys    []string
-	metas   []map[string]string
-	broken  error // of a start
-	waiting chan struct{}
+	mu     sync.Mutex
+	near   *cellproto.Conn
+	far    *cellproto.Conn
+	keys   []string
+	metas  []map[string]string
+	broken error // of a start
 }
 
 func newFakeProgram(t testing.TB) *fakeProgram {
-	p := &fakeProgram{places: 1000, waiting: make(chan struct{})}
+	p := &fakeProgram{places: 1000}
 	t.Cleanup(p.stop)
 	return p
 }

@@ -32,8 +32,12 @@ type remote struct {
 	describing chan struct{} // taken while manifest and schema are fetched
 }
 
-// maxDescribing is how many fetches of one description may wait for silent peers at once.
-const maxDescribing = 3
+// maxDescribing is how many fetches of one description there are at once; who has waited for
+// describeStagger does not wait for the others any longer.
+const (
+	maxDescribing   = 3
+	describeStagger = 500 * time.Millisecond
+)
 
 // maxRemotes is how many published cells are remembered in memory.
 const maxRemotes = 256

@@ -101,7 +101,7 @@ func (failing) Write([]byte) (int, error) { return 0, os.ErrClosed }
 
 func TestOutputSurvivesItsLog(t *testing.T) {
 	o := newOutput(failing{}, zap.NewNop())
-	o.note("x")
+	o.line([]byte("x"), 0)
 	if !o.broken || o.tail() != "x" {
 		t.Error("not noted")
 	}

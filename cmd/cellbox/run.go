@@ -1,0 +1,111 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/node/sandbox"
+)
+
+// run runs the program and gives the status to exit with.
+func run(o options) int {
+	if o.plan {
+		return printPlans(o)
+	}
+	deps := sandbox.Deps{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Keep: map[int]*os.File{}}
+	for _, fd := range o.keep {
+		deps.Keep[fd] = os.NewFile(uintptr(fd), "descriptor "+strconv.Itoa(fd))
+	}
+	o.config.Env = append(inheritedEnv(o.keep, os.LookupEnv), o.config.Env...)
+	out, err := openReport(o.report)
+	if err != nil {
+		complain(err)
+		return exitUsage
+	}
+	if out != nil {
+		deps.Report = func(r sandbox.Report) {
+			_ = sandbox.WriteReport(out, r) // who does not read it does not want it
+		}
+	}
+	box, err := sandbox.Start(o.config, deps)
+	if err != nil {
+		complain(err)
+		if deps.Report != nil {
+			deps.Report(sandbox.Report{Event: sandbox.EventFailed, Tier: o.config.Tier, Error: err.Error()})
+		}
+		return exitFor(err)
+	}
+	// Until now a signal has ended this process, and its end that of the program.
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, listened...)
+	for {
+		select {
+		case sig := <-signals:
+			act(box, sig)
+		case <-box.Done():
+			return ended(box.Wait())
+		}
+	}
+}
+
+// ended says why the sandbox ended the program, if it did.
+func ended(r sandbox.Result) int {
+	switch r.Why {
+	case sandbox.WhyMemory:
+		fmt.Fprintf(os.Stderr, "cellbox: the program took more memory than it may have (%d KiB were seen); --memory gives it more\n", r.PeakKiB)
+	case sandbox.WhyThreads:
+		fmt.Fprintln(os.Stderr, "cellbox: the program made more threads than it may have; --threads gives it more")
+	case sandbox.WhyGuard:
+		fmt.Fprintln(os.Stderr, "cellbox: the process that guards the program was killed")
+	}
+	if r.LogDropped > 0 {
+		fmt.Fprintf(os.Stderr, "cellbox: %d bytes of its log were dropped; they came too fast\n", r.LogDropped)
+	}
+	return r.Exit
+}
+
+// inheritedEnv is what a nucleus tells a program: its name, and which descriptor carries its frames.
+func inheritedEnv(keep []int, lookup func(string) (string, bool)) (env []string) {
+	if name, ok := lookup(cellproto.EnvName); ok {
+		env = append(env, cellproto.EnvName+"="+name)
+	}
+	if fd, ok := lookup(cellproto.EnvFD); ok {
+		if n, err := strconv.Atoi(fd); err == nil && slices.Contains(keep, n) {
+			env = append(env, cellproto.EnvFD+"="+fd)
+		}
+	}
+	return env
+}
+
+// openReport opens what takes the report: a descriptor by its number, or a file that is appended to.
+func openReport(name string) (*os.File, error) {
+	if name == "" {
+		return nil, nil
+	}
+	if fd, err := strconv.ParseUint(name, 10, 10); err == nil {
+		f := os.NewFile(uintptr(fd), "report")
+		if _, err := f.Stat(); err != nil {
+			return nil, cellproto.Errorf("open report", cellproto.BadInput, "descriptor %d is not open", fd)
+		}
+		return f, nil
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND|noFollow, 0o600)
+	if err != nil {
+		return nil, cellproto.Errorf("open report", cellproto.KindOf(err), "%w", err)
+	}
+	return f, nil
+}
+
+func printPlans(o options) int {
+	text, err := sandbox.Describe(o.config, o.keep)
+	if err != nil {
+		complain(err)
+		return exitFor(err)
+	}
+	fmt.Print(text)
+	return 0
+}

@@ -1,0 +1,163 @@
+package sandbox
+
+import (
+	"fmt"
+	"strings"
+)
+
+// callRule says what becomes of a system call. The first rule whose conditions all hold decides; a
+// call without one fails with EPERM.
+type callRule struct {
+	Name   string
+	When   []cond
+	NoCall bool // it fails with ENOSYS: programs then do without
+}
+
+// cond is a condition on an argument, of 64 bits.
+type cond struct {
+	Arg   uint32
+	Is    relation
+	Value uint64
+}
+
+type relation uint8
+
+const (
+	equals  relation = iota
+	has              // all bits of Value; Value has one
+	lacks            // all bits of Value
+	isSelf           // the process's own number
+	isEmpty          // 0
+)
+
+func (c cond) String() string {
+	word := [...]string{equals: "=", has: "has", lacks: "lacks", isSelf: "is the process itself", isEmpty: "is 0"}[c.Is]
+	if c.Is == isSelf || c.Is == isEmpty {
+		return fmt.Sprintf("arg%d %s", c.Arg, word)
+	}
+	return fmt.Sprintf("arg%d %s %#x", c.Arg, word, c.Value)
+}
+
+func (r callRule) String() string {
+	s := r.Name
+	for i, c := range r.When {
+		s += [...]string{" if ", " and "}[min(i, 1)] + c.String()
+	}
+	if r.NoCall {
+		s += ": no such call"
+	}
+	return s
+}
+
+// plainCalls are allowed with any arguments. Names that an architecture does not have are skipped: no
+// name stands for different calls on different ones. What they can reach is bounded by Landlock, the
+// mounts and the descriptors; none makes a new socket, process, namespace, key, mount or device.
+func plainCalls() []string {
+	return strings.Fields(`
+		read write readv writev pread64 pwrite64 preadv preadv2 pwritev pwritev2 close close_range
+		lseek _llseek access faccessat faccessat2 stat lstat fstat stat64 lstat64 fstat64 fstatat64
+		newfstatat statx readlink readlinkat getdents getdents64 getcwd chdir fchdir dup dup2 dup3 pipe
+		pipe2 fadvise64 fadvise64_64 arm_fadvise64_64 fstatfs fstatfs64 statfs statfs64 sendfile
+		sendfile64 umask execve
+		poll ppoll ppoll_time64 select _newselect pselect6 pselect6_time64 epoll_create epoll_create1
+		epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2
+		timerfd_create timerfd_settime timerfd_settime64 timerfd_gettime timerfd_gettime64
+		mmap mmap2 mprotect munmap mremap madvise brk msync membarrier
+		futex futex_time64 futex_waitv set_robust_list rseq set_tid_address set_thread_area
+		get_thread_area arch_prctl cacheflush set_tls gettid getpid getppid
+		sched_yield sched_getaffinity sched_getparam sched_getscheduler sched_get_priority_max
+		sched_get_priority_min exit exit_group restart_syscall
+		rt_sigaction rt_sigprocmask rt_sigreturn sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait
+		rt_sigtimedwait_time64 sigaltstack pause wait4 waitid waitpid
+		clock_gettime clock_gettime64 clock_getres clock_getres_time64 clock_nanosleep
+		clock_nanosleep_time64 nanosleep gettimeofday time times getitimer setitimer alarm
+		timer_create timer_settime timer_settime64 timer_gettime timer_gettime64 timer_getoverrun
+		timer_delete
+		getuid geteuid getgid getegid getuid32 geteuid32 getgid32 getegid32 getgroups getgroups32
+		getresuid getresuid32 getresgid getresgid32 getpgrp getrlimit ugetrlimit setrlimit getrusage
+		uname getrandom getcpu
+		shutdown getsockopt getsockname getpeername`)
+}
+
+// missingCalls answer "no such call": a program that is told so does without, while one that is told
+// "not permitted" gives up.
+func missingCalls() []string {
+	return strings.Fields(`clone3 openat2 io_uring_setup memfd_create memfd_secret userfaultfd
+		copy_file_range pidfd_open pidfd_send_signal landlock_create_ruleset futex_wait futex_wake
+		futex_requeue map_shadow_stack mseal process_madvise fchmodat2 cachestat sysinfo`)
+}
+
+// Numbers of the kernel's interface that are the same on every architecture that has a filter.
+const (
+	cloneThread = 0x00010000
+	// Flags that no thread needs: new namespaces, and what concerns tracing and parents.
+	cloneForbidden = 0x7e020000 | 0x00000080 | 0x00002000 | 0x00004000 | 0x00008000 | 0x00800000
+
+	openWrite    = 0x3      // O_WRONLY | O_RDWR
+	openCreate   = 0x40     // O_CREAT
+	openTruncate = 0x200    // O_TRUNC
+	openTmpfile  = 0x400000 // __O_TMPFILE
+
+	unixFamily = 1
+	sockStream = 1
+	sockFlags  = 0x80800 // SOCK_CLOEXEC | SOCK_NONBLOCK
+)
+
+// filterRules gives the seccomp policy of a tier. It is a pure function.
+func filterRules(t Tier, abi int) []callRule {
+	var rules []callRule
+	for _, name := range plainCalls() {
+		rules = append(rules, callRule{Name: name})
+	}
+	for _, name := range missingCalls() {
+		rules = append(rules, callRule{Name: name, NoCall: true})
+	}
+	rules = append(rules, openRules(t, abi)...)
+	when := func(name string, conds ...cond) { rules = append(rules, callRule{Name: name, When: conds}) }
+	each := func(name string, arg uint32, values ...uint64) {
+		for _, v := range values {
+			when(name, cond{arg, equals, v})
+		}
+	}
+	// A thread, never a process or a namespace.
+	when("clone", cond{0, has, cloneThread}, cond{0, lacks, cloneForbidden})
+	// Signals to itself: numbers of processes mean the same outside, where there is no namespace.
+	when("kill", cond{0, isSelf, 0})
+	when("tgkill", cond{0, isSelf, 0})
+	if t != T2 || abi >= abiScopes {
+		rules = append(rules, callRule{Name: "tkill"}) // musl's raise; elsewhere the kernel keeps it inside
+	}
+	when("prlimit64", cond{0, isEmpty, 0})                           // its own
+	each("prctl", 0, 15, 16, 3, 23, 38, 39, 0x53564d41)              // names, what it may look up, no_new_privs, names of memory
+	each("ioctl", 1, 0x5401, 0x5413, 0x541b, 0x5421, 0x5450, 0x5451) // is it a terminal, its size; bytes waiting; flags
+	for _, name := range []string{"fcntl", "fcntl64"} {
+		// Duplicates, flags and the size of a pipe. Not F_SETOWN and F_SETSIG, which send signals, and no
+		// locks, which others would wait for.
+		each(name, 1, 0, 1, 2, 3, 4, 1030, 1032)
+	}
+	// Bytes over what it inherits. An address would let a datagram go elsewhere.
+	when("sendto", cond{4, isEmpty, 0})
+	when("recvfrom", cond{4, isEmpty, 0})
+	// A pair within itself, as event loops have; of datagrams one could send elsewhere.
+	for _, flags := range []uint64{0, 0x80000, 0x800, sockFlags} {
+		when("socketpair", cond{0, equals, unixFamily}, cond{1, equals, sockStream | flags})
+	}
+	return rules
+}
+
+// openRules bounds what a file may be opened for where Landlock does not.
+func openRules(t Tier, abi int) []callRule {
+	var flags uint64
+	switch {
+	case t == T3: // only the file's owner and mode stand in the way
+		flags = openWrite | openCreate | openTruncate | openTmpfile
+	case t == T2 && abi < abiTruncate: // O_RDONLY|O_TRUNC writes, and older versions do not see it
+		flags = openTruncate
+	default:
+		return []callRule{{Name: "open"}, {Name: "openat"}}
+	}
+	return []callRule{
+		{Name: "open", When: []cond{{1, lacks, flags}}},
+		{Name: "openat", When: []cond{{2, lacks, flags}}},
+	}
+}

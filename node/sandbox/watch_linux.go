@@ -1,0 +1,286 @@
+package sandbox
+
+import (
+	"io"
+	"os"
+	"strconv"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// pollTight is how often a program is looked at whose limits are held from here. At 50 ms the duty
+	// cycle is exact and costs nothing that can be measured.
+	pollTight = 50 * time.Millisecond
+	pollLoose = 100 * time.Millisecond
+	kib       = 1024
+)
+
+// watch looks at the program until it has ended: it meters, holds the limits that no control group
+// holds, and reports.
+func (b *Box) watch() {
+	defer close(b.done)
+	ended := make(chan bool, 1)
+	go func() { ended <- b.run.awaitEnded() }() // ends when the guard does
+	probe := openProbe(b.run.pid)
+	defer probe.close()
+	b.niceSession()
+	every := pollLoose
+	if b.first.CPUBy == byDuty || b.first.MemoryBy == byWatchdog || b.first.ThreadsBy == byWatchdog {
+		every = pollTight
+	}
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	b.report(EventStart, Usage{})
+	m, duty, next := &meter{}, &throttle{Cores: b.cfg.CPU}, b.cfg.Every
+	b.look(m, duty, probe) // what is there from the beginning
+	for {
+		select {
+		case <-ticker.C:
+			if now := b.look(m, duty, probe); now >= next {
+				b.report(EventUsage, b.usage(m))
+				next = now + b.cfg.Every
+			}
+		case orderly := <-ended:
+			b.finish(m, probe, orderly)
+			return
+		}
+	}
+}
+
+// look takes a sample and acts on it.
+func (b *Box) look(m *meter, duty *throttle, probe *probe) (now time.Duration) {
+	now = time.Since(b.begun)
+	s, ok := probe.sample()
+	if !ok {
+		return now
+	}
+	m.add(now, s)
+	if b.first.CPUBy == byDuty {
+		b.hold(!duty.step(now, time.Duration(s.CPU)))
+	}
+	if b.first.MemoryBy == byWatchdog && s.RSSKiB*kib > b.cfg.Memory {
+		b.end(WhyMemory)
+	}
+	if b.first.ThreadsBy == byWatchdog && s.Threads > int64(b.cfg.Threads) {
+		b.end(WhyThreads)
+	}
+	b.mu.Lock()
+	late := !b.killAt.IsZero() && time.Now().After(b.killAt)
+	b.mu.Unlock()
+	if late {
+		b.end(WhyStopped)
+	}
+	return now
+}
+
+// finish takes the last sample while the program waits to be reaped, and cleans up.
+func (b *Box) finish(m *meter, probe *probe, orderly bool) {
+	if s, ok := probe.sample(); ok {
+		s.RSSKiB = m.usage.RSSKiB // what it had is gone by now; until a moment ago it had it
+		m.add(time.Since(b.begun), s)
+	}
+	var end endRecord
+	if orderly {
+		end, orderly = b.run.reap()
+	}
+	b.mu.Lock()
+	if !orderly { // somebody has killed the guard: without a pid namespace the program may live
+		b.run.kill()
+		end.Status, b.why = uint32(unix.SIGKILL), WhyGuard
+	}
+	b.ended = true
+	why := b.why
+	b.mu.Unlock()
+	b.run.release()
+	if why == "" && b.group.killedForMemory() {
+		why = WhyMemory
+	}
+	for _, r := range b.relays {
+		r.wait()
+	}
+	b.group.close()
+	m.usage.CPU = max(m.usage.CPU, end.Usage.Utime.Nano()+end.Usage.Stime.Nano())
+	m.usage.RSSKiB, m.usage.Threads = 0, 0
+	exit, signal := exitOf(end)
+	b.result = Result{Report: b.first, Weaker: b.weaker}
+	b.result.Event, b.result.Usage = EventEnd, b.usage(m)
+	b.result.Exit, b.result.Signal, b.result.Why = exit, signal, why
+	if b.deps.Report != nil {
+		b.deps.Report(b.result.Report)
+	}
+}
+
+func (b *Box) report(e Event, u Usage) {
+	if b.deps.Report != nil {
+		r := b.first
+		r.Event, r.Usage = e, u
+		b.deps.Report(r)
+	}
+}
+
+func (b *Box) usage(m *meter) Usage {
+	u := m.snapshot()
+	for _, r := range b.relays {
+		u.LogDropped += r.dropped.Load()
+	}
+	return u
+}
+
+// niceSession lowers the session's weight: where the kernel groups processes by session, nice counts
+// only among those of one, and this program is alone in its.
+func (b *Box) niceSession() {
+	if b.cfg.Nice > 0 {
+		_ = writeExisting("/proc/"+strconv.Itoa(b.run.pid)+"/autogroup", strconv.Itoa(b.cfg.Nice))
+	}
+}
+
+// probe reads what the kernel says of one process.
+type probe struct {
+	clock            int32
+	statm, stat, io  int
+	buf              [1024]byte
+	pageKiB, lastCPU int64
+}
+
+func openProbe(pid int) *probe {
+	p := &probe{clock: int32(^pid<<3 | 2), pageKiB: int64(os.Getpagesize()) / kib} // CPUCLOCK_SCHED of the whole process
+	open := func(name string) int {
+		fd, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/"+name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return -1
+		}
+		return fd
+	}
+	p.statm, p.stat, p.io = open("statm"), open("stat"), open("io")
+	return p
+}
+
+func (p *probe) close() {
+	for _, fd := range []int{p.statm, p.stat, p.io} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+}
+
+// sample gives what can be seen; ok is false once the program has been reaped.
+func (p *probe) sample() (s sample, ok bool) {
+	var t unix.Timespec
+	if unix.ClockGettime(p.clock, &t) == nil {
+		p.lastCPU = t.Nano()
+	}
+	s.CPU = p.lastCPU
+	text := p.read(p.stat)
+	if text == nil {
+		return s, false
+	}
+	s.Threads = threadsOf(text)
+	s.RSSKiB = field(p.read(p.statm), 1) * p.pageKiB
+	takeIO(p.read(p.io), &s)
+	return s, true
+}
+
+func (p *probe) read(fd int) []byte {
+	n, err := unix.Pread(fd, p.buf[:], 0)
+	if err != nil || n <= 0 {
+		return nil
+	}
+	return p.buf[:n]
+}
+
+// readEnd reads the guard's last word.
+func readEnd(r io.Reader) (end endRecord, ok bool) {
+	buf := make([]byte, unsafe.Sizeof(end))
+	if _, err := io.ReadFull(r, buf); err != nil {
+		return end, false
+	}
+	copy((*[unsafe.Sizeof(end)]byte)(unsafe.Pointer(&end))[:], buf)
+	return end, true
+}
+
+// relay passes on what the program prints.
+type relay struct {
+	in, out *os.File
+	limit   *rateLimit // nil: everything passes
+	dropped counter
+	done    chan struct{}
+}
+
+// Burst of a log: as much as the ring of a cell's log holds.
+const logBurst = 1 << 20
+
+// newRelay makes a pipe to out, which is duplicated. their end is for the program.
+func newRelay(out *os.File, log bool, rate int64) (r *relay, their *os.File, err error) {
+	r = &relay{done: make(chan struct{})}
+	if log {
+		r.limit = &rateLimit{Rate: rate, Burst: logBurst}
+	}
+	if r.out, err = duplicate(out); err != nil {
+		return nil, nil, err
+	}
+	if r.in, their, err = halfPipe(false); err != nil {
+		r.out.Close()
+		return nil, nil, err
+	}
+	return r, their, nil
+}
+
+func duplicate(f *os.File) (*os.File, error) {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var fd int
+	if ctlErr := conn.Control(func(from uintptr) {
+		fd, err = unix.FcntlInt(from, unix.F_DUPFD_CLOEXEC, 3)
+	}); ctlErr != nil || err != nil {
+		return nil, firstError(ctlErr, err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// start begins to pass on. It ends when all ends of the program have been closed.
+func (r *relay) start(begun time.Time) {
+	go func() {
+		defer close(r.done)
+		defer r.in.Close()
+		defer r.out.Close()
+		buf := make([]byte, 16<<10)
+		for {
+			n, err := r.in.Read(buf)
+			pass := n
+			if r.limit != nil {
+				pass = r.limit.allow(time.Since(begun), n)
+			}
+			r.dropped.Add(int64(n - pass))
+			if pass > 0 {
+				if _, err := r.out.Write(buf[:pass]); err != nil {
+					return // nobody reads: the program gets a SIGPIPE, as it would without this
+				}
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+}
+
+func (r *relay) wait() { <-r.done }
+
+// close gives up a relay that was not started.
+func (r *relay) close() {
+	r.in.Close()
+	r.out.Close()
+}

@@ -1,0 +1,47 @@
+#!/bin/sh
+# Measures celld side by side with its peers and prints a table; docs/benchmarks.md says how.
+#
+# usage: scripts/bench.sh [--write] [--hour] [--no-kubo] [FLAGS OF THE DRIVER] [SECTION...]
+#
+# Sections: remote local use first artefact rest. All of them take a quarter of an hour.
+#   --write    put the table into docs/benchmarks.md
+#   --hour     call a nucleus for an hour to see whether it grows, not for five minutes
+#   --no-kubo  measure the artefact without kubo, which is built on the first use, for some minutes
+set -eu
+. "$(dirname "$0")/lib.sh"
+need go 'see https://go.dev/dl'
+
+kubo=yes
+extra=
+while [ $# -gt 0 ]; do
+	case $1 in
+	--write) extra="$extra -write docs/benchmarks.md" ;;
+	--hour) extra="$extra -calls 1h" ;;
+	--no-kubo) kubo=no ;;
+	-h | --help)
+		sed -n '2,9s/^# \{0,1\}//p' "$root/scripts/bench.sh"
+		exit
+		;;
+	*) break ;;
+	esac
+	shift
+done
+
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/celld-bench
+bin=$cache/bin
+scripts/build.sh "$bin" >&2
+go build -ldflags '-s -w' -o "$bin/" ./bench/driver ./bench/echo
+(cd bench/peers && go build -ldflags '-s -w' -o "$bin/" . ./hello)
+
+# Only the artefact has kubo as its peer.
+wants_kubo=$kubo
+for word in "$@"; do
+	case $word in
+	artefact) wants_kubo=$kubo && break ;;
+	remote | local | use | first | rest) wants_kubo=no ;;
+	esac
+done
+if [ "$wants_kubo" = yes ]; then extra="$extra -kubo $(bench/kubo.sh)"; fi
+commit=$(git describe --always --dirty 2>/dev/null || echo unknown)
+# shellcheck disable=SC2086 # the words of extra are flags
+exec "$bin/driver" -bin "$bin" -commit "$commit" $extra "$@"
