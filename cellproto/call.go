@@ -65,7 +65,7 @@ func (c *Conn) Call(ctx context.Context, req *Request) (*Reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.Flush()
+	c.flushTogether()
 	if p.out != nil {
 		p.pump(id, req.Body)
 	}

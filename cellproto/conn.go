@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -77,6 +78,7 @@ type Conn struct {
 
 	hello      atomic.Pointer[peerHello]
 	helloReady chan struct{}
+	gathering  atomic.Bool // a caller waits for others, and flushes then
 	leaving    atomic.Bool // the peer said goaway; set with mu held
 	done       chan struct{}
 	tasks      sync.WaitGroup // the goroutines of this connection
@@ -87,6 +89,7 @@ type Conn struct {
 type entry struct {
 	sink    Sink
 	inbound bool
+	left    bool // not counted any more: its reply is on its way
 	ping    bool
 	end     uint64 // place in the writer's queue after its request
 }
@@ -370,6 +373,10 @@ func (discard) HandleClose(*Conn, error)  {}
 // ends the peer's call. Errors: the connection has ended, or the peer would not take the frame; the
 // call of a reply that cannot be sent is ended by an error in its place.
 func (c *Conn) Queue(f *Frame) error {
+	last := f.Type == TypeReply && !f.More || f.Type == TypeEnd
+	if last {
+		c.leave(f.ID)
+	}
 	_, err := c.w.add(f, MaxQueued)
 	if err != nil {
 		switch kind := KindOf(err); {
@@ -380,10 +387,22 @@ func (c *Conn) Queue(f *Frame) error {
 		}
 		return err
 	}
-	if f.Type == TypeReply && !f.More || f.Type == TypeEnd {
+	if last {
 		c.finish(f.ID, true)
 	}
 	return nil
+}
+
+// leave gives back the place of the peer's call id, before its reply can leave: a peer that makes as
+// many calls as it may begins the next one as soon as it has read that.
+func (c *Conn) leave(id uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e, ok := c.calls[id]; ok && e.inbound && !e.left {
+		e.left = true
+		c.calls[id] = e
+		c.inbound--
+	}
 }
 
 // Flush writes what is queued, unless somebody is writing already, who then takes it along. It does
@@ -395,6 +414,29 @@ func (c *Conn) Flush() {
 		c.w.wake()
 	}
 }
+
+// flushTogether is Flush for a caller. When other calls are in flight, more callers are likely to be
+// about to call: one read has answered several. One of them lets the others run for as long as that
+// brings more frames, and then writes for all; alone, a caller waits for nobody.
+func (c *Conn) flushTogether() {
+	c.mu.Lock()
+	alone := len(c.calls) == 1
+	c.mu.Unlock()
+	if !alone {
+		if !c.gathering.CompareAndSwap(false, true) {
+			return // who gathers has not flushed yet
+		}
+		for had, have, turn := 0, c.w.size(), 0; have > had && turn < maxGather; turn++ {
+			runtime.Gosched()
+			had, have = have, c.w.size()
+		}
+		c.gathering.Store(false)
+	}
+	c.Flush()
+}
+
+// maxGather is how often a caller lets others run before it writes for all.
+const maxGather = 16
 
 // Send is Queue and Flush.
 func (c *Conn) Send(f *Frame) error {
@@ -423,7 +465,7 @@ func (c *Conn) finish(id uint32, inbound bool) {
 		return
 	}
 	delete(c.calls, id)
-	if inbound {
+	if inbound && !e.left {
 		c.inbound--
 	}
 	c.signalIdle()

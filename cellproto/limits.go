@@ -5,15 +5,15 @@ import "time"
 // Limits on what a stranger may send. Each is checked before anything is allocated for the input;
 // past it the error is of kind TooLarge, unless the line says otherwise.
 const (
-	MaxFrame      = 1 << 20   // bytes of a frame after its 12-byte header
+	MaxFrame      = 1 << 20   // bytes of a frame after its 12-byte header; each type has a lower limit of its own
 	MaxHeader     = 8 << 10   // bytes of a frame's CBOR header map
-	MaxArgs       = 256 << 10 // bytes of JSON or CBOR arguments, which travel in the request frame
+	MaxArgs       = 256 << 10 // bytes of arguments, and of a reply, in one frame; what is larger travels as a body
 	MaxArgsDepth  = 32        // nesting of JSON arguments
 	MaxArgsKeys   = 1000      // keys in all objects of JSON arguments together
 	ChunkSize     = 64 << 10  // bytes of a chunk of a body; larger raw payloads become bodies
-	InitialWindow = 256 << 10 // bytes of a body that may be sent before the first credit
+	InitialWindow = 256 << 10 // bytes of a body's chunk frames, fixed headers included, that may be sent before the first credit
 	MaxWindow     = 4 << 20   // bytes of credit that may be outstanding for one body
-	MaxQueued     = 16 << 20  // bytes waiting in one connection's writer; past it the peer is not reading and is cut off
+	MaxQueued     = 16 << 20  // bytes besides bodies that wait in one connection's writer; past it the peer is not reading and is cut off
 	MaxErrorText  = 4 << 10   // bytes of an error's message on the wire; cut, not refused
 	MaxFuncName   = 128       // bytes of a function's name
 	MaxFunctions  = 1024      // functions of one cell

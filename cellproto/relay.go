@@ -261,12 +261,15 @@ func (s *calleeSide) HandleFrame(c *Conn, f *Frame) {
 	r := (*Relay)(s)
 	r.mu.Lock()
 	pass, err := s.take(f)
+	last := pass && (f.Type == TypeReply && !f.More || f.Type == TypeEnd)
+	if last && err == nil {
+		r.done(f.Header.Kind) // before the reply can leave: the caller's next call may need the place
+	}
 	if pass && err == nil && !r.answered {
 		out := *f
 		out.ID = r.downID
 		_ = r.down.Queue(&out) // a lost caller needs none
 	}
-	last := pass && (f.Type == TypeReply && !f.More || f.Type == TypeEnd)
 	r.over = r.over || last
 	r.mu.Unlock()
 	if err != nil {
@@ -274,9 +277,6 @@ func (s *calleeSide) HandleFrame(c *Conn, f *Frame) {
 		return
 	}
 	c.FlushLater(r.down)
-	if last {
-		r.done(f.Header.Kind)
-	}
 }
 
 // take accounts for one frame and says whether it is to be passed on. r.mu is held.

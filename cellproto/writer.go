@@ -105,6 +105,13 @@ func (w *writer) addBody(f *Frame) (err error) {
 // waiting gives the number of bytes to be written. w.mu is held.
 func (w *writer) waiting() int { return len(w.out) + len(w.buf) + len(w.bodies) - w.bodyFrom }
 
+// size gives the number of bytes to be written.
+func (w *writer) size() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.waiting()
+}
+
 // isLong reports that what can be put off should be.
 func (w *writer) isLong() bool {
 	w.mu.Lock()
