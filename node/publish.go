@@ -84,6 +84,11 @@ func (n *nucleus) addArtefact(ctx context.Context) (signed.Artefact, error) {
 // currentSchema gives the schema of the program as it is on disk: a program that still runs from an
 // older file is stopped first.
 func (n *nucleus) currentSchema(ctx context.Context, binary signed.Digest) (*cellproto.Schema, error) {
+	if n.serving.digest() != binary {
+		if err := n.program.Stop(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if n.cfg.Cell.Speaks == celltoml.JSONL {
 		schema, err := readSchema(n.cfg.Path("schema.json"))
 		if cellproto.KindOf(err) == cellproto.NotFound {
@@ -91,11 +96,6 @@ func (n *nucleus) currentSchema(ctx context.Context, binary signed.Digest) (*cel
 				WithHint("A program that speaks jsonl ships schema.json beside cell.toml; cellctl init makes an example.")
 		}
 		return schema, err
-	}
-	if n.serving.digest() != binary {
-		if err := n.program.Stop(ctx); err != nil {
-			return nil, err
-		}
 	}
 	conn, err := n.program.Conn(ctx)
 	if err != nil {

@@ -97,7 +97,7 @@ func (s *serving) heal(ctx context.Context) {
 	for _, e := range entries {
 		name, ok := strings.CutSuffix(e.Name(), blockSuffix)
 		id, err := cid.Decode(name)
-		if !ok || err != nil || s.n.blocks.Has(ctx, id) {
+		if !ok || err != nil {
 			continue
 		}
 		if err := s.restore(ctx, id); err != nil {
@@ -123,14 +123,15 @@ func (s *serving) restore(ctx context.Context, id cid.Cid) error {
 	if err != nil {
 		return err
 	}
-	if m.Schema.Defined() {
-		schema, err := readSchema(s.publishedFile(id.String() + schemaSuffix))
-		if err != nil {
-			return err
-		}
-		if err := s.n.blocks.PutBlock(ctx, m.Schema.Cid, schema.Canonical()); err != nil {
-			return err
-		}
+	if err := s.n.blocks.PutBlock(ctx, id, block); err != nil {
+		return err
 	}
-	return s.n.blocks.PutBlock(ctx, id, block)
+	if !m.Schema.Defined() {
+		return nil
+	}
+	schema, err := readSchema(s.publishedFile(id.String() + schemaSuffix))
+	if err != nil {
+		return err
+	}
+	return s.n.blocks.PutBlock(ctx, m.Schema.Cid, schema.Canonical())
 }

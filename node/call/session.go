@@ -41,6 +41,9 @@ func (s *session) admit(c *cellproto.Conn, f *cellproto.Frame) error {
 		s.s.deps.Outgoing(c, f)
 		return nil
 	}
+	if f.Header.To != "" {
+		return cellproto.Errorf("call "+f.Header.Func, cellproto.Denied, "only the owner calls other cells through this nucleus")
+	}
 	serving := s.s.serving.Load()
 	if !s.checked {
 		h, err := c.PeerHello(s.ctx) // it came before the request

@@ -26,6 +26,7 @@ type launched struct {
 	pidfd  int      // -1 on an old kernel
 	status *os.File // from the guard: the end
 	life   *os.File // to the guard: closed when the program shall end
+	peak   int64    // KiB: the most that this process had in memory before the fork
 }
 
 // stepError is a step that failed.
@@ -59,6 +60,7 @@ func launch(p *plan, argv []string, std [3]*os.File, kept map[int]*os.File, g *g
 	l = &launched{plan: p, pidfd: -1, status: ours.status, life: ours.life}
 	defer ours.setup.Close()
 	defer ours.gate.Close()
+	l.peak = ownPeak()
 	l.guard, err = fork(boot)
 	files.close()
 	if err != nil {
@@ -88,6 +90,16 @@ func fork(b *boot) (int, error) {
 		return 0, &stepError{Step: "clone", Errno: errno}
 	}
 	return int(pid), nil
+}
+
+// ownPeak gives, in KiB, the most memory that this process had. What the kernel says of a child begins
+// with what it had as a copy of this process, which is no more.
+func ownPeak() int64 {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return int64(u.Maxrss)
 }
 
 // open writes the id maps and lets the guard begin.

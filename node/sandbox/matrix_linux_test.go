@@ -192,7 +192,7 @@ func newWorld(t testing.TB, uid int) *world {
 		"owned=" + filepath.Join(base, "outside", "owned"), "bait=" + filepath.Join(base, "dir", "bait"),
 		"dir=" + filepath.Join(base, "dir"), "sibling=" + filepath.Join(base, "sibling", "bin", "x"),
 		"key=" + filepath.Join(w.cell, "keys", "host.key"), "own=" + w.cell, "setuid=" + filepath.Join(w.cell, "bin", "setuid"),
-		"fd=3", fmt.Sprint("owner=", os.Getpid()), fmt.Sprint("victim=", w.victim()),
+		"fd=3", fmt.Sprint("victim=", w.victim()),
 	}
 	w.listen()
 	return w
@@ -366,6 +366,9 @@ func (w *world) run(tier Tier, attack string) outcome {
 		if tier == T3 {
 			args[len(box)] = "hostile" // looked up in bin
 		}
+	}
+	if attack == "signal the owner" || attack == "signal the parent" { // which has the same user
+		args = append([]string{filepath.Join(built, "hostile"), "-under"}, args...)
 	}
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Dir, cmd.Env = w.cell, []string{"SECRET=1"}

@@ -103,6 +103,9 @@ func (b *Box) finish(m *meter, probe *probe, orderly bool) {
 	}
 	b.group.close()
 	m.usage.CPU = max(m.usage.CPU, end.Usage.Utime.Nano()+end.Usage.Stime.Nano())
+	if peak := int64(end.Usage.Maxrss); peak > b.run.peak {
+		m.usage.PeakKiB = max(m.usage.PeakKiB, peak)
+	}
 	m.usage.RSSKiB, m.usage.Threads = 0, 0
 	exit, signal := exitOf(end)
 	b.result = Result{Report: b.first, Weaker: b.weaker}

@@ -4,6 +4,7 @@
 //	hostile -list            prints the names
 //	hostile -victim          is a process that is attacked
 //	hostile control          succeeds
+//	hostile -under COMMAND   runs a command as its child
 //	hostile NAME KEY=VALUE   attacks what the values name
 package main
 
@@ -56,6 +57,8 @@ func main() {
 	case len(os.Args) > 1 && os.Args[1] == "-victim":
 		victim()
 		return
+	case len(os.Args) > 2 && os.Args[1] == "-under":
+		under(os.Args[2:])
 	case len(os.Args) > 1 && os.Args[1] == "-raised":
 		finish(raised())
 	case len(os.Args) > 1 && os.Args[1] == "control":
@@ -72,6 +75,20 @@ func main() {
 		}
 	}
 	finish(fmt.Errorf("there is no attack %q", os.Args[1]))
+}
+
+// under runs a command as its child, and tells it its own number.
+func under(args []string) {
+	args = append(args, fmt.Sprint("owner=", os.Getpid()))
+	pid, err := syscall.ForkExec(args[0], args, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 1, 2, 3, 4, 5}})
+	if err != nil {
+		finish(err)
+	}
+	var status syscall.WaitStatus
+	if _, err := syscall.Wait4(pid, &status, 0, nil); err != nil {
+		finish(err)
+	}
+	os.Exit(status.ExitStatus())
 }
 
 // raised says whether the kernel has given this process more rights than who started it has.

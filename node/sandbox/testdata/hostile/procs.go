@@ -128,10 +128,6 @@ var procAttacks = []attack{
 	{"change its personality", func(target) error {
 		return call(unix.SYS_PERSONALITY, 0x0040000) // ADDR_NO_RANDOMIZE
 	}},
-	{"leave its session", func(target) error {
-		_, _, errno := unix.RawSyscall(unix.SYS_SETPGID, 0, 0, 0)
-		return errnoError(errno)
-	}},
 }
 
 func errnoError(errno syscall.Errno) error {
