@@ -23,8 +23,11 @@ func (n *nucleus) status() ctl.Status {
 	if n.program != nil {
 		st := n.program.State()
 		s.ProgramPID = st.PID
-		if st.Phase == program.Running {
+		switch st.Phase {
+		case program.Running:
 			s.State = ctl.Running
+		case program.Frozen:
+			s.State = ctl.Frozen
 		}
 	}
 	return s

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -23,6 +25,9 @@ const (
 	// helloGrace is how long a program that closed its connection without a hello has to exit, so
 	// that the error can say how.
 	helloGrace = 250 * time.Millisecond
+	// dismissGrace is how long the callers that have a connection of their own may take to leave an
+	// idle program.
+	dismissGrace = time.Second
 )
 
 // instance is one run of the program: a process and the connection to it. It is made once, started
@@ -33,12 +38,17 @@ type instance struct {
 	out    *output
 	accept func(*cellproto.Conn, *cellproto.Frame)
 	bad    *atomic.Uint64
+	// dismissed is Deps.Retire.
+	dismissed func(context.Context, *cellproto.Conn)
 
 	// stop asks for an end in good order; hurry for an end at once.
 	stop, hurry chan struct{}
 	stopOnce    sync.Once
 	hurryOnce   sync.Once
 	why         string // of stop; set before it is closed
+
+	look   chan struct{} // capacity 1: watch is to look again
+	frozen atomic.Bool   // its processes are stopped, or are about to be; set with Program.mu held
 
 	// started is closed when the start has succeeded or failed, gone when nothing of it is left.
 	started, gone chan struct{}
@@ -50,6 +60,8 @@ type instance struct {
 	conn    *cellproto.Conn
 	hello   cellproto.Hello
 	adapter *adapter // nil: the program speaks frames
+
+	background bool // it works of its own accord, and is not to be frozen
 
 	connDone chan struct{} // closed when conn has ended
 	connErr  error         // why; nil: it was closed here
@@ -77,6 +89,34 @@ func (in *instance) askHurry() {
 	in.hurryOnce.Do(func() { close(in.hurry) })
 }
 
+// kick has watch look again.
+func (in *instance) kick() {
+	select {
+	case in.look <- struct{}{}:
+	default:
+	}
+}
+
+// thaw has the processes go on if they were frozen, and reports whether they were.
+func (in *instance) thaw() bool {
+	was := in.frozen.Swap(false)
+	if was {
+		in.proc.signal(syscall.SIGCONT)
+	}
+	return was
+}
+
+// dismiss has those callers whose connections the program holds come back through the nucleus, and
+// waits until they have, at most limit.
+func (in *instance) dismiss(limit time.Duration) {
+	if in.dismissed == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	in.dismissed(ctx, in.conn)
+}
+
 // start starts the process and waits until it has said hello. When it fails, shutdown is still due
 // if there is a process.
 func (in *instance) start() *cellproto.Error {
@@ -85,7 +125,9 @@ func (in *instance) start() *cellproto.Error {
 	if in.cfg.Speaks == celltoml.JSONL {
 		return in.startLines()
 	}
-	return in.startFrames()
+	err := in.startFrames()
+	in.background = slices.Contains(in.hello.Capabilities, cellproto.CapBackground)
+	return err
 }
 
 // exec starts the process described by s, whose path and environment it sets.
@@ -306,6 +348,9 @@ func (in *instance) drain(grace time.Duration) {
 		case <-stop:
 		}
 	}()
+	if in.dismissed != nil {
+		in.dismissed(ctx, in.conn)
+	}
 	if err := in.conn.Drain(ctx, in.why); err != nil {
 		_, out := in.conn.InFlight()
 		in.log.Warn("calls in flight were cut", zap.String("why", in.why), zap.Int("calls", out))

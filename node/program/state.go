@@ -9,11 +9,12 @@ import (
 // Phase says what the program is doing.
 type Phase string
 
-// The phases. Freezing and swapping will add to them.
+// The phases.
 const (
 	Idle     Phase = "idle"     // not running; the next request starts it
 	Starting Phase = "starting" // running, but it has not said hello
 	Running  Phase = "running"
+	Frozen   Phase = "frozen"   // its processes are stopped where they are; the next request has them go on
 	Stopping Phase = "stopping" // running, but it takes no new calls
 	Failed   Phase = "failed"   // not running, because it could not be started or has crashed
 	Closed   Phase = "closed"   // not running, and it will not be started again
