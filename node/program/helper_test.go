@@ -179,6 +179,9 @@ func serveLines() {
 		switch req.Fn {
 		case "echo":
 			fmt.Printf(`{"id":%d,"reply":%s}`+"\n", req.ID, req.Args)
+		case "env":
+			env, _ := json.Marshal(strings.Join(os.Environ(), " "))
+			fmt.Printf(`{"id":%d,"reply":%s}`+"\n", req.ID, env)
 		case "fail":
 			fmt.Printf(`{"id":%d,"error":"no \"such\" thing"}`+"\n", req.ID)
 		case "hold": // answered after the next release, last come first

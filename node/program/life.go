@@ -9,12 +9,12 @@ import (
 	"github.com/celldnet/celld/cellproto"
 )
 
-// begin makes the next instance and has it supervised. p.mu is held.
-func (p *Program) begin() {
+// launch makes an instance and has it supervised. p.mu is held.
+func (p *Program) launch() *instance {
 	in := &instance{
-		cfg: p.cfg, log: p.log, out: p.out, bad: &p.bad, dismissed: p.retireGranted,
+		cfg: p.cfg, log: p.log, out: p.out, bad: &p.bad, dismissed: p.retireGranted, files: p.files, pids: p.pids,
 		stop: make(chan struct{}), hurry: make(chan struct{}), look: make(chan struct{}, 1),
-		started: make(chan struct{}), gone: make(chan struct{}),
+		started: make(chan struct{}), left: make(chan struct{}), gone: make(chan struct{}),
 	}
 	if p.accept != nil {
 		in.accept = func(c *cellproto.Conn, f *cellproto.Frame) {
@@ -25,10 +25,14 @@ func (p *Program) begin() {
 			}
 		}
 	}
-	p.cur, p.phase = in, Starting
 	p.starts++
+	p.all[in] = struct{}{}
 	p.runs.Go(func() { p.supervise(in) })
+	return in
 }
+
+// begin launches the instance that requests go to. p.mu is held.
+func (p *Program) begin() { p.cur, p.phase = p.launch(), Starting }
 
 // supervise is the life of one instance.
 func (p *Program) supervise(in *instance) {
@@ -37,37 +41,59 @@ func (p *Program) supervise(in *instance) {
 	why := unstarted
 	if err == nil {
 		why = p.watch(in)
-		p.retire(in)
 	}
+	p.retire(in, why)
 	in.shutdown(why)
 	p.noteEnd(in, why)
 }
 
+// noteStart notes how the start of an instance went. One that is to replace another takes over later.
 func (p *Program) noteStart(in *instance, err *cellproto.Error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	defer close(in.started)
-	p.started = in.begun
-	if in.proc != nil {
-		p.pid = in.proc.pid
-	}
-	if err != nil {
-		p.phase = Stopping
-		if !isClosed(in.stop) { // who stops it while it starts has not found fault with it
-			p.health.startFailed(time.Now(), err)
-			p.log.Warn("cannot start the program", zap.Error(err), zap.String("hint", err.Hint), zap.Duration("retry_after", err.RetryAfter))
-		}
-		in.startErr = err
+	mine := p.cur == in
+	switch {
+	case err == nil && mine:
+		p.takeOver(in, in.file.trial)
+		return
+	case err == nil && in != p.candidate: // a swap was faster
+		in.askStop(whySwap)
+		return
+	case err == nil:
 		return
 	}
-	p.hello = &in.hello
-	p.phase = Running
-	p.lastEnd.Store(int64(time.Since(p.epoch)))
-	p.ready.Store(in.conn)
-	p.log.Info("program started", zap.Int("pid", p.pid), zap.Duration("took", time.Since(in.begun)))
+	if mine {
+		p.phase = Stopping
+	}
+	// Who stops it while it starts has not found fault with it.
+	if mine && !isClosed(in.stop) {
+		if in.file.trial {
+			p.refuse(in, err)
+			return // the requests wait for the one before it
+		}
+		p.health.startFailed(time.Now(), err)
+		p.log.Warn("cannot start the program", zap.Error(err), zap.String("hint", err.Hint), zap.Duration("retry_after", err.RetryAfter))
+	}
+	in.startErr = err
 }
 
-// watch waits until the instance ends, is asked to, or is idle for too long.
+// takeOver has new requests go to in. p.mu is held.
+func (p *Program) takeOver(in *instance, trial bool) {
+	p.cur, p.phase, p.hello = in, Running, &in.hello
+	p.pid, p.started = in.proc.pid, in.begun
+	in.trial = trial
+	p.lastEnd.Store(int64(time.Since(p.epoch)))
+	p.ready.Store(in.conn)
+	in.kick()
+	p.log.Info("program started", zap.Int("pid", p.pid), zap.Duration("took", time.Since(in.begun)))
+	if trial {
+		p.setSwap(SwapTrial, nil)
+	}
+}
+
+// watch waits until the instance ends, is asked to, or is idle for too long. What has lived long
+// enough meanwhile has proven itself.
 func (p *Program) watch(in *instance) reason {
 	timer := time.NewTimer(forever)
 	defer timer.Stop()
@@ -97,6 +123,10 @@ const forever = 100 * 365 * 24 * time.Hour
 // tend freezes an instance that nobody has used for FreezeAfter, and says that it is over for one that
 // nobody has used for IdleTimeout; it has retired that. Else it gives after what time to look again.
 func (p *Program) tend(in *instance) (again time.Duration, over bool) {
+	again, inUse := p.prove(in)
+	if !inUse || again > 0 {
+		return again, false
+	}
 	idle, busy := p.idleFor(in)
 	stop, freeze := p.cfg.IdleTimeout, p.cfg.FreezeAfter
 	if in.background || in.frozen.Load() {
@@ -145,12 +175,12 @@ func (p *Program) idleFor(in *instance) (idle time.Duration, busy bool) {
 func (p *Program) retireIdle(in *instance, limit time.Duration, phase Phase) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if isClosed(in.stop) {
+	if p.cur != in || isClosed(in.stop) {
 		return false
 	}
 	// A call is begun first and takes the connection then; here the connection goes first and the
 	// calls are counted then. So one of the two sees the other. It is the same with the program's own
-	// calls and frozen: see instance.take.
+	// calls and frozen; see launch.
 	wasFrozen := in.frozen.Load()
 	p.ready.Store(nil)
 	in.frozen.Store(phase == Frozen || wasFrozen)
@@ -191,41 +221,72 @@ func (p *Program) unfreeze(in *instance) {
 	}
 }
 
-// retire gives in to nobody any more.
-func (p *Program) retire(in *instance) {
+// retire gives in to nobody any more. A new program that dies early gives way to the one before it.
+func (p *Program) retire(in *instance, why reason) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.ready.CompareAndSwap(in.conn, nil)
-	p.phase = Stopping
+	in.retired = true
+	close(in.left)
 	in.thaw() // so that it can end in good order
+	if p.cur != in {
+		return
+	}
+	p.phase = Stopping
+	if in.trial && in.byItself(why) {
+		p.rollBack(in)
+	}
 }
 
 // noteEnd notes how an instance ended, after which the next one may begin.
 func (p *Program) noteEnd(in *instance, why reason) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	defer close(in.gone)
-	p.cur, p.pid = nil, 0
+	p.noteEndLocked(in, why)
+	close(in.gone)
+	rolledBack := in.rolledBack
+	p.mu.Unlock()
+	if rolledBack {
+		p.files.note()
+		p.tellRolledBack()
+	}
+	p.files.dropped(in.file)
+}
+
+func (p *Program) noteEndLocked(in *instance, why reason) {
+	delete(p.all, in)
+	mine := p.cur == in
+	if mine {
+		p.cur, p.pid = nil, 0
+	}
+	if p.prev == in {
+		p.prev = nil
+	}
 	if in.proc != nil {
 		p.lastExit = in.proc.status
 	}
+	if why == unstarted {
+		return
+	}
 	now := time.Now()
 	lived := now.Sub(in.begun)
-	left := why == asked && in.why == whyGoaway || why != asked && why != unstarted && in.conn.Leaving() && in.proc.clean
-	switch {
-	case why == unstarted:
-		return
-	case why == asked && !left, left && lived >= stableAfter:
-		p.health.succeeded()
+	left := why == asked && in.why == whyGoaway || why != asked && in.conn.Leaving() && in.proc.clean
+	if why == asked && !left || left && lived >= stableAfter {
+		if mine {
+			p.health.succeeded()
+		}
 		p.log.Info("program stopped", zap.String("exit", in.proc.status), zap.Duration("lived", lived))
 		return
 	}
 	p.crashes++
 	err := explainCrash(p.cfg, lived, in.status(why), p.out.tail())
-	if in.useful() || lived >= stableAfter {
+	p.log.Warn("program ended by itself", zap.Error(err))
+	switch {
+	case in.rolledBack:
+		p.refuse(in, err)
+	case !mine: // another one serves
+	case in.useful() || lived >= stableAfter:
 		p.health.crashed(now, lived, err)
-	} else {
+	default:
 		p.health.startFailed(now, err)
 	}
-	p.log.Warn("program ended by itself", zap.Error(err), zap.Duration("retry_after", err.RetryAfter))
 }

@@ -3,6 +3,8 @@ package program
 import (
 	"context"
 	"io"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +40,11 @@ type Program struct {
 
 	granted       func(*cellproto.Conn) (int, time.Time)
 	retireGranted func(context.Context, *cellproto.Conn)
+	rolledBack    func(*cellproto.Conn, error)
+
+	files     *files
+	pids      *pids
+	trialTime time.Duration // stableAfter, but in tests
 
 	ready    atomic.Pointer[cellproto.Conn]
 	inFlight atomic.Int64
@@ -49,18 +56,24 @@ type Program struct {
 
 	runs sync.WaitGroup // goroutines that supervise an instance
 
-	mu       sync.Mutex
-	cur      *instance // nil: there is none
-	phase    Phase     // of cur: Starting, Running, Frozen or Stopping
-	closed   bool
-	waiting  int
-	health   health
-	hello    *cellproto.Hello // of the last start that succeeded
-	starts   uint64
-	crashes  uint64
-	pid      int
-	started  time.Time
-	lastExit string
+	swapping chan struct{} // capacity 1: taken while a swap goes on
+
+	mu        sync.Mutex
+	all       map[*instance]struct{} // that are not gone
+	cur       *instance              // that requests go to; nil: there is none
+	phase     Phase                  // of cur: Starting, Running, Frozen or Stopping
+	prev      *instance              // that cur has replaced, while cur is on trial; else nil
+	candidate *instance              // that is to replace cur; else nil
+	swap      SwapState
+	closed    bool
+	waiting   int
+	health    health
+	hello     *cellproto.Hello // of the last start that succeeded
+	starts    uint64
+	crashes   uint64
+	pid       int
+	started   time.Time
+	lastExit  string
 }
 
 // New makes a program that does not run yet. The error is that of Config.Validate.
@@ -76,7 +89,9 @@ func New(cfg Config, deps Deps) (*Program, error) {
 	}
 	return &Program{
 		cfg: cfg.withDefaults(), log: deps.Log, out: newOutput(deps.Output, deps.Log), accept: deps.Accept, epoch: time.Now(),
-		granted: deps.Granted, retireGranted: deps.Retire,
+		granted: deps.Granted, retireGranted: deps.Retire, rolledBack: deps.RolledBack,
+		files: newFiles(cfg, deps.Log), pids: newPIDs(cfg.Dir, deps.Log), trialTime: stableAfter,
+		all: map[*instance]struct{}{}, swapping: make(chan struct{}, 1),
 	}, nil
 }
 
@@ -181,8 +196,8 @@ func (p *Program) next() (in *instance, pause time.Duration, err error) {
 	return p.cur, 0, nil
 }
 
-// await waits until in has started or, if it has before, until it is gone; without in, for pause.
-// The error is that of the start, or of ctx.
+// await waits until in has started or, if it has before, until it has left, or else is gone; without
+// in, for pause. The error is that of the start, or of ctx.
 func (p *Program) await(ctx context.Context, in *instance, pause time.Duration) error {
 	var over <-chan struct{}
 	var timer <-chan time.Time
@@ -192,8 +207,10 @@ func (p *Program) await(ctx context.Context, in *instance, pause time.Duration) 
 		t := time.NewTimer(pause)
 		defer t.Stop()
 		timer = t.C
-	case isClosed(in.started):
+	case isClosed(in.left):
 		over = in.gone
+	case isClosed(in.started):
+		over = in.left
 	default:
 		over, starting = in.started, true
 	}
@@ -216,20 +233,30 @@ func (p *Program) await(ctx context.Context, in *instance, pause time.Duration) 
 // Conn starts it again.
 func (p *Program) Stop(ctx context.Context) error {
 	p.mu.Lock()
-	in := p.cur
+	all := slices.Collect(maps.Keys(p.all))
 	p.mu.Unlock()
-	if in == nil {
-		return nil
+	for _, in := range all {
+		in.askStop("stop")
 	}
-	in.askStop("stop")
-	select {
-	case <-in.gone:
-		return nil
-	case <-ctx.Done():
+	for _, in := range all {
+		select {
+		case <-in.gone:
+		case <-ctx.Done():
+			return p.kill(ctx, all)
+		}
 	}
-	in.askHurry()
-	if !wait(in.gone, killGrace, nil) {
-		return cellproto.Errorf("stop "+p.cfg.Name, cellproto.Failed, "process %d does not die", p.State().PID)
+	return nil
+}
+
+// kill ends what does not stop in time.
+func (p *Program) kill(ctx context.Context, all []*instance) error {
+	for _, in := range all {
+		in.askHurry()
+	}
+	for _, in := range all {
+		if !wait(in.gone, killGrace, nil) {
+			return cellproto.Errorf("stop "+p.cfg.Name, cellproto.Failed, "process %d does not die", p.State().PID)
+		}
 	}
 	return cellproto.Errorf("stop "+p.cfg.Name, cellproto.KindOf(ctx.Err()), "the program was killed: %w", ctx.Err())
 }
@@ -268,7 +295,7 @@ func (p *Program) State() State {
 	defer p.mu.Unlock()
 	s := State{
 		Phase: Idle, PID: p.pid, Started: p.started, Starts: p.starts, Crashes: p.crashes,
-		InFlight: p.InFlight(), Waiting: p.waiting, LastExit: p.lastExit,
+		InFlight: p.InFlight(), Waiting: p.waiting, LastExit: p.lastExit, Swap: p.swap,
 		Counters: Counters{
 			Served: p.served.Load(), Refused: p.refused.Load(), LogCut: p.out.cut.Load(), BadLines: p.bad.Load(),
 		},

@@ -32,6 +32,7 @@ type State struct {
 	LastExit  string    // how the last process ended: "exit status 1"; "": none has
 	LastError string    // of the last start that failed or process that crashed; "" once one has succeeded
 	LastHint  string    // what to try
+	Swap      SwapState // of the last swap
 	Counters  Counters
 }
 
