@@ -14,6 +14,8 @@ import (
 	"github.com/google/renameio/v2"
 	"go.uber.org/zap"
 	"lukechampine.com/blake3"
+
+	"github.com/celldnet/celld/cellproto"
 )
 
 // keptDir is where the last good program is kept, so that it can be taken up again after the one in
@@ -28,6 +30,7 @@ const (
 	keptFile    = "program"
 	nextPrefix  = "next-"
 	refusedFile = "refused.json"
+	beforeFile  = "before" // what Install has replaced
 )
 
 // files knows the program's files: which one is to be started, and which one to go back to.
@@ -283,4 +286,57 @@ func (f *files) refused() (refusal, bool) {
 		}
 	}
 	return f.why, f.bad != nil
+}
+
+// Install puts a copy of the file at path into Config.Binary, by rename, with what was there kept for
+// undo, which puts that back. The copy can be executed. What is not a whole program is refused.
+func (p *Program) Install(path string) (undo func() error, err error) {
+	cfg := p.cfg
+	cfg.Binary = path // for messages
+	if err := checkWhole(cfg, path); err != nil {
+		return nil, err
+	}
+	src, err := os.Open(path)
+	if err != nil {
+		return nil, startError(cfg, "%w", err)
+	}
+	defer src.Close()
+	bin, before := p.files.bin, filepath.Join(p.files.dir, beforeFile)
+	fail := func(err error) (func() error, error) {
+		return nil, cellproto.Errorf("install "+path, cellproto.KindOf(err), "%w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(bin), 0o755); err != nil {
+		return fail(err)
+	}
+	had := true
+	if err := os.MkdirAll(p.files.dir, 0o700); err != nil {
+		return fail(err)
+	}
+	if err := linkOrCopy(bin, before); errors.Is(err, os.ErrNotExist) {
+		had = false
+	} else if err != nil {
+		return fail(err)
+	}
+	if err := replaceBy(bin, src); err != nil {
+		return fail(err)
+	}
+	return func() error {
+		if !had {
+			return os.Remove(bin)
+		}
+		return os.Rename(before, bin)
+	}, nil
+}
+
+// replaceBy replaces the program at bin by the content of src.
+func replaceBy(bin string, src *os.File) error {
+	t, err := renameio.NewPendingFile(bin, renameio.WithPermissions(0o755), renameio.WithTempDir(filepath.Dir(bin)))
+	if err != nil {
+		return err
+	}
+	defer t.Cleanup()
+	if _, err := io.Copy(t, src); err != nil {
+		return err
+	}
+	return t.CloseAtomicallyReplace()
 }
