@@ -73,6 +73,7 @@ type nucleus struct {
 	server   *call.Server
 	caller   *call.Caller
 	serving  *serving
+	swaps    *swaps
 	adverts  *adverts
 	reach    *reachability
 	active   atomic.Int64 // unix ns of the begin or end of the last control request
@@ -118,6 +119,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 		return err
 	}
 	n.serving.resume(ctx)
+	n.watchProgram(&started)
 	n.log.Info("ready", zap.String("cell", toml.Cell.Name), zap.Stringer("peer", n.identity.Peer), zap.Strings("addrs", n.addrs()))
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // without systemd there is nobody to tell
 	if cfg.Ready != nil {
@@ -289,6 +291,8 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 	var caller *call.Caller
 	outgoing := func(c *cellproto.Conn, f *cellproto.Frame) { caller.Accept(c, f) }
 	n.serving = newServing(n)
+	n.swaps = newSwaps(n)
+	started.add(n.swaps.wait)
 	var prog call.Program
 	if !n.cfg.Headless() {
 		if n.program, err = n.newProgram(outgoing, started); err != nil {
@@ -344,8 +348,8 @@ func (n *nucleus) newProgram(outgoing func(*cellproto.Conn, *cellproto.Frame), s
 	started.add(func() { out.Close() })
 	p, err := program.New(program.Config{
 		Dir: n.cfg.Dir, Name: n.cfg.Cell.Name, Binary: n.cfg.Cell.Binary, Speaks: n.cfg.Cell.Speaks,
-		IdleTimeout: n.cfg.LifeCycle.IdleTimeout, Concurrency: n.cfg.Resources.Concurrency,
-	}, program.Deps{Log: n.log.Named("program"), Output: out, Accept: outgoing})
+		FreezeAfter: n.cfg.LifeCycle.FreezeAfter, IdleTimeout: n.cfg.LifeCycle.IdleTimeout, Concurrency: n.cfg.Resources.Concurrency,
+	}, program.Deps{Log: n.log.Named("program"), Output: out, Accept: outgoing, RolledBack: n.swaps.rolledBack})
 	if err != nil {
 		return nil, err
 	}
