@@ -43,8 +43,11 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 			return res, nil
 		}
 		last = a.err
-		if p.final(&a) || ctx.Err() != nil || !rewind(req) {
+		if p.final(&a) || ctx.Err() != nil {
 			return nil, a.err
+		}
+		if !rewind(req) {
+			return nil, notAgain(a.err)
 		}
 		c.deps.Log.Debug("trying the next provider", zap.String("failed", string(who.Peer)), zap.Error(a.err))
 	}

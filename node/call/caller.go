@@ -139,6 +139,10 @@ func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request
 		return nil, err
 	}
 	var res *Result
+	if req.Body != nil {
+		again := *req
+		again.Body, req = repeatable(req.Body), &again
+	}
 	if t.cell.Defined() {
 		res, err = c.callRemote(ctx, c.remote(t.cell), req)
 	} else {
@@ -231,8 +235,11 @@ func (c *Caller) callDirect(ctx context.Context, t resolved, req *cellproto.Requ
 			return res, nil
 		}
 		// The nucleus may just have been restarted: a request that never left is sent once more.
-		if try > 0 || cellproto.KindOf(err) != cellproto.Unavailable || cellproto.RetryAfterOf(err) > 0 || !rewind(req) {
+		if try > 0 || cellproto.KindOf(err) != cellproto.Unavailable || cellproto.RetryAfterOf(err) > 0 {
 			return nil, err
+		}
+		if !rewind(req) {
+			return nil, notAgain(err)
 		}
 	}
 }
@@ -256,19 +263,6 @@ func (c *Caller) send(ctx context.Context, lk *link, req *cellproto.Request, ser
 		return nil, err
 	}
 	return lk.conn.Call(ctx, req)
-}
-
-// rewind makes a request's body ready to be sent again. Without a body there is nothing to do.
-func rewind(req *cellproto.Request) bool {
-	if req.Body == nil {
-		return true
-	}
-	seeker, ok := req.Body.(io.Seeker)
-	if !ok {
-		return false
-	}
-	_, err := seeker.Seek(0, io.SeekStart)
-	return err == nil
 }
 
 // newKey makes an idempotency key.
