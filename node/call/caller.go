@@ -244,23 +244,28 @@ func (c *Caller) callDirect(ctx context.Context, t resolved, req *cellproto.Requ
 	}
 }
 
-// send sends a request over a link, and proves who we are where that is asked for.
+// send sends a request over a link, and proves who we are where that is asked for: once more if the
+// other side says that we have not.
 func (c *Caller) send(ctx context.Context, lk *link, req *cellproto.Request, server, cell string) (*cellproto.Reply, error) {
 	req.Header.Token = lk.takeToken()
 	reply, err := lk.conn.Call(ctx, req)
-	if cellproto.KindOf(err) != cellproto.Denied || !lk.asked(ctx) || !rewind(req) {
+	if cellproto.KindOf(err) != cellproto.Denied || !lk.asked(ctx) {
 		if req.Header.Token != nil {
 			lk.accepted()
 		}
 		return reply, err
 	}
+	saved := c.cache.tokens(cell)
+	lk.forget(server, req.Header.Token, saved)
 	req.Header.Token = nil
-	lk.forget()
-	if perr := lk.authorise(ctx, c.deps.Identity, server, c.cache.tokens(cell)); perr != nil {
+	if perr := lk.authorise(ctx, c.deps.Identity, server, saved); perr != nil {
 		if cellproto.KindOf(perr) == cellproto.Denied {
 			return nil, perr
 		}
 		return nil, err
+	}
+	if !rewind(req) {
+		return nil, notAgain(err)
 	}
 	return lk.conn.Call(ctx, req)
 }
