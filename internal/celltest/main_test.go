@@ -434,3 +434,37 @@ func TestStaticListWithoutDHT(t *testing.T) {
 		t.Fatalf("by its advert file: %s from %q: %v", reply, meta.Source, err)
 	}
 }
+
+// A key's first answer is that of its repeats, whatever has become of the program's own memory.
+func TestKeysAreRemembered(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	n.Bootstrap()
+	c := n.Example("counter")
+	c.Edit(`placement = "local"`, `placement = "public"`)
+	c.Start()
+	published := c.Publish()
+	caller := n.Headless("caller")
+	caller.Start()
+	caller.AwaitProviders(published.CID, 1)
+	sum := func(from *Cell, target, want string, args ...string) {
+		t.Helper()
+		if got := from.Must(append([]string{"use", target, "increment"}, args...)...); got != want {
+			t.Errorf("increment %v is %s, want %s", args, got, want)
+		}
+	}
+	sum(c, ".", "1")
+	sum(c, ".", "2", "--key", "k")
+	sum(c, ".", "2", "--key", "k")
+	sum(caller, published.CID, "3", "--key", "theirs")
+	if err := os.Remove(filepath.Join(c.Dir, "data", "counter.json")); err != nil {
+		t.Fatal(err)
+	}
+	sum(c, ".", "2", "--key", "k")
+	sum(caller, published.CID, "3", "--key", "theirs")
+	sum(c, ".", "1")
+	r := c.Ctl("use", ".", "increment", "by=5", "--key", "k")
+	if r.Code != 2 || !strings.Contains(r.Stderr, "key was used before") {
+		t.Errorf("exit code %d\n%s", r.Code, r.Stderr)
+	}
+}
