@@ -56,6 +56,7 @@ type Server struct {
 	inFlight atomic.Int64
 	served   atomic.Int64
 	last     atomic.Int64 // unix ns of the end of the last call
+	keys     keys
 
 	mu      sync.Mutex
 	latency race.Latency
@@ -83,6 +84,7 @@ func NewServer(cfg ServerConfig, deps ServerDeps) *Server {
 		cfg.TokenTTL = cellproto.TokenTTL
 	}
 	s := &Server{cfg: cfg, deps: deps, peers: map[string]*peerLoad{}, conns: map[*cellproto.Conn]*session{}}
+	s.keys.once = newOnce[*keyed]()
 	s.tokens = newTokens(cfg, deps.Identity)
 	s.serving.Store(&Serving{})
 	s.last.Store(time.Now().UnixNano())
