@@ -244,6 +244,67 @@ func TestPublishAnew(t *testing.T) {
 	}
 }
 
+// Either copy of what was published may be damaged while the nucleus runs: it is served all the same,
+// and both are whole again.
+func TestDamagedWhileRunning(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	n.Bootstrap()
+	c := n.Example("calculator")
+	c.Start()
+	one := c.Publish()
+	blocks := filepath.Join(c.Dir, "cache", "blocks", "store", "*", "*.data")
+	files, err := filepath.Glob(blocks)
+	if err != nil || len(files) < 3 { // manifest, schema, root of the program
+		t.Fatalf("blocks %v, %v", files, err)
+	}
+	whole := map[string][]byte{}
+	for _, f := range files {
+		if whole[f], err = os.ReadFile(f); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(f, int64(len(whole[f])/2)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	caller := n.Headless("caller")
+	caller.Start()
+	caller.AwaitProviders(one.CID, 1)
+	if got := caller.Must("schema", one.CID); !strings.Contains(got, "add a:integer") {
+		t.Errorf("the schema is %s", got)
+	}
+	if got := caller.Must("use", one.CID, "add", "3", "4"); got != "7" {
+		t.Errorf("add 3 4 is %q", got)
+	}
+	good := 0
+	for _, f := range files {
+		if data, err := os.ReadFile(f); err == nil && bytes.Equal(data, whole[f]) {
+			good++
+		}
+	}
+	if good < 2 { // nobody has asked for the program
+		t.Errorf("%d blocks are whole again, want the manifest's and the schema's", good)
+	}
+
+	// Now the other copy, on which the history depends.
+	manifest := filepath.Join(c.Dir, "published", one.CID+".cbor")
+	block, err := os.ReadFile(manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.write("published/"+one.CID+".cbor", "garbage", 0o644)
+	c.write("published/latest", "", 0o644)
+	if again := c.Publish(); again.CID != one.CID {
+		t.Errorf("with nothing changed %s became %s", one.CID, again.CID)
+	}
+	if got, err := os.ReadFile(manifest); err != nil || !bytes.Equal(got, block) {
+		t.Errorf("the published manifest is not whole again: %d bytes, %v", len(got), err)
+	}
+	if got, err := os.ReadFile(filepath.Join(c.Dir, "published", "latest")); err != nil || strings.TrimSpace(string(got)) != one.CID {
+		t.Errorf("published/latest is %q, %v", got, err)
+	}
+}
+
 // SIGTERM with calls in flight: those that end in time are answered, and the nucleus is gone soon,
 // whatever its program does.
 func TestStopWithCallsInFlight(t *testing.T) {
