@@ -26,6 +26,9 @@ var seen = map[string][]Tier{
 	"look up a file outside": {T2},
 }
 
+// hung is the outcome of an attack that the test had to end: it proves nothing.
+const hung = -2
+
 // The fewest attacks that must be shown to succeed without the sandbox.
 const fewestShown = 48
 
@@ -127,6 +130,9 @@ func judge(t *testing.T, columns []column, names []string, results [][]outcome) 
 		for i, c := range columns {
 			o, mark := results[a][i], "-"
 			switch {
+			case o.exit == hung:
+				mark = "HUNG"
+				t.Errorf("%s did not end in %v as %s", name, c.tier, c.name)
 			case c.tier == Auto && o.open():
 				mark, possible = "succeeds", true
 				shown[c.name]++
@@ -403,6 +409,8 @@ func (w *world) run(tier Tier, attack string) outcome {
 	o := outcome{reason: strings.TrimSpace(stdout.String())}
 	var exit *exec.ExitError
 	switch {
+	case ctx.Err() != nil:
+		return outcome{hung, "it did not end"}
 	case errors.As(err, &exit):
 		if o.exit = exit.ExitCode(); o.exit < 0 {
 			o.exit = 128

@@ -110,6 +110,7 @@ func TestPlanRefuses(t *testing.T) {
 		"T3 of a script":              {func(f facts) facts { return asScript(asRoot(f)) }, unchanged, T3},
 		"T3 with the system":          {asRoot, allSystem, T3},
 		"T3 with more to read":        {func(f facts) facts { return withPath(asRoot(f)) }, unchanged, T3},
+		"T3 of the user's own":        {func(f facts) facts { f = asRoot(f); f.Owners = []int{0, f.UID}; return f }, unchanged, T3},
 		"T3 of a program outside":     {func(f facts) facts { return programUp(asRoot(f)) }, unchanged, T3},
 		"T3 of a program in the cell": {func(f facts) facts { f.Program = "/cells/calc/calc"; return asRoot(f) }, unchanged, T3},
 	} {

@@ -38,6 +38,17 @@ func threadsOf(stat []byte) int64 {
 	return field(rest, 17)
 }
 
+// tablesOf reads the size of the page tables, in KiB, of /proc/PID/status. A program can fill memory with
+// them that counts as nobody's.
+func tablesOf(status []byte) int64 {
+	for line := range bytes.Lines(status) {
+		if rest, ok := bytes.CutPrefix(line, []byte("VmPTE:")); ok {
+			return field(rest, 0)
+		}
+	}
+	return 0
+}
+
 // takeIO reads /proc/PID/io.
 func takeIO(text []byte, s *sample) {
 	for line := range bytes.Lines(text) {

@@ -254,7 +254,7 @@ func FuzzProcText(f *testing.F) {
 		parseHighestIDs(a)
 		var s sample
 		takeIO([]byte(b), &s)
-		if threadsOf([]byte(a)) < 0 || field([]byte(a), 1) < 0 || s.Received < 0 {
+		if threadsOf([]byte(a)) < 0 || tablesOf([]byte(b)) < 0 || field([]byte(a), 1) < 0 || s.Received < 0 {
 			t.Error("a negative count")
 		}
 	})
@@ -268,6 +268,9 @@ func TestProcText(t *testing.T) {
 	takeIO([]byte("rchar: 5\nwchar: 6\nsyscr: 1\nread_bytes: 7\nwrite_bytes: 8\ncancelled_write_bytes: 9\n"), &s)
 	if (s != sample{Received: 5, Sent: 6, Read: 7, Written: 8}) {
 		t.Errorf("%+v", s)
+	}
+	if n := tablesOf([]byte("Name:\tx\nVmPTE:\t     132 kB\nVmSwap:\t 1 kB\n")); n != 132 {
+		t.Errorf("%d KiB of page tables", n)
 	}
 	if got := parseHighestIDs("         0          0 4294967295\n"); got != math.MaxUint32-1 {
 		t.Errorf("highest %d", got)

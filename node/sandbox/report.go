@@ -61,7 +61,7 @@ type Report struct {
 	// Exit is the program's status, with EventEnd, unless it was ended by Signal.
 	Exit   int    `json:"exit"`
 	Signal string `json:"signal,omitempty"`
-	// Why is set when the sandbox ended the program: "memory", "threads", "stopped" or "owner".
+	// Why is set when the program did not end by itself: one of the reasons below.
 	Why   string `json:"why,omitempty"`
 	Error string `json:"error,omitempty"`
 }
@@ -117,6 +117,7 @@ func ParseReport(line []byte) (Report, error) {
 // sample is what one look at the program gives.
 type sample struct {
 	CPU, Written, Read, Received, Sent, RSSKiB, Threads int64
+	TablesKiB                                           int64 // of page tables; 0 if nobody asks
 }
 
 // meter adds samples up. It is pure: time is passed in, counted from the program's start.

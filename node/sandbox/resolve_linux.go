@@ -55,8 +55,20 @@ func look(c Config, keep []int, join int) (facts, error) {
 	if f.Program, err = findProgram(c, dir); err != nil {
 		return facts{}, err
 	}
+	f.Owners = owners(dir, jail(f), f.Program)
 	f.Scripted, f.Dynamic, err = inspect(f.Program)
 	return f, err
+}
+
+// owners gives whom files belong to. Who owns a file may change its mode, whatever that is now.
+func owners(paths ...string) (list []int) {
+	for _, p := range paths {
+		var st unix.Stat_t
+		if unix.Stat(p, &st) == nil {
+			list = append(list, int(st.Uid))
+		}
+	}
+	return list
 }
 
 func exists(p string) bool { _, err := os.Lstat(p); return err == nil }

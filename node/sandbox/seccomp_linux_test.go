@@ -121,7 +121,21 @@ func TestFilterAnswers(t *testing.T) {
 		{T2, 5, "tkill", []uint64{1, 9}, eperm},
 		{T2, 6, "tkill", []uint64{1, 9}, answerAllow}, // Landlock keeps signals inside
 		{T3, 0, "tkill", []uint64{1, 9}, answerAllow}, // another user's processes
-		{T1, 7, "prlimit64", []uint64{0, 7}, answerAllow},
+		{T1, 7, "prlimit64", []uint64{0, 7, 1}, answerAllow},
+		{T1, 7, "prlimit64", []uint64{0, unix.RLIMIT_CORE, 0, 1}, answerAllow}, // only asks
+		{T1, 7, "prlimit64", []uint64{0, unix.RLIMIT_CORE, 1}, eperm},
+		{T1, 7, "prlimit64", []uint64{0, unix.RLIMIT_CORE, high}, eperm},
+		{T1, 7, "setrlimit", []uint64{unix.RLIMIT_CORE, 1}, eperm},
+		{T1, 7, "setrlimit", []uint64{unix.RLIMIT_NOFILE, 1}, answerAllow},
+		{T1, 7, "timer_create", nil, enosys}, // SIGCONT to itself while it is stopped
+		{T1, 7, "mmap", []uint64{0, 4096, 3, unix.MAP_PRIVATE | unix.MAP_ANON}, answerAllow},
+		{T1, 7, "mmap", []uint64{0, 4096, 1, unix.MAP_SHARED}, answerAllow},
+		{T1, 7, "mmap", []uint64{0, 4096, 3, unix.MAP_PRIVATE | unix.MAP_ANON | unix.MAP_STACK | unix.MAP_NORESERVE}, answerAllow},
+		{T1, 7, "mmap", []uint64{0, 4096, 3, unix.MAP_SHARED | unix.MAP_ANON}, eperm},
+		{T1, 7, "mmap", []uint64{0, 4096, 3, unix.MAP_SHARED_VALIDATE | unix.MAP_ANON}, eperm},
+		{T1, 7, "mmap", []uint64{0, 4096, 3, unix.MAP_PRIVATE | unix.MAP_ANON | unix.MAP_GROWSDOWN}, eperm},
+		{T1, 7, "mmap", []uint64{0, 4096, 3, unix.MAP_PRIVATE | unix.MAP_GROWSDOWN}, eperm},
+		{T1, 7, "mmap", []uint64{0, 4096, 3, unix.MAP_PRIVATE | unix.MAP_ANON | unix.MAP_HUGETLB}, eperm},
 		{T1, 7, "prlimit64", []uint64{ownPID + 1, 7}, eperm},
 		{T1, 7, "prctl", []uint64{unix.PR_SET_NAME}, answerAllow},
 		{T1, 7, "prctl", []uint64{unix.PR_SET_DUMPABLE}, eperm},
