@@ -253,12 +253,15 @@ func confine(c Config, f facts, t Tier, cwd string) []step {
 	return append(steps, step{Do: doSignals}, step{Do: doSeccomp})
 }
 
+// safePath is the search path of programs that are not the owner's.
+const safePath = "/usr/local/bin:/usr/bin:/bin"
+
 // environment gives the program's environment, sorted. Nothing of the owner's is in it but the
 // locale: an environment may hold keys.
 func environment(c Config, f facts, dir string) []string {
 	// What a Go program would find out by reading files that it cannot see.
 	env := map[string]string{
-		"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", cellproto.EnvDir: dir,
+		"PATH": safePath, "HOME": "/", cellproto.EnvDir: dir,
 		"GOMEMLIMIT": fmt.Sprint(c.Memory / 10 * 9), "GOMAXPROCS": fmt.Sprint(max(1, int(c.CPU+0.999))),
 	}
 	for _, kv := range slices.Concat(f.Locale, c.Env) {

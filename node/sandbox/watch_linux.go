@@ -108,11 +108,11 @@ func (b *Box) finish(m *meter, probe *probe, orderly bool) {
 	}
 	m.usage.RSSKiB, m.usage.Threads = 0, 0
 	exit, signal := exitOf(end)
-	b.result = Result{Report: b.first, Weaker: b.weaker}
+	b.result = b.first
 	b.result.Event, b.result.Usage = EventEnd, b.usage(m)
 	b.result.Exit, b.result.Signal, b.result.Why = exit, signal, why
 	if b.deps.Report != nil {
-		b.deps.Report(b.result.Report)
+		b.deps.Report(b.result)
 	}
 }
 
