@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"sync"
+	"time"
 )
 
 // Relay passes one call on, frame by frame, from the connection that it came in on to another one,
@@ -12,7 +13,7 @@ import (
 type Relay struct {
 	down   *Conn // the caller's
 	downID uint32
-	done   func(Kind)
+	done   func(Kind, time.Time)
 
 	mu       sync.Mutex
 	up       *Conn // the callee's; nil while the call is held
@@ -53,9 +54,9 @@ func (fl *flow) credit(f *Frame) {
 }
 
 // NewRelay takes up the call f, just accepted on down. done is called once, when the call is over,
-// with the kind of error that it ended with, 0 for none; it must not block. Only Config.Accept may
-// call it.
-func NewRelay(down *Conn, f *Frame, done func(Kind)) *Relay {
+// with the kind of error that it ended with, 0 for none, and when that was read; it must not block.
+// Only Config.Accept may call it.
+func NewRelay(down *Conn, f *Frame, done func(Kind, time.Time)) *Relay {
 	r := &Relay{down: down, downID: f.ID, done: done}
 	r.toUp, r.toDown = flow{open: f.More, window: InitialWindow}, flow{window: InitialWindow}
 	down.Register(f.ID, (*callerSide)(r))
@@ -117,7 +118,7 @@ func (r *Relay) Fail(err error) {
 	if up != nil {
 		up.Cancel(upID)
 	}
-	r.done(f.Header.Kind)
+	r.done(f.Header.Kind, time.Now())
 }
 
 // refuse ends the call with err because of its caller. As long as the callee works on, the call is
@@ -248,7 +249,7 @@ func (s *callerSide) HandleClose(*Conn, error) {
 	r.mu.Unlock()
 	switch {
 	case over:
-		r.done(Canceled)
+		r.done(Canceled, time.Now())
 	case !told:
 		_ = up.sendSoon(&Frame{Type: TypeCancel, ID: id}) // a lost callee needs none
 	}
@@ -263,7 +264,7 @@ func (s *calleeSide) HandleFrame(c *Conn, f *Frame) {
 	pass, err := s.take(f)
 	last := pass && (f.Type == TypeReply && !f.More || f.Type == TypeEnd)
 	if last && err == nil {
-		r.done(f.Header.Kind) // before the reply can leave: the caller's next call may need the place
+		r.done(f.Header.Kind, c.ReadAt()) // before the reply can leave: the caller's next call may need the place
 	}
 	if pass && err == nil && !r.answered {
 		out := *f

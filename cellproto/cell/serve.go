@@ -206,7 +206,7 @@ func (s *server) serveInline(c *call, fn *Function, f *cellproto.Frame) {
 		reply = cellproto.ErrorReply(f.ID, err)
 	}
 	if c.conn.Queue(reply) == nil { // a lost connection needs no answer
-		c.conn.FlushLater(c.conn)
+		c.conn.FlushBatch()
 	}
 	release(r.buf)
 }

@@ -211,17 +211,18 @@ func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *
 	if a.err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return a // we gave up: that says nothing about the peer
 	}
-	took := time.Since(begin)
-	c.observe(who.Peer, a.err, took)
+	now := time.Now()
+	took := now.Sub(begin)
+	c.observe(now, who.Peer, a.err, took)
 	switch cellproto.KindOf(a.err) {
 	case 0, cellproto.FuncError, cellproto.BadInput:
 		if req.Body != nil || a.reply != nil && a.reply.Body != nil {
 			took = 0
 		}
-		c.succeeded(r, who.Peer, took)
+		c.succeeded(now, r, who.Peer, took)
 	case cellproto.Canceled:
 	default:
-		c.failed(r, who.Peer)
+		c.failed(now, r, who.Peer)
 	}
 	return a
 }

@@ -174,8 +174,8 @@ func (s *session) relay(c *cellproto.Conn, f *cellproto.Frame) error {
 		return err
 	}
 	f.Header.Token, f.Header.To, f.Header.Meta = nil, "", meta
-	begin := time.Now()
-	r := cellproto.NewRelay(c, f, func(kind cellproto.Kind) { s.done(begin, kind) })
+	begin := c.ReadAt()
+	r := cellproto.NewRelay(c, f, func(kind cellproto.Kind, end time.Time) { s.done(begin, end, kind) })
 	if up := program.Ready(); up != nil && r.To(up, f, true) == nil {
 		return nil
 	}
@@ -213,15 +213,15 @@ func overloaded(format string, args ...any) error {
 }
 
 // done notes the end of a relayed call.
-func (s *session) done(begin time.Time, kind cellproto.Kind) {
-	srv, now := s.s, time.Now()
+func (s *session) done(begin, end time.Time, kind cellproto.Kind) {
+	srv := s.s
 	srv.deps.Program.End()
 	s.giveBack()
-	srv.last.Store(now.UnixNano())
+	srv.last.Store(end.UnixNano())
 	if kind == 0 || kind == cellproto.FuncError {
 		srv.served.Add(1)
 		srv.mu.Lock()
-		srv.latency.Record(now.Sub(begin))
+		srv.latency.Record(end.Sub(begin))
 		srv.mu.Unlock()
 	}
 }
