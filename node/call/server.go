@@ -57,6 +57,10 @@ type Server struct {
 	served   atomic.Int64
 	last     atomic.Int64 // unix ns of the end of the last call
 
+	kept      atomic.Int64  // bytes of requests that can be made again
+	keyPrefix [8]byte       // of the keys that are made here
+	keys      atomic.Uint64 // that were made here
+
 	mu      sync.Mutex
 	latency race.Latency
 	peers   map[string]*peerLoad // by subject, those with a connection
@@ -85,6 +89,7 @@ func NewServer(cfg ServerConfig, deps ServerDeps) *Server {
 	s := &Server{cfg: cfg, deps: deps, peers: map[string]*peerLoad{}, conns: map[*cellproto.Conn]*session{}}
 	s.tokens = newTokens(cfg, deps.Identity)
 	s.serving.Store(&Serving{})
+	s.keyPrefix = newKeyPrefix()
 	s.last.Store(time.Now().UnixNano())
 	return s
 }
