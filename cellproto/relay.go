@@ -26,6 +26,7 @@ type Relay struct {
 	canceled bool // the callee was told, or is to be
 	answered bool // the caller has its error; the callee's end is awaited
 	over     bool
+	lost     func(error) bool // see OnLost
 }
 
 // flow is one body on its way through a relay.
@@ -62,6 +63,26 @@ func NewRelay(down *Conn, f *Frame, done func(Kind, time.Time)) *Relay {
 	r.toUp, r.toDown = flow{open: f.More, window: InitialWindow}, flow{window: InitialWindow}
 	down.Register(f.ID, (*callerSide)(r))
 	return r
+}
+
+// OnLost has again called when the callee is lost, or leaves, before it has replied to a request without
+// a body: it may take the call up once more, by To, from another goroutine; when it reports false, the
+// caller gets err. again must not block, nor call r. It is to be set before To.
+func (r *Relay) OnLost(again func(err error) bool) {
+	r.mu.Lock()
+	r.lost = again
+	r.mu.Unlock()
+}
+
+// retake asks whether the call is taken up once more, now that up is lost with err.
+func (r *Relay) retake(up *Conn, err error) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.lost == nil || r.up != up || r.over || r.answered || r.canceled || r.replied || !r.lost(err) {
+		return false
+	}
+	r.up, r.upID = nil, 0
+	return true
 }
 
 // To opens the call on up with the request f. When it fails, the call is not over: the request
@@ -261,6 +282,10 @@ type calleeSide Relay
 
 func (s *calleeSide) HandleFrame(c *Conn, f *Frame) {
 	r := (*Relay)(s)
+	// One that is leaving says of calls that it has not answered how far they got; see Conn.Drain.
+	if k := f.Header.Kind; f.Type == TypeReply && (k == Unavailable || k == MayHaveRun) && c.Leaving() && r.retake(c, replyError(&Reply{Header: f.Header, Payload: f.Payload})) {
+		return
+	}
 	r.mu.Lock()
 	pass, err := s.take(f)
 	last := pass && (f.Type == TypeReply && !f.More || f.Type == TypeEnd)
@@ -313,4 +338,8 @@ func (s *calleeSide) take(f *Frame) (pass bool, err error) {
 }
 
 // HandleClose means that the callee is gone.
-func (s *calleeSide) HandleClose(_ *Conn, err error) { (*Relay)(s).Fail(err) }
+func (s *calleeSide) HandleClose(c *Conn, err error) {
+	if r := (*Relay)(s); !r.retake(c, err) {
+		r.Fail(err)
+	}
+}

@@ -80,6 +80,8 @@ type nucleus struct {
 	active    atomic.Int64 // unix ns of the begin or end of the last control request
 	asked     atomic.Int64 // control requests in progress
 	stop      context.CancelFunc
+	wasReady  bool      // it has come so far
+	retired   bool      // it ends because of nucleus_timeout
 	stopBy    time.Time // until then calls in flight may go on; set when the nucleus begins to stop
 }
 
@@ -105,7 +107,9 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	}
 	started.add(unlock)
 	debug.SetGCPercent(gcPercent)
+	sweepTrash(dir, deps.Log)
 	n := &nucleus{cfg: toml, version: cfg.Version, log: deps.Log, stop: cancel}
+	started.add(n.tidy)
 	n.active.Store(time.Now().UnixNano())
 	if n.identity, err = loadIdentity(toml, cfg); err != nil {
 		return err
@@ -126,7 +130,8 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	if cfg.Ready != nil {
 		cfg.Ready()
 	}
-	n.waitForEnd(ctx)
+	n.wasReady = true
+	n.retired = n.waitForEnd(ctx)
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
 	n.log.Info("stopping")
 	if cfg.Overdue != nil {
@@ -351,19 +356,19 @@ func (n *nucleus) newProgram(outgoing func(*cellproto.Conn, *cellproto.Frame), s
 	return p, nil
 }
 
-// waitForEnd returns when the nucleus is to stop.
-func (n *nucleus) waitForEnd(ctx context.Context) {
+// waitForEnd returns when the nucleus is to stop, and reports whether that is because of nucleus_timeout.
+func (n *nucleus) waitForEnd(ctx context.Context) (retired bool) {
 	limit := n.cfg.LifeCycle.NucleusTimeout
 	if limit == 0 {
 		<-ctx.Done()
-		return
+		return false
 	}
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return false
 		case <-timer.C:
 		}
 		load := n.server.Load()
@@ -374,7 +379,7 @@ func (n *nucleus) waitForEnd(ctx context.Context) {
 		left := limit - time.Since(last)
 		if left <= 0 && load.InFlight == 0 && n.asked.Load() == 0 {
 			n.log.Info("nobody has called for nucleus_timeout", zap.Duration("timeout", limit))
-			return
+			return true
 		}
 		timer.Reset(max(left, time.Second))
 	}
