@@ -129,6 +129,7 @@ func (f *fileWatch) concerns(name string) bool {
 // being written.
 func (f *fileWatch) swap(ctx context.Context) (unfinished bool) {
 	if !f.changed() {
+		f.n.program.NotWaiting()
 		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, fileSwapLimit)
