@@ -153,7 +153,7 @@ func TestKeptIsBounded(t *testing.T) {
 	s.Set(serving)
 	f := &cellproto.Frame{Header: cellproto.Header{Func: "echo"}, Payload: make([]byte, maxKept)}
 	var all []*kept
-	for k := s.keep(f); k != nil; k = s.keep(f) {
+	for k := s.keep(f, time.Now()); k != nil; k = s.keep(f, time.Now()) {
 		all = append(all, k)
 	}
 	if n := len(all); n == 0 || n*maxKept > maxKepts || s.kept.Load() > maxKepts {
@@ -162,7 +162,7 @@ func TestKeptIsBounded(t *testing.T) {
 	for _, k := range all {
 		k.release()
 	}
-	if s.kept.Load() != 0 || s.keep(f) == nil {
+	if s.kept.Load() != 0 || s.keep(f, time.Now()) == nil {
 		t.Error("room is not given back")
 	}
 }

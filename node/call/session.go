@@ -174,7 +174,8 @@ func (s *session) relay(c *cellproto.Conn, f *cellproto.Frame) error {
 		return err
 	}
 	f.Header.Token, f.Header.To, f.Header.Meta = nil, "", meta
-	begin, kept := c.ReadAt(), srv.keep(f)
+	begin := c.ReadAt()
+	kept := srv.keep(f, begin)
 	r := cellproto.NewRelay(c, f, func(kind cellproto.Kind, end time.Time) { kept.release(); s.done(begin, end, kind) })
 	if kept != nil {
 		r.OnLost(func(err error) bool { return s.again(r, kept, err) })

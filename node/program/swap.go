@@ -170,9 +170,15 @@ func (p *Program) swapFailed(in *instance, cause error) error {
 	}
 	p.mu.Lock()
 	p.candidate = nil
-	p.setSwap(phase, e)
+	told := phase == SwapWaiting && p.swap.Phase == phase && p.swap.Reason == e.Error() // it is looked at again and again
+	if !told {
+		p.setSwap(phase, e)
+	}
 	stopped := p.closed
 	p.mu.Unlock()
+	if told {
+		return e
+	}
 	p.log.Warn("the new program does not take over", zap.Error(e), zap.String("hint", e.Hint))
 	if in != nil && !stopped && phase == SwapRefused {
 		p.files.refuse(in.file, e.Error(), e.Hint)
