@@ -14,6 +14,7 @@ type Relay struct {
 	down   *Conn // the caller's
 	downID uint32
 	done   func(Kind, time.Time)
+	seen   func(f *Frame, canceled bool) // see OnReply; nil: nobody wants to
 
 	mu       sync.Mutex
 	up       *Conn // the callee's; nil while the call is held
@@ -288,6 +289,9 @@ func (s *calleeSide) HandleFrame(c *Conn, f *Frame) {
 	r.mu.Lock()
 	pass, err := s.take(f)
 	last := pass && (f.Type == TypeReply && !f.More || f.Type == TypeEnd)
+	if r.seen != nil && pass && err == nil && f.Type == TypeReply && !f.More {
+		r.seen(f, r.canceled)
+	}
 	if last && err == nil {
 		r.done(f.Header.Kind, c.ReadAt()) // before the reply can leave: the caller's next call may need the place
 	}

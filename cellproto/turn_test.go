@@ -129,7 +129,9 @@ func TestCallerThatReadsGivesUp(t *testing.T) {
 				return ctx, cancel
 			},
 			"late": func() (context.Context, context.CancelFunc) { return context.WithTimeout(t.Context(), time.Second) },
-			"soon": func() (context.Context, context.CancelFunc) { return context.WithTimeout(t.Context(), time.Millisecond) },
+			"soon": func() (context.Context, context.CancelFunc) {
+				return context.WithTimeout(t.Context(), time.Millisecond)
+			},
 		} {
 			ctx, cancel := call()
 			begin := time.Now()

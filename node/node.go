@@ -61,27 +61,28 @@ const gcPercent = 50
 
 // nucleus is the parts that run, for the control API and each other. Nobody outside receives it.
 type nucleus struct {
-	cfg      *celltoml.Config
-	version  string
-	log      *zap.Logger
-	identity call.Identity
-	host     host.Host
-	gater    *gater
-	dht      *dht.DHT
-	blocks   *content.Store
-	program  *program.Program // nil: headless
-	server   *call.Server
-	caller   *call.Caller
-	serving  *serving
-	swaps    *swaps
-	adverts  *adverts
-	reach    *reachability
-	active   atomic.Int64 // unix ns of the begin or end of the last control request
-	asked    atomic.Int64 // control requests in progress
-	stop     context.CancelFunc
-	wasReady bool      // it has come so far
-	retired  bool      // it ends because of nucleus_timeout
-	stopBy   time.Time // until then calls in flight may go on; set when the nucleus begins to stop
+	cfg       *celltoml.Config
+	version   string
+	log       *zap.Logger
+	identity  call.Identity
+	host      host.Host
+	gater     *gater
+	dht       *dht.DHT
+	blocks    *content.Store
+	originals originals
+	program   *program.Program // nil: headless
+	server    *call.Server
+	caller    *call.Caller
+	serving   *serving
+	swaps     *swaps
+	adverts   *adverts
+	reach     *reachability
+	active    atomic.Int64 // unix ns of the begin or end of the last control request
+	asked     atomic.Int64 // control requests in progress
+	stop      context.CancelFunc
+	wasReady  bool      // it has come so far
+	retired   bool      // it ends because of nucleus_timeout
+	stopBy    time.Time // until then calls in flight may go on; set when the nucleus begins to stop
 }
 
 // Run is the nucleus of one cell, until ctx ends, the control API says stop, or nucleus_timeout has
@@ -239,7 +240,10 @@ func (n *nucleus) startNetwork(ctx context.Context, started *closers) error {
 	}
 	started.add(n.dht.Stop)
 	n.blocks, err = content.New(content.Config{Dir: filepath.Join(n.cfg.Dir, "cache", "blocks")},
-		content.Deps{Host: h, Routing: n.dht.Routing(), Log: n.log.Named("content")})
+		content.Deps{
+			Host: h, Routing: n.dht.Routing(), Originals: n.originals.path,
+			Charge: n.charge, Log: n.log,
+		})
 	if err != nil {
 		return err
 	}
@@ -325,23 +329,9 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 	})
 	n.adverts = newAdverts(n)
 	serveCtx := context.WithoutCancel(ctx) // Close drains before it cuts
-	n.host.SetStreamHandler(cellproto.ProtocolCall, call.HandleStream(n.log, func(s network.Stream) error {
-		return n.charge(s.Conn().RemotePeer(), n.server.ServeStream(serveCtx, s))
-	}))
-	n.host.SetStreamHandler(cellproto.ProtocolAdvert, call.HandleStream(n.log, n.adverts.serve))
+	n.handle(cellproto.ProtocolCall, func(s network.Stream) error { return n.server.ServeStream(serveCtx, s) })
+	n.handle(cellproto.ProtocolAdvert, n.adverts.serve)
 	return nil
-}
-
-// charge notes who broke the protocol, and cuts off who does so again and again.
-func (n *nucleus) charge(p peer.ID, err error) error {
-	if kind := cellproto.KindOf(err); kind != cellproto.TooLarge && kind != cellproto.BadInput {
-		return err
-	}
-	if n.gater.offend(p, time.Now()) {
-		n.log.Warn("a peer broke the protocol again and again, and is cut off for a while", zap.Stringer("peer", p), zap.Error(err))
-		_ = n.host.Network().ClosePeer(p) // it may have left
-	}
-	return err
 }
 
 // newProgram makes the supervisor of the cell's program.

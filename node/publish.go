@@ -192,7 +192,7 @@ func (s *serving) publishLocked(ctx context.Context, m signed.Manifest, schema *
 	if err := s.n.blocks.PutBlock(ctx, id, block); err != nil {
 		return cid.Undef, err
 	}
-	if err := s.keep(id, block, schema); err != nil {
+	if err := s.keep(id, &m, block, schema); err != nil {
 		return cid.Undef, err
 	}
 	if err := s.look(); err != nil {

@@ -76,7 +76,7 @@ func (s *serving) resume(ctx context.Context) {
 		s.manifest, s.id = s.savedManifest()
 	}
 	if s.schema == nil && s.manifest != nil {
-		if schema, err := readSchema(s.publishedFile(s.id.String() + schemaSuffix)); err == nil && schema.Hash() == s.manifest.SchemaHash {
+		if schema, err := s.versionSchema(s.id, s.manifest); err == nil {
 			s.schema = schema
 			s.saveSchema(schema)
 		}

@@ -64,7 +64,7 @@ type LifeCycle struct {
 type Auth struct {
 	Challenge   Challenge
 	AllowedKeys []string      // file names under keys/, or keys as text; only with ChallengeSig
-	TokenTTL    time.Duration // 1 s to 24 h
+	TokenTTL    time.Duration // 1 s to 10 min
 }
 
 // Challenge is what a caller has to prove.

@@ -43,8 +43,11 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 			return res, nil
 		}
 		last = a.err
-		if p.final(&a) || ctx.Err() != nil || !rewind(req) {
+		if p.final(&a) || ctx.Err() != nil {
 			return nil, a.err
+		}
+		if !rewind(req) {
+			return nil, notAgain(a.err)
 		}
 		c.deps.Log.Debug("trying the next provider", zap.String("failed", string(who.Peer)), zap.Error(a.err))
 	}
@@ -237,10 +240,20 @@ func (c *Caller) exchange(ctx context.Context, r *remote, who race.Ranked, req *
 	}
 	a.sent = true
 	a.reply, a.err = c.send(ctx, lk, req, string(who.Peer), string(r.name))
+	a.err = ownWord(ctx, a.err)
 	if req.Body != nil {
 		a = a.until(lk.conn.Close)
 	}
 	return a
+}
+
+// ownWord gives the error of a call that was sent. Whether its caller has given up is not for the other
+// side to say: that a callee says so means only that it did not finish.
+func ownWord(ctx context.Context, err error) error {
+	if cellproto.KindOf(err) != cellproto.Canceled || ctx.Err() != nil {
+		return err
+	}
+	return cellproto.Errorf("call", cellproto.MayHaveRun, "the callee broke it off: %w", err)
 }
 
 // connect gives a link over which a request may go at once: the provider is reached, serves what

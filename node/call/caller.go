@@ -140,6 +140,10 @@ func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request
 		return nil, err
 	}
 	var res *Result
+	if req.Body != nil {
+		again := *req
+		again.Body, req = repeatable(req.Body), &again
+	}
 	if t.cell.Defined() {
 		res, err = c.callRemote(ctx, c.remote(t.cell), req)
 	} else {
@@ -229,48 +233,43 @@ func (c *Caller) callDirect(ctx context.Context, t resolved, req *cellproto.Requ
 			return nil, err
 		}
 		res.Reply, err = c.send(ctx, lk, req, t.where(), t.where())
-		if err == nil {
+		if err = ownWord(ctx, err); err == nil {
 			return res, nil
 		}
 		// The nucleus may just have been restarted: a request that never left is sent once more.
-		if try > 0 || cellproto.KindOf(err) != cellproto.Unavailable || cellproto.RetryAfterOf(err) > 0 || !rewind(req) {
+		if try > 0 || cellproto.KindOf(err) != cellproto.Unavailable || cellproto.RetryAfterOf(err) > 0 {
 			return nil, err
+		}
+		if !rewind(req) {
+			return nil, notAgain(err)
 		}
 	}
 }
 
-// send sends a request over a link, and proves who we are where that is asked for.
+// send sends a request over a link, and proves who we are where that is asked for: once more if the
+// other side says that we have not.
 func (c *Caller) send(ctx context.Context, lk *link, req *cellproto.Request, server, cell string) (*cellproto.Reply, error) {
 	req.Header.Token = lk.takeToken()
 	reply, err := lk.conn.Call(ctx, req)
-	if cellproto.KindOf(err) != cellproto.Denied || !lk.asked(ctx) || !rewind(req) {
+	if cellproto.KindOf(err) != cellproto.Denied || !lk.asked(ctx) {
 		if req.Header.Token != nil {
 			lk.accepted()
 		}
 		return reply, err
 	}
+	saved := c.cache.tokens(cell)
+	lk.forget(server, req.Header.Token, saved)
 	req.Header.Token = nil
-	lk.forget()
-	if perr := lk.authorise(ctx, c.deps.Identity, server, c.cache.tokens(cell)); perr != nil {
+	if perr := lk.authorise(ctx, c.deps.Identity, server, saved); perr != nil {
 		if cellproto.KindOf(perr) == cellproto.Denied {
 			return nil, perr
 		}
 		return nil, err
 	}
+	if !rewind(req) {
+		return nil, notAgain(err)
+	}
 	return lk.conn.Call(ctx, req)
-}
-
-// rewind makes a request's body ready to be sent again. Without a body there is nothing to do.
-func rewind(req *cellproto.Request) bool {
-	if req.Body == nil {
-		return true
-	}
-	seeker, ok := req.Body.(io.Seeker)
-	if !ok {
-		return false
-	}
-	_, err := seeker.Seek(0, io.SeekStart)
-	return err == nil
 }
 
 // newKey makes an idempotency key.

@@ -30,9 +30,10 @@ type kept struct {
 	of       *atomic.Int64 // what all take
 }
 
-// keep keeps a request, that began at begin, until release, if the function may be repeated and there is room. It gives one
-// of an idempotent function a key, if its caller has not: the program can tell the repeat by it.
-func (s *Server) keep(f *cellproto.Frame, begin time.Time) *kept {
+// keep keeps a request, read at now, until release, if the function may be repeated and there is room.
+// It gives one of an idempotent function a key, if its caller has not: the program can tell the repeat
+// by it.
+func (s *Server) keep(f *cellproto.Frame, now time.Time) *kept {
 	serving := s.serving.Load()
 	if f.More || len(f.Payload) > maxKept || serving.Schema == nil {
 		return nil
@@ -53,7 +54,7 @@ func (s *Server) keep(f *cellproto.Frame, begin time.Time) *kept {
 	if budget == 0 {
 		budget = cellproto.DefaultTimeout
 	}
-	return &kept{frame: f.Clone(), deadline: begin.Add(budget), size: size, of: &s.kept}
+	return &kept{frame: f.Clone(), deadline: now.Add(budget), size: size, of: &s.kept}
 }
 
 // release is due once the call is over.
@@ -65,7 +66,7 @@ func (k *kept) release() {
 
 // repeatKey gives a key that no other call has.
 func (s *Server) repeatKey() []byte {
-	return binary.BigEndian.AppendUint64(append(make([]byte, 0, 16), s.keyPrefix[:]...), s.keys.Add(1))
+	return binary.BigEndian.AppendUint64(append(make([]byte, 0, 16), s.keyPrefix[:]...), s.keysMade.Add(1))
 }
 
 func newKeyPrefix() (p [8]byte) {

@@ -68,6 +68,9 @@ func (s *session) admit(c *cellproto.Conn, f *cellproto.Frame) error {
 	if err := s.s.check(f, serving); err != nil {
 		return err
 	}
+	if serving.remembers(f) {
+		return s.relayOnce(c, f)
+	}
 	return s.relay(c, f)
 }
 
