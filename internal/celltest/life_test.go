@@ -57,6 +57,12 @@ func TestFreeze(t *testing.T) {
 		t.Error("it was not stopped")
 	}
 	Eventually(t, "it is frozen", func() bool { return c.Status().State == ctl.Frozen })
+	left := c.Status().ProgramPID
+	c.Kill() // nobody is left to have it go on
+	Eventually(t, "the system has ended it", func() bool { return !Alive(left) })
+	c.Start()
+	pid(t, c.dial())
+	Eventually(t, "it is frozen", func() bool { return c.Status().State == ctl.Frozen })
 	c.Stop() // which checks that no process is left
 }
 
