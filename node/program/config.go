@@ -56,10 +56,9 @@ type Deps struct {
 	Output io.Writer
 	// Accept takes the program's calls to other cells; see cellproto.Config. Nil refuses them.
 	Accept func(c *cellproto.Conn, f *cellproto.Frame)
-	// RolledBack is told when a new program was no good and the one before it was taken up again. c is
-	// the connection to that, nil if the next request starts it. It must not call the Program's methods
-	// that wait. Nil: nothing.
-	RolledBack func(c *cellproto.Conn, why error)
+	// RolledBack is told when a new program was no good and the one before it was taken up again. It
+	// must not wait for the Program. Nil: nothing.
+	RolledBack func(why error)
 }
 
 func (c Config) withDefaults() Config {

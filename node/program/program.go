@@ -38,7 +38,7 @@ type Program struct {
 	out    *output
 	accept func(*cellproto.Conn, *cellproto.Frame)
 
-	rolledBack func(*cellproto.Conn, error)
+	rolledBack func(error)
 
 	files     *files
 	pids      *pids
@@ -290,8 +290,12 @@ func (p *Program) InFlight() int { return int(p.inFlight.Load()) }
 
 // State gives a picture of the program.
 func (p *Program) State() State {
+	why, bad := p.files.refused()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if bad && p.swap.Phase == SwapNone { // an earlier nucleus did
+		p.swap = SwapState{Phase: SwapRefused, Reason: why.Reason, Hint: why.Hint, Since: why.At}
+	}
 	s := State{
 		Phase: Idle, PID: p.pid, Started: p.started, Starts: p.starts, Crashes: p.crashes,
 		InFlight: p.InFlight(), Waiting: p.waiting, LastExit: p.lastExit, Swap: p.swap,
