@@ -21,14 +21,12 @@ type facts struct {
 	program *programFacts // nil: headless
 	schema  int           // functions; -1: not known
 
-	diskFree uint64 // bytes for a user on the file system of dir
-	diskErr  error  // why the directory cannot be written to
-
-	online bool // some interface besides loopback is up and has an address
-	net    dht.Status
-	public bool
-	listen []string // as configured
-	addrs  []string // what others can dial, with the peer ID
+	online  bool // some interface besides loopback is up and has an address
+	net     dht.Status
+	public  bool
+	listen  []string // as configured
+	missing []string // of these, on which it does not listen
+	addrs   []string // what others can dial, with the peer ID
 
 	relayed bool // others reach it through a relay only
 	reach   network.Reachability
@@ -57,12 +55,9 @@ type programFacts struct {
 	lastHint   string
 }
 
-// minDisk is less than what a nucleus needs to keep what it publishes and to write its log.
-const minDisk = 16 << 20
-
 // diagnose says what is well and what is not, and for each that is not what mends it.
 func diagnose(f facts) []ctl.Check {
-	checks := []ctl.Check{f.checkProgram(), f.checkSchema(), f.checkDisk(), f.checkListen(), f.checkPeers()}
+	checks := []ctl.Check{f.checkProgram(), f.checkSchema(), f.checkListen(), f.checkPeers()}
 	return append(checks, f.checkReachable(), f.checkAnnounced(), f.checkClock())
 }
 
@@ -115,30 +110,38 @@ func (f *facts) checkSchema() ctl.Check {
 	return good(name, "%d functions", f.schema)
 }
 
-func (f *facts) checkDisk() ctl.Check {
-	const name = "disk"
-	switch {
-	case f.diskErr != nil:
-		return wrong(name, "chown -R \"$(id -un)\" "+quote(f.dir)+" && chmod -R u+rwX "+quote(f.dir), "%s cannot be written to: %v", f.dir, f.diskErr)
-	case f.diskFree < minDisk:
-		return wrong(name, "rm -r "+quote(f.dir+"/cache")+" while the cell is stopped, or free space elsewhere: df -h "+quote(f.dir),
-			"%d MiB are left, and the cell cannot keep what it is given", f.diskFree>>20)
-	}
-	return good(name, "%d MiB are left", f.diskFree>>20)
-}
-
-// checkListen finds configured addresses that the host does not listen on: it starts when one of them
-// can be had.
 func (f *facts) checkListen() ctl.Check {
 	const name = "listening"
+	fix := "ss -tulpn to see who has the port, then change [network] listen in cell.toml and: cellctl restart " + quote(f.dir)
 	switch {
 	case len(f.listen) == 0:
 		return good(name, "on nothing: it calls others only")
+	case len(f.missing) > 0:
+		return wrong(name, fix, "not on %s: a port is taken, or there is no such address here", strings.Join(f.missing, ", "))
 	case len(f.addrs) == 0:
-		return wrong(name, "ss -tulpn to see who has the port, then change [network] listen in cell.toml and: cellctl restart "+quote(f.dir),
-			"on none of %s: a port is taken, or there is no such address here", strings.Join(f.listen, ", "))
+		return wrong(name, "ip addr, then connect this machine: nmcli networking on", "on %s, but this machine has no address", strings.Join(f.listen, ", "))
 	}
 	return good(name, "%s", strings.Join(f.addrs, ", "))
+}
+
+// unbound gives those of the configured addresses on which a host does not listen. Port 0 is any.
+func unbound(configured, actual []string) (missing []string) {
+	fits := func(want, have []string) bool {
+		for i, part := range want {
+			port := i > 0 && (want[i-1] == "tcp" || want[i-1] == "udp")
+			if i >= len(have) || part != have[i] && !(port && part == "0") {
+				return false
+			}
+		}
+		return len(want) == len(have)
+	}
+	for _, c := range configured {
+		want := strings.Split(strings.TrimSuffix(c, "/"), "/")
+		if !slices.ContainsFunc(actual, func(a string) bool { return fits(want, strings.Split(a, "/")) }) {
+			missing = append(missing, c)
+		}
+	}
+	return missing
 }
 
 func (f *facts) checkPeers() ctl.Check {

@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/celldnet/celld/internal/ctl"
 )
 
@@ -28,7 +26,11 @@ func (n *nucleus) facts(now time.Time) facts {
 	if s := n.server.Serving().Schema; s != nil {
 		f.schema = len(s.Functions)
 	}
-	f.diskFree, f.diskErr = room(n.cfg.Dir)
+	var actual []string
+	for _, a := range n.host.Network().ListenAddresses() {
+		actual = append(actual, a.String())
+	}
+	f.missing = unbound(f.listen, actual)
 	if m, id := n.serving.published(); m != nil {
 		st := n.dht.AnnounceState(id)
 		f.published, f.keys, f.done, f.last, f.announce = id.String(), st.Keys, st.Done, st.Last, st.Err
@@ -51,23 +53,6 @@ func (n *nucleus) programFacts() *programFacts {
 		p.regular, p.executable = info.Mode().IsRegular(), info.Mode().Perm()&0o111 != 0
 	}
 	return p
-}
-
-// room gives the space that is left for dir, or why nothing can be written there.
-func room(dir string) (free uint64, err error) {
-	f, err := os.CreateTemp(dir, ".doctor")
-	if err != nil {
-		return 0, err
-	}
-	f.Close()
-	if err := os.Remove(f.Name()); err != nil {
-		return 0, err
-	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, err
-	}
-	return uint64(st.Bavail) * uint64(st.Bsize), nil
 }
 
 // online says that some interface besides loopback is up and has an address.

@@ -21,7 +21,7 @@ const addr = "/ip4/1.2.3.4/tcp/4001/p2p/12D3KooWRCfXnWx4nR85rsHNLgphbFceeitFJcUe
 func well() facts {
 	now := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 	return facts{
-		dir: "/cells/calculator", now: now, schema: 3, diskFree: 10 << 30, online: true, public: true,
+		dir: "/cells/calculator", now: now, schema: 3, online: true, public: true,
 		program: &programFacts{path: "/cells/calculator/bin/calculator", regular: true, executable: true, phase: "idle", starts: 1},
 		net:     dht.Status{Network: dht.Public, Mode: dht.ModeServer, WANPeers: 20, Connected: 30, BootstrapTotal: 4, Bootstrapped: 4},
 		listen:  []string{"/ip4/0.0.0.0/tcp/4001"}, addrs: []string{addr}, reach: network.ReachabilityPublic,
@@ -53,10 +53,9 @@ func TestDiagnose(t *testing.T) {
 		"with a hint":                 {func(f *facts) { f.program.lastError, f.program.lastHint = "bad magic", "cellctl build" }, "program", false, "bad magic", "cellctl build"},
 		"an odd path":                 {func(f *facts) { f.dir = "/it's here"; f.program.lastError = "x" }, "program", false, "x", `cellctl logs '/it'\''s here'`},
 		"schema unknown":              {func(f *facts) { f.schema = -1 }, "schema", false, "has not run", "cellctl schema /cells/calculator"},
-		"the disk is full":            {func(f *facts) { f.diskFree = 1 << 20 }, "disk", false, "1 MiB are left", "df -h /cells/calculator"},
-		"read-only":                   {func(f *facts) { f.diskErr = errors.New("read-only file system") }, "disk", false, "read-only", "chmod -R u+rwX"},
 		"listens on nothing":          {func(f *facts) { f.listen, f.addrs = nil, nil }, "listening", true, "calls others only", ""},
-		"the port is taken":           {func(f *facts) { f.addrs = nil }, "listening", false, "/ip4/0.0.0.0/tcp/4001", "ss -tulpn"},
+		"the port is taken":           {func(f *facts) { f.missing = f.listen }, "listening", false, "/ip4/0.0.0.0/tcp/4001", "ss -tulpn"},
+		"no address":                  {func(f *facts) { f.addrs = nil }, "listening", false, "no address", "ip addr"},
 		"no network":                  {func(f *facts) { f.online, f.net.WANPeers, f.net.Bootstrapped = false, 0, 0 }, "dht peers", false, "no network", "nmcli"},
 		"no bootstrap peer":           {func(f *facts) { f.net.WANPeers, f.net.Bootstrapped = 0, 0 }, "dht peers", false, "0 of 4 bootstrap", "firewall"},
 		"an error with a hint":        {func(f *facts) { f.net.WANPeers, f.net.Err = 0, hinted }, "dht peers", false, "no peer answers", "ping 10.0.0.1"},
@@ -119,17 +118,8 @@ func TestMedian(t *testing.T) {
 	}
 }
 
-func TestRoomAndNewestFile(t *testing.T) {
+func TestNewestFile(t *testing.T) {
 	dir := t.TempDir()
-	if free, err := room(dir); err != nil || free == 0 {
-		t.Errorf("%d bytes are left, %v", free, err)
-	}
-	if _, err := room(filepath.Join(dir, "none")); err == nil {
-		t.Error("a directory that is not there can be written to")
-	}
-	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
-		t.Errorf("left behind: %v, %v", left, err)
-	}
 	old, late := filepath.Join(dir, "cell.toml"), filepath.Join(dir, "keys", "host.key")
 	at := time.Now().Add(time.Hour).Truncate(time.Second)
 	for path, when := range map[string]time.Time{old: time.Now().Add(-time.Hour), late: at} {
@@ -145,5 +135,25 @@ func TestRoomAndNewestFile(t *testing.T) {
 	}
 	if got, name := newestFile(dir); name != late || !got.Equal(at) {
 		t.Errorf("the newest file is %s of %s", name, got)
+	}
+}
+
+func TestUnbound(t *testing.T) {
+	actual := []string{"/ip4/0.0.0.0/tcp/4001", "/ip4/127.0.0.1/udp/40123/quic-v1"}
+	for want, ok := range map[string]bool{
+		"/ip4/0.0.0.0/tcp/4001":            true,
+		"/ip4/0.0.0.0/tcp/4001/":           true,
+		"/ip4/0.0.0.0/tcp/0":               true,
+		"/ip4/127.0.0.1/udp/0/quic-v1":     true,
+		"/ip4/0.0.0.0/tcp/4002":            false,
+		"/ip4/0.0.0.0/udp/0/quic-v1":       false,
+		"/ip4/127.0.0.1/udp/40123":         false,
+		"/ip4/0.0.0.0/tcp":                 false,
+		"/ip6/::/tcp/0":                    false,
+		"/ip4/127.0.0.1/udp/4001/quic-v1/": false,
+	} {
+		if missing := unbound([]string{want}, actual); (len(missing) == 0) != ok {
+			t.Errorf("%s is listened on: %t, want %t", want, !ok, ok)
+		}
 	}
 }

@@ -305,6 +305,32 @@ func TestDamagedWhileRunning(t *testing.T) {
 	}
 }
 
+// The first member of a private network is well, though it is alone; one that cannot reach the member
+// it was told of is not.
+func TestDoctorOfALoneNode(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	first := n.Example("calculator")
+	first.Start()
+	first.Publish()
+	r := first.Ctl("doctor")
+	if r.Code != 0 {
+		t.Errorf("exit code %d of\n%s", r.Code, r.Stdout)
+	}
+	for _, want := range []string{"alone so far on the network " + n.name, "CELL_BOOTSTRAP=" + first.Status().Addrs[0], "there is nobody to tell yet"} {
+		if !strings.Contains(r.Stdout, want) {
+			t.Errorf("the doctor says\n%s\nwithout %q", r.Stdout, want)
+		}
+	}
+	n.bootstrap = first.Status().Addrs
+	first.Stop()
+	second := n.Headless("second")
+	second.Start()
+	if r := second.Ctl("doctor"); r.Code != 1 || !strings.Contains(r.Stdout, "0 of 1 bootstrap peers") {
+		t.Errorf("without the first, exit code %d of\n%s", r.Code, r.Stdout)
+	}
+}
+
 // SIGTERM with calls in flight: those that end in time are answered, and the nucleus is gone soon,
 // whatever its program does.
 func TestStopWithCallsInFlight(t *testing.T) {
