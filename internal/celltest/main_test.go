@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -477,13 +478,21 @@ func TestBodies(t *testing.T) {
 // An unknown CID is not found, within the time that there is, and it says how far the search got.
 func TestUnknownCID(t *testing.T) {
 	t.Parallel()
+	const unknown = "bafyreigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi"
 	n := New(t)
-	n.Bootstrap()
+	router := n.Bootstrap()
 	caller := n.Headless("caller")
 	caller.Start()
-	r := caller.Ctl("use", "bafyreigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi", "add", "3", "4", "--timeout", "5s")
-	if r.Code != 3 || !strings.Contains(r.Stderr, "no provider") {
-		t.Errorf("exit code %d, want 3\n%s", r.Code, r.Stderr)
+	howFar := regexp.MustCompile(`no provider found: [1-9][0-9]* answers of the 1 peers that are known in the DHT of the network ` + n.name + `, under [4-7] keys, named 0 providers`)
+	if r := caller.Ctl("use", unknown, "add", "3", "4", "--timeout", "5s"); r.Code != 3 || !howFar.MatchString(r.Stderr) {
+		t.Errorf("exit code %d, want 3 and how far it got\n%s", r.Code, r.Stderr)
+	}
+	caller.Stop()
+	router.Stop()
+	caller.Start()
+	r := caller.Ctl("use", unknown, "add", "3", "4", "--timeout", "2s")
+	if want := "no peer of the network " + n.name + " can be reached (0 of 1 bootstrap peers are connected)"; r.Code != 3 || !strings.Contains(r.Stderr, want) {
+		t.Errorf("exit code %d, want %q\n%s", r.Code, want, r.Stderr)
 	}
 }
 
