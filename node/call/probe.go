@@ -236,6 +236,7 @@ func (d *driver) advert(cand race.Candidate) {
 	d.tell(func(_ time.Time, rc *race.Race) { rc.Path(cand.Peer, lk.relayed) })
 	d.c.work.Go(func() { d.c.describeAhead(d.r, cand.Peer) })
 	ad, err := askAdvert(d.ctx, d.c.deps.Host, info.ID, d.r.id)
+	d.c.clocks.note(info.ID, ad, err, time.Now())
 	if err != nil {
 		kind := cellproto.KindOf(err)
 		if kind == cellproto.Corrupt {
