@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,6 +36,9 @@ func (a *app) run(args []string) int {
 	}
 	if !a.begun {
 		err = usageError{err}
+		// The words were perhaps not read as far as that.
+		end := slices.Index(args, "--")
+		a.json = a.json || slices.Contains(args[:max(end, 0)], "--json") || end < 0 && slices.Contains(args, "--json")
 	}
 	a.printError(err)
 	return exitCode(err)
@@ -106,6 +110,9 @@ func (a *app) printJSON(v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return cellproto.Errorf("print", cellproto.Failed, "%w", err)
+	}
+	if a.isTerminal(a.out) {
+		b = escapeJSON(b)
 	}
 	return a.print(append(b, '\n'))
 }

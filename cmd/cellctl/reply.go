@@ -51,6 +51,9 @@ func (a *app) showReply(r *reply, output string) error {
 		if err != nil {
 			return err
 		}
+		if a.isTerminal(a.out) {
+			text = escapeJSON(text)
+		}
 		return a.print(append(text, '\n'))
 	}
 	return a.printJSON(j)
@@ -118,29 +121,13 @@ func embedded(r *reply) (value json.RawMessage, encoding string, err error) {
 	return text, "base64", nil
 }
 
-// copyRaw copies bytes to stdout; not to a terminal that they could drive.
+// copyRaw copies bytes to stdout as they are; to a terminal only text, made safe for it.
 func (a *app) copyRaw(r io.Reader) error {
 	if a.isTerminal(a.out) {
-		head := make([]byte, 4<<10)
-		n, err := io.ReadFull(r, head)
-		if err != nil && n == 0 {
-			if err == io.EOF {
-				return nil
-			}
-			return err
-		}
-		if !isText(head[:n]) {
-			return cellproto.Errorf("print", cellproto.Failed, "the reply is not text, and this is a terminal").
-				WithHint("--output FILE, or a pipe")
-		}
-		r = io.MultiReader(bytes.NewReader(head[:n]), r)
+		return copyText(a.out, r)
 	}
 	_, err := io.Copy(a.out, r)
 	return err
-}
-
-func isText(b []byte) bool {
-	return !bytes.ContainsFunc(b, func(r rune) bool { return r < ' ' && r != '\n' && r != '\t' && r != '\r' || r == 0x7f })
 }
 
 // saveReply writes the reply to a file, which appears when all of it has come. What is there
