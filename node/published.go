@@ -59,7 +59,7 @@ func (s *serving) keep(id cid.Cid, block []byte, schema *cellproto.Schema) error
 // lastPublished gives the manifest of the last publish, whether or not the program is still the
 // same; nil when there was none, or of another cell, or when it is damaged. s.mu is held.
 func (s *serving) lastPublished() (*signed.Manifest, cid.Cid) {
-	text, err := os.ReadFile(s.publishedFile(latestFile))
+	text, err := readBounded(s.publishedFile(latestFile), maxKeyFile)
 	if err != nil {
 		return nil, cid.Undef
 	}
@@ -68,7 +68,7 @@ func (s *serving) lastPublished() (*signed.Manifest, cid.Cid) {
 		s.n.log.Warn("published/latest is damaged", zap.Error(err))
 		return nil, cid.Undef
 	}
-	block, err := os.ReadFile(s.publishedFile(id.String() + blockSuffix))
+	block, err := readBounded(s.publishedFile(id.String()+blockSuffix), cellproto.MaxManifest)
 	if err != nil {
 		s.n.log.Warn("the published manifest is missing", zap.Error(err))
 		return nil, cid.Undef
@@ -115,7 +115,7 @@ func (s *serving) heal(ctx context.Context) {
 
 // restore puts one version's manifest and schema into the block store.
 func (s *serving) restore(ctx context.Context, id cid.Cid) error {
-	block, err := os.ReadFile(s.publishedFile(id.String() + blockSuffix))
+	block, err := readBounded(s.publishedFile(id.String()+blockSuffix), cellproto.MaxManifest)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/internal/ctl"
 )
 
 func TestCopyText(t *testing.T) {
@@ -140,4 +141,27 @@ func TestErrorJSON(t *testing.T) {
 	if o := run(t, "", "use", n.dir, "fail", "--", "--json"); strings.HasPrefix(o.err, "{") {
 		t.Errorf("an argument was taken for the flag: %q", o.err)
 	}
+}
+
+// A structured reply, whatever its bytes, is shown as one JSON value or refused.
+func FuzzReplyText(f *testing.F) {
+	f.Add([]byte{0xa1, 0x61, 'a', 0x01}, true)
+	f.Add([]byte{0x9f, 0xff}, true)
+	f.Add([]byte{0xfb, 0x7f, 0xf0, 0, 0, 0, 0, 0, 0}, true) // infinity
+	f.Add([]byte{0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, true)
+	f.Add([]byte(" {\"a\":1} "), false)
+	f.Add([]byte("{"), false)
+	f.Fuzz(func(t *testing.T, data []byte, cbor bool) {
+		r := &reply{body: bytes.NewReader(data)}
+		if r.Codec = ctl.CodecJSON; cbor {
+			r.Codec = ctl.CodecCBOR
+		}
+		text, err := replyText(r)
+		switch kind := cellproto.KindOf(err); {
+		case err == nil && !json.Valid(text):
+			t.Errorf("%q", text)
+		case err != nil && kind != cellproto.Corrupt && kind != cellproto.Unsupported:
+			t.Errorf("%v", err)
+		}
+	})
 }

@@ -3,6 +3,7 @@ package call
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -192,7 +193,12 @@ func (c *Caller) resolvePublished(ctx context.Context, target string) (resolved,
 	if err != nil || t.dir == "" {
 		return t, err
 	}
-	text, err := os.ReadFile(filepath.Join(t.dir, "published", "latest"))
+	f, err := os.Open(filepath.Join(t.dir, "published", "latest"))
+	if err != nil {
+		return t, nil
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, 2*maxCID))
 	if err != nil {
 		return t, nil
 	}
