@@ -235,7 +235,8 @@ func (c *Caller) Race(ctx context.Context, target string) (*race.Decision, error
 	select {
 	case <-run.done:
 	case <-ctx.Done():
-		return nil, cellproto.Errorf("race "+target, cellproto.KindOf(ctx.Err()), "not finished in time: %s", c.progress(r))
+		return nil, cellproto.Errorf("race "+target, r.lateKind(ctx), "not finished in time: %s", c.progress(r)).
+			WithHint("A longer --timeout; cellctl doctor says whether this machine reaches the network.")
 	}
 	if run.err != nil {
 		return nil, run.err
