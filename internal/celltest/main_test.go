@@ -564,3 +564,29 @@ func TestKeysAreRemembered(t *testing.T) {
 		t.Errorf("exit code %d\n%s", r.Code, r.Stderr)
 	}
 }
+
+// A version that somebody else has signed is not one of the cell's: its history ends there and says so.
+func TestHistoryOfTwoOwners(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	c := n.Example("greet")
+	c.Start()
+	old := c.Publish()
+	c.Stop()
+	if err := os.Remove(filepath.Join(n.root, "home", "keys", "account.key")); err != nil {
+		t.Fatal(err)
+	}
+	c.Edit(`version = "1.0.0"`, `version = "1.1.0"`)
+	c.Start()
+	published := c.Publish()
+	var rows []ctl.HistoryRow
+	if err := json.Unmarshal([]byte(c.Must("history", published.CID, "--json")), &rows); err != nil {
+		t.Fatal(err)
+	}
+	if len(rows) != 1 || rows[0].CID != published.CID || !strings.Contains(rows[0].Note, old.CID+", is signed by another owner") {
+		t.Errorf("history %+v", rows)
+	}
+	if r := c.Ctl("history"); r.Code != 0 || strings.Contains(r.Stdout, old.CID) || !strings.Contains(r.Stderr, "another owner") {
+		t.Errorf("exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
+	}
+}
