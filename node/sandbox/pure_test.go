@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -78,6 +79,10 @@ func TestValidate(t *testing.T) {
 		"env": func(c *Config) { c.Env = []string{"=x"} }, "env without value": func(c *Config) { c.Env = []string{"x"} },
 		"zero byte": func(c *Config) { c.Args = []string{"a\x00b"} }, "every": func(c *Config) { c.Every = time.Nanosecond },
 		"grace": func(c *Config) { c.Grace = -1 }, "system": func(c *Config) { c.System = "some" }, "log": func(c *Config) { c.LogRate = -1 },
+		"a build in T2": func(c *Config) { c.Tier, c.Build = T2, &Build{} }, "little disk": func(c *Config) { c.Build = &Build{Disk: 1} },
+		"few inodes": func(c *Config) { c.Build = &Build{Files: 1} }, "no time": func(c *Config) { c.Build = &Build{Timeout: -1} },
+		"output above": func(c *Config) { c.Build = &Build{Output: []string{"a/../../b"}} }, "output /": func(c *Config) { c.Build = &Build{Output: []string{"/a"}} },
+		"output .": func(c *Config) { c.Build = &Build{Output: []string{"a/.."}} }, "outputs": func(c *Config) { c.Build = &Build{Output: make([]string, 65)} },
 		"cgroup": func(c *Config) { c.Cgroup = "x" }, "many paths": func(c *Config) { c.Read = make([]string, 65) },
 		"many arguments": func(c *Config) { c.Args = make([]string, 1025) },
 	} {
@@ -254,6 +259,9 @@ func FuzzProcText(f *testing.F) {
 		parseHighestIDs(a)
 		var s sample
 		takeIO([]byte(b), &s)
+		if st, ok := parseStat([]byte(a)); ok && len(descendants(map[int]procStat{1: st, st.parent: {parent: 1}}, 1)) > 2 {
+			t.Error("more descendants than processes")
+		}
 		if threadsOf([]byte(a)) < 0 || tablesOf([]byte(b)) < 0 || field([]byte(a), 1) < 0 || s.Received < 0 {
 			t.Error("a negative count")
 		}
@@ -277,6 +285,25 @@ func TestProcText(t *testing.T) {
 	}
 	if got := parseHighestIDs("0 1000 1\n1 100000 65536\nx y z\n"); got != 65536 {
 		t.Errorf("highest %d", got)
+	}
+}
+
+func TestFamily(t *testing.T) {
+	st, ok := parseStat([]byte("7 (a ) b) S 5 2 3 4 5 6 7 8 9 10 100 20 3 4 15 16 8 18 19 20 77 22\n"))
+	if want := (procStat{parent: 5, own: 120, waited: 7, threads: 8, pages: 77}); !ok || st != want {
+		t.Errorf("%+v, %v", st, ok)
+	}
+	for _, bad := range []string{"", "7 (a) S 5", "7 S 1 2 3"} {
+		if _, ok := parseStat([]byte(bad)); ok {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+	all := map[int]procStat{1: {}, 2: {parent: 1}, 3: {parent: 2}, 4: {parent: 3}, 5: {parent: 1}, 6: {parent: 7}, 7: {parent: 6}, 8: {parent: 4}}
+	if got := descendants(all, 2); !slices.Equal(got, []int{3, 4, 8}) {
+		t.Errorf("%v", got)
+	}
+	if got := descendants(all, 6); !slices.Equal(got, []int{7}) { // a ring
+		t.Errorf("%v", got)
 	}
 }
 
