@@ -11,12 +11,14 @@ import (
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/dht"
 	"github.com/celldnet/celld/internal/ctl"
+	"github.com/celldnet/celld/node/sandbox"
 )
 
 // doctor says what is well and what is not, and for each that is not what mends it.
 func (n *nucleus) doctor(ctx context.Context) []ctl.Check {
 	return []ctl.Check{
 		n.checkProgram(ctx), n.checkSchema(), n.checkPeers(), n.checkReachable(), n.checkAnnounced(), n.checkClock(),
+		n.checkSandbox(ctx),
 	}
 }
 
@@ -125,6 +127,24 @@ func (n *nucleus) checkAnnounced() ctl.Check {
 			c.Detail += ": " + st.Err.Error()
 		}
 	}
+	return c
+}
+
+// checkSandbox says what a stranger's program would be confined by here. The owner's own programs run
+// without: that there is no sandbox is nothing wrong.
+func (n *nucleus) checkSandbox(ctx context.Context) ctl.Check {
+	c := ctl.Check{Name: "sandbox", OK: true}
+	launcher, err := sandbox.FindLauncher(os.Getenv)
+	if err != nil {
+		c.Detail = "none, and no program of a stranger is run here: " + err.Error()
+		return c
+	}
+	s, err := sandbox.ProbeThrough(ctx, launcher)
+	if err != nil {
+		c.OK, c.Detail, c.Fix = false, err.Error(), launcher+" --probe"
+		return c
+	}
+	c.Detail = s.String()
 	return c
 }
 

@@ -323,6 +323,32 @@ func TestForeignID(t *testing.T) {
 	}
 }
 
+func TestSupport(t *testing.T) {
+	s := Support{
+		OS: "linux", Tiers: []TierSupport{{Tier: T1, Why: "no"}, {Tier: T2, Works: true}, {Tier: T3, Why: "not root"}},
+		CPUBy: "duty cycle", MemoryBy: "watchdog", ThreadsBy: "watchdog",
+	}
+	if got := s.String(); got != "T2 (Landlock and seccomp); CPU held by duty cycle, memory by watchdog, threads by watchdog; T1 does not work: no" {
+		t.Error(got)
+	}
+	text, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if back, err := parseSupport("x", text); err != nil || !reflect.DeepEqual(back, s) {
+		t.Errorf("%+v, %v", back, err)
+	}
+	s.Tiers[1].Works = false
+	if got := s.String(); !strings.HasPrefix(got, "none") || !strings.Contains(got, "T3 does not work: not root") {
+		t.Error(got)
+	}
+	for _, bad := range []string{"", "{}", `{"tiers":[]}`, `{"tiers":[{"tier":"T9"},{},{}]}`} {
+		if _, err := parseSupport("x", []byte(bad)); cellproto.KindOf(err) != cellproto.BadInput {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
+
 func TestTier(t *testing.T) {
 	for _, tier := range append(tiers(), Auto) {
 		text, err := json.Marshal(tier)
