@@ -73,7 +73,11 @@ func TestMatrix(t *testing.T) {
 		t.Skip("it starts a thousand processes")
 	}
 	columns := matrixColumns(t)
-	names := strings.Split(strings.TrimSpace(output(t, "hostile", "-list")), "\n")
+	var names, classes []string
+	for line := range strings.Lines(output(t, "hostile", "-list")) {
+		class, name, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
+		names, classes = append(names, name), append(classes, class)
+	}
 	results := make([][]outcome, len(names))
 	for i := range results {
 		results[i] = make([]outcome, len(columns))
@@ -103,6 +107,7 @@ func TestMatrix(t *testing.T) {
 	close(jobs)
 	workers.Wait()
 	judge(t, columns, names, results)
+	summarize(t, columns, classes, results)
 }
 
 // matrixColumns gives what can be run here: without root there is one user.
@@ -192,6 +197,34 @@ func judge(t *testing.T, columns []column, names []string, results [][]outcome) 
 	fmt.Fprintf(&text, "escapes: %d; known and documented: %d\n", escapes, known)
 	t.Logf("succeeds: without the sandbox; -: fails inside; (-): fails inside, and outside too; may: a build may; seen: known\n%s", &text)
 	t.Logf("not possible here:\n%s", strings.Join(reasons, "\n"))
+}
+
+// summarize prints, for each class of attacks, how many there are and how many succeed in each column.
+func summarize(t *testing.T, columns []column, classes []string, results [][]outcome) {
+	var text strings.Builder
+	fmt.Fprintf(&text, "%-28s %7s", "succeed, of a class", "attacks")
+	for _, c := range columns {
+		fmt.Fprintf(&text, " %-10s", c)
+	}
+	for i, class := range classes {
+		if i > 0 && classes[i-1] == class {
+			continue
+		}
+		all, open := 0, make([]int, len(columns))
+		for a := i; a < len(classes) && classes[a] == class; a++ {
+			all++
+			for c := range columns {
+				if results[a][c].open() {
+					open[c]++
+				}
+			}
+		}
+		fmt.Fprintf(&text, "\n%-28s %7d", class, all)
+		for _, n := range open {
+			fmt.Fprintf(&text, " %-10d", n)
+		}
+	}
+	t.Logf("\n%s", &text)
 }
 
 func output(t *testing.T, program string, args ...string) string {

@@ -117,6 +117,17 @@ func TestThrottle(t *testing.T) {
 	})
 }
 
+// A program that starts is not held for what its start takes.
+func TestThrottleStart(t *testing.T) {
+	th := &throttle{Cores: 0.1}
+	if !th.step(2*time.Millisecond, 15*time.Millisecond) {
+		t.Error("it is held after 15 ms")
+	}
+	if th.step(50*time.Millisecond, 60*time.Millisecond) {
+		t.Error("it is not held after 60 ms of a tenth")
+	}
+}
+
 func TestRateLimit(t *testing.T) {
 	l := &rateLimit{Rate: 1000, Burst: 5000}
 	for _, step := range []struct {
