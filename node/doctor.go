@@ -9,10 +9,13 @@ import (
 	"time"
 
 	"github.com/celldnet/celld/internal/ctl"
+	"github.com/celldnet/celld/node/sandbox"
 )
 
 // doctor says what is well and what is not, and for each that is not what mends it.
-func (n *nucleus) doctor(context.Context) []ctl.Check { return diagnose(n.facts(time.Now())) }
+func (n *nucleus) doctor(ctx context.Context) []ctl.Check {
+	return append(diagnose(n.facts(time.Now())), n.checkSandbox(ctx))
+}
 
 // facts collects what diagnose looks at.
 func (n *nucleus) facts(now time.Time) facts {
@@ -84,4 +87,22 @@ func newestFile(dir string) (at time.Time, name string) {
 		}
 	}
 	return at, name
+}
+
+// checkSandbox says what a stranger's program would be confined by here. The owner's own programs run
+// without: that there is no sandbox is nothing wrong.
+func (n *nucleus) checkSandbox(ctx context.Context) ctl.Check {
+	c := ctl.Check{Name: "sandbox", OK: true}
+	launcher, err := sandbox.FindLauncher(os.Getenv)
+	if err != nil {
+		c.Detail = "none, and no program of a stranger is run here: " + err.Error()
+		return c
+	}
+	s, err := sandbox.ProbeThrough(ctx, launcher)
+	if err != nil {
+		c.OK, c.Detail, c.Fix = false, err.Error(), launcher+" --probe"
+		return c
+	}
+	c.Detail = s.String()
+	return c
 }
