@@ -70,6 +70,7 @@ type nucleus struct {
 	dht      *dht.DHT
 	blocks   *content.Store
 	program  *program.Program // nil: headless
+	patches  *patches
 	server   *call.Server
 	caller   *call.Caller
 	serving  *serving
@@ -314,6 +315,9 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 		defer cancel()
 		n.server.Close(ctx)
 	})
+	if err := n.startPatches(started); err != nil {
+		return err
+	}
 	n.adverts = newAdverts(n)
 	serveCtx := context.WithoutCancel(ctx) // Close drains before it cuts
 	n.host.SetStreamHandler(cellproto.ProtocolCall, call.HandleStream(n.log, func(s network.Stream) error {

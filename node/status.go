@@ -27,5 +27,6 @@ func (n *nucleus) status() ctl.Status {
 			s.State = ctl.Running
 		}
 	}
+	s.Patch = n.patches.status()
 	return s
 }

@@ -96,6 +96,13 @@ func statusRows(s ctl.Status) [][]string {
 	if s.State != ctl.Stopped {
 		rows = append(rows, []string{"calls", strconv.Itoa(s.InFlight) + " in flight, " + strconv.FormatInt(s.Served, 10) + " served"})
 	}
+	for _, p := range s.Patch {
+		text := p.File + " " + strings.ReplaceAll(p.State, "_", " ")
+		if p.Reason != "" {
+			text += ": " + p.Reason
+		}
+		add("patch", text)
+	}
 	add("sandbox", s.SandboxTier)
 	add("directory", s.Dir)
 	return rows

@@ -89,6 +89,21 @@ type Status struct {
 	SandboxTier string   `json:"sandbox_tier"`
 	IPNS        string   `json:"ipns,omitempty"`
 	Dir         string   `json:"dir"`
+	Patch       []Patch  `json:"patch,omitempty"` // in the order in which they are applied, by name
+}
+
+// What became of a patch.
+const (
+	PatchApplied    = "applied"     // the program is its result, or that of a later one
+	PatchRefused    = "refused"     // it changed nothing
+	PatchRolledBack = "rolled_back" // its result did not run, and the program before it was put back
+)
+
+// Patch is a file in the cell's directory patch/.
+type Patch struct {
+	File   string `json:"file"`
+	State  string `json:"state"`
+	Reason string `json:"reason,omitempty"` // why it was not applied, or what stands in the way of rolling it back
 }
 
 // Published is a manifest that others can find now.
