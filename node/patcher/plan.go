@@ -59,8 +59,8 @@ type plan struct {
 	base    patch.Hash
 	chain   []link // from base to target
 	target  patch.Hash
-	from    int // the program is what chain[:from] makes; -1: it is another one, and base is needed
-	held    bool   // target is what the program is, since what it should be cannot be made
+	from    int  // the program is what chain[:from] makes; -1: it is another one, and base is needed
+	held    bool // target is what the program is, since what it should be cannot be made
 	failed  []failure
 	entries []ctl.Patch // by name
 }
