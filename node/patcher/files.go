@@ -177,18 +177,40 @@ func (p *Patcher) read(r io.Reader, size int64) (*patch.Header, []byte, error) {
 	return h, delta, h.CheckDelta(delta)
 }
 
-// readProgram reads a program whole.
-func (p *Patcher) readProgram(path string) ([]byte, error) {
+// readProgram reads a program whole. The stamp is zero if it was written meanwhile.
+func (p *Patcher) readProgram(path string) ([]byte, stamp, error) {
 	f, info, err := p.openProgram(path)
 	if err != nil {
-		return nil, err
+		return nil, stamp{}, err
 	}
 	defer f.Close()
 	data := make([]byte, info.Size())
 	if _, err := io.ReadFull(f, data); err != nil {
-		return nil, cellproto.Errorf("read "+path, cellproto.Failed, "%w", err)
+		return nil, stamp{}, cellproto.Errorf("read "+path, cellproto.Failed, "%w", err)
 	}
-	return data, nil
+	return data, unchanged(f, stampOf(info)), nil
+}
+
+// unchanged gives s, if the file still has it.
+func unchanged(f *os.File, s stamp) stamp {
+	if info, err := f.Stat(); err != nil || stampOf(info) != s {
+		return stamp{}
+	}
+	return s
+}
+
+// memo gives the hash of what it was asked for last without looking again: the result of one patch is
+// the base of the next, and the first base was hashed when the file was looked at.
+type memo struct {
+	data []byte
+	hash patch.Hash
+}
+
+func (m *memo) sum(data []byte) [32]byte {
+	if len(data) == 0 || len(data) != len(m.data) || &data[0] != &m.data[0] {
+		m.data, m.hash = data, blake3.Sum256(data)
+	}
+	return m.hash
 }
 
 // openProgram opens the program, or the one that is kept. A symbolic link cannot be replaced without
@@ -231,15 +253,8 @@ func (p *Patcher) hash(path string, h *hashed) error {
 		if _, err := io.Copy(sum, f); err != nil {
 			return cellproto.Errorf("read "+path, cellproto.Failed, "%w", err)
 		}
-		after, err := f.Stat()
-		if err != nil {
-			return cellproto.Errorf("read "+path, cellproto.Failed, "%w", err)
-		}
-		h.stamp = s
-		if stampOf(after) != s {
-			h.stamp = stamp{} // it was written meanwhile
-		}
 		sum.Sum(h.hash[:0])
+		h.stamp = unchanged(f, s)
 	}
 	return nil
 }
@@ -296,7 +311,7 @@ func (p *Patcher) keepAs(name string) error {
 		return err
 	}
 	if err := os.Link(p.program, p.kept(name)); err != nil {
-		data, err := p.readProgram(p.program)
+		data, _, err := p.readProgram(p.program)
 		if err != nil {
 			return err
 		}

@@ -14,7 +14,6 @@ import (
 
 	"github.com/google/renameio/v2"
 	"go.uber.org/zap"
-	"lukechampine.com/blake3"
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/patch"
@@ -120,11 +119,12 @@ func (p *Patcher) scan(ctx context.Context) {
 			return
 		}
 		rec := p.load()
+		err = p.hash(p.program, &p.current) // also when there is nothing to do: the next patch finds it done
 		if len(files) == 0 && rec.Chain == nil && rec.Failed == nil {
 			p.publish(nil)
 			return
 		}
-		if err := p.hash(p.program, &p.current); err != nil {
+		if err != nil {
 			p.publish(refuse(files, err))
 			return
 		}
@@ -203,6 +203,8 @@ func (p *Patcher) done(rec record, pl plan) bool {
 // been settled, for better or worse. With err nothing was changed, and nothing is settled.
 func (p *Patcher) change(ctx context.Context, rec record, pl plan, haveBase bool) (again bool, err error) {
 	next := record{Base: pl.base, Results: []patch.Hash{p.current.hash, pl.target}, Chain: pl.chain, Failed: pl.failed}
+	begin := time.Now()
+	var rebuilt, replaced time.Duration
 	if pl.target != p.current.hash {
 		defer debug.FreeOSMemory() // a nucleus at rest is to be small, and these were two programs
 		data, broken, err := p.rebuild(pl)
@@ -216,14 +218,18 @@ func (p *Patcher) change(ctx context.Context, rec record, pl plan, haveBase bool
 		if err != nil {
 			return false, err
 		}
+		rebuilt = time.Since(begin)
 		if err := p.replace(next, pl, data, haveBase); err != nil {
 			return false, err
 		}
+		replaced = time.Since(begin) - rebuilt
 	}
 	p.at("swap")
 	limited, cancel := context.WithTimeout(ctx, swapTimeout)
 	defer cancel()
 	if err = p.swap.Swap(limited); err == nil {
+		p.log.Info("another program runs", zap.Stringer("blake3", pl.target), zap.Duration("rebuilt", rebuilt),
+			zap.Duration("replaced", replaced), zap.Duration("swapped", time.Since(begin)-rebuilt-replaced))
 		p.publish(pl.entries)
 		err = p.swap.Settled(limited)
 	}
@@ -247,14 +253,19 @@ func (p *Patcher) change(ctx context.Context, rec record, pl plan, haveBase bool
 // rebuild makes the program. broken is the patch that does not make what it says.
 func (p *Patcher) rebuild(pl plan) (data []byte, broken string, err error) {
 	p.at("read")
-	from, path, want := max(pl.from, 0), p.program, p.current.hash
+	from, path, known := max(pl.from, 0), p.program, p.current
 	if pl.from < 0 {
-		path, want = p.kept(baseFile), pl.base
+		path, known = p.kept(baseFile), p.base
 	}
-	if data, err = p.readProgram(path); err != nil {
+	data, read, err := p.readProgram(path)
+	if err != nil {
 		return nil, "", err
 	}
-	if from == len(pl.chain) && patch.Hash(blake3.Sum256(data)) != want { // else the first patch checks it
+	var last memo
+	if read == known.stamp && read != (stamp{}) {
+		last = memo{data, known.hash}
+	}
+	if patch.Hash(last.sum(data)) != known.hash {
 		return nil, "", cellproto.Errorf("read "+path, cellproto.Corrupt, "it is not what it was a moment ago")
 	}
 	for _, l := range pl.chain[from:] {
@@ -269,7 +280,7 @@ func (p *Patcher) rebuild(pl plan) (data []byte, broken string, err error) {
 			return nil, "", cellproto.Errorf("read "+l.File, cellproto.Failed, "it has just been replaced")
 		}
 		if err == nil {
-			data, err = h.Rebuild(data, delta, blake3.Sum256)
+			data, err = h.Rebuild(data, delta, last.sum)
 		}
 		if err != nil {
 			return nil, l.File, err

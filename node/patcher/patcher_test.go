@@ -584,8 +584,12 @@ func TestWatch(t *testing.T) {
 	next(1)
 	c.remove("1")
 	next(0)
-	if err := os.RemoveAll(c.p.dir); err != nil {
-		t.Fatal(err)
+	for try := 1; ; try++ { // the end of the change before is still being written down in it
+		if err := os.RemoveAll(c.p.dir); err == nil {
+			break
+		} else if try == 1000 {
+			t.Fatal(err)
+		}
 	}
 	c.drop("1", 0, 1)
 	next(1)
