@@ -76,6 +76,7 @@ type nucleus struct {
 	serving  *serving
 	adverts  *adverts
 	reach    *reachability
+	begun    time.Time
 	active   atomic.Int64 // unix ns of the begin or end of the last control request
 	asked    atomic.Int64 // control requests in progress
 	stop     context.CancelFunc
@@ -104,7 +105,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	}
 	started.add(unlock)
 	debug.SetGCPercent(gcPercent)
-	n := &nucleus{cfg: toml, version: cfg.Version, log: deps.Log, stop: cancel}
+	n := &nucleus{cfg: toml, version: cfg.Version, log: deps.Log, stop: cancel, begun: time.Now()}
 	n.active.Store(time.Now().UnixNano())
 	if n.identity, err = loadIdentity(toml, cfg); err != nil {
 		return err

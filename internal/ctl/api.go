@@ -12,6 +12,7 @@ import (
 // the last one has a result or an error. Parameters are in the query.
 const (
 	RouteStatus  = "/v1/status"  // GET; result Status
+	RouteMetrics = "/v1/metrics" // GET; result Metrics
 	RoutePublish = "/v1/publish" // POST; result Published
 	RouteUse     = "/v1/use"     // POST, see UseRequest; result UseMeta, then the reply's bytes
 	RouteFind    = "/v1/find"    // GET target, timeout_ms; items FindRow as they come, result Found
@@ -104,6 +105,34 @@ type Patch struct {
 	File   string `json:"file"`
 	State  string `json:"state"`
 	Reason string `json:"reason,omitempty"` // why it was not applied, or what stands in the way of rolling it back
+}
+
+// Metrics is what a cell does and costs at the moment. What counts since the nucleus started only
+// rises: a rate is the difference of two answers over that of their TimeMS.
+type Metrics struct {
+	Name      string  `json:"name"`
+	Version   string  `json:"version"`
+	State     string  `json:"state"`
+	Dir       string  `json:"dir"`
+	TimeMS    int64   `json:"time_ms"`    // since the nucleus started
+	Served    int64   `json:"served"`     // calls answered
+	InFlight  int     `json:"in_flight"`  // calls
+	Waiting   int     `json:"waiting"`    // of these, for the program to start
+	Refused   uint64  `json:"refused"`    // calls that were one too many for the program
+	P50US     int64   `json:"p50_us"`     // of the last one to two thousand calls; 0: none yet
+	P99US     int64   `json:"p99_us"`     //
+	Nucleus   Process `json:"nucleus"`    //
+	Program   Process `json:"program"`    // zero: it does not run
+	Starts    uint64  `json:"starts"`     // of the program, tried
+	Crashes   uint64  `json:"crashes"`    // of the program
+	LastError string  `json:"last_error"` // why the program does not run; ""
+}
+
+// Process is what a process has used; zero where the system does not tell.
+type Process struct {
+	PID   int   `json:"pid"`
+	CPUMS int64 `json:"cpu_ms"` // user and system time of all its threads
+	RSS   int64 `json:"rss"`    // bytes
 }
 
 // Published is a manifest that others can find now.
