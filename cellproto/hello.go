@@ -16,6 +16,11 @@ const (
 	AuthSig    = "sig"    // one of the allowed keys
 )
 
+// Capabilities that a program can say in its hello.
+const (
+	CapBackground = "background" // it works of its own accord between calls: it is not to be frozen
+)
+
 // Hello is the first frame each way. Requests may follow at once, before the peer's hello is here.
 type Hello struct {
 	Versions     []uint   `cbor:"1,keyasint"`            // of the frames; the highest common one holds

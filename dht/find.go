@@ -49,11 +49,12 @@ func (p *Progress) Asked() int { return int(p.asked.Load()) }
 // Read gives how many distinct providers the records named, usable or not.
 func (p *Progress) Read() int { return int(p.read.Load()) }
 
-// Find looks for providers of c, and gives each as soon as it is known: first peers of the static
+// Find looks for providers of c, and gives each as soon as it is known: at once peers of the static
 // list and of the LAN, which are to be asked whether they provide c, then those that announced it,
-// under the plain or a salted key. Each peer is given once; this peer is left out. It reads the
-// first 64 providers (cellproto.MaxProviders), at least a share of them from each key, so that
-// records stuffed under one key do not hide the others.
+// under the plain or a salted key, for which it waits until there is a peer to ask (AwaitPeers).
+// Each peer is given once; this peer is left out. It reads the first 64 providers
+// (cellproto.MaxProviders), at least a share of them from each key, so that records stuffed under one
+// key do not hide the others.
 //
 // The channel is closed at the end: when all lookups have ended, ctx has, or the DHT stopped. It
 // holds all there can be, so that a caller who has enough can leave; cancelling ctx then saves the
@@ -92,10 +93,40 @@ func (d *DHT) FindWithProgress(ctx context.Context, c cid.Cid) (<-chan Provider,
 		wg.Go(func() {
 			d.static.read(ctx, func(info peer.AddrInfo) { f.give(info, SourceStatic) })
 		})
+		d.AwaitPeers(ctx, func() {
+			for _, info := range d.lan.list(d.now()) {
+				f.give(info, SourceMDNS)
+			}
+		})
 		f.lookUp(ctx, t, keys)
 		wg.Wait()
 	}()
 	return out, progress
+}
+
+// peersPoll is how often AwaitPeers looks: the routing table does not tell.
+const peersPoll = 10 * time.Millisecond
+
+// AwaitPeers waits until the DHT has a peer to ask: one that was just started has none yet. It ends
+// at once where nobody is to be expected, and when ctx ends. each, which may be nil, is called now and
+// then meanwhile.
+func (d *DHT) AwaitPeers(ctx context.Context, each func()) {
+	tick := time.NewTicker(peersPoll)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		t := d.tables.Load()
+		_, bootstrap, _ := d.boot.state()
+		if t == nil || t.size() > 0 || bootstrap == 0 && !d.lan.expects(d.now()) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+		if each != nil {
+			each()
+		}
+	}
 }
 
 // finding is one Find.

@@ -17,6 +17,8 @@ const (
 	// lanPeerTTL is how long a peer of the LAN is remembered after it was last heard of. Records of
 	// the library's multicast responder live for 3,200 s, and one is not reported again before.
 	lanPeerTTL = time.Hour
+	// lanGrace is how long after mDNS was started its first answers may be on their way.
+	lanGrace = 3 * time.Second
 )
 
 // serviceName gives the DNS-SD service of a network: peers of other networks are not even seen. A
@@ -37,7 +39,8 @@ type lanPeers struct {
 	mu    sync.Mutex
 	peers map[peer.ID]lanPeer
 
-	service io.Closer // nil: mDNS is off; set before anything runs
+	service io.Closer // nil: mDNS is off; set before anything runs, as is began
+	began   time.Time
 	found   func(peer.AddrInfo)
 }
 
@@ -71,7 +74,7 @@ func (l *lanPeers) start(d *DHT) error {
 		_ = service.Close()
 		return err
 	}
-	l.service = service
+	l.service, l.began = service, d.now()
 	return nil
 }
 
@@ -119,6 +122,11 @@ func (l *lanPeers) list(now time.Time) []peer.AddrInfo {
 		infos = append(infos, p.info)
 	}
 	return infos
+}
+
+// expects says whether a peer was seen, or may be at any moment.
+func (l *lanPeers) expects(now time.Time) bool {
+	return len(l.list(now)) > 0 || l.service != nil && now.Sub(l.began) < lanGrace
 }
 
 // expire forgets peers not heard of for lanPeerTTL; the caller holds the lock.

@@ -47,6 +47,7 @@ func (n *nucleus) routes() http.Handler {
 		"GET " + ctl.RouteSchema:   n.ctlSchema,
 		"GET " + ctl.RouteDoctor:   n.ctlDoctor,
 		"POST " + ctl.RouteStop:    n.ctlStop,
+		"POST " + ctl.RouteSwap:    n.ctlSwap,
 	} {
 		mux.HandleFunc(route, n.answer(h))
 	}
@@ -208,6 +209,15 @@ func (n *nucleus) own(target string) bool {
 
 func (n *nucleus) ctlDoctor(ctx context.Context, _ *http.Request, _ *ctl.Writer) (any, error) {
 	return n.doctor(ctx), nil
+}
+
+func (n *nucleus) ctlSwap(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
+	q := r.URL.Query()
+	req := swapRequest{Program: q.Get("program"), Force: q.Has("force"), Publish: q.Has("publish"), By: "cellctl swap"}
+	if req.Program != "" && !filepath.IsAbs(req.Program) {
+		return nil, cellproto.Errorf("read request", cellproto.BadInput, "program is %.200q, not an absolute path", req.Program)
+	}
+	return n.swaps.swap(ctx, req, func(text string) { _ = w.Progress(text) }) // a caller that left has ended ctx
 }
 
 func (n *nucleus) ctlStop(context.Context, *http.Request, *ctl.Writer) (any, error) {

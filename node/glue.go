@@ -7,8 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
-	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -23,15 +21,12 @@ import (
 // finder is the DHT as node/call sees it.
 type finder struct{ *dht.DHT }
 
-// Find waits until the DHT has a peer to ask, and passes the providers on.
+// Find passes the providers on.
 func (f finder) Find(ctx context.Context, c cid.Cid) (<-chan call.Found, func() string) {
 	out := make(chan call.Found)
-	var progress atomic.Pointer[dht.Progress]
+	found, progress := f.FindWithProgress(ctx, c)
 	go func() { // ends with the search, which ends with ctx
 		defer close(out)
-		f.joined(ctx)
-		found, p := f.FindWithProgress(ctx, c)
-		progress.Store(p)
 		for p := range found {
 			select {
 			case out <- call.Found{Info: p.Info, Source: p.Source}:
@@ -39,40 +34,32 @@ func (f finder) Find(ctx context.Context, c cid.Cid) (<-chan call.Found, func() 
 			}
 		}
 	}()
-	return out, func() string { return f.howFar(progress.Load()) }
+	return out, func() string { return howFar(f.Status(), progress) }
 }
 
-// ResolveName waits likewise.
+// ResolveName waits until the DHT has a peer to ask.
 func (f finder) ResolveName(ctx context.Context, name string) (cid.Cid, error) {
-	f.joined(ctx)
+	f.AwaitPeers(ctx, nil)
 	return f.DHT.ResolveName(ctx, name)
 }
 
-// joined waits until the DHT has a peer to ask: a nucleus that was just started has none yet. It
-// gives up at once when nobody is to be expected, and when ctx ends.
-func (f finder) joined(ctx context.Context) {
-	tick := time.NewTicker(10 * time.Millisecond) // the routing table does not tell
-	defer tick.Stop()
-	for ctx.Err() == nil {
-		st := f.Status()
-		if st.WANPeers+st.LANPeers > 0 || st.BootstrapTotal == 0 && st.MDNSPeers == 0 {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
+// howFar says how far a search got, for people.
+func howFar(st dht.Status, p *dht.Progress) string {
+	peers := st.WANPeers + st.LANPeers
+	text := fmt.Sprintf("the DHT of the network %s has %d peers, who gave %d answers under %d keys and named %d providers",
+		st.Network, peers, p.Asked(), p.Keys, p.Read())
+	if peers == 0 && p.Asked() == 0 {
+		text = "no peer of the network " + st.Network + " can be reached"
+		if st.BootstrapTotal > 0 {
+			text += fmt.Sprintf(" (%d of %d bootstrap peers are connected)", st.Bootstrapped, st.BootstrapTotal)
+		} else {
+			text += " (it has no bootstrap peer)"
 		}
 	}
-}
-
-func (f finder) howFar(p *dht.Progress) string {
-	st := f.Status()
-	if p == nil {
-		return fmt.Sprintf("no peer of the network %s can be reached (%d of %d bootstrap peers are connected)",
-			st.Network, st.Bootstrapped, st.BootstrapTotal)
+	if st.MDNSPeers > 0 {
+		text += fmt.Sprintf("; mDNS shows %d peers on this LAN", st.MDNSPeers)
 	}
-	return fmt.Sprintf("%d answers of the %d peers that are known in the DHT of the network %s, under %d keys, named %d providers",
-		p.Asked(), st.WANPeers+st.LANPeers, st.Network, p.Keys, p.Read())
+	return text
 }
 
 // allowedKeys reads [auth] allowed_keys: peer IDs as text, or files under keys/ that hold one.

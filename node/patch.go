@@ -2,8 +2,10 @@ package node
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -11,6 +13,7 @@ import (
 	"github.com/celldnet/celld/cellproto/patch"
 	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/node/patcher"
+	"github.com/celldnet/celld/node/program"
 )
 
 // patches is what keeps the program what the patches in patch/ make of it.
@@ -37,7 +40,7 @@ func (n *nucleus) startPatches(started *closers) error {
 		n.patches.fault = err
 	}
 	p, err := patcher.New(patcher.Config{Dir: n.cfg.Dir, Program: n.cfg.Cell.Binary, Trusted: keys, UID: os.Getuid()},
-		patcher.Deps{Swap: restarting{n}, Log: n.log.Named("patch")})
+		patcher.Deps{Swap: patchSwap{n}, Log: n.log.Named("patch")})
 	if err != nil {
 		return err
 	}
@@ -58,15 +61,42 @@ func (p *patches) status() []ctl.Patch {
 	return entries
 }
 
-// restarting has a program that was replaced run by stopping the old one first. Requests wait meanwhile.
-type restarting struct{ n *nucleus }
+// byPatch is why a program is swapped that patches have made.
+const byPatch = "a patch"
 
-func (r restarting) Swap(ctx context.Context) error {
-	if err := r.n.program.Stop(ctx); err != nil {
-		return err
-	}
-	_, err := (watched{r.n.program, r.n.serving}).Conn(ctx)
+// patchSwap has a program that patches have made take over as any other does.
+type patchSwap struct{ n *nucleus }
+
+func (s patchSwap) Swap(ctx context.Context) error {
+	_, err := s.n.swaps.swap(ctx, swapRequest{By: byPatch}, func(string) {})
 	return err
 }
 
-func (r restarting) Settled(context.Context) error { return nil }
+const (
+	trialLook  = 100 * time.Millisecond // how often a program on trial is looked at, which tells nobody when it ends
+	trialLimit = 15 * time.Second       // three times as long as a trial takes
+)
+
+// Settled waits for the end of the new program's trial.
+func (s patchSwap) Settled(ctx context.Context) error {
+	tick := time.NewTicker(trialLook)
+	defer tick.Stop()
+	limit := time.NewTimer(trialLimit)
+	defer limit.Stop()
+	for {
+		switch state := s.n.program.State().Swap; state.Phase {
+		case program.SwapTrial:
+		case program.SwapRolledBack:
+			return errors.New(state.Reason)
+		default:
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-limit.C:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

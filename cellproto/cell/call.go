@@ -10,7 +10,9 @@ import (
 )
 
 // KeyFrom gives the call's idempotency key, "" when the caller gave none: at most 64 bytes, unique
-// to what the caller means to have done once.
+// to what this caller (CallerFrom) means to have done once. The nucleus answers most repeats itself: it
+// remembers short replies of Idempotent functions for ten minutes, as long as it runs. A function
+// whose effect must not come twice even so keeps the key with its state.
 func KeyFrom(ctx context.Context) string {
 	if c := callFrom(ctx); c != nil {
 		return c.key

@@ -21,7 +21,8 @@ type Config struct {
 	Name string
 	// Background runs beside the functions, from when the program serves, for what the cell does of
 	// its own accord. Its context ends when the program is told to stop, and calls other cells as a
-	// function's does. If it returns an error before, the program ends with it. Nil: nothing.
+	// function's does. If it returns an error before, the program ends with it. A program that has one
+	// is not frozen between calls. Nil: nothing.
 	Background func(ctx context.Context) error
 	// Drain bounds the calls in flight after the program was told to stop. 0: cellproto.DrainTimeout.
 	Drain time.Duration
@@ -139,10 +140,14 @@ const agent = "celld-go-sdk"
 
 func (s *server) hello() cellproto.Hello {
 	hash := s.schema.Hash()
-	return cellproto.Hello{
+	h := cellproto.Hello{
 		Schema: hash[:], Codecs: []uint{uint(cellproto.JSON), uint(cellproto.CBOR)}, Agent: agent,
 		Cell: s.cfg.Name, Functions: sortedNames(s.schema.Functions),
 	}
+	if s.cfg.Background != nil {
+		h.Capabilities = append(h.Capabilities, cellproto.CapBackground)
+	}
+	return h
 }
 
 // accept takes a call of the peer, on the reading goroutine.
@@ -201,7 +206,7 @@ func (s *server) serveInline(c *call, fn *Function, f *cellproto.Frame) {
 		reply = cellproto.ErrorReply(f.ID, err)
 	}
 	if c.conn.Queue(reply) == nil { // a lost connection needs no answer
-		c.conn.FlushLater(c.conn)
+		c.conn.FlushBatch()
 	}
 	release(r.buf)
 }

@@ -27,6 +27,7 @@ the usual directories. If DIR has a cell.toml only bin/, cell.toml and schema.js
 type options struct {
 	config  sandbox.Config
 	keep    []int
+	owner   int    // a descriptor's number; 0 for none
 	report  string // a descriptor's number or a file; "" for none
 	plan    bool
 	probe   bool
@@ -83,6 +84,7 @@ func parse(args []string, w io.Writer) (options, error) {
 	fs.DurationVar(&c.Grace, "grace", 0, "how long it may take to end after SIGTERM (default 5s)")
 	fs.DurationVar(&c.Every, "every", 0, "how often --report says what it uses (default 1s)")
 	fs.StringVar(&o.report, "report", "", "descriptor or `file` that takes lines of JSON on what it uses")
+	fs.IntVar(&o.owner, "owner-fd", 0, "`number` of a pipe's descriptor: when its other end closes the program is killed")
 	fs.BoolVar(&o.plan, "plan", false, "print what would be done, for each tier, and do nothing")
 	fs.BoolVar(&o.probe, "probe", false, "print which tiers work here")
 	fs.BoolVar(&o.json, "json", false, "with --probe: as JSON")
@@ -118,6 +120,9 @@ func (o *options) finish(fs *flag.FlagSet) error {
 	}
 	if fs.NArg() == 0 || o.config.Dir == "" {
 		return fmt.Errorf("give --dir DIR and, after --, a program; cellbox --help says more")
+	}
+	if o.owner != 0 && o.owner < 3 {
+		return fmt.Errorf("%d is no descriptor above 2", o.owner)
 	}
 	dir, err := filepath.Abs(o.config.Dir)
 	if err != nil {

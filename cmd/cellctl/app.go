@@ -60,7 +60,7 @@ func (a *app) root() *cobra.Command {
 	}
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
 	root.AddCommand(
-		a.initCmd(), a.buildCmd(), a.startCmd(), a.stopCmd(), a.restartCmd(), a.statusCmd(), a.logsCmd(),
+		a.initCmd(), a.buildCmd(), a.startCmd(), a.stopCmd(), a.restartCmd(), a.swapCmd(), a.statusCmd(), a.logsCmd(),
 		a.publishCmd(), a.useCmd(), a.findCmd(), a.raceCmd(), a.schemaCmd(), a.historyCmd(), a.patchCmd(),
 		a.doctorCmd(), a.versionCmd(), a.completionCmd(),
 	)

@@ -115,8 +115,9 @@ func runScripts(t *testing.T, endToEnd bool) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits":      exits,
-			"eventually": eventually,
+			"exits":   exits,
+			"await":   await,
+			"replace": replace,
 		},
 	})
 }
@@ -159,23 +160,32 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// eventually runs a command until its output matches, which what a nucleus does in the background
-// needs: eventually PATTERN COMMAND ARGS...
-func eventually(ts *testscript.TestScript, neg bool, args []string) {
+// await runs a command until it prints what is wanted: await PATTERN COMMAND ARGS...
+func await(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
-		ts.Fatalf("usage: eventually PATTERN COMMAND ARGS...")
+		ts.Fatalf("usage: await PATTERN COMMAND ARGS...")
 	}
-	pattern, err := regexp.Compile("(?m)" + args[0])
-	ts.Check(err)
-	for deadline := time.Now().Add(time.Minute); ; {
-		err := ts.Exec(args[1], args[2:]...)
-		out := ts.ReadFile("stdout")
-		if err == nil && pattern.MatchString(out) {
+	want := regexp.MustCompile("(?m)" + args[0])
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(startTimeout); ; <-tick.C {
+		_ = ts.Exec(args[1], args[2:]...) // it may fail until it succeeds
+		if out := ts.ReadFile("stdout"); want.MatchString(out) {
 			return
+		} else if time.Now().After(deadline) {
+			ts.Fatalf("%s never came; last:\n%s", args[0], out)
 		}
-		if time.Now().After(deadline) {
-			ts.Fatalf("still not after a minute: %s\n%s", args[0], out)
-		}
-		time.Sleep(20 * time.Millisecond) // between looks
 	}
+}
+
+// replace writes a copy of a file with a text replaced: replace FILE OLD NEW TO.
+func replace(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 4 {
+		ts.Fatalf("usage: replace FILE OLD NEW TO")
+	}
+	text := ts.ReadFile(args[0])
+	if !strings.Contains(text, args[1]) {
+		ts.Fatalf("%s has no %q", args[0], args[1])
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[3]), []byte(strings.Replace(text, args[1], args[2], 1)), 0o644))
 }

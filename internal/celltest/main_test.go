@@ -244,6 +244,67 @@ func TestPublishAnew(t *testing.T) {
 	}
 }
 
+// Either copy of what was published may be damaged while the nucleus runs: it is served all the same,
+// and both are whole again.
+func TestDamagedWhileRunning(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	n.Bootstrap()
+	c := n.Example("calculator")
+	c.Start()
+	one := c.Publish()
+	blocks := filepath.Join(c.Dir, "cache", "blocks", "store", "*", "*.data")
+	files, err := filepath.Glob(blocks)
+	if err != nil || len(files) < 3 { // manifest, schema, root of the program
+		t.Fatalf("blocks %v, %v", files, err)
+	}
+	whole := map[string][]byte{}
+	for _, f := range files {
+		if whole[f], err = os.ReadFile(f); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(f, int64(len(whole[f])/2)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	caller := n.Headless("caller")
+	caller.Start()
+	caller.AwaitProviders(one.CID, 1)
+	if got := caller.Must("schema", one.CID); !strings.Contains(got, "add a:integer") {
+		t.Errorf("the schema is %s", got)
+	}
+	if got := caller.Must("use", one.CID, "add", "3", "4"); got != "7" {
+		t.Errorf("add 3 4 is %q", got)
+	}
+	good := 0
+	for _, f := range files {
+		if data, err := os.ReadFile(f); err == nil && bytes.Equal(data, whole[f]) {
+			good++
+		}
+	}
+	if good < 2 { // nobody has asked for the program
+		t.Errorf("%d blocks are whole again, want the manifest's and the schema's", good)
+	}
+
+	// Now the other copy, on which the history depends.
+	manifest := filepath.Join(c.Dir, "published", one.CID+".cbor")
+	block, err := os.ReadFile(manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.write("published/"+one.CID+".cbor", "garbage", 0o644)
+	c.write("published/latest", "", 0o644)
+	if again := c.Publish(); again.CID != one.CID {
+		t.Errorf("with nothing changed %s became %s", one.CID, again.CID)
+	}
+	if got, err := os.ReadFile(manifest); err != nil || !bytes.Equal(got, block) {
+		t.Errorf("the published manifest is not whole again: %d bytes, %v", len(got), err)
+	}
+	if got, err := os.ReadFile(filepath.Join(c.Dir, "published", "latest")); err != nil || strings.TrimSpace(string(got)) != one.CID {
+		t.Errorf("published/latest is %q, %v", got, err)
+	}
+}
+
 // SIGTERM with calls in flight: those that end in time are answered, and the nucleus is gone soon,
 // whatever its program does.
 func TestStopWithCallsInFlight(t *testing.T) {
@@ -408,4 +469,63 @@ func (c *Cell) relative(path string) string {
 		c.t.Fatal(err)
 	}
 	return rel
+}
+
+// Who is named by the owner is asked at once: it takes no DHT, not even one that cannot be joined.
+func TestStaticListWithoutDHT(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	c := n.Example("calculator")
+	c.Start()
+	published := c.Publish()
+	caller := n.Headless("caller")
+	caller.Edit("", "[network]\nstatic = [\""+c.Status().Addrs[0]+"\"]\n"+
+		"bootstrap = [\"/ip4/127.0.0.1/tcp/1/p2p/12D3KooWGRUaD8GkFs5Cn7eqqEZzQr8LqpzAxcPNzq2xTPCm1oYC\"]\n")
+	caller.Start()
+	reply, meta, err := caller.Use(t.Context(), published.CID, "add", "3", "4")
+	if err != nil || string(reply) != "7" || meta.Source != "static" {
+		t.Fatalf("%s from %q: %v", reply, meta.Source, err)
+	}
+	// The same by the provider's advert file.
+	byFile := n.Headless("by-file")
+	byFile.Edit("", "[network]\nstatic = [\""+byFile.relative(filepath.Join(c.Dir, "cache", "advert.json"))+"\"]\n"+
+		"bootstrap = [\"/ip4/127.0.0.1/tcp/1/p2p/12D3KooWGRUaD8GkFs5Cn7eqqEZzQr8LqpzAxcPNzq2xTPCm1oYC\"]\n")
+	byFile.Start()
+	if reply, meta, err = byFile.Use(t.Context(), published.CID, "add", "3", "4"); err != nil || string(reply) != "7" || meta.Source != "static" {
+		t.Fatalf("by its advert file: %s from %q: %v", reply, meta.Source, err)
+	}
+}
+
+// A key's first answer is that of its repeats, whatever has become of the program's own memory.
+func TestKeysAreRemembered(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	n.Bootstrap()
+	c := n.Example("counter")
+	c.Edit(`placement = "local"`, `placement = "public"`)
+	c.Start()
+	published := c.Publish()
+	caller := n.Headless("caller")
+	caller.Start()
+	caller.AwaitProviders(published.CID, 1)
+	sum := func(from *Cell, target, want string, args ...string) {
+		t.Helper()
+		if got := from.Must(append([]string{"use", target, "increment"}, args...)...); got != want {
+			t.Errorf("increment %v is %s, want %s", args, got, want)
+		}
+	}
+	sum(c, ".", "1")
+	sum(c, ".", "2", "--key", "k")
+	sum(c, ".", "2", "--key", "k")
+	sum(caller, published.CID, "3", "--key", "theirs")
+	if err := os.Remove(filepath.Join(c.Dir, "data", "counter.json")); err != nil {
+		t.Fatal(err)
+	}
+	sum(c, ".", "2", "--key", "k")
+	sum(caller, published.CID, "3", "--key", "theirs")
+	sum(c, ".", "1")
+	r := c.Ctl("use", ".", "increment", "by=5", "--key", "k")
+	if r.Code != 2 || !strings.Contains(r.Stderr, "key was used before") {
+		t.Errorf("exit code %d\n%s", r.Code, r.Stderr)
+	}
 }

@@ -20,6 +20,7 @@ const (
 	RouteHistory = "/v1/history" // GET target, timeout_ms; result []HistoryRow, newest first
 	RouteSchema  = "/v1/schema"  // GET target, timeout_ms; result is the schema, as in schema.json
 	RouteDoctor  = "/v1/doctor"  // GET; result []Check
+	RouteSwap    = "/v1/swap"    // POST program, force, publish, timeout_ms; result Swapped
 	RouteStop    = "/v1/stop"    // POST; result null, before the nucleus begins to stop
 )
 
@@ -90,7 +91,37 @@ type Status struct {
 	SandboxTier string   `json:"sandbox_tier"`
 	IPNS        string   `json:"ipns,omitempty"`
 	Dir         string   `json:"dir"`
-	Patch       []Patch  `json:"patch,omitempty"` // in the order in which they are applied, by name
+
+	// Of the program, since the nucleus started.
+	Starts    uint64      `json:"starts"`
+	Crashes   uint64      `json:"crashes"`              // runs that ended by themselves
+	LastExit  string      `json:"last_exit,omitempty"`  // how the last run ended
+	LastError string      `json:"last_error,omitempty"` // why it does not run, if something is wrong with it
+	LastHint  string      `json:"last_hint,omitempty"`
+	LogCut    uint64      `json:"log_cut,omitempty"`   // bytes that it printed past 64 KiB/s
+	BadLines  uint64      `json:"bad_lines,omitempty"` // of a jsonl program that answered nothing
+	Swap      *SwapStatus `json:"swap,omitempty"`      // the last one
+	Patch     []Patch     `json:"patch,omitempty"`     // in the order in which they are applied, by name
+}
+
+// SwapStatus says how far the last swap has come.
+type SwapStatus struct {
+	State  string    `json:"state"` // waiting, starting, trial, swapped, refused or rolled back
+	Reason string    `json:"reason,omitempty"`
+	Hint   string    `json:"hint,omitempty"`
+	Since  time.Time `json:"since"`
+}
+
+// Swapped is a program that has taken over. It is on trial for 5 s; status tells how that ends.
+type Swapped struct {
+	ProgramPID int      `json:"program_pid"`
+	Version    string   `json:"version"`
+	BLAKE3     string   `json:"blake3"`            // of the program, hex
+	Schema     string   `json:"schema"`            // hash, hex; "" without one
+	Changes    []string `json:"changes,omitempty"` // that break callers, and were wanted
+	CID        string   `json:"cid,omitempty"`     // that it is served under
+	IPNS       string   `json:"ipns,omitempty"`    // of a publish
+	TookMS     int64    `json:"took_ms"`
 }
 
 // What became of a patch.

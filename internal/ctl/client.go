@@ -73,6 +73,21 @@ func (c *Client) Doctor(ctx context.Context) ([]Check, error) {
 	return result[[]Check](ctx, c, "GET", RouteDoctor, nil)
 }
 
+// Swap has a new program take over: the file program, absolute, or what is in bin/ if it is "".
+func (c *Client) Swap(ctx context.Context, program string, force, publish bool) (Swapped, error) {
+	q := url.Values{}
+	if program != "" {
+		q.Set("program", program)
+	}
+	if force {
+		q.Set("force", "1")
+	}
+	if publish {
+		q.Set("publish", "1")
+	}
+	return result[Swapped](ctx, c, "POST", RouteSwap, withTimeout(ctx, q))
+}
+
 // Stop tells the nucleus to stop. It has not yet stopped when Stop returns.
 func (c *Client) Stop(ctx context.Context) error {
 	_, err := result[json.RawMessage](ctx, c, "POST", RouteStop, nil)

@@ -43,8 +43,11 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 			return res, nil
 		}
 		last = a.err
-		if p.final(&a) || ctx.Err() != nil || !rewind(req) {
+		if p.final(&a) || ctx.Err() != nil {
 			return nil, a.err
+		}
+		if !rewind(req) {
+			return nil, notAgain(a.err)
 		}
 		c.deps.Log.Debug("trying the next provider", zap.String("failed", string(who.Peer)), zap.Error(a.err))
 	}
@@ -211,17 +214,18 @@ func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *
 	if a.err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return a // we gave up: that says nothing about the peer
 	}
-	took := time.Since(begin)
-	c.observe(who.Peer, a.err, took)
+	now := time.Now()
+	took := now.Sub(begin)
+	c.observe(now, who.Peer, a.err, took)
 	switch cellproto.KindOf(a.err) {
 	case 0, cellproto.FuncError, cellproto.BadInput:
 		if req.Body != nil || a.reply != nil && a.reply.Body != nil {
 			took = 0
 		}
-		c.succeeded(r, who.Peer, took)
+		c.succeeded(now, r, who.Peer, took)
 	case cellproto.Canceled:
 	default:
-		c.failed(r, who.Peer)
+		c.failed(now, r, who.Peer)
 	}
 	return a
 }
@@ -236,10 +240,20 @@ func (c *Caller) exchange(ctx context.Context, r *remote, who race.Ranked, req *
 	}
 	a.sent = true
 	a.reply, a.err = c.send(ctx, lk, req, string(who.Peer), string(r.name))
+	a.err = ownWord(ctx, a.err)
 	if req.Body != nil {
 		a = a.until(lk.conn.Close)
 	}
 	return a
+}
+
+// ownWord gives the error of a call that was sent. Whether its caller has given up is not for the other
+// side to say: that a callee says so means only that it did not finish.
+func ownWord(ctx context.Context, err error) error {
+	if cellproto.KindOf(err) != cellproto.Canceled || ctx.Err() != nil {
+		return err
+	}
+	return cellproto.Errorf("call", cellproto.MayHaveRun, "the callee broke it off: %w", err)
 }
 
 // connect gives a link over which a request may go at once: the provider is reached, serves what

@@ -140,7 +140,7 @@ func (lk *link) ready() (*cellproto.Hello, bool) {
 	}
 	lk.mu.Lock()
 	defer lk.mu.Unlock()
-	return h, time.Until(lk.until) > tokenMargin
+	return h, time.Now().Before(lk.until)
 }
 
 func asksProof(h *cellproto.Hello) bool { return h.Auth != "" && h.Auth != cellproto.AuthNone }
@@ -154,7 +154,8 @@ func (lk *link) authorise(ctx context.Context, id Identity, server string, saved
 	}
 	lk.mu.Lock()
 	defer lk.mu.Unlock()
-	if time.Until(lk.until) > tokenMargin {
+	begin := time.Now()
+	if begin.Before(lk.until) {
 		return nil
 	}
 	if token, until := saved.token(server); token != nil && !lk.refused {
@@ -166,9 +167,24 @@ func (lk *link) authorise(ctx context.Context, id Identity, server string, saved
 		return err
 	}
 	lk.token, lk.refused = nil, false
-	lk.until = time.Now().Add(cellproto.TokenTTL)
+	lk.until = renewal(token, begin)
 	saved.setToken(server, token, lk.until)
 	return nil
+}
+
+// tokenMargin is how long before its end a token is renewed, so that none ends on its way; of a token
+// that holds for a short time only, a quarter of that.
+const tokenMargin = 10 * time.Second
+
+// renewal gives the time until which a token may be used that was asked for at a time. How long it
+// holds is in it; when it began to is by its server's clock, which may differ from ours.
+func renewal(token []byte, asked time.Time) time.Time {
+	t, err := signed.ReadToken(token)
+	if err != nil {
+		return asked // it is of no use to us, nor to anybody
+	}
+	ttl := t.Expires.Sub(t.Issued)
+	return asked.Add(ttl - min(tokenMargin, ttl/4))
 }
 
 // prove answers the challenge of hello, or a new one if that was used.
@@ -210,11 +226,14 @@ func (lk *link) asked(ctx context.Context) bool {
 	return err == nil && asksProof(h)
 }
 
-// forget makes the next call prove itself anew: the token was refused.
-func (lk *link) forget() {
+// forget makes the next call prove itself anew: the request was refused, with its token if it had one.
+func (lk *link) forget(server string, token []byte, saved tokenStore) {
 	lk.mu.Lock()
 	lk.until, lk.token, lk.refused = time.Time{}, nil, true
 	lk.mu.Unlock()
+	if token != nil {
+		saved.dropToken(server, token)
+	}
 }
 
 // takeToken gives the token that the next request is to carry, if any.
@@ -230,5 +249,3 @@ func (lk *link) accepted() {
 	lk.token = nil
 	lk.mu.Unlock()
 }
-
-const tokenMargin = 10 * time.Second // a token that ends sooner is renewed first

@@ -1,14 +1,18 @@
 package call
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/signed"
@@ -202,11 +206,94 @@ func TestAuthByCaller(t *testing.T) {
 	// With a token that is refused, and with a damaged one, the next run proves anew.
 	for _, bad := range []string{"nonsense", string(token) + string(other) + "x"} {
 		for _, p := range []*provider{a, b} {
-			c.cache.tokens(cell.id.String()).setToken(peerText(p.host), []byte(bad[:min(len(bad), 900)]), time.Now().Add(time.Hour))
+			c.cache.tokens(cell.id.String()).setToken(peerText(p.host), []byte(bad[:min(len(bad), 900)]), time.Now().Add(time.Minute))
 		}
 		next := use(t, cell, peers, setup)
 		call(t, next, cell, "once")
 		next.Close()
+	}
+}
+
+// A token is used for as long as its server says that it holds, not for as long as any may; one that
+// is refused all the same is forgotten, and the call goes on with a fresh proof, body and all.
+func TestAuthTokenIsRenewed(t *testing.T) {
+	cell := publish(t, testSchema())
+	const ttl = time.Minute
+	p := provide(t, cell, func(cfg *ServerConfig) { cfg.Challenge, cfg.TokenTTL = cellproto.AuthSimple, ttl })
+	peers := &book{}
+	peers.add(p.host)
+	c := use(t, cell, peers, nil)
+	server := peerText(p.host)
+	withBody := func() *cellproto.Request {
+		req := request("sum", "x")
+		req.Body = pipe{strings.NewReader("12345")}
+		return req
+	}
+	for name, next := range map[string]func() *cellproto.Request{
+		"no body": func() *cellproto.Request { return request("echo", "x") },
+		"body":    withBody,
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := try(t, c, cell.id.String(), next()); err != nil {
+				t.Fatal(err)
+			}
+			store := c.cache.tokens(cell.id.String())
+			token, until := store.token(server)
+			if token == nil || time.Until(until) > ttl {
+				t.Fatalf("a token of %v is used for %v", ttl, time.Until(until))
+			}
+			stale, err := signed.SealToken(signed.Token{
+				Server: p.host.ID(), Cell: cell.id.String(), Subject: peerText(c.deps.Host), Key: c.deps.Host.ID(),
+				Issued: time.Now().Add(-2 * ttl), Expires: time.Now().Add(-ttl),
+			}, p.key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			store.setToken(server, stale, time.Now().Add(ttl)) // as a clock that was set back would have it
+			p.cutLinks()
+			eventually(t, "the link has ended", func() bool { return c.links.live(cellproto.PeerID(server), cell.id.String()) == nil })
+			if _, err := try(t, c, cell.id.String(), next()); err != nil {
+				t.Fatalf("with an old token: %v", err)
+			}
+			if token, _ := store.token(server); token == nil || bytes.Equal(token, stale) {
+				t.Error("the old token was kept")
+			}
+		})
+	}
+}
+
+// What is refused, and cannot be proven anew, is not kept.
+func TestAuthTokenIsDropped(t *testing.T) {
+	cell := publish(t, testSchema())
+	p := provide(t, cell, func(cfg *ServerConfig) { cfg.Challenge = cellproto.AuthSig })
+	peers := &book{}
+	peers.add(p.host)
+	c := use(t, cell, peers, nil)
+	store := c.cache.tokens(cell.id.String())
+	store.setToken(peerText(p.host), []byte("of before we were shut out"), time.Now().Add(time.Minute))
+	_, err := try(t, c, cell.id.String(), request("echo", "x"))
+	wantKind(t, err, cellproto.Denied)
+	if token, _ := store.token(peerText(p.host)); token != nil {
+		t.Error("a token that is of no use was kept")
+	}
+}
+
+// A file of tokens is bounded, and keeps those that hold longest.
+func TestTokensAreBounded(t *testing.T) {
+	store := openCache(t.TempDir(), zap.NewNop()).tokens("cell")
+	now := time.Now()
+	for i := range 3 * maxTokens {
+		store.setToken(fmt.Sprintf("%0100d", i), make([]byte, cellproto.MaxToken), now.Add(time.Minute+time.Duration(i)*time.Second))
+	}
+	if n := len(store.(cellTokens).all()); n != maxTokens {
+		t.Errorf("%d tokens are kept, want %d", n, maxTokens)
+	}
+	if token, _ := store.token(fmt.Sprintf("%0100d", 3*maxTokens-1)); token == nil {
+		t.Error("the newest was dropped")
+	}
+	store.dropToken(fmt.Sprintf("%0100d", 3*maxTokens-1), []byte("another"))
+	if token, _ := store.token(fmt.Sprintf("%0100d", 3*maxTokens-1)); token == nil {
+		t.Error("a token was dropped in another's stead")
 	}
 }
 

@@ -1,10 +1,12 @@
 package call
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,12 +36,15 @@ type cache struct {
 	dir string // "": keep nothing
 	log *zap.Logger
 	mu  sync.Mutex // one writer at a time
+
+	tokensMu sync.Mutex // held while a file of tokens is read and rewritten
 }
 
 const (
 	cacheDir      = ".cell-cache"
 	maxCacheFile  = 8 << 20 // bytes; the largest is reputation.json
 	maxTokenStore = 64 << 10
+	maxTokens     = 32 // in one file; as base64 they are at most two thirds of it
 )
 
 func openCache(dir string, log *zap.Logger) *cache {
@@ -217,11 +222,11 @@ func (t cellTokens) all() tokenFile {
 	if len(data) > maxTokenStore || json.Unmarshal(data, &f) != nil {
 		return tokenFile{}
 	}
-	for server, s := range f {
-		if time.Until(s.Until) < tokenMargin {
-			delete(f, server)
-		}
-	}
+	now := time.Now()
+	maps.DeleteFunc(f, func(_ string, s savedToken) bool {
+		// What holds for longer than any token does was not written here.
+		return !now.Before(s.Until) || s.Until.Sub(now) > cellproto.TokenTTL || len(s.Token) == 0 || len(s.Token) > cellproto.MaxToken
+	})
 	return f
 }
 
@@ -230,15 +235,40 @@ func (t cellTokens) token(server string) ([]byte, time.Time) {
 	return s.Token, s.Until
 }
 
+// setToken keeps a token, and as many of the others as there is room for.
 func (t cellTokens) setToken(server string, token []byte, until time.Time) {
-	f := t.all()
-	if token == nil {
-		if _, ok := f[server]; !ok {
-			return
+	t.change(func(f tokenFile) bool {
+		for len(f) >= maxTokens {
+			oldest := server
+			for other, s := range f {
+				if o, ok := f[oldest]; !ok || s.Until.Before(o.Until) {
+					oldest = other
+				}
+			}
+			delete(f, oldest)
+		}
+		f[server] = savedToken{token, until}
+		return true
+	})
+}
+
+func (t cellTokens) dropToken(server string, token []byte) {
+	t.change(func(f tokenFile) bool {
+		if !bytes.Equal(f[server].Token, token) {
+			return false
 		}
 		delete(f, server)
-	} else {
-		f[server] = savedToken{token, until}
+		return true
+	})
+}
+
+// change rewrites the file, if what it does to the content says so.
+func (t cellTokens) change(do func(tokenFile) bool) {
+	t.c.tokensMu.Lock()
+	defer t.c.tokensMu.Unlock()
+	f := t.all()
+	if !do(f) {
+		return
 	}
 	if data, err := json.Marshal(f); err == nil {
 		t.c.write(data, 0o600, t.cell, "token")

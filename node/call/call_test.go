@@ -109,6 +109,45 @@ func TestCallLostWhileItRuns(t *testing.T) {
 	}
 }
 
+// A provider that says that the caller gave up is not believed: the caller knows better.
+func TestCallCanceledByTheProvider(t *testing.T) {
+	for fn, again := range map[string]bool{"echo": true, "count": true, "once": false} {
+		t.Run(fn, func(t *testing.T) {
+			cell := publish(t, testSchema())
+			a, b := provide(t, cell, nil), provide(t, cell, nil)
+			peers := &book{}
+			peers.add(a.host, b.host)
+			c := use(t, cell, peers, func(cfg *CallerConfig, _ *CallerDeps) {
+				cfg.RemoteCells = map[string]string{"a": a.host.Addrs()[0].String() + "/p2p/" + peerText(a.host)}
+			})
+			winner, other := a, b
+			if call(t, c, cell, "relay").Provider == peerText(b.host) {
+				winner, other = b, a
+			}
+			winner.program.handle = func(in *cellproto.Inbound) {
+				_ = in.ReplyError(cellproto.Errorf("", cellproto.Canceled, "you gave up"))
+			}
+			res, err := try(t, c, cell.id.String(), request(fn, "hello"))
+			if again {
+				if err != nil || res.Provider != peerText(other.host) {
+					t.Fatalf("%+v, %v", res, err)
+				}
+			} else {
+				wantKind(t, err, cellproto.MayHaveRun)
+			}
+			a.program.handle = winner.program.handle
+			_, err = try(t, c, "a", request(fn, "hello"))
+			wantKind(t, err, cellproto.MayHaveRun)
+			// Who does give up gets that, and no more.
+			ctx, cancel := context.WithCancel(t.Context())
+			other.program.handle = func(in *cellproto.Inbound) { cancel(); silent(in) }
+			winner.program.handle = other.program.handle
+			_, err = c.Call(ctx, cell.id.String(), request(fn, "hello"))
+			wantKind(t, err, cellproto.Canceled)
+		})
+	}
+}
+
 func TestCallKeepsItsIdempotencyKey(t *testing.T) {
 	cell := publish(t, testSchema())
 	a, b := provide(t, cell, nil), provide(t, cell, nil)

@@ -71,6 +71,7 @@ type Caller struct {
 	mu         sync.Mutex
 	remotes    map[cid.Cid]*remote
 	names      map[string]resolved
+	cids       map[string]cid.Cid // decoded
 	reputation *race.Reputation
 	saved      time.Time // when reputation was written down
 }
@@ -79,7 +80,7 @@ type Caller struct {
 func NewCaller(cfg CallerConfig, deps CallerDeps) *Caller {
 	c := &Caller{
 		cfg: cfg, deps: deps, cache: openCache(cfg.Dir, deps.Log), newest: signed.NewNewest(maxAdverts),
-		remotes: map[cid.Cid]*remote{}, names: map[string]resolved{},
+		remotes: map[cid.Cid]*remote{}, names: map[string]resolved{}, cids: map[string]cid.Cid{},
 	}
 	c.reputation = c.cache.reputation()
 	c.ctx, c.cancel = context.WithCancel(context.Background())
@@ -132,13 +133,17 @@ type Result struct {
 // pure or idempotent is tried elsewhere when a provider fails; any other only if its request
 // provably never ran. The caller closes the reply's body.
 func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request) (*Result, error) {
-	ctx, cancel := withDefaultTimeout(ctx)
+	ctx, cancel := withTimeout(ctx)
 	t, err := c.resolve(ctx, target)
 	if err != nil {
 		cancel()
 		return nil, err
 	}
 	var res *Result
+	if req.Body != nil {
+		again := *req
+		again.Body, req = repeatable(req.Body), &again
+	}
 	if t.cell.Defined() {
 		res, err = c.callRemote(ctx, c.remote(t.cell), req)
 	} else {
@@ -152,9 +157,10 @@ func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request
 	return res, nil
 }
 
-func withDefaultTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+// withTimeout sees to it that ctx has a deadline.
+func withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
-		return context.WithCancel(ctx)
+		return ctx, func() {} // a call leaves nothing behind that would have to be canceled
 	}
 	return context.WithTimeout(ctx, cellproto.DefaultTimeout)
 }
@@ -227,48 +233,43 @@ func (c *Caller) callDirect(ctx context.Context, t resolved, req *cellproto.Requ
 			return nil, err
 		}
 		res.Reply, err = c.send(ctx, lk, req, t.where(), t.where())
-		if err == nil {
+		if err = ownWord(ctx, err); err == nil {
 			return res, nil
 		}
 		// The nucleus may just have been restarted: a request that never left is sent once more.
-		if try > 0 || cellproto.KindOf(err) != cellproto.Unavailable || cellproto.RetryAfterOf(err) > 0 || !rewind(req) {
+		if try > 0 || cellproto.KindOf(err) != cellproto.Unavailable || cellproto.RetryAfterOf(err) > 0 {
 			return nil, err
+		}
+		if !rewind(req) {
+			return nil, notAgain(err)
 		}
 	}
 }
 
-// send sends a request over a link, and proves who we are where that is asked for.
+// send sends a request over a link, and proves who we are where that is asked for: once more if the
+// other side says that we have not.
 func (c *Caller) send(ctx context.Context, lk *link, req *cellproto.Request, server, cell string) (*cellproto.Reply, error) {
 	req.Header.Token = lk.takeToken()
 	reply, err := lk.conn.Call(ctx, req)
-	if cellproto.KindOf(err) != cellproto.Denied || !lk.asked(ctx) || !rewind(req) {
+	if cellproto.KindOf(err) != cellproto.Denied || !lk.asked(ctx) {
 		if req.Header.Token != nil {
 			lk.accepted()
 		}
 		return reply, err
 	}
+	saved := c.cache.tokens(cell)
+	lk.forget(server, req.Header.Token, saved)
 	req.Header.Token = nil
-	lk.forget()
-	if perr := lk.authorise(ctx, c.deps.Identity, server, c.cache.tokens(cell)); perr != nil {
+	if perr := lk.authorise(ctx, c.deps.Identity, server, saved); perr != nil {
 		if cellproto.KindOf(perr) == cellproto.Denied {
 			return nil, perr
 		}
 		return nil, err
 	}
+	if !rewind(req) {
+		return nil, notAgain(err)
+	}
 	return lk.conn.Call(ctx, req)
-}
-
-// rewind makes a request's body ready to be sent again. Without a body there is nothing to do.
-func rewind(req *cellproto.Request) bool {
-	if req.Body == nil {
-		return true
-	}
-	seeker, ok := req.Body.(io.Seeker)
-	if !ok {
-		return false
-	}
-	_, err := seeker.Seek(0, io.SeekStart)
-	return err == nil
 }
 
 // newKey makes an idempotency key.
@@ -279,10 +280,10 @@ func newKey() []byte {
 }
 
 // observe notes what became of a call to a peer.
-func (c *Caller) observe(p cellproto.PeerID, err error, took time.Duration) {
+func (c *Caller) observe(now time.Time, p cellproto.PeerID, err error, took time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.reputation.Called(time.Now(), p, cellproto.KindOf(err), took, cellproto.RetryAfterOf(err))
+	c.reputation.Called(now, p, cellproto.KindOf(err), took, cellproto.RetryAfterOf(err))
 }
 
 func (c *Caller) observed(p cellproto.PeerID) race.Observed {

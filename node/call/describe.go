@@ -126,7 +126,7 @@ func (c *Caller) fetchManifest(ctx context.Context, id cid.Cid, peers []peer.ID)
 
 // Schema gives the schema of a target, for people and for building arguments.
 func (c *Caller) Schema(ctx context.Context, target string) (*cellproto.Schema, error) {
-	ctx, cancel := withDefaultTimeout(ctx)
+	ctx, cancel := withTimeout(ctx)
 	defer cancel()
 	t, err := c.resolve(ctx, target)
 	if err != nil {
@@ -184,7 +184,7 @@ func ranked(d *race.Decision) []cellproto.PeerID {
 // Find streams the providers of a target to each, as they are found. It fails with NotFound when
 // there are none.
 func (c *Caller) Find(ctx context.Context, target string, each func(Found) error) error {
-	ctx, cancel := withDefaultTimeout(ctx)
+	ctx, cancel := withTimeout(ctx)
 	defer cancel()
 	t, err := c.resolvePublished(ctx, target)
 	if err != nil {
@@ -214,7 +214,7 @@ func (c *Caller) Find(ctx context.Context, target string, each func(Found) error
 
 // Race measures the providers of a target now, patiently, and gives the ranking.
 func (c *Caller) Race(ctx context.Context, target string) (*race.Decision, error) {
-	ctx, cancel := withDefaultTimeout(ctx)
+	ctx, cancel := withTimeout(ctx)
 	defer cancel()
 	t, err := c.resolvePublished(ctx, target)
 	if err != nil {
@@ -254,7 +254,7 @@ const maxHistory = 256
 // History gives the versions of a published cell, newest first, by following prev. A version that
 // nobody has any more ends it.
 func (c *Caller) History(ctx context.Context, id cid.Cid) ([]Version, error) {
-	ctx, cancel := withDefaultTimeout(ctx)
+	ctx, cancel := withTimeout(ctx)
 	defer cancel()
 	var from []peer.ID
 	m, err := c.localManifest(ctx, id)

@@ -88,6 +88,7 @@ func testSchema() *cellproto.Schema {
 		"once":  {Input: text},
 		"fail":  {Input: text, Pure: true},
 		"sum":   {Input: text, BodyIn: true},
+		"total": {Input: text, BodyIn: true, Pure: true},
 		"relay": {Input: text},
 	}}
 }
@@ -287,7 +288,7 @@ func answer(in *cellproto.Inbound) {
 		in.ReplyError(cellproto.Errorf("", cellproto.FuncError, "it does not work"))
 	case "big":
 		in.ReplyBody(cellproto.Header{}, strings.NewReader(strings.Repeat("0123456789", 100_000)))
-	case "sum":
+	case "sum", "total":
 		n, buf := 0, make([]byte, 4<<10)
 		for {
 			k, err := in.Body().Read(buf)

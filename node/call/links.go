@@ -24,7 +24,7 @@ type link struct {
 	hello   atomic.Pointer[cellproto.Hello] // nil: not here yet, or not looked at
 
 	mu      sync.Mutex // held while we prove who we are, so that it is done once
-	until   time.Time  // authorised until; zero: not yet
+	until   time.Time  // when to prove it anew; zero: it was not yet
 	token   []byte     // to be sent until a request was accepted; nil: none
 	refused bool       // the saved token was
 	proven  bool       // the hello's nonce was used
@@ -286,5 +286,6 @@ func (l *links) watch(lk *link) {
 // tokenStore keeps the token of one cell between runs; see cache.go.
 type tokenStore interface {
 	token(server string) (token []byte, until time.Time)
-	setToken(server string, token []byte, until time.Time) // nil forgets it
+	setToken(server string, token []byte, until time.Time)
+	dropToken(server string, token []byte) // if it is the one that is kept
 }

@@ -14,9 +14,9 @@ import (
 )
 
 // raceAgain begins a race in the background, if there is reason to.
-func (c *Caller) raceAgain(r *remote) {
+func (c *Caller) raceAgain(now time.Time, r *remote) {
 	r.mu.Lock()
-	why := r.winner.ShouldRace(time.Now(), c.cfg.Policy)
+	why := r.winner.ShouldRace(now, c.cfg.Policy)
 	if why == race.NoReason || r.racing != nil {
 		r.mu.Unlock()
 		return
@@ -239,7 +239,7 @@ func (d *driver) advert(cand race.Candidate) {
 	if err != nil {
 		kind := cellproto.KindOf(err)
 		if kind == cellproto.Corrupt {
-			d.c.observe(cand.Peer, err, 0)
+			d.c.observe(time.Now(), cand.Peer, err, 0)
 		}
 		d.tell(func(now time.Time, rc *race.Race) {
 			if kind == cellproto.Corrupt || kind == cellproto.NotFound || kind == cellproto.BadInput {
@@ -252,7 +252,7 @@ func (d *driver) advert(cand race.Candidate) {
 	}
 	ad, _ = d.c.newest.Put(ad, time.Now()) // an older one than we have is dropped
 	if err := d.r.claims(cand.Peer, ad.BinaryBLAKE3); err != nil {
-		d.c.observe(cand.Peer, err, 0)
+		d.c.observe(time.Now(), cand.Peer, err, 0)
 		d.tell(func(now time.Time, rc *race.Race) { rc.Failed(now, cand.Peer, cellproto.KindOf(err)) })
 		return
 	}

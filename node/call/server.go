@@ -56,6 +56,11 @@ type Server struct {
 	inFlight atomic.Int64
 	served   atomic.Int64
 	last     atomic.Int64 // unix ns of the end of the last call
+	keys     keys
+
+	kept      atomic.Int64  // bytes of requests that can be made again
+	keyPrefix [8]byte       // of the keys that are made here
+	keysMade  atomic.Uint64
 
 	mu      sync.Mutex
 	latency race.Latency
@@ -83,8 +88,10 @@ func NewServer(cfg ServerConfig, deps ServerDeps) *Server {
 		cfg.TokenTTL = cellproto.TokenTTL
 	}
 	s := &Server{cfg: cfg, deps: deps, peers: map[string]*peerLoad{}, conns: map[*cellproto.Conn]*session{}}
+	s.keys.once = newOnce[*keyed]()
 	s.tokens = newTokens(cfg, deps.Identity)
 	s.serving.Store(&Serving{})
+	s.keyPrefix = newKeyPrefix()
 	s.last.Store(time.Now().UnixNano())
 	return s
 }

@@ -62,6 +62,7 @@ type Patcher struct {
 	looked  map[string]looked // by name, of the last look
 	current hashed
 	base    hashed
+	trial   *trial            // nil: the program that runs has proven itself, or none runs
 	at      func(step string) // called before each step of a change, in tests
 }
 
@@ -178,10 +179,10 @@ func (p *Patcher) publish(entries []ctl.Patch) {
 
 // done reports that the program is what it is to be and has run, and keeps the record up to date.
 func (p *Patcher) done(rec record, pl plan) bool {
-	if pl.target != p.current.hash || !rec.Proven && len(rec.Chain) > 0 && rec.ours(p.current.hash) {
+	if pl.target != p.current.hash || p.trial == nil && !rec.Proven && len(rec.Chain) > 0 && rec.ours(p.current.hash) {
 		return false
 	}
-	if pl.held {
+	if pl.held || p.trial != nil {
 		return true // the record still says what is wanted
 	}
 	var err error
@@ -224,30 +225,75 @@ func (p *Patcher) change(ctx context.Context, rec record, pl plan, haveBase bool
 		}
 		replaced = time.Since(begin) - rebuilt
 	}
+	if p.trial != nil { // of a program that is not wanted any more
+		p.trial.cancel()
+		<-p.trial.result
+		p.trial = nil
+	}
 	p.at("swap")
 	limited, cancel := context.WithTimeout(ctx, swapTimeout)
-	defer cancel()
-	if err = p.swap.Swap(limited); err == nil {
-		p.log.Info("another program runs", zap.Stringer("blake3", pl.target), zap.Duration("rebuilt", rebuilt),
-			zap.Duration("replaced", replaced), zap.Duration("swapped", time.Since(begin)-rebuilt-replaced))
-		p.publish(pl.entries)
-		err = p.swap.Settled(limited)
-	}
+	err = p.swap.Swap(limited)
+	cancel()
 	switch {
 	case ctx.Err() != nil:
 		return false, nil // the record says that it is not proven
 	case err != nil:
 		return p.undo(rec, next, pl, err)
 	}
-	p.at("prove")
-	next.Proven = true
-	if err := p.save(next); err != nil {
-		return false, err
+	p.log.Info("another program runs", zap.Stringer("blake3", pl.target), zap.Duration("rebuilt", rebuilt),
+		zap.Duration("replaced", replaced), zap.Duration("swapped", time.Since(begin)-rebuilt-replaced))
+	p.publish(pl.entries)
+	p.trial = p.begin(ctx, rec, next, pl)
+	return false, nil
+}
+
+// trial is a program that runs and has not proven itself yet.
+type trial struct {
+	before, record record
+	plan           plan
+	result         chan error // holds one
+	cancel         context.CancelFunc
+}
+
+func (p *Patcher) begin(ctx context.Context, before, rec record, pl plan) *trial {
+	ctx, cancel := context.WithTimeout(ctx, swapTimeout)
+	t := &trial{before: before, record: rec, plan: pl, result: make(chan error, 1), cancel: cancel}
+	p.work.Go(func() { t.result <- p.swap.Settled(ctx) })
+	return t
+}
+
+// settled gives the channel on which the trial's end comes; nil if there is none.
+func (p *Patcher) settled() <-chan error {
+	if p.trial == nil {
+		return nil
 	}
-	if err := os.Remove(p.kept(previousFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		p.log.Warn("cannot remove the program before this one", zap.Error(err))
+	return p.trial.result
+}
+
+// finish ends a trial, and looks once more.
+func (p *Patcher) finish(ctx context.Context, err error) {
+	t := p.trial
+	p.trial = nil
+	t.cancel()
+	if ctx.Err() != nil {
+		return // the record says that it is not proven
 	}
-	return true, nil
+	if err == nil {
+		p.at("prove")
+		t.record.Proven = true
+		if err = p.save(t.record); err == nil {
+			err = os.Remove(p.kept(previousFile))
+		}
+		if errors.Is(err, os.ErrNotExist) {
+			err = nil
+		}
+	} else {
+		_, err = p.undo(t.before, t.record, t.plan, err)
+	}
+	if err != nil {
+		p.log.Warn("cannot write down how a patch has turned out", zap.Error(err))
+	}
+	p.scan(ctx)
 }
 
 // rebuild makes the program. broken is the patch that does not make what it says.
@@ -347,6 +393,12 @@ func (p *Patcher) replace(next record, pl plan, data []byte, haveBase bool) erro
 
 // undo puts the program before back, because the new one did not run.
 func (p *Patcher) undo(rec, next record, pl plan, why error) (again bool, err error) {
+	if err := p.hash(p.program, &p.current); err != nil {
+		return false, err
+	}
+	if p.current.hash != pl.target {
+		return true, nil // the owner has put another one there meanwhile
+	}
 	p.log.Warn("the patched program does not run: the one before it is put back", zap.Error(why))
 	p.at("undo")
 	failed := append(slices.Clone(pl.failed), failure{pl.target, fmt.Sprintf("its result did not run: %s", reasonOf(why))})

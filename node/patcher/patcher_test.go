@@ -53,7 +53,15 @@ func helper(dir string) {
 			select {} // the signal is on its way
 		}
 	}
+	work(p)
+}
+
+// work looks at the directory and does what is to be done, to the end.
+func work(p *Patcher) {
 	p.scan(context.Background())
+	for p.trial != nil {
+		p.finish(context.Background(), <-p.trial.result)
+	}
 }
 
 func key(n byte) ed25519.PrivateKey {
@@ -189,7 +197,7 @@ func (c *cell) version() int {
 // expect looks at the directory and checks what comes of it: entries as in entriesOf.
 func (c *cell) expect(version int, entries string) {
 	c.t.Helper()
-	c.p.scan(context.Background())
+	work(c.p)
 	c.check(version, entries)
 }
 
@@ -329,7 +337,7 @@ func TestRefused(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			cell := newCell(t)
 			c.set(cell, filepath.Join(cell.dir, "patch/a.patch"))
-			cell.p.scan(context.Background())
+			work(cell.p)
 			if cell.version() != 0 || len(cell.swapper.ran) != 0 {
 				t.Errorf("version %d runs", cell.version())
 			}
@@ -339,7 +347,7 @@ func TestRefused(t *testing.T) {
 			}
 			// A good one beside it is applied all the same.
 			cell.drop("b", 0, 1)
-			cell.p.scan(context.Background())
+			work(cell.p)
 			if cell.version() != 1 {
 				t.Errorf("a good one is not applied: %v", cell.p.Status())
 			}
@@ -374,7 +382,7 @@ func TestDirectoryRefused(t *testing.T) {
 	if err := os.Chmod(c.p.dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	c.p.scan(context.Background())
+	work(c.p)
 	if c.version() != 0 {
 		t.Fatal("applied")
 	}
@@ -391,7 +399,7 @@ func TestMany(t *testing.T) {
 		c.write(fmt.Sprintf("patch/%03d.patch", i), []byte("garbage"), 0o644)
 	}
 	c.drop("zzz", 0, 1) // past the limit
-	c.p.scan(context.Background())
+	work(c.p)
 	got := c.p.Status()
 	if n := len(got); n != cellproto.MaxPatches+4 || got[n-1].State != ctl.PatchRefused || !strings.Contains(got[n-1].Reason, "more than 64") {
 		t.Errorf("%d entries, the last %v", n, got[n-1])
@@ -413,7 +421,7 @@ func TestRolledBack(t *testing.T) {
 			c.expect(1, "1+")
 			fails(c.swapper, hashOf(2).String())
 			c.drop("2", 1, 2)
-			c.p.scan(context.Background())
+			work(c.p)
 			c.swapper.ran = nil // the old one runs on, or is started again by somebody else
 			c.check(1, "1+ 2~")
 			c.says("2.patch", "its result did not run: it ")
@@ -476,7 +484,7 @@ func TestProgramIsALink(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.drop("1", 0, 1)
-	c.p.scan(context.Background())
+	work(c.p)
 	if got := c.p.Status(); len(got) != 1 || got[0].State != ctl.PatchRefused || got[0].Reason == "" {
 		t.Errorf("%v", got)
 	}
@@ -495,17 +503,17 @@ func TestKilled(t *testing.T) {
 		left     string
 	}{
 		{"the first patch", func(c *cell) { c.drop("1", 0, 1) }, 0, 1, 1, "", "1+", "program record.json"},
-		{"the second patch", func(c *cell) { c.drop("1", 0, 1); c.p.scan(context.Background()); c.drop("2", 1, 2) }, 1, 2, 2, "", "1+ 2+", "program record.json"},
+		{"the second patch", func(c *cell) { c.drop("1", 0, 1); work(c.p); c.drop("2", 1, 2) }, 1, 2, 2, "", "1+ 2+", "program record.json"},
 		{"two at once", func(c *cell) { c.drop("1", 0, 1); c.drop("2", 1, 2) }, 0, 2, 2, "", "1+ 2+", "program record.json"},
 		{"back by one", func(c *cell) {
 			c.drop("1", 0, 1)
 			c.drop("2", 1, 2)
-			c.p.scan(context.Background())
+			work(c.p)
 			c.remove("2")
 		}, 2, 1, 1, "", "1+", "program record.json"},
-		{"back to the base", func(c *cell) { c.drop("1", 0, 1); c.p.scan(context.Background()); c.remove("1") }, 1, 0, 0, "", "", ""},
+		{"back to the base", func(c *cell) { c.drop("1", 0, 1); work(c.p); c.remove("1") }, 1, 0, 0, "", "", ""},
 		{"one that does not run", func(c *cell) { c.drop("1", 0, 1) }, 0, 1, 0, hashOf(1).String(), "1~", "program record.json"},
-		{"a second one that does not run", func(c *cell) { c.drop("1", 0, 1); c.p.scan(context.Background()); c.drop("2", 1, 2) }, 1, 2, 1, hashOf(2).String(), "1+ 2~", "program record.json"},
+		{"a second one that does not run", func(c *cell) { c.drop("1", 0, 1); work(c.p); c.drop("2", 1, 2) }, 1, 2, 1, hashOf(2).String(), "1+ 2~", "program record.json"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			counted := newCell(t)
@@ -513,7 +521,7 @@ func TestKilled(t *testing.T) {
 			steps := 0
 			counted.p.at = func(string) { steps++ }
 			counted.swapper.reject = c.reject
-			counted.p.scan(context.Background())
+			work(counted.p)
 			if steps < 5 {
 				t.Fatalf("%d steps", steps)
 			}
@@ -523,7 +531,7 @@ func TestKilled(t *testing.T) {
 						t.Fatalf("step %d: version %d is left", n, v)
 					}
 					cell.swapper.reject = c.reject
-					cell.p.scan(context.Background())
+					work(cell.p)
 					cell.swapper.ran = nil
 					cell.check(c.end, c.entries)
 					if got := cell.inBase(); got != c.left {
@@ -600,7 +608,14 @@ type signalling struct {
 	swapped chan patch.Hash
 }
 
-func (s signalling) Settled(ctx context.Context) error {
+func (s signalling) Swap(ctx context.Context) error {
+	err := s.swapper.Swap(ctx)
 	s.swapped <- s.ran[len(s.ran)-1]
-	return s.swapper.Settled(ctx)
+	return err
+}
+
+// Settled never ends by itself: what is wanted next does not wait for the trial of what is not.
+func (s signalling) Settled(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
 }

@@ -52,6 +52,9 @@ func (p *Patcher) run(ctx context.Context) {
 			}
 		case err := <-errs: // events were lost
 			p.log.Warn("watching patch/", zap.Error(err))
+		case err := <-p.settled():
+			p.finish(ctx, err)
+			continue
 		case <-tick.C:
 			if err == nil {
 				continue

@@ -1,6 +1,7 @@
 package program
 
 import (
+	"context"
 	"io"
 	"path/filepath"
 	"strings"
@@ -37,6 +38,9 @@ type Config struct {
 	StopTimeout time.Duration
 	// IdleTimeout is after how long without a call the program is stopped. 0: never.
 	IdleTimeout time.Duration
+	// FreezeAfter is after how long without a call the program's processes are stopped where they are
+	// (SIGSTOP), until the next one. 0: never. A program that says CapBackground never is.
+	FreezeAfter time.Duration
 	// Concurrency bounds the calls in flight; default 100, at most cellproto.MaxStreams.
 	Concurrency int
 	// Env is added to the program's environment, which is otherwise PATH, HOME, the locale, TZ,
@@ -53,6 +57,18 @@ type Deps struct {
 	Output io.Writer
 	// Accept takes the program's calls to other cells; see cellproto.Config. Nil refuses them.
 	Accept func(c *cellproto.Conn, f *cellproto.Frame)
+	// Granted says what those callers do whose connections the program at the end of c holds itself:
+	// how many of their calls are in flight, and when the last one ended, zero if none has. Such calls
+	// count like those that are begun with Begin. It must not block. Nil: there are no such callers.
+	Granted func(c *cellproto.Conn) (inFlight int, last time.Time)
+	// Retire has these callers come back through the nucleus, and returns when none of their calls is
+	// in flight any more or ctx has ended. It is called before the program at the end of c is frozen or
+	// stopped, and after it was replaced; perhaps more than once. Nil: nothing.
+	Retire func(ctx context.Context, c *cellproto.Conn)
+	// RolledBack is told when a new program was no good and the one before it was taken up again. c is
+	// the connection to that, nil if the next request starts it. It must not call the Program's methods
+	// that wait. Nil: nothing.
+	RolledBack func(c *cellproto.Conn, why error)
 }
 
 func (c Config) withDefaults() Config {
@@ -91,8 +107,8 @@ func (c Config) Validate() error {
 		return bad("StartTimeout is %v, not between 0 and %v", c.StartTimeout, maxTimeout)
 	case c.StopTimeout < 0 || c.StopTimeout > maxTimeout:
 		return bad("StopTimeout is %v, not between 0 and %v", c.StopTimeout, maxTimeout)
-	case c.IdleTimeout < 0:
-		return bad("IdleTimeout is %v", c.IdleTimeout)
+	case c.IdleTimeout < 0 || c.FreezeAfter < 0:
+		return bad("IdleTimeout is %v, FreezeAfter %v", c.IdleTimeout, c.FreezeAfter)
 	case c.Concurrency < 0 || c.Concurrency > cellproto.MaxStreams:
 		return bad("Concurrency is %d, not between 1 and %d", c.Concurrency, cellproto.MaxStreams)
 	}

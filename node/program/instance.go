@@ -5,9 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -23,6 +24,9 @@ const (
 	// helloGrace is how long a program that closed its connection without a hello has to exit, so
 	// that the error can say how.
 	helloGrace = 250 * time.Millisecond
+	// dismissGrace is how long the callers that have a connection of their own may take to leave an
+	// idle program.
+	dismissGrace = time.Second
 )
 
 // instance is one run of the program: a process and the connection to it. It is made once, started
@@ -33,6 +37,10 @@ type instance struct {
 	out    *output
 	accept func(*cellproto.Conn, *cellproto.Frame)
 	bad    *atomic.Uint64
+	files  *files
+	pids   *pids
+	// dismissed is Deps.Retire.
+	dismissed func(context.Context, *cellproto.Conn)
 
 	// stop asks for an end in good order; hurry for an end at once.
 	stop, hurry chan struct{}
@@ -40,16 +48,29 @@ type instance struct {
 	hurryOnce   sync.Once
 	why         string // of stop; set before it is closed
 
-	// started is closed when the start has succeeded or failed, gone when nothing of it is left.
-	started, gone chan struct{}
-	startErr      *cellproto.Error // set before started is closed
+	look   chan struct{} // capacity 1: watch is to look again
+	frozen atomic.Bool   // its processes are stopped, or are about to be; set with Program.mu held
+
+	// started is closed when the start has succeeded or failed, left when it takes no new calls any
+	// more, gone when nothing of it is left.
+	started, left, gone chan struct{}
+	startErr            *cellproto.Error // set before started is closed
+
+	// These belong to Program.mu.
+	retired    bool // left is closed
+	trial      bool // it is new: if it dies early, the one before it is taken up again
+	rolledBack bool // that has happened
 
 	// These are set before started is closed, if the start succeeds.
+	file    staged
 	proc    *process
 	begun   time.Time // of the process
 	conn    *cellproto.Conn
 	hello   cellproto.Hello
 	adapter *adapter // nil: the program speaks frames
+
+	proven     bool // its file is kept; for the goroutine that supervises it only
+	background bool // it works of its own accord, and is not to be frozen
 
 	connDone chan struct{} // closed when conn has ended
 	connErr  error         // why; nil: it was closed here
@@ -65,8 +86,16 @@ const (
 	unstarted               // it could not be started
 )
 
-// whyGoaway is why a program is stopped that has said goaway itself.
-const whyGoaway = "the program said goaway"
+// Why an instance is asked to stop, where that makes a difference.
+const (
+	whyGoaway = "the program said goaway"      // itself
+	whySwap   = "a new program has taken over" // it may finish what is in flight
+)
+
+// byItself reports that a run that ended because of r did so without having been asked to.
+func (in *instance) byItself(r reason) bool {
+	return r == exited || r == connLost || r == asked && in.why == whyGoaway
+}
 
 func (in *instance) askStop(why string) {
 	in.stopOnce.Do(func() { in.why = why; close(in.stop) })
@@ -77,20 +106,62 @@ func (in *instance) askHurry() {
 	in.hurryOnce.Do(func() { close(in.hurry) })
 }
 
+// kick has watch look again.
+func (in *instance) kick() {
+	select {
+	case in.look <- struct{}{}:
+	default:
+	}
+}
+
+// thaw has the processes go on if they were frozen, and reports whether they were.
+func (in *instance) thaw() bool {
+	was := in.frozen.Swap(false)
+	if was {
+		in.proc.signal(syscall.SIGCONT)
+	}
+	return was
+}
+
+// dismiss has those callers whose connections the program holds come back through the nucleus, and
+// waits until they have, at most limit.
+func (in *instance) dismiss(limit time.Duration) {
+	if in.dismissed == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-in.gone:
+		case <-in.hurry:
+		case <-ctx.Done():
+		}
+		cancel()
+	}()
+	in.dismissed(ctx, in.conn)
+	cancel()
+	<-watched
+}
+
 // start starts the process and waits until it has said hello. When it fails, shutdown is still due
 // if there is a process.
 func (in *instance) start() *cellproto.Error {
 	in.out.forget()
-	killLeftover(in.cfg.Dir, in.log)
+	in.pids.killLeftovers()
+	in.file = in.files.choose()
 	if in.cfg.Speaks == celltoml.JSONL {
 		return in.startLines()
 	}
-	return in.startFrames()
+	err := in.startFrames()
+	in.background = slices.Contains(in.hello.Capabilities, cellproto.CapBackground)
+	return err
 }
 
 // exec starts the process described by s, whose path and environment it sets.
 func (in *instance) exec(s spec, fd int) *cellproto.Error {
-	s.path, s.dir = filepath.Join(in.cfg.Dir, in.cfg.Binary), in.cfg.Dir
+	s.path, s.dir = in.file.path, in.cfg.Dir
 	s.env = environ(in.cfg, os.LookupEnv, fd)
 	in.begun = time.Now()
 	proc, err := startProcess(s, in.out, in.stop)
@@ -98,7 +169,7 @@ func (in *instance) exec(s spec, fd int) *cellproto.Error {
 		return explainExec(in.cfg, s.path, err)
 	}
 	in.proc = proc
-	recordPID(in.cfg.Dir, proc.pid, in.log)
+	in.pids.record(proc.pid)
 	return nil
 }
 
@@ -267,7 +338,12 @@ func (in *instance) shutdown(why reason) {
 		switch why {
 		case asked:
 			begin := time.Now()
-			in.drain(grace)
+			if in.why == whySwap {
+				in.drain(cellproto.DrainTimeout)
+				begin = time.Now()
+			} else {
+				in.drain(grace)
+			}
 			left := grace - time.Since(begin)
 			if in.why == whyGoaway { // it was about to end anyway
 				left = min(left, exitGrace)
@@ -281,7 +357,7 @@ func (in *instance) shutdown(why reason) {
 		in.conn.Close()
 	}
 	in.proc.end(grace, in.hurry)
-	forgetPID(in.cfg.Dir)
+	in.pids.forget(in.proc.pid)
 	if in.conn != nil {
 		<-in.connDone
 	}
@@ -306,6 +382,9 @@ func (in *instance) drain(grace time.Duration) {
 		case <-stop:
 		}
 	}()
+	if in.dismissed != nil {
+		in.dismissed(ctx, in.conn)
+	}
 	if err := in.conn.Drain(ctx, in.why); err != nil {
 		_, out := in.conn.InFlight()
 		in.log.Warn("calls in flight were cut", zap.String("why", in.why), zap.Int("calls", out))

@@ -23,7 +23,6 @@ type Box struct {
 	run    *launched
 	group  *group
 	begun  time.Time
-	weaker string
 	relays []*relay
 	first  Report // tier, number, what holds the limits
 
@@ -35,7 +34,7 @@ type Box struct {
 	why    string
 	killAt time.Time // after Stop
 
-	result Result
+	result Report
 	done   chan struct{} // closed when result is set and nothing is left
 }
 
@@ -103,8 +102,8 @@ func (b *Box) strongest(f facts, std [3]*os.File) error {
 			b.run, err = launch(p, argv, std, b.deps.Keep, b.group)
 		}
 		if err == nil {
-			b.weaker = joinErrors(failed)
 			b.describe(t)
+			b.first.Weaker = cut(joinErrors(failed))
 			return nil
 		}
 		e := explain(t, f, err)
@@ -142,11 +141,8 @@ func (b *Box) describe(t Tier) {
 // Report gives what does not change while the program runs: its tier, its number, what holds the limits.
 func (b *Box) Report() Report { r := b.first; r.Event = EventStart; return r }
 
-// Weaker says why stronger tiers than the program's were not used; "" if the strongest is.
-func (b *Box) Weaker() string { return b.weaker }
-
-// Wait waits until the program has ended and nothing of it is left.
-func (b *Box) Wait() Result {
+// Wait waits until the program has ended and nothing of it is left, and gives the last report.
+func (b *Box) Wait() Report {
 	<-b.done
 	return b.result
 }

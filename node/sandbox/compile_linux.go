@@ -327,7 +327,7 @@ func (c *compiler) rlimit(s step) error {
 	number, ok := map[string]int{
 		"CORE": unix.RLIMIT_CORE, "FSIZE": unix.RLIMIT_FSIZE, "MEMLOCK": unix.RLIMIT_MEMLOCK, "MSGQUEUE": unix.RLIMIT_MSGQUEUE,
 		"RTPRIO": unix.RLIMIT_RTPRIO, "NOFILE": unix.RLIMIT_NOFILE, "SIGPENDING": unix.RLIMIT_SIGPENDING,
-		"DATA": unix.RLIMIT_DATA, "NPROC": unix.RLIMIT_NPROC,
+		"STACK": unix.RLIMIT_STACK, "DATA": unix.RLIMIT_DATA, "NPROC": unix.RLIMIT_NPROC,
 	}[s.What]
 	if !ok {
 		return fmt.Errorf("there is no limit %q", s.What)

@@ -19,6 +19,7 @@ type facts struct {
 
 	Dir     string // Config.Dir without symbolic links
 	Program string // absolute
+	Owners  []int  // of Dir, of T3's root and of the program
 	CellDir bool   // Dir is a cell's: not all of it may be seen
 	Own     []root // what there is of Dir that the program may see
 	System  []root // what there is of the system
@@ -58,8 +59,10 @@ func systemPaths() []string {
 	}
 }
 
+// devicePaths is what programs expect of every machine. Not /dev/zero: mapped it is shared memory, which
+// no limit counts.
 func devicePaths() []string {
-	return []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"}
+	return []string{"/dev/null", "/dev/full", "/dev/random", "/dev/urandom"}
 }
 
 // cellPaths is what a program sees of its cell's directory.

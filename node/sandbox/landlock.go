@@ -20,8 +20,9 @@ const (
 // ABI versions at which Landlock learned something that the policy asks for.
 const (
 	abiTruncate = 3
+	abiNet      = 4
 	abiScopes   = 6
-	abiNewest   = 10 // newer ones are used as this one
+	abiNewest   = 8 // newer ones are used as this one; what they add the filter forbids
 )
 
 // ruleset is what Landlock handles, which is forbidden unless a rule allows it.
@@ -52,8 +53,10 @@ func makeRuleset(seen []root, abi int) *ruleset {
 
 // handled gives the rights of each kind that a version knows.
 func handled(abi int) (fs, net, scoped uint64) {
-	fs = [...]uint64{0, 1<<13 - 1, 1<<14 - 1, 1<<15 - 1, 1<<15 - 1, 1<<16 - 1, 1<<16 - 1, 1<<16 - 1, 1<<16 - 1, 1<<17 - 1, 1<<17 - 1}[abi]
-	net = [...]uint64{0, 0, 0, 0, 1<<2 - 1, 1<<2 - 1, 1<<2 - 1, 1<<2 - 1, 1<<2 - 1, 1<<2 - 1, 1<<4 - 1}[abi]
+	fs = [...]uint64{0, 1<<13 - 1, 1<<14 - 1, 1<<15 - 1, 1<<15 - 1, 1<<16 - 1, 1<<16 - 1, 1<<16 - 1, 1<<16 - 1}[abi]
+	if abi >= abiNet {
+		net = 1<<2 - 1
+	}
 	if abi >= abiScopes {
 		scoped = 1<<2 - 1
 	}

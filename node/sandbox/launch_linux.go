@@ -236,7 +236,13 @@ func (l *launched) kill() { l.signal(unix.SIGKILL) }
 func explain(t Tier, f facts, err error) *cellproto.Error {
 	var failed *stepError
 	e := cellproto.Errorf("start "+f.Program+" in "+t.String(), cellproto.Unavailable, "%w", err)
-	if !errors.As(err, &failed) || !failed.Exec {
+	if !errors.As(err, &failed) {
+		return e
+	}
+	if !failed.Exec {
+		if failed.Errno == unix.EACCES && f.Root {
+			return e.WithHint("What the program may read must be reachable for root without its privileges, or for everybody (chmod o+rx).")
+		}
 		return e
 	}
 	switch failed.Errno {

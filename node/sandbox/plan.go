@@ -143,6 +143,8 @@ func allowed(c Config, f facts, t Tier) error {
 		return refuse("the program needs files of the system, which are not in its directory")
 	case len(f.Extra) > 0:
 		return refuse("it shows the program nothing but its directory")
+	case slices.Contains(f.Owners, f.UID):
+		return refuse("what is in %s belongs to user %d, as whom the program would run", jail(f), f.UID)
 	case !strings.HasPrefix(f.Program, jail(f)+"/"):
 		return refuse("the program is not in %s", jail(f))
 	}
@@ -201,6 +203,13 @@ func newRoot(f facts, seen []root) []step {
 // touches, and stops when it cannot (measured).
 const goSlack = 96 << 20
 
+const (
+	// noCore is a limit that leaves no core, neither in a file nor, as 0 does, in a pipe to a helper of the
+	// machine that runs as root: the kernel's do_coredump treats it so.
+	noCore    = 1
+	stackMost = 8 << 20 // the usual one; its maximum is unlimited, and it is no data
+)
+
 // confine gives the steps of the program's own process, up to exec. The order matters: each takes
 // away what a later one does not need.
 func confine(c Config, f facts, t Tier, cwd string) []step {
@@ -210,8 +219,8 @@ func confine(c Config, f facts, t Tier, cwd string) []step {
 	}
 	steps = append(steps, step{Do: doSession}, step{Do: doInherit})
 	limits := []step{
-		{What: "CORE"}, {What: "FSIZE"}, {What: "MEMLOCK"}, {What: "MSGQUEUE"}, {What: "RTPRIO"},
-		{What: "NOFILE", N: int64(c.Files)}, {What: "SIGPENDING", N: 256}, {What: "DATA", N: c.Memory + goSlack},
+		{What: "CORE", N: noCore}, {What: "FSIZE"}, {What: "MEMLOCK"}, {What: "MSGQUEUE"}, {What: "RTPRIO"},
+		{What: "STACK", N: stackMost}, {What: "NOFILE", N: int64(c.Files)}, {What: "SIGPENDING", N: 256}, {What: "DATA", N: c.Memory + goSlack},
 	}
 	if t != T2 { // where the kernel counts all processes of the user, those of the owner too
 		limits = append(limits, step{What: "NPROC", N: int64(c.Threads) + 2})
@@ -244,12 +253,15 @@ func confine(c Config, f facts, t Tier, cwd string) []step {
 	return append(steps, step{Do: doSignals}, step{Do: doSeccomp})
 }
 
+// safePath is the search path of programs that are not the owner's.
+const safePath = "/usr/local/bin:/usr/bin:/bin"
+
 // environment gives the program's environment, sorted. Nothing of the owner's is in it but the
 // locale: an environment may hold keys.
 func environment(c Config, f facts, dir string) []string {
 	// What a Go program would find out by reading files that it cannot see.
 	env := map[string]string{
-		"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", cellproto.EnvDir: dir,
+		"PATH": safePath, "HOME": "/", cellproto.EnvDir: dir,
 		"GOMEMLIMIT": fmt.Sprint(c.Memory / 10 * 9), "GOMAXPROCS": fmt.Sprint(max(1, int(c.CPU+0.999))),
 	}
 	for _, kv := range slices.Concat(f.Locale, c.Env) {

@@ -2,7 +2,9 @@ package sandbox
 
 import (
 	"bytes"
+	"math"
 	"strconv"
+	"strings"
 	"sync/atomic"
 )
 
@@ -36,6 +38,17 @@ func threadsOf(stat []byte) int64 {
 	return field(rest, 17)
 }
 
+// tablesOf reads the size of the page tables, in KiB, of /proc/PID/status. A program can fill memory with
+// them that counts as nobody's.
+func tablesOf(status []byte) int64 {
+	for line := range bytes.Lines(status) {
+		if rest, ok := bytes.CutPrefix(line, []byte("VmPTE:")); ok {
+			return field(rest, 0)
+		}
+	}
+	return 0
+}
+
 // takeIO reads /proc/PID/io.
 func takeIO(text []byte, s *sample) {
 	for line := range bytes.Lines(text) {
@@ -54,4 +67,21 @@ func takeIO(text []byte, s *sample) {
 			s.Written = v
 		}
 	}
+}
+
+// parseHighestIDs reads a uid_map, lines of the first number inside, the first outside, and how many,
+// and gives the largest inside.
+func parseHighestIDs(text string) (highest uint32) {
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		if len(fields) != 3 {
+			continue
+		}
+		first, err1 := strconv.ParseUint(fields[0], 10, 32)
+		count, err2 := strconv.ParseUint(fields[2], 10, 32)
+		if err1 == nil && err2 == nil && count > 0 {
+			highest = max(highest, uint32(min(first+count-1, math.MaxUint32-1)))
+		}
+	}
+	return highest
 }

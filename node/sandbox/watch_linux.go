@@ -24,7 +24,7 @@ func (b *Box) watch() {
 	defer close(b.done)
 	ended := make(chan bool, 1)
 	go func() { ended <- b.run.awaitEnded() }() // ends when the guard does
-	probe := openProbe(b.run.pid)
+	probe := openProbe(b.run.pid, b.first.MemoryBy == byWatchdog)
 	defer probe.close()
 	b.niceSession()
 	every := pollLoose
@@ -61,7 +61,7 @@ func (b *Box) look(m *meter, duty *throttle, probe *probe) (now time.Duration) {
 	if b.first.CPUBy == byDuty {
 		b.hold(!duty.step(now, time.Duration(s.CPU)))
 	}
-	if b.first.MemoryBy == byWatchdog && s.RSSKiB*kib > b.cfg.Memory {
+	if b.first.MemoryBy == byWatchdog && (s.RSSKiB+s.TablesKiB)*kib > b.cfg.Memory {
 		b.end(WhyMemory)
 	}
 	if b.first.ThreadsBy == byWatchdog && s.Threads > int64(b.cfg.Threads) {
@@ -108,11 +108,11 @@ func (b *Box) finish(m *meter, probe *probe, orderly bool) {
 	}
 	m.usage.RSSKiB, m.usage.Threads = 0, 0
 	exit, signal := exitOf(end)
-	b.result = Result{Report: b.first, Weaker: b.weaker}
+	b.result = b.first
 	b.result.Event, b.result.Usage = EventEnd, b.usage(m)
 	b.result.Exit, b.result.Signal, b.result.Why = exit, signal, why
 	if b.deps.Report != nil {
-		b.deps.Report(b.result.Report)
+		b.deps.Report(b.result)
 	}
 }
 
@@ -144,11 +144,12 @@ func (b *Box) niceSession() {
 type probe struct {
 	clock            int32
 	statm, stat, io  int
-	buf              [1024]byte
+	status           int // -1 where nobody asks for the page tables
+	buf              [4096]byte
 	pageKiB, lastCPU int64
 }
 
-func openProbe(pid int) *probe {
+func openProbe(pid int, tables bool) *probe {
 	p := &probe{clock: int32(^pid<<3 | 2), pageKiB: int64(os.Getpagesize()) / kib} // CPUCLOCK_SCHED of the whole process
 	open := func(name string) int {
 		fd, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/"+name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -157,12 +158,15 @@ func openProbe(pid int) *probe {
 		}
 		return fd
 	}
-	p.statm, p.stat, p.io = open("statm"), open("stat"), open("io")
+	p.statm, p.stat, p.io, p.status = open("statm"), open("stat"), open("io"), -1
+	if tables {
+		p.status = open("status")
+	}
 	return p
 }
 
 func (p *probe) close() {
-	for _, fd := range []int{p.statm, p.stat, p.io} {
+	for _, fd := range []int{p.statm, p.stat, p.io, p.status} {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
@@ -183,6 +187,9 @@ func (p *probe) sample() (s sample, ok bool) {
 	s.Threads = threadsOf(text)
 	s.RSSKiB = field(p.read(p.statm), 1) * p.pageKiB
 	takeIO(p.read(p.io), &s)
+	if p.status >= 0 {
+		s.TablesKiB = tablesOf(p.read(p.status))
+	}
 	return s, true
 }
 

@@ -111,6 +111,7 @@ var procAttacks = []attack{
 		data := [2]unix.CapUserData{{Effective: 1 << unix.CAP_SYS_ADMIN, Permitted: 1 << unix.CAP_SYS_ADMIN}}
 		return needRoot(unix.Capset(&header, &data[0]))
 	}},
+	{"wake itself while it is stopped", wakeItself},
 	{"hide from its owner", func(target) error { return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }},
 	{"outlive its guard", func(target) error { return unix.Prctl(unix.PR_SET_PDEATHSIG, 0, 0, 0, 0) }},
 	{"adopt processes", func(target) error { return unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }},
@@ -253,11 +254,72 @@ var bombs = []attack{
 		if err := unix.Getrlimit(unix.RLIMIT_CORE, &lim); err != nil {
 			return err
 		}
-		if lim.Max == 0 {
-			return errors.New("the limit is 0")
+		if lim.Max == 1 {
+			return errors.New("the limit is 1")
 		}
-		return nil
+		return nil // 0 too: a core_pattern that begins with | gets it all the same
 	}},
+	{"have the machine's helper take a core", func(target) error {
+		return unix.Prlimit(0, unix.RLIMIT_CORE, &unix.Rlimit{}, nil)
+	}},
+	{"bomb of page tables", pageTables},
+	{"memory that is a stack", func(target) error { return touch(192<<20, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_GROWSDOWN) }},
+	{"memory of huge pages", func(target) error {
+		err := touch(2<<20, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_HUGETLB)
+		if err == unix.ENOMEM {
+			return cannot("the machine has none")
+		}
+		return err
+	}},
+	{"shared memory of /dev/zero", func(target) error {
+		fd, err := unix.Open("/dev/zero", unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		_, err = unix.Mmap(fd, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		return err
+	}},
+}
+
+// wakeItself stops this process, as who holds it to its share of the processors does, and has a timer
+// send the signal that lets it go on.
+func wakeItself(target) error {
+	type event struct {
+		value       uint64
+		signal, how int32
+		_           [48]byte
+	}
+	ev := event{signal: int32(unix.SIGCONT)}
+	var id int32
+	if err := call(unix.SYS_TIMER_CREATE, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&ev)), uintptr(unsafe.Pointer(&id))); err != nil {
+		return err
+	}
+	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(100 * time.Millisecond))}
+	if err := call(unix.SYS_TIMER_SETTIME, uintptr(id), 0, uintptr(unsafe.Pointer(&spec)), 0); err != nil {
+		return err
+	}
+	return unix.Kill(os.Getpid(), unix.SIGSTOP) // the timer's signal ends the call
+}
+
+// pageTables maps 32 GiB and looks at a page of every 2 MiB: the page is that of all zeroes and counts
+// for nothing, the table that it stands in is 4 KiB.
+func pageTables(target) error {
+	const size, step = 32 << 30, 2 << 20
+	mem, err := unix.Mmap(-1, 0, size, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
+	if err != nil {
+		return err
+	}
+	const noHuge = 15
+	_ = unix.Madvise(mem, noHuge)
+	var sum byte
+	for at := 0; at < size; at += step {
+		sum += mem[at]
+	}
+	pause(200 * time.Millisecond)
+	if sum != 0 {
+		return errors.New("the page is not empty")
+	}
+	return nil
 }
 
 func reapChild(pid uintptr, errno syscall.Errno) error {

@@ -1,0 +1,147 @@
+package call
+
+import (
+	"container/list"
+	"slices"
+	"time"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+// Limits on what is remembered of calls with a key. Past them the oldest answers are forgotten.
+const (
+	onceWindow  = 10 * time.Minute // after the answer; far more than a caller's retries take
+	onceEntries = 4096
+	onceBytes   = 16 << 20 // keys and answers
+)
+
+// once remembers the calls of idempotent functions by their keys, so that a repeat gets the first
+// answer and the function runs once. It is pure: it has no clock and runs nothing, and is not safe
+// for concurrent use. W is a call that can wait for another one.
+type once[W comparable] struct {
+	calls  map[onceKey]*onceCall[W]
+	oldest *list.List // of *onceCall, those that are answered, the oldest first
+	bytes  int        // of those
+
+	maxCalls, maxBytes int
+}
+
+// onceKey names what a caller means to have done once.
+type onceKey struct{ subject, fn, key string }
+
+// onceCall is one such call: it runs, or it is answered.
+type onceCall[W comparable] struct {
+	name    onceKey
+	args    [32]byte
+	runner  W   // who runs it
+	waiting []W // who want the same, the first first
+	place   *list.Element
+	answer  onceAnswer
+	until   time.Time
+}
+
+// onceAnswer is a reply in one frame.
+type onceAnswer struct {
+	header  cellproto.Header
+	payload []byte
+}
+
+func newOnce[W comparable]() *once[W] {
+	return &once[W]{
+		calls: map[onceKey]*onceCall[W]{}, oldest: list.New(), maxCalls: onceEntries, maxBytes: onceBytes,
+	}
+}
+
+// verdict is what becomes of a call.
+type verdict int
+
+const (
+	toRun    verdict = iota // end or answered is due
+	toWait                  // end is due; answered or end of another call gives it back
+	isKnown                 // it has been answered
+	isReused                // its key was used for other arguments
+	isApart                 // there is no room to remember it: it runs on its own
+)
+
+// begin takes a call up. With isKnown it gives the answer, which is not to be changed.
+func (o *once[W]) begin(now time.Time, name onceKey, args [32]byte, w W) (verdict, onceAnswer) {
+	o.expire(now)
+	c := o.calls[name]
+	switch {
+	case c == nil && len(o.calls) >= o.maxCalls && !o.forgetOldest():
+		return isApart, onceAnswer{}
+	case c == nil:
+		o.calls[name] = &onceCall[W]{name: name, args: args, runner: w}
+		return toRun, onceAnswer{}
+	case c.args != args:
+		return isReused, onceAnswer{}
+	case c.place != nil:
+		return isKnown, c.answer
+	}
+	c.waiting = append(c.waiting, w)
+	return toWait, onceAnswer{}
+}
+
+// answered notes what w, which runs, was answered with, and gives those who waited for it.
+func (o *once[W]) answered(now time.Time, name onceKey, w W, a onceAnswer) []W {
+	c := o.calls[name]
+	if c == nil || c.place != nil || c.runner != w {
+		return nil
+	}
+	waiting := c.waiting
+	c.answer, c.until, c.waiting = a, now.Add(onceWindow), nil
+	c.place = o.oldest.PushBack(c)
+	for o.bytes += c.size(); o.bytes > o.maxBytes && o.forgetOldest(); {
+	}
+	return waiting
+}
+
+// end notes that w is over: it was not answered, or waits no longer. It gives who is to run in its
+// place, if somebody is.
+func (o *once[W]) end(name onceKey, w W) (next W, ok bool) {
+	c := o.calls[name]
+	if c == nil || c.place != nil {
+		return next, false
+	}
+	if c.runner != w {
+		if i := slices.Index(c.waiting, w); i >= 0 {
+			c.waiting = slices.Delete(c.waiting, i, i+1)
+		}
+		return next, false
+	}
+	if len(c.waiting) == 0 {
+		delete(o.calls, name)
+		return next, false
+	}
+	c.runner, c.waiting = c.waiting[0], c.waiting[1:]
+	return c.runner, true
+}
+
+// expire forgets the answers whose window has passed.
+func (o *once[W]) expire(now time.Time) {
+	for e := o.oldest.Front(); e != nil && !now.Before(e.Value.(*onceCall[W]).until); e = o.oldest.Front() {
+		o.forgetOldest()
+	}
+}
+
+// forgetOldest forgets the oldest answer, and says whether there was one.
+func (o *once[W]) forgetOldest() bool {
+	e := o.oldest.Front()
+	if e == nil {
+		return false
+	}
+	c := o.oldest.Remove(e).(*onceCall[W])
+	o.bytes -= c.size()
+	delete(o.calls, c.name)
+	return true
+}
+
+// size is about what an answer takes in memory, in bytes.
+func (c *onceCall[W]) size() int {
+	const fixed = 512 // the call itself, its places in map and list
+	n := fixed + len(c.name.subject) + len(c.name.fn) + len(c.name.key) + len(c.answer.header.Hint) + len(c.answer.payload)
+	for key, value := range c.answer.header.Meta {
+		n += len(key) + len(value)
+	}
+	return n
+}
