@@ -39,6 +39,7 @@ func (n *nucleus) routes() http.Handler {
 	mux := http.NewServeMux()
 	for route, h := range map[string]handler{
 		"GET " + ctl.RouteStatus:   n.ctlStatus,
+		"GET " + ctl.RouteMetrics:  n.ctlMetrics,
 		"POST " + ctl.RoutePublish: n.ctlPublish,
 		"GET " + ctl.RouteFind:     n.ctlFind,
 		"POST " + ctl.RouteRace:    n.ctlRace,
@@ -117,6 +118,10 @@ func RemoteError(err error) *ctl.RemoteError {
 
 func (n *nucleus) ctlStatus(context.Context, *http.Request, *ctl.Writer) (any, error) {
 	return n.status(), nil
+}
+
+func (n *nucleus) ctlMetrics(context.Context, *http.Request, *ctl.Writer) (any, error) {
+	return n.metrics(), nil
 }
 
 func (n *nucleus) ctlPublish(ctx context.Context, _ *http.Request, w *ctl.Writer) (any, error) {

@@ -72,12 +72,14 @@ type nucleus struct {
 	blocks      *content.Store
 	originals   originals
 	program     *program.Program // nil: headless
+	patches     *patches
 	server      *call.Server
 	caller      *call.Caller
 	serving     *serving
 	swaps       *swaps
 	adverts     *adverts
 	reach       *reachability
+	begun       time.Time
 	grantedMu   sync.Mutex
 	grantedSeen uint64       // calls of granted connections that server was told of
 	active      atomic.Int64 // unix ns of the begin or end of the last control request
@@ -111,7 +113,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	started.add(unlock)
 	debug.SetGCPercent(gcPercent)
 	sweepTrash(dir, deps.Log)
-	n := &nucleus{cfg: toml, version: cfg.Version, log: deps.Log, stop: cancel}
+	n := &nucleus{cfg: toml, version: cfg.Version, log: deps.Log, stop: cancel, begun: time.Now()}
 	started.add(n.tidy)
 	n.active.Store(time.Now().UnixNano())
 	if n.identity, err = loadIdentity(toml, cfg); err != nil {
@@ -330,6 +332,9 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 		defer cancel()
 		n.server.Close(ctx)
 	})
+	if err := n.startPatches(started); err != nil {
+		return err
+	}
 	n.adverts = newAdverts(n)
 	serveCtx := context.WithoutCancel(ctx) // Close drains before it cuts
 	n.handle(cellproto.ProtocolCall, func(s network.Stream) error { return n.server.ServeStream(serveCtx, s) })

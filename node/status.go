@@ -38,5 +38,6 @@ func (n *nucleus) status() ctl.Status {
 			s.State = ctl.Frozen
 		}
 	}
+	s.Patch = n.patches.status()
 	return s
 }

@@ -24,6 +24,8 @@ type swapRequest struct {
 	Force   bool   // even if it breaks callers
 	Publish bool   // and publish it, without a moment in which nothing is published
 	By      string // who wants it, for the history: "cellctl swap", "a new file in bin/"
+	// Wanted is asked when the swaps before this one are over; if it says no, nothing is done. Nil: it is.
+	Wanted func() bool
 }
 
 // swaps replaces the program of the cell, and keeps serving in step with what runs.
@@ -56,6 +58,9 @@ func (s *swaps) swap(ctx context.Context, req swapRequest, say func(string)) (ct
 		defer func() { <-s.busy }()
 	case <-ctx.Done():
 		return ctl.Swapped{}, cellproto.Errorf(op, cellproto.KindOf(ctx.Err()), "%w while another swap went on", ctx.Err())
+	}
+	if req.Wanted != nil && !req.Wanted() {
+		return ctl.Swapped{}, nil
 	}
 	version, err := s.newVersion(req)
 	if err != nil {

@@ -133,7 +133,7 @@ func (f *fileWatch) swap(ctx context.Context) (unfinished bool) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, fileSwapLimit)
 	defer cancel()
-	_, err := f.n.swaps.swap(ctx, swapRequest{By: byRename}, func(string) {}) // status and log have the error
+	_, err := f.n.swaps.swap(ctx, swapRequest{By: byRename, Wanted: f.changed}, func(string) {}) // status and log have the error
 	return program.Unfinished(err)
 }
 

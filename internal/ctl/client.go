@@ -26,6 +26,11 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return result[Status](ctx, c, "GET", RouteStatus, nil)
 }
 
+// Metrics asks what the cell does and costs.
+func (c *Client) Metrics(ctx context.Context) (Metrics, error) {
+	return result[Metrics](ctx, c, "GET", RouteMetrics, nil)
+}
+
 // Publish makes the cell known and gives its CID.
 func (c *Client) Publish(ctx context.Context) (Published, error) {
 	return result[Published](ctx, c, "POST", RoutePublish, withTimeout(ctx, nil))
