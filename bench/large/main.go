@@ -16,12 +16,12 @@ var (
 )
 
 func main() {
-	weight = node.Run
+	weight = append(weight, node.Run)
 	cell.Main(cell.Func("version", current).Pure().Doc("Says which build this is."))
 }
 
 // weight keeps the linker from leaving the nucleus out.
-var weight any
+var weight []any
 
 type nothing struct{}
 
