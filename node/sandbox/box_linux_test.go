@@ -388,6 +388,12 @@ func TestWeakerTier(t *testing.T) {
 	}
 }
 
+func TestMoreCPUThanThereIs(t *testing.T) {
+	if r, _ := tell(t, Config{CPU: 1000}, nil, "exit=4").end(); r.Exit != 4 || r.CPUBy != byNothing {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestRunInProcess(t *testing.T) {
 	r, err := Run(t.Context(), Config{Dir: built, Program: "obedient", Args: []string{"exit=5"}}, Deps{})
 	if err != nil || r.Exit != 5 || r.Event != EventEnd {
