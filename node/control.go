@@ -180,6 +180,7 @@ func (n *nucleus) ctlHistory(ctx context.Context, r *http.Request, _ *ctl.Writer
 		rows = append(rows, ctl.HistoryRow{
 			CID: v.CID.String(), Version: v.Manifest.Version,
 			Created: time.UnixMilli(v.Manifest.Created).UTC(), Schema: schemaText(v.Manifest.SchemaHash),
+			Owner: string(v.Manifest.Owner), Note: v.Note,
 		})
 	}
 	return rows, err

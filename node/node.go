@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -61,30 +62,32 @@ const gcPercent = 50
 
 // nucleus is the parts that run, for the control API and each other. Nobody outside receives it.
 type nucleus struct {
-	cfg       *celltoml.Config
-	version   string
-	log       *zap.Logger
-	identity  call.Identity
-	host      host.Host
-	gater     *gater
-	dht       *dht.DHT
-	blocks    *content.Store
-	originals originals
-	program   *program.Program // nil: headless
-	patches   *patches
-	server    *call.Server
-	caller    *call.Caller
-	serving   *serving
-	swaps     *swaps
-	adverts   *adverts
-	reach     *reachability
-	begun     time.Time
-	active    atomic.Int64 // unix ns of the begin or end of the last control request
-	asked     atomic.Int64 // control requests in progress
-	stop      context.CancelFunc
-	wasReady  bool      // it has come so far
-	retired   bool      // it ends because of nucleus_timeout
-	stopBy    time.Time // until then calls in flight may go on; set when the nucleus begins to stop
+	cfg         *celltoml.Config
+	version     string
+	log         *zap.Logger
+	identity    call.Identity
+	host        host.Host
+	gater       *gater
+	dht         *dht.DHT
+	blocks      *content.Store
+	originals   originals
+	program     *program.Program // nil: headless
+	patches     *patches
+	server      *call.Server
+	caller      *call.Caller
+	serving     *serving
+	swaps       *swaps
+	adverts     *adverts
+	reach       *reachability
+	begun       time.Time
+	grantedMu   sync.Mutex
+	grantedSeen uint64       // calls of granted connections that server was told of
+	active      atomic.Int64 // unix ns of the begin or end of the last control request
+	asked       atomic.Int64 // control requests in progress
+	stop        context.CancelFunc
+	wasReady    bool      // it has come so far
+	retired     bool      // it ends because of nucleus_timeout
+	stopBy      time.Time // until then calls in flight may go on; set when the nucleus begins to stop
 }
 
 // Run is the nucleus of one cell, until ctx ends, the control API says stop, or nucleus_timeout has
@@ -377,7 +380,7 @@ func (n *nucleus) waitForEnd(ctx context.Context) (retired bool) {
 			return false
 		case <-timer.C:
 		}
-		load := n.server.Load()
+		load := n.load()
 		last := load.LastEnded
 		if at := time.Unix(0, n.active.Load()); at.After(last) {
 			last = at

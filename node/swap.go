@@ -224,9 +224,11 @@ func schemaHash(s *cellproto.Schema) cellproto.SchemaHash {
 	return s.Hash()
 }
 
-// rolledBack keeps serving in step with a program that was taken up again; c is nil while it sleeps.
-func (s *swaps) rolledBack(c *cellproto.Conn, why error) {
+// rolledBack keeps serving in step with a program that was taken up again.
+func (s *swaps) rolledBack(why error) {
 	s.tasks.Go(func() {
+		s.busy <- struct{}{} // what has moved is to be seen to before it is taken back
+		defer func() { <-s.busy }()
 		s.mu.Lock()
 		undo, version := s.undo, s.last
 		s.undo, s.last = nil, ""
@@ -238,7 +240,7 @@ func (s *swaps) rolledBack(c *cellproto.Conn, why error) {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), schemaTimeout)
 		defer cancel()
-		s.n.serving.reinstate(ctx, c, version)
+		s.n.serving.reinstate(ctx, s.n.program.Current(), version)
 		sum := s.n.serving.digest()
 		s.runs.add(ctl.RunRow{
 			Time: time.Now(), BLAKE3: hex.EncodeToString(sum[:]), Version: s.n.serving.releaseVersion(),

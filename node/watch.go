@@ -10,7 +10,6 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"go.uber.org/zap"
 
-	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/celltoml"
 	"github.com/celldnet/celld/node/program"
 )
@@ -129,14 +128,12 @@ func (f *fileWatch) concerns(name string) bool {
 // being written.
 func (f *fileWatch) swap(ctx context.Context) (unfinished bool) {
 	if !f.changed() {
+		f.n.program.NotWaiting()
 		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, fileSwapLimit)
 	defer cancel()
-	_, err := f.n.swaps.swap(ctx, swapRequest{By: byRename, Wanted: f.changed}, func(string) {})
-	if err != nil && ctx.Err() == nil {
-		f.n.log.Info("the new file in bin/ is not run", zap.Error(err), zap.String("hint", cellproto.HintOf(err)))
-	}
+	_, err := f.n.swaps.swap(ctx, swapRequest{By: byRename, Wanted: f.changed}, func(string) {}) // status and log have the error
 	return program.Unfinished(err)
 }
 

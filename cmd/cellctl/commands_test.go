@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -304,27 +307,105 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-func TestSaveReply(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "out")
+// A log that is rotated while it is read: what is written between the last look at the old file and the
+// look at its name is not lost.
+func TestFollowAcrossRotations(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "cell.log")
+	const files = 100
+	var b strings.Builder
+	v := &logView{a: &app{out: &b, getenv: os.Getenv}}
+	l := &tailedLog{name: "cell.log", path: path}
+	v.logs = []*tailedLog{l}
+	defer v.close()
+	var printed atomic.Int64
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		for i := range int64(files) {
+			f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			fmt.Fprintln(f, "first of", i)
+			for printed.Load() < 2*i+1 && !t.Failed() { // it is open at the reader
+				runtime.Gosched()
+			}
+			fmt.Fprintln(f, "last of", i)
+			os.Rename(path, path+".1")
+			f.Close()
+		}
+		os.WriteFile(path, nil, 0o600)
+	}()
+	for over := false; !over; {
+		select {
+		case <-written:
+			over = true // and once more
+		default:
+		}
+		if err := v.advance(l); err != nil {
+			t.Fatal(err)
+		}
+		n := int64(strings.Count(b.String(), "\n"))
+		if over && n != 2*files {
+			t.Fatalf("%d lines, want %d", n, 2*files)
+		}
+		printed.Store(n)
+		if strings.Count(b.String(), "first") > strings.Count(b.String(), "last")+1 {
+			t.Errorf("a last line is lost after %d lines", n)
+			return
+		}
+	}
+}
+
+func TestOutput(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "out")
 	os.WriteFile(path, []byte("old"), 0o600)
-	broken := &reply{body: brokenReader{}}
-	if err := saveReply(broken, path); !errors.Is(err, errBroken) {
+	save := func(path string, r io.Reader) error {
+		o, err := openOutput(path)
+		if err != nil {
+			return err
+		}
+		defer o.drop()
+		return o.save(r)
+	}
+	if err := save(path, brokenReader{}); !errors.Is(err, errBroken) {
 		t.Errorf("a broken reply gives %v", err)
 	}
 	if b, _ := os.ReadFile(path); string(b) != "old" {
 		t.Errorf("the file now has %q", b)
 	}
-	if err := saveReply(&reply{body: strings.NewReader("new")}, path); err != nil {
+	if err := save(path, strings.NewReader("new")); err != nil {
 		t.Fatal(err)
 	}
 	if b, _ := os.ReadFile(path); string(b) != "new" {
 		t.Errorf("the file has %q", b)
 	}
-	if err := saveReply(&reply{body: strings.NewReader("x")}, "/dev/null"); err != nil {
+	if err := save("/dev/null", strings.NewReader("x")); err != nil {
 		t.Errorf("writing to /dev/null: %v", err)
 	}
 	if info, err := os.Stat("/dev/null"); err != nil || info.Mode().IsRegular() {
 		t.Error("/dev/null was replaced by a file")
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, ".*")); len(left) > 0 {
+		t.Errorf("%v were left", left)
+	}
+	missing := filepath.Join(dir, "nowhere", "out")
+	if err := save(missing, strings.NewReader("x")); cellproto.KindOf(err) != cellproto.Failed || strings.Contains(err.Error(), "/.") {
+		t.Errorf("a directory that is not there: %v", err)
+	}
+}
+
+func TestDurationFlag(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"5": 5 * time.Second, "0.25": 250 * time.Millisecond, "90s": 90 * time.Second, "2m": 2 * time.Minute, "-1": -time.Second,
+		"": -1, "x": -1, "5 s": -1, "1e300": -1, "NaN": -1, "inf": -1,
+	} {
+		d := durationFlag(-1)
+		if err := d.Set(text); (err == nil) != (want != -1) || time.Duration(d) != want {
+			t.Errorf("%q is %v, %v", text, time.Duration(d), err)
+		}
 	}
 }
 

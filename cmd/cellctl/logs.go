@@ -30,6 +30,7 @@ func (a *app) logsCmd() *cobra.Command {
 	n := cmd.Flags().IntP("lines", "n", 50, "how many `LINES` of each log, from the end")
 	follow := cmd.Flags().BoolP("follow", "f", false, "go on with what is written from now on")
 	only := cmd.Flags().String("only", "", "\"cell\" or \"nucleus\": one of the two logs")
+	completeFlag(cmd, "only", "cell", "nucleus")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *n < 0 || *n > 1_000_000 {
 			return usagef(cmd, "-n %d is not between 0 and 1000000", *n)
@@ -192,26 +193,36 @@ func (v *logView) advance(l *tailedLog) error {
 				return err
 			}
 		}
-		buf := make([]byte, 64<<10)
-		for {
-			n, err := l.f.Read(buf)
-			if n > 0 {
-				if err := v.show(l, buf[:n]); err != nil {
-					return err
-				}
-			}
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			if err != nil {
-				return logError(l, err)
-			}
+		if err := v.drain(l); err != nil {
+			return err
 		}
 		if !l.replaced() {
 			return nil
 		}
+		if err := v.drain(l); err != nil { // what came between the two looks; nothing does any more
+			return err
+		}
 		l.f.Close()
 		l.f = nil
+	}
+}
+
+// drain prints l to its end.
+func (v *logView) drain(l *tailedLog) error {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := l.f.Read(buf)
+		if n > 0 {
+			if err := v.show(l, buf[:n]); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return logError(l, err)
+		}
 	}
 }
 

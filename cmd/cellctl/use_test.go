@@ -72,7 +72,7 @@ func TestUseLocalFails(t *testing.T) {
 		{[]string{"add", "3"}, exitUsage, "is missing\n  try: add a:number b:number\n"},
 		{[]string{"add", "3", "x"}, exitUsage, "cannot be \"x\"\n"},
 		{[]string{"add", "3", "4", "--input", "-"}, exitUsage, "add takes no body"},
-		{[]string{"add", "--input", "/no/such/file"}, exitNotFound, "cannot read the input"},
+		{[]string{"add", "--input", "/no/such/file"}, exitFailed, "cannot read the input"},
 		{[]string{"add", "3", "4", "--key", strings.Repeat("k", 65)}, exitUsage, "a key of 65 bytes"},
 	} {
 		o := run(t, "{}", append([]string{"use", n.dir}, c.args...)...)

@@ -85,6 +85,7 @@ var reserved = map[string]string{
 // the commands a person types and the programs of cells start in a few milliseconds.
 var notLinked = map[string]string{
 	"cellproto/cell": "net net/http text/template html/template github.com/libp2p github.com/ipfs github.com/multiformats github.com/pelletier go.uber.org",
+	"cmd/cellbox":    "net net/http github.com/libp2p github.com/ipfs github.com/multiformats github.com/pelletier github.com/quic-go go.uber.org lukechampine.com",
 	"cmd/cellctl":    "lukechampine.com github.com/libp2p github.com/ipfs github.com/multiformats github.com/quic-go go.uber.org",
 }
 

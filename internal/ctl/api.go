@@ -202,7 +202,9 @@ type HistoryRow struct {
 	CID     string    `json:"cid"`
 	Version string    `json:"version"`
 	Created time.Time `json:"created"`
-	Schema  string    `json:"schema"` // hash of the schema, in hex
+	Schema  string    `json:"schema"`         // hash of the schema, in hex
+	Owner   string    `json:"owner"`          // peer ID of the account that signed it
+	Note    string    `json:"note,omitempty"` // of the last one: why the version before it is not listed
 }
 
 // Check is one finding of the doctor.

@@ -250,10 +250,15 @@ func (c *Caller) exchange(ctx context.Context, r *remote, who race.Ranked, req *
 // ownWord gives the error of a call that was sent. Whether its caller has given up is not for the other
 // side to say: that a callee says so means only that it did not finish.
 func ownWord(ctx context.Context, err error) error {
-	if cellproto.KindOf(err) != cellproto.Canceled || ctx.Err() != nil {
-		return err
+	switch {
+	case err == nil:
+	case errors.Is(err, context.DeadlineExceeded):
+		return cellproto.Errorf("call", cellproto.Timeout, "no answer in time; it may have run").
+			WithHint("Give it more time (--timeout).")
+	case cellproto.KindOf(err) == cellproto.Canceled && ctx.Err() == nil:
+		return cellproto.Errorf("call", cellproto.MayHaveRun, "the callee broke it off: %w", err)
 	}
-	return cellproto.Errorf("call", cellproto.MayHaveRun, "the callee broke it off: %w", err)
+	return err
 }
 
 // connect gives a link over which a request may go at once: the provider is reached, serves what

@@ -30,8 +30,9 @@ type kept struct {
 	of       *atomic.Int64 // what all take
 }
 
-// keep keeps a request, read at now, until release, if the function may be repeated and there is room. It gives one
-// of an idempotent function a key, if its caller has not: the program can tell the repeat by it.
+// keep keeps a request, read at now, until release, if the function may be repeated and there is room.
+// It gives one of an idempotent function a key, if its caller has not: the program can tell the repeat
+// by it.
 func (s *Server) keep(f *cellproto.Frame, now time.Time) *kept {
 	serving := s.serving.Load()
 	if f.More || len(f.Payload) > maxKept || serving.Schema == nil {
@@ -65,8 +66,7 @@ func (k *kept) release() {
 
 // repeatKey gives a key that no other call has.
 func (s *Server) repeatKey() []byte {
-	key := binary.BigEndian.AppendUint64(append(make([]byte, 0, 16), s.keyPrefix[:]...), s.keysMade.Add(1))
-	return key
+	return binary.BigEndian.AppendUint64(append(make([]byte, 0, 16), s.keyPrefix[:]...), s.keysMade.Add(1))
 }
 
 func newKeyPrefix() (p [8]byte) {

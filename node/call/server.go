@@ -58,8 +58,8 @@ type Server struct {
 	last     atomic.Int64 // unix ns of the end of the last call
 	keys     keys
 
-	kept      atomic.Int64  // bytes of requests that can be made again
-	keyPrefix [8]byte       // of the keys that are made here
+	kept      atomic.Int64 // bytes of requests that can be made again
+	keyPrefix [8]byte      // of the keys that are made here
 	keysMade  atomic.Uint64
 
 	mu      sync.Mutex

@@ -126,7 +126,7 @@ func formatOf(head []byte) string {
 
 func elfFormat(head []byte) string {
 	if len(head) < 20 {
-		return formatUnknown
+		return here // as far as it goes: the rest is missing
 	}
 	order := binary.ByteOrder(binary.LittleEndian)
 	if elf.Data(head[elf.EI_DATA]) == elf.ELFDATA2MSB {

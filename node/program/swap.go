@@ -170,9 +170,15 @@ func (p *Program) swapFailed(in *instance, cause error) error {
 	}
 	p.mu.Lock()
 	p.candidate = nil
-	p.setSwap(phase, e)
+	told := phase == SwapWaiting && p.swap.Phase == phase && p.swap.Reason == e.Error() // it is looked at again and again
+	if !told {
+		p.setSwap(phase, e)
+	}
 	stopped := p.closed
 	p.mu.Unlock()
+	if told {
+		return e
+	}
 	p.log.Warn("the new program does not take over", zap.Error(e), zap.String("hint", e.Hint))
 	if in != nil && !stopped && phase == SwapRefused {
 		p.files.refuse(in.file, e.Error(), e.Hint)
@@ -254,13 +260,28 @@ func (p *Program) tellRolledBack() {
 		return
 	}
 	p.mu.Lock()
-	state := p.swap
-	var conn *cellproto.Conn
-	if p.cur != nil && (p.phase == Running || p.phase == Frozen) {
-		conn = p.cur.conn
-	}
+	reason := p.swap.Reason
 	p.mu.Unlock()
-	p.rolledBack(conn, errors.New(state.Reason))
+	p.rolledBack(errors.New(reason))
+}
+
+// Current gives the connection to the program that runs, frozen or not; nil if none does.
+func (p *Program) Current() *cellproto.Conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cur == nil || p.phase != Running && p.phase != Frozen {
+		return nil
+	}
+	return p.cur.conn
+}
+
+// NotWaiting says that nobody writes a new program any more.
+func (p *Program) NotWaiting() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.swap.Phase == SwapWaiting {
+		p.swap = SwapState{}
+	}
 }
 
 // Binary gives the path of the file that runs, or that the next start executes: the one in bin/, or the

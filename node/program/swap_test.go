@@ -151,9 +151,9 @@ func TestBadSwaps(t *testing.T) {
 			cfg := swapCell(t, "serve")
 			cfg.StartTimeout, cfg.StopTimeout = 2*time.Second, 100*time.Millisecond
 			var told atomic.Int64
-			p := newProgram(t, cfg, Deps{RolledBack: func(c *cellproto.Conn, why error) {
-				if c == nil || !strings.Contains(why.Error(), "exit status 4") {
-					t.Errorf("rolled back to %v: %v", c, why)
+			p := newProgram(t, cfg, Deps{RolledBack: func(why error) {
+				if !strings.Contains(why.Error(), "exit status 4") {
+					t.Errorf("rolled back because of %v", why)
 				}
 				told.Add(1)
 			}})
@@ -198,6 +198,9 @@ func TestBadSwaps(t *testing.T) {
 			next := newProgram(t, cfg, Deps{})
 			if v := version(t, next); v != 1 {
 				t.Errorf("version %d of the next nucleus", v)
+			}
+			if s := next.State().Swap; s.Phase != SwapRefused || !strings.Contains(s.Reason, c.text) {
+				t.Errorf("the next nucleus says %+v", s)
 			}
 			// A good one is taken up without being asked for.
 			install(t, cfg.Dir, script(t, "serve", 3), 0o755)

@@ -37,8 +37,8 @@ func checkWhole(cfg Config, path string) *cellproto.Error {
 	case info.Size() == 0:
 		return unfinished("is empty")
 	}
-	head := make([]byte, elf.EI_NIDENT)
-	if _, err := io.ReadFull(f, head); err != nil || string(head[:4]) != elf.ELFMAG {
+	head := make([]byte, len(elf.ELFMAG))
+	if _, err := io.ReadFull(f, head); err != nil || string(head) != elf.ELFMAG {
 		return nil // another format, which does not tell
 	}
 	if !wholeELF(f, info.Size()) {

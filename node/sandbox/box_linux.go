@@ -34,6 +34,9 @@ type Box struct {
 	why    string
 	killAt time.Time // after Stop
 
+	looked time.Duration // when a family was looked at last; watch's own
+	ran    time.Duration // what it is charged; watch's own
+
 	result Report
 	done   chan struct{} // closed when result is set and nothing is left
 }
@@ -201,11 +204,7 @@ func (b *Box) halt() {
 		return
 	}
 	b.halted = want
-	if want {
-		b.run.signal(unix.SIGSTOP)
-	} else {
-		b.run.signal(unix.SIGCONT)
-	}
+	b.sendHalt(want)
 }
 
 // end kills the program, for the first reason that is given.

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -426,23 +427,44 @@ func TestFindLauncher(t *testing.T) {
 	}
 }
 
-// BenchmarkStart is the time from the start of a program that does nothing to its end: plain, and
-// under cellbox in each tier.
+func TestProbeThrough(t *testing.T) {
+	s, err := ProbeThrough(t.Context(), filepath.Join(built, "cellbox"))
+	if want := Probe(); err != nil || s.String() != want.String() || s.Kernel != want.Kernel {
+		t.Errorf("%+v is not %+v; %v", s, want, err)
+	}
+	if _, err := ProbeThrough(t.Context(), filepath.Join(built, "missing")); cellproto.KindOf(err) != cellproto.Unavailable {
+		t.Error(err)
+	}
+	if _, err := ProbeThrough(t.Context(), filepath.Join(built, "obedient")); cellproto.KindOf(err) != cellproto.BadInput {
+		t.Error(err)
+	}
+}
+
+// BenchmarkStart is the time from the start of a program that does nothing to its end: plain, under
+// cellbox in each tier, and as a build.
 func BenchmarkStart(b *testing.B) {
-	b.Run("plain", func(b *testing.B) {
-		for b.Loop() {
-			if err := runPlain(filepath.Join(built, "obedient")); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
+	b.Run("plain", func(b *testing.B) { benchmarkStart(b, filepath.Join(built, "obedient")) })
+	cellbox := filepath.Join(built, "cellbox")
 	for _, tier := range working(b) {
 		b.Run(tier.String(), func(b *testing.B) {
-			for b.Loop() {
-				if err := runPlain(filepath.Join(built, "cellbox"), "--dir", built, "--tier", tier.String(), "--cpu", "0.5", "--", "obedient"); err != nil {
-					b.Fatal(err)
-				}
-			}
+			benchmarkStart(b, cellbox, "--dir", built, "--tier", tier.String(), "--cpu", "0.5", "--", "obedient")
+		})
+		b.Run(tier.String()+" without cgroups", func(b *testing.B) {
+			benchmarkStart(b, cellbox, "--dir", built, "--tier", tier.String(), "--cpu", "0.5", "--cgroup", "none", "--", "obedient")
 		})
 	}
+}
+
+func benchmarkStart(b *testing.B, path string, args ...string) {
+	var took []time.Duration
+	for b.Loop() {
+		begun := time.Now()
+		if err := exec.Command(path, args...).Run(); err != nil {
+			b.Fatal(err)
+		}
+		took = append(took, time.Since(begun))
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "median-ms")
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
 }

@@ -174,12 +174,20 @@ func containsWord(list []string, word string) bool {
 	return false
 }
 
+// memoryInGroup is what a control group counts: what a build writes is in memory too.
+func (c Config) memoryInGroup() int64 {
+	if c.Build != nil {
+		return c.Memory + c.Build.Disk
+	}
+	return c.Memory
+}
+
 func limitsV1(controller string, c Config) []groupFile {
 	switch controller {
 	case "cpu":
 		return []groupFile{{"cpu.cfs_period_us", strconv.Itoa(cpuPeriod), true}, {"cpu.cfs_quota_us", cpuQuota(c), true}}
 	case "memory":
-		bytes := strconv.FormatInt(c.Memory, 10)
+		bytes := strconv.FormatInt(c.memoryInGroup(), 10)
 		return []groupFile{{"memory.limit_in_bytes", bytes, true}, {"memory.memsw.limit_in_bytes", bytes, false}, {"memory.swappiness", "0", false}}
 	}
 	return []groupFile{{"pids.max", strconv.Itoa(c.Threads), true}}
@@ -190,7 +198,7 @@ func limitsV2(controller string, c Config) []groupFile {
 	case "cpu":
 		return []groupFile{{"cpu.max", cpuQuota(c) + " " + strconv.Itoa(cpuPeriod), true}}
 	case "memory":
-		return []groupFile{{"memory.max", strconv.FormatInt(c.Memory, 10), true}, {"memory.swap.max", "0", false}}
+		return []groupFile{{"memory.max", strconv.FormatInt(c.memoryInGroup(), 10), true}, {"memory.swap.max", "0", false}}
 	}
 	return []groupFile{{"pids.max", strconv.Itoa(c.Threads + 1), true}} // and the guard
 }
