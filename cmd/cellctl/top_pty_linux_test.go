@@ -56,14 +56,15 @@ func TestTopOnATerminal(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		end  func(t *testing.T, master *os.File, cmd *exec.Cmd)
+		code int
 	}{
-		{"q", func(t *testing.T, master *os.File, _ *exec.Cmd) { press(t, master, "xyzq") }},
-		{"^C", func(t *testing.T, master *os.File, _ *exec.Cmd) { press(t, master, "\x03") }},
+		{"q", func(t *testing.T, master *os.File, _ *exec.Cmd) { press(t, master, "xyzq") }, 0},
+		{"^C", func(t *testing.T, master *os.File, _ *exec.Cmd) { press(t, master, "\x03") }, 0},
 		{"SIGTERM", func(t *testing.T, _ *os.File, cmd *exec.Cmd) {
 			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 				t.Fatal(err)
 			}
-		}},
+		}, 128 + int(syscall.SIGTERM)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n := startFake(t)
@@ -93,7 +94,7 @@ func TestTopOnATerminal(t *testing.T) {
 			out = readUntil(t, master, leaveScreen)
 			select {
 			case err := <-ended:
-				if err != nil {
+				if cmd.ProcessState.ExitCode() != c.code {
 					t.Errorf("%v: %q", err, out)
 				}
 			case <-time.After(time.Minute):

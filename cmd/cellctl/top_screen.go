@@ -60,7 +60,7 @@ func (t *top) draw(ctx context.Context) error {
 	if !isFile || !term.IsTerminal(int(in.Fd())) {
 		return t.print(ctx, false) // nobody could press q
 	}
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP) // what else ends a command has ended ctx
 	defer stop()
 	before, err := term.MakeRaw(int(in.Fd()))
 	if err != nil {
