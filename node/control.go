@@ -63,6 +63,10 @@ func (n *nucleus) ownerOnly(next http.Handler) http.Handler {
 			http.Error(w, "only the cell's owner may", http.StatusForbidden)
 			return
 		}
+		if r.URL.Path == ctl.RouteMetrics { // who only watches keeps no nucleus from retiring
+			next.ServeHTTP(w, r)
+			return
+		}
 		n.asked.Add(1)
 		n.active.Store(time.Now().UnixNano())
 		defer func() {

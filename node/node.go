@@ -132,6 +132,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	n.watchProgram(&started)
 	n.log.Info("ready", zap.String("cell", toml.Cell.Name), zap.Stringer("peer", n.identity.Peer), zap.Strings("addrs", n.addrs()))
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // without systemd there is nobody to tell
+	n.keepWatchdog(&started)
 	if cfg.Ready != nil {
 		cfg.Ready()
 	}

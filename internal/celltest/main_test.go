@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -192,6 +193,23 @@ func TestNucleusTimeout(t *testing.T) {
 	c.Start()
 	c.AwaitEnd()
 	c.CheckGone(0)
+}
+
+// Whoever only watches a nucleus does not keep it from retiring.
+func TestWatchedNucleusRetires(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	c := n.Headless("home")
+	c.Edit("", "[life_cycle]\nnucleus_timeout = 1\n")
+	c.Start()
+	Eventually(t, "a nucleus that is asked for its metrics all the time has retired", func() bool {
+		m, err := (&ctl.Client{Dir: c.Dir}).Metrics(t.Context())
+		if err == nil && (m.Name != "home" || m.Nucleus.PID != c.PID() || m.Nucleus.RSS == 0 || m.Program.PID != 0) {
+			t.Errorf("%+v", m)
+		}
+		return errors.Is(err, ctl.ErrNotRunning)
+	})
+	c.AwaitEnd()
 }
 
 // Publishing anew what has changed gives another CID that leads back to the one before; the program
