@@ -65,9 +65,9 @@ type Deps struct {
 	// in flight any more or ctx has ended. It is called before the program at the end of c is frozen or
 	// stopped, and after it was replaced; perhaps more than once. Nil: nothing.
 	Retire func(ctx context.Context, c *cellproto.Conn)
-	// RolledBack is told when a new program was no good and the one before it was taken up again. It
-	// must not wait for the Program. Nil: nothing.
-	RolledBack func(why error)
+	// RolledBack is told when a new program was no good and the one before it was taken up again. c was
+	// the connection to the new one, nil if it had none. It must not wait for the Program. Nil: nothing.
+	RolledBack func(c *cellproto.Conn, why error)
 }
 
 func (c Config) withDefaults() Config {

@@ -40,7 +40,7 @@ type Program struct {
 
 	granted       func(*cellproto.Conn) (int, time.Time)
 	retireGranted func(context.Context, *cellproto.Conn)
-	rolledBack    func(error)
+	rolledBack    func(*cellproto.Conn, error)
 
 	files     *files
 	pids      *pids
