@@ -259,10 +259,10 @@ func cutText(s string, limit int) string {
 	return strings.ToValidUTF8(s, "?")
 }
 
-// cleanText makes a peer's text fit for a terminal and a log: UTF-8 without control characters.
+// cleanText makes a peer's text fit for a terminal and a log: UTF-8 without what Unprintable names.
 func cleanText(b []byte) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\n' && r != '\t' || r >= 0x7f && r < 0xa0 {
+		if Unprintable(r) {
 			return '?'
 		}
 		return r

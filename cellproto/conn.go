@@ -58,8 +58,7 @@ type Config struct {
 // is told that the connection has ended.
 type Conn struct {
 	t      Transport
-	in     io.Reader // t, or its descriptor
-	direct bool      // t is a descriptor that can be written without blocking
+	direct bool // t is a descriptor that can be written without blocking
 	cfg    Config
 	born   time.Time
 	w      writer
@@ -122,7 +121,6 @@ func NewConn(t Transport, cfg Config) (*Conn, error) {
 	}
 	c.w.init(t, raw, c.fail)
 	c.turn = newTurn(t, &c.cfg)
-	c.in = t
 	c.direct = c.w.now != nil
 	if cfg.Opener {
 		c.nextID = ^uint32(0) // the first one is 1, for the other side 2

@@ -112,7 +112,7 @@ func (c *Conn) fill(r *reader) error {
 			c.partial.Store(max(int64(r.readAt.Sub(c.born)), 1))
 		}
 	}
-	n, err := c.in.Read(r.buf[r.to:])
+	n, err := c.t.Read(r.buf[r.to:])
 	if n == 0 && err != nil {
 		if c.interrupted(err) {
 			return errInterrupted

@@ -39,6 +39,7 @@ func (n *nucleus) routes() http.Handler {
 	mux := http.NewServeMux()
 	for route, h := range map[string]handler{
 		"GET " + ctl.RouteStatus:   n.ctlStatus,
+		"GET " + ctl.RouteMetrics:  n.ctlMetrics,
 		"POST " + ctl.RoutePublish: n.ctlPublish,
 		"GET " + ctl.RouteFind:     n.ctlFind,
 		"POST " + ctl.RouteRace:    n.ctlRace,
@@ -60,6 +61,10 @@ func (n *nucleus) ownerOnly(next http.Handler) http.Handler {
 		who, ok := r.Context().Value(peerKey{}).(call.Who)
 		if !ok || !who.Owner {
 			http.Error(w, "only the cell's owner may", http.StatusForbidden)
+			return
+		}
+		if r.URL.Path == ctl.RouteMetrics { // who only watches keeps no nucleus from retiring
+			next.ServeHTTP(w, r)
 			return
 		}
 		n.asked.Add(1)
@@ -119,6 +124,10 @@ func (n *nucleus) ctlStatus(context.Context, *http.Request, *ctl.Writer) (any, e
 	return n.status(), nil
 }
 
+func (n *nucleus) ctlMetrics(context.Context, *http.Request, *ctl.Writer) (any, error) {
+	return n.metrics(), nil
+}
+
 func (n *nucleus) ctlPublish(ctx context.Context, _ *http.Request, w *ctl.Writer) (any, error) {
 	return n.publish(ctx, func(text string) { _ = w.Progress(text) }) // a caller that left has ended ctx
 }
@@ -171,6 +180,7 @@ func (n *nucleus) ctlHistory(ctx context.Context, r *http.Request, _ *ctl.Writer
 		rows = append(rows, ctl.HistoryRow{
 			CID: v.CID.String(), Version: v.Manifest.Version,
 			Created: time.UnixMilli(v.Manifest.Created).UTC(), Schema: schemaText(v.Manifest.SchemaHash),
+			Owner: string(v.Manifest.Owner), Note: v.Note,
 		})
 	}
 	return rows, err

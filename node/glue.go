@@ -34,32 +34,44 @@ func (f finder) Find(ctx context.Context, c cid.Cid) (<-chan call.Found, func() 
 			}
 		}
 	}()
-	return out, func() string { return howFar(f.Status(), progress) }
+	return out, func() string { return howFar(f.Status(), progress.Asked(), progress.Keys, progress.Read()) }
 }
 
 // ResolveName waits until the DHT has a peer to ask.
 func (f finder) ResolveName(ctx context.Context, name string) (cid.Cid, error) {
+	if !dht.IsName(name) {
+		return cid.Undef, cellproto.Errorf("resolve "+name, cellproto.NotFound, "%w", call.ErrNoName)
+	}
 	f.AwaitPeers(ctx, nil)
 	return f.DHT.ResolveName(ctx, name)
 }
 
-// howFar says how far a search got, for people.
-func howFar(st dht.Status, p *dht.Progress) string {
+// howFar says how far a search got, for people: how many answers came, under how many keys, and how
+// many providers they named.
+func howFar(st dht.Status, answers, keys, providers int) string {
 	peers := st.WANPeers + st.LANPeers
-	text := fmt.Sprintf("the DHT of the network %s has %d peers, who gave %d answers under %d keys and named %d providers",
-		st.Network, peers, p.Asked(), p.Keys, p.Read())
-	if peers == 0 && p.Asked() == 0 {
+	text := fmt.Sprintf("the DHT of the network %s, of which %s known, gave %s under %d keys and named %s",
+		st.Network, plural(peers, "peer is", "peers are"), plural(answers, "answer", "answers"), keys,
+		plural(providers, "provider", "providers"))
+	if peers == 0 && answers == 0 {
 		text = "no peer of the network " + st.Network + " can be reached"
 		if st.BootstrapTotal > 0 {
-			text += fmt.Sprintf(" (%d of %d bootstrap peers are connected)", st.Bootstrapped, st.BootstrapTotal)
+			text += fmt.Sprintf(" (%d of %d bootstrap peers connected)", st.Bootstrapped, st.BootstrapTotal)
 		} else {
 			text += " (it has no bootstrap peer)"
 		}
 	}
 	if st.MDNSPeers > 0 {
-		text += fmt.Sprintf("; mDNS shows %d peers on this LAN", st.MDNSPeers)
+		text += "; mDNS shows " + plural(st.MDNSPeers, "peer", "peers") + " on this LAN"
 	}
 	return text
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }
 
 // allowedKeys reads [auth] allowed_keys: peer IDs as text, or files under keys/ that hold one.

@@ -2,10 +2,13 @@ package node
 
 import (
 	"bytes"
+	"crypto/rand"
 	"os"
 	"path/filepath"
 	"sync"
 	"testing"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
 
 	"github.com/celldnet/celld/cellproto"
 )
@@ -86,5 +89,66 @@ func TestKeysAreNoLinks(t *testing.T) {
 	}
 	if _, err := loadKey(dir, hostKeyFile); err == nil {
 		t.Error("a link was followed")
+	}
+}
+
+// What is no key is refused, whatever it is, and nothing is made in its place.
+func FuzzReadKey(f *testing.F) {
+	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	raw, err := crypto.MarshalPrivateKey(key)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(raw)
+	f.Add(raw[:len(raw)-1])
+	f.Add([]byte{})
+	f.Add(bytes.Repeat([]byte{8, 1}, maxKeyFile))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		path := filepath.Join(t.TempDir(), hostKeyFile)
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := readKey(path)
+		if err != nil {
+			if cellproto.KindOf(err) != cellproto.Corrupt || cellproto.HintOf(err) == "" {
+				t.Errorf("%v", err)
+			}
+			return
+		}
+		if _, err := crypto.MarshalPrivateKey(got); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// FuzzParseKey reads an entry of allowed_keys.
+func FuzzParseKey(f *testing.F) {
+	f.Add("12D3KooWGRUaD8GkFs5Cn7eqqEZzQr8LqpzAxcPNzq2xTPCm1oYC")
+	f.Add("CAESIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
+	f.Add("CAESAA==")
+	f.Add("")
+	f.Fuzz(func(t *testing.T, text string) {
+		if id, err := parseKey(text); (err == nil) != (id != "") || err == nil && id.Validate() != nil {
+			t.Errorf("%q is %q, %v", text, id, err)
+		}
+	})
+}
+
+func TestReadBounded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	for size, want := range map[int]cellproto.Kind{0: 0, 9: 0, 10: 0, 11: cellproto.TooLarge, 1 << 20: cellproto.TooLarge} {
+		if err := os.WriteFile(path, make([]byte, size), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		data, err := readBounded(path, 10)
+		if cellproto.KindOf(err) != want || err == nil && len(data) != size {
+			t.Errorf("%d bytes: %d, %v", size, len(data), err)
+		}
+	}
+	if _, err := readBounded(filepath.Join(path, "x"), 10); err == nil {
+		t.Error("a file that is not there was read")
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -61,28 +62,32 @@ const gcPercent = 50
 
 // nucleus is the parts that run, for the control API and each other. Nobody outside receives it.
 type nucleus struct {
-	cfg       *celltoml.Config
-	version   string
-	log       *zap.Logger
-	identity  call.Identity
-	host      host.Host
-	gater     *gater
-	dht       *dht.DHT
-	blocks    *content.Store
-	originals originals
-	program   *program.Program // nil: headless
-	server    *call.Server
-	caller    *call.Caller
-	serving   *serving
-	swaps     *swaps
-	adverts   *adverts
-	reach     *reachability
-	active    atomic.Int64 // unix ns of the begin or end of the last control request
-	asked     atomic.Int64 // control requests in progress
-	stop      context.CancelFunc
-	wasReady  bool      // it has come so far
-	retired   bool      // it ends because of nucleus_timeout
-	stopBy    time.Time // until then calls in flight may go on; set when the nucleus begins to stop
+	cfg         *celltoml.Config
+	version     string
+	log         *zap.Logger
+	identity    call.Identity
+	host        host.Host
+	gater       *gater
+	dht         *dht.DHT
+	blocks      *content.Store
+	originals   originals
+	program     *program.Program // nil: headless
+	patches     *patches
+	server      *call.Server
+	caller      *call.Caller
+	serving     *serving
+	swaps       *swaps
+	adverts     *adverts
+	reach       *reachability
+	begun       time.Time
+	grantedMu   sync.Mutex
+	grantedSeen uint64       // calls of granted connections that server was told of
+	active      atomic.Int64 // unix ns of the begin or end of the last control request
+	asked       atomic.Int64 // control requests in progress
+	stop        context.CancelFunc
+	wasReady    bool      // it has come so far
+	retired     bool      // it ends because of nucleus_timeout
+	stopBy      time.Time // until then calls in flight may go on; set when the nucleus begins to stop
 }
 
 // Run is the nucleus of one cell, until ctx ends, the control API says stop, or nucleus_timeout has
@@ -108,7 +113,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	started.add(unlock)
 	debug.SetGCPercent(gcPercent)
 	sweepTrash(dir, deps.Log)
-	n := &nucleus{cfg: toml, version: cfg.Version, log: deps.Log, stop: cancel}
+	n := &nucleus{cfg: toml, version: cfg.Version, log: deps.Log, stop: cancel, begun: time.Now()}
 	started.add(n.tidy)
 	n.active.Store(time.Now().UnixNano())
 	if n.identity, err = loadIdentity(toml, cfg); err != nil {
@@ -127,6 +132,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	n.watchProgram(&started)
 	n.log.Info("ready", zap.String("cell", toml.Cell.Name), zap.Stringer("peer", n.identity.Peer), zap.Strings("addrs", n.addrs()))
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // without systemd there is nobody to tell
+	n.keepWatchdog(&started)
 	if cfg.Ready != nil {
 		cfg.Ready()
 	}
@@ -327,6 +333,9 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 		defer cancel()
 		n.server.Close(ctx)
 	})
+	if err := n.startPatches(started); err != nil {
+		return err
+	}
 	n.adverts = newAdverts(n)
 	serveCtx := context.WithoutCancel(ctx) // Close drains before it cuts
 	n.handle(cellproto.ProtocolCall, func(s network.Stream) error { return n.server.ServeStream(serveCtx, s) })
@@ -371,7 +380,7 @@ func (n *nucleus) waitForEnd(ctx context.Context) (retired bool) {
 			return false
 		case <-timer.C:
 		}
-		load := n.server.Load()
+		load := n.load()
 		last := load.LastEnded
 		if at := time.Unix(0, n.active.Load()); at.After(last) {
 			last = at

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -94,7 +93,7 @@ func (s *serving) writePublished(name string, data []byte) error {
 // same; nil when there was none, or of another cell. If it is not known any more which one that was, it
 // is the newest of this cell's. s.mu is held.
 func (s *serving) lastPublished() (*signed.Manifest, cid.Cid) {
-	text, err := readSmall(s.publishedFile(latestFile), 1<<10)
+	text, err := readBounded(s.publishedFile(latestFile), 1<<10)
 	var id cid.Cid
 	if err == nil {
 		id, err = cid.Decode(strings.TrimSpace(string(text)))
@@ -153,7 +152,7 @@ func (s *serving) versions() (out []cid.Cid) {
 // is mended then.
 func (s *serving) openVersion(id cid.Cid) (*signed.Manifest, []byte, error) {
 	name := id.String() + blockSuffix
-	block, err := readSmall(s.publishedFile(name), cellproto.MaxManifest)
+	block, err := readBounded(s.publishedFile(name), cellproto.MaxManifest)
 	var m *signed.Manifest
 	if err == nil {
 		m, err = signed.OpenManifest(id, block)
@@ -178,7 +177,7 @@ func (s *serving) openVersion(id cid.Cid) (*signed.Manifest, []byte, error) {
 // versionSchema reads the schema of a version likewise.
 func (s *serving) versionSchema(id cid.Cid, m *signed.Manifest) (*cellproto.Schema, error) {
 	name := id.String() + schemaSuffix
-	text, err := readSmall(s.publishedFile(name), cellproto.MaxSchema)
+	text, err := readBounded(s.publishedFile(name), cellproto.MaxSchema)
 	var schema *cellproto.Schema
 	if err == nil {
 		schema, err = cellproto.ParseSchema(text)
@@ -203,20 +202,6 @@ func (s *serving) versionSchema(id cid.Cid, m *signed.Manifest) (*cellproto.Sche
 		s.n.log.Warn("cannot put it back", zap.Error(err))
 	}
 	return schema, nil
-}
-
-// readSmall reads a file of at most limit bytes.
-func readSmall(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(data)) > limit {
-		err = cellproto.Errorf("read "+path, cellproto.TooLarge, "over %d bytes", limit)
-	}
-	return data, err
 }
 
 // heal puts the blocks of all published versions back into a block store that was deleted, and the

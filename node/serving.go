@@ -135,7 +135,7 @@ func (s *serving) savedSchema() *cellproto.Schema {
 		s.saveSchema(schema)
 		return schema
 	}
-	data, err := os.ReadFile(s.cacheFile(schemaOfFile))
+	data, err := readBounded(s.cacheFile(schemaOfFile), maxKeyFile)
 	var of schemaOf
 	if err != nil || json.Unmarshal(data, &of) != nil || s.stat == nil || of.BLAKE3 != s.binary {
 		return nil
@@ -148,16 +148,29 @@ func (s *serving) savedSchema() *cellproto.Schema {
 }
 
 func readSchema(path string) (*cellproto.Schema, error) {
+	data, err := readBounded(path, cellproto.MaxSchema)
+	if err != nil {
+		return nil, err
+	}
+	return cellproto.ParseSchema(data)
+}
+
+// readBounded reads a small file that may have come with a copied directory: no more than limit bytes
+// of it (TooLarge).
+func readBounded(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, cellproto.Errorf("read "+path, cellproto.KindOf(err), "%w", err)
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, cellproto.MaxSchema+1))
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, cellproto.Errorf("read "+path, cellproto.Failed, "%w", err)
 	}
-	return cellproto.ParseSchema(data)
+	if int64(len(data)) > limit {
+		return nil, cellproto.Errorf("read "+path, cellproto.TooLarge, "more than %d bytes", limit)
+	}
+	return data, nil
 }
 
 // saveSchema keeps the schema for callers on this machine and for the next start. s.mu is held.

@@ -9,7 +9,7 @@ import (
 
 // status describes the cell for people and programs.
 func (n *nucleus) status() ctl.Status {
-	load := n.server.Load()
+	load := n.load()
 	s := ctl.Status{
 		Name: n.cfg.Cell.Name, Version: n.serving.releaseVersion(), State: ctl.Idle, NucleusPID: os.Getpid(),
 		PeerID: n.identity.Peer.String(), Addrs: n.addrs(), Network: n.cfg.Network.Name,
@@ -38,5 +38,6 @@ func (n *nucleus) status() ctl.Status {
 			s.State = ctl.Frozen
 		}
 	}
+	s.Patch = n.patches.status()
 	return s
 }

@@ -24,8 +24,8 @@ type swapRequest struct {
 	Force   bool   // even if it breaks callers
 	Publish bool   // and publish it, without a moment in which nothing is published
 	By      string // who wants it, for the history: "cellctl swap", "a new file in bin/"
-	// If is asked when it is this swap's turn; false: nothing is done, and nothing was wrong. Nil: true.
-	If func() bool
+	// Wanted is asked when the swaps before this one are over; if it says no, nothing is done. Nil: it is.
+	Wanted func() bool
 }
 
 // swaps replaces the program of the cell, and keeps serving in step with what runs.
@@ -60,7 +60,7 @@ func (s *swaps) swap(ctx context.Context, req swapRequest, say func(string)) (ct
 	case <-ctx.Done():
 		return ctl.Swapped{}, cellproto.Errorf(op, cellproto.KindOf(ctx.Err()), "%w while another swap went on", ctx.Err())
 	}
-	if req.If != nil && !req.If() {
+	if req.Wanted != nil && !req.Wanted() {
 		return ctl.Swapped{}, nil
 	}
 	version, err := s.newVersion(req)
@@ -134,7 +134,7 @@ func (s *swaps) catchUp(ctx context.Context, say func(string)) error {
 		sum, err := program.Digest(s.n.cfg.Path(s.n.cfg.Cell.Binary))
 		return err == nil && sum != s.inUse() // without a program, what comes next says so
 	}
-	_, err := s.swap(ctx, swapRequest{By: "cellctl publish", If: changed}, say)
+	_, err := s.swap(ctx, swapRequest{By: "cellctl publish", Wanted: changed}, say)
 	return err
 }
 

@@ -129,7 +129,7 @@ func (f *fileWatch) concerns(name string) bool {
 func (f *fileWatch) swap(ctx context.Context) (unfinished bool) {
 	ctx, cancel := context.WithTimeout(ctx, fileSwapLimit)
 	defer cancel()
-	req := swapRequest{By: byRename, If: f.changed}
+	req := swapRequest{By: byRename, Wanted: f.changed}
 	_, err := f.n.swaps.swap(ctx, req, func(string) {}) // status and log have the error
 	return program.Unfinished(err)
 }

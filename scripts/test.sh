@@ -37,5 +37,6 @@ step 'build' build
 step 'vet' go vet ./...
 step 'staticcheck' go run "$staticcheck" ./...
 step 'tests' tests
+step 'README' scripts/readme.sh
 step 'demo' scripts/demo.sh
 tally

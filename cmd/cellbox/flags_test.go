@@ -34,7 +34,17 @@ func TestCommandLine(t *testing.T) {
 			c.Every = time.Duration(rapid.Int64Range(int64(100*time.Millisecond), int64(time.Minute)).Draw(t, "every"))
 			c.LogStdout, c.Cgroup = full.Draw(t, "stdout"), rapid.SampledFrom([]string{"", "none", "/sys/x"}).Draw(t, "cgroup")
 		}
+		if full.Draw(t, "build") {
+			c.Build = &sandbox.Build{Output: []string{"bin/a b"}}
+			if full.Draw(t, "build limits") {
+				c.Build.Disk, c.Build.Files = rapid.Int64Range(1<<20, 1<<40).Draw(t, "disk"), rapid.IntRange(16, 1e6).Draw(t, "inodes")
+				c.Build.Timeout = time.Duration(rapid.Int64Range(1, int64(time.Hour)).Draw(t, "timeout"))
+			}
+		}
 		c.Tier = rapid.SampledFrom([]sandbox.Tier{sandbox.Auto, sandbox.T1, sandbox.T2, sandbox.T3}).Draw(t, "tier")
+		if c.Build != nil {
+			c.Tier = sandbox.T1
+		}
 		c.System = rapid.SampledFrom([]sandbox.System{sandbox.SystemAuto, sandbox.SystemNone, sandbox.SystemAll}).Draw(t, "system")
 		text := rapid.SliceOfN(rapid.StringMatching(`[a-z =-]{0,6}`), 0, 4)
 		c.Args = text.Draw(t, "args")
@@ -66,6 +76,7 @@ func TestParseRefuses(t *testing.T) {
 		"", "--dir /x", "-- prog", "--dir / -- prog", "--dir /x --memory 1 -- prog", "--dir /x --memory lots -- prog",
 		"--dir /x --cpu 0% -- prog", "--dir /x --cpu 101% -- prog", "--dir /x --tier T4 -- prog", "--dir /x --keep-fd 2 -- prog",
 		"--dir /x --keep-fd x -- prog", "--dir /x --owner-fd 1 -- prog", "--dir /x --owner-fd -1 -- prog", "--dir /x --system some -- prog",
+		"--dir /x --output a -- prog", "--dir /x --build --output ../a -- prog", "--dir /x --build --tier T2 -- prog",
 		"--probe prog", "--version prog", "--dir /x --what -- prog", "--dir /x --env novalue -- prog", "--dir /x --read rel -- prog",
 	} {
 		if o, err := parse(strings.Fields(line), io.Discard); err == nil {

@@ -77,6 +77,11 @@ func ended(r sandbox.Report) int {
 		fmt.Fprintf(os.Stderr, "cellbox: the program took more memory than it may have (%d KiB were seen); --memory gives it more\n", r.PeakKiB)
 	case sandbox.WhyThreads:
 		fmt.Fprintln(os.Stderr, "cellbox: the program made more threads than it may have; --threads gives it more")
+	case sandbox.WhyTimeout:
+		fmt.Fprintln(os.Stderr, "cellbox: the build took longer than it may; --timeout gives it more")
+	case sandbox.WhyOutput:
+		complain(r.Err())
+		return exitNoOutput
 	case sandbox.WhyGuard:
 		fmt.Fprintln(os.Stderr, "cellbox: the process that guards the program was killed")
 	}

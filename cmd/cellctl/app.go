@@ -3,8 +3,15 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
+	"math"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,16 +36,73 @@ func (a *app) run(args []string) int {
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.errOut)
-	err := root.ExecuteContext(context.Background())
+	ctx, caught := interruptible()
+	cmd, err := root.ExecuteContextC(ctx)
+	if code := caught(); code != 0 {
+		return code // whoever interrupts a command knows why it failed
+	}
 	if err == nil {
 		return exitDone
 	}
 	if !a.begun {
+		if cellproto.HintOf(err) == "" {
+			err = cellproto.Errorf("", cellproto.BadInput, "%w", err).WithHint("%s --help", cmd.CommandPath())
+		}
 		err = usageError{err}
+		// The words were perhaps not read as far as that.
+		end := slices.Index(args, "--")
+		a.json = a.json || slices.Contains(args[:max(end, 0)], "--json") || end < 0 && slices.Contains(args, "--json")
 	}
 	a.printError(err)
 	return exitCode(err)
 }
+
+// interruptible gives a context that an interrupt or a request to terminate ends, so that a command
+// cleans up. A second one ends the process at once, as does a second's time: a read of a terminal cannot
+// be cut short. caught gives the exit code of the one that came, as shells count it, or 0.
+func interruptible() (ctx context.Context, caught func() int) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM)
+	if !signal.Ignored(os.Interrupt) { // a shell's background job
+		signal.Notify(signals, os.Interrupt)
+	}
+	ended := make(chan struct{})
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		select {
+		case s := <-signals:
+			signal.Stop(signals)
+			cancel(interrupted{s})
+			select {
+			case <-ended:
+			case <-time.After(interruptPatience):
+				_ = syscall.Kill(syscall.Getpid(), s.(syscall.Signal)) // both that are notified are
+			}
+		case <-ended:
+		}
+	}()
+	return ctx, func() int {
+		close(ended)
+		<-over
+		signal.Stop(signals)
+		var by interrupted
+		if errors.As(context.Cause(ctx), &by) {
+			if s, ok := by.Signal.(syscall.Signal); ok {
+				return 128 + int(s)
+			}
+		}
+		cancel(nil)
+		return 0
+	}
+}
+
+const interruptPatience = time.Second
+
+type interrupted struct{ os.Signal }
+
+func (i interrupted) Error() string { return i.String() }
 
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
@@ -49,6 +113,7 @@ func (a *app) root() *cobra.Command {
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		Version:           buildVersion().Version,
 		Args:              cobra.ArbitraryArgs,
 		PersistentPreRun:  func(*cobra.Command, []string) { a.begun = true },
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -58,19 +123,20 @@ func (a *app) root() *cobra.Command {
 			return cmd.Help()
 		},
 	}
+	root.SetVersionTemplate("cellctl {{.Version}}\n")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
 	root.AddCommand(
 		a.initCmd(), a.buildCmd(), a.startCmd(), a.stopCmd(), a.restartCmd(), a.swapCmd(), a.statusCmd(), a.logsCmd(),
-		a.publishCmd(), a.useCmd(), a.findCmd(), a.raceCmd(), a.schemaCmd(), a.historyCmd(),
-		a.doctorCmd(), a.versionCmd(), a.completionCmd(),
+		a.publishCmd(), a.useCmd(), a.findCmd(), a.raceCmd(), a.schemaCmd(), a.historyCmd(), a.patchCmd(),
+		a.topCmd(), a.doctorCmd(), a.versionCmd(), a.completionCmd(),
 	)
 	return root
 }
 
 func unknownCommand(root *cobra.Command, name string) error {
-	hint := "cellctl --help lists the commands."
+	hint := root.CommandPath() + " --help lists the commands."
 	if near := root.SuggestionsFor(name); len(near) > 0 {
-		hint = root.Name() + " " + near[0]
+		hint = root.CommandPath() + " " + near[0]
 	}
 	return usageError{cellproto.Errorf("", cellproto.BadInput, "there is no command %q", name).WithHint("%s", hint)}
 }
@@ -107,6 +173,9 @@ func (a *app) printJSON(v any) error {
 	if err != nil {
 		return cellproto.Errorf("print", cellproto.Failed, "%w", err)
 	}
+	if a.isTerminal(a.out) {
+		b = escapeJSON(b)
+	}
 	return a.print(append(b, '\n'))
 }
 
@@ -119,8 +188,30 @@ func (a *app) print(b []byte) error {
 
 // timeoutFlag adds --timeout.
 func timeoutFlag(cmd *cobra.Command, otherwise time.Duration) *time.Duration {
-	return cmd.Flags().Duration("timeout", otherwise, "deadline of the whole command")
+	d := durationFlag(otherwise)
+	cmd.Flags().Var(&d, "timeout", "deadline of the whole command, such as 90s or 2m; a bare number is seconds")
+	return (*time.Duration)(&d)
 }
+
+// durationFlag is a duration as cell.toml has them: with a unit, or a number of seconds.
+type durationFlag time.Duration
+
+func (d *durationFlag) Set(text string) error {
+	v, err := time.ParseDuration(text)
+	if seconds, nerr := strconv.ParseFloat(text, 64); nerr == nil && math.Abs(seconds) < 1e9 {
+		v, err = time.Duration(seconds*float64(time.Second)), nil
+	}
+	if err != nil {
+		return errors.New("a duration is a number of seconds, or has a unit: 500ms, 90s, 2m")
+	}
+	*d = durationFlag(v)
+	return nil
+}
+
+func (d *durationFlag) String() string { return time.Duration(*d).String() }
+
+// Type is what the help shows.
+func (d *durationFlag) Type() string { return "duration" }
 
 // deadline starts the clock of --timeout.
 func deadline(cmd *cobra.Command, timeout time.Duration) (context.Context, context.CancelFunc, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -36,7 +37,7 @@ func TestReadingCommands(t *testing.T) {
 		w.Fail(&ctl.RemoteError{Kind: cellproto.Timeout.String(), Message: "time is up"})
 	}
 	n.routes[ctl.RouteHistory] = func(w *ctl.Writer, _ *http.Request, _ http.ResponseWriter) {
-		w.Result([]ctl.HistoryRow{{CID: "bafy2", Version: "1.0.1", Created: day, Schema: strings.Repeat("ab", 32)}})
+		w.Result([]ctl.HistoryRow{{CID: "bafy2", Version: "1.0.1", Created: day, Schema: strings.Repeat("ab", 32), Owner: "P1"}})
 	}
 	n.routes[ctl.RouteSchema] = func(w *ctl.Writer, _ *http.Request, raw http.ResponseWriter) {
 		fmt.Fprintf(raw, "{\"result\":%s}\n", strings.ReplaceAll(testSchema, "\n", ""))
@@ -49,7 +50,7 @@ func TestReadingCommands(t *testing.T) {
 		{"race --json", `[{"peer":"P1","median_us":310,"p99_us":1200000,"queue":2,"score_us":12345,"winner":true},{"peer":"P2","median_us":0,"p99_us":0,"queue":0,"score_us":0,"winner":false,"error":"no answer"}]` + "\n"},
 		{"find bafy", "P1  dht     /a /b\n"},
 		{"find bafy --json", `[{"peer":"P1","addrs":["/a","/b"],"source":"dht"}]` + "\n"},
-		{"history --json", `[{"cid":"bafy2","version":"1.0.1","created":"2026-01-02T03:04:05Z","schema":"` + strings.Repeat("ab", 32) + `"}]` + "\n"},
+		{"history --json", `[{"cid":"bafy2","version":"1.0.1","created":"2026-01-02T03:04:05Z","schema":"` + strings.Repeat("ab", 32) + `","owner":"P1"}]` + "\n"},
 		{"publish", "bafy2\nk51\n"},
 		{"publish --json", `{"cid":"bafy2","name":"calculator","version":"1.0.1","ipns":"k51"}` + "\n"},
 		{"schema", "calculator\n  add a:number b:number -> number    (pure)\n      Adds.\n"},
@@ -357,27 +358,54 @@ func TestFollowAcrossRotations(t *testing.T) {
 	}
 }
 
-func TestSaveReply(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "out")
+func TestOutput(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "out")
 	os.WriteFile(path, []byte("old"), 0o600)
-	broken := &reply{body: brokenReader{}}
-	if err := saveReply(broken, path); !errors.Is(err, errBroken) {
+	save := func(path string, r io.Reader) error {
+		o, err := openOutput(path)
+		if err != nil {
+			return err
+		}
+		defer o.drop()
+		return o.save(r)
+	}
+	if err := save(path, brokenReader{}); !errors.Is(err, errBroken) {
 		t.Errorf("a broken reply gives %v", err)
 	}
 	if b, _ := os.ReadFile(path); string(b) != "old" {
 		t.Errorf("the file now has %q", b)
 	}
-	if err := saveReply(&reply{body: strings.NewReader("new")}, path); err != nil {
+	if err := save(path, strings.NewReader("new")); err != nil {
 		t.Fatal(err)
 	}
 	if b, _ := os.ReadFile(path); string(b) != "new" {
 		t.Errorf("the file has %q", b)
 	}
-	if err := saveReply(&reply{body: strings.NewReader("x")}, "/dev/null"); err != nil {
+	if err := save("/dev/null", strings.NewReader("x")); err != nil {
 		t.Errorf("writing to /dev/null: %v", err)
 	}
 	if info, err := os.Stat("/dev/null"); err != nil || info.Mode().IsRegular() {
 		t.Error("/dev/null was replaced by a file")
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, ".*")); len(left) > 0 {
+		t.Errorf("%v were left", left)
+	}
+	missing := filepath.Join(dir, "nowhere", "out")
+	if err := save(missing, strings.NewReader("x")); cellproto.KindOf(err) != cellproto.Failed || strings.Contains(err.Error(), "/.") {
+		t.Errorf("a directory that is not there: %v", err)
+	}
+}
+
+func TestDurationFlag(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"5": 5 * time.Second, "0.25": 250 * time.Millisecond, "90s": 90 * time.Second, "2m": 2 * time.Minute, "-1": -time.Second,
+		"": -1, "x": -1, "5 s": -1, "1e300": -1, "NaN": -1, "inf": -1,
+	} {
+		d := durationFlag(-1)
+		if err := d.Set(text); (err == nil) != (want != -1) || time.Duration(d) != want {
+			t.Errorf("%q is %v, %v", text, time.Duration(d), err)
+		}
 	}
 }
 

@@ -36,6 +36,12 @@ func (a *app) completionCmd() *cobra.Command {
 	}
 }
 
+// completeFlag offers the values of a flag.
+func completeFlag(cmd *cobra.Command, name string, values ...string) {
+	// It fails for a flag that there is not, or twice: then there is nothing to offer.
+	_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+}
+
 // completeTarget offers the names under [deps] and [remote_cells] of the calling cell, and
 // directories.
 func completeTarget(_ *cobra.Command, words []string, prefix string) ([]string, cobra.ShellCompDirective) {

@@ -40,8 +40,12 @@ func hasToml(dir string) error {
 		return nil
 	}
 	hint := "cellctl init NAME makes a cell"
-	if _, derr := os.Stat(dir); derr == nil && errors.Is(err, fs.ErrNotExist) {
+	_, derr := os.Stat(dir)
+	switch {
+	case derr == nil && errors.Is(err, fs.ErrNotExist):
 		return cellproto.Errorf("find the cell", cellproto.NotFound, "%s has no cell.toml", dir).WithHint("%s", hint)
+	case errors.Is(derr, fs.ErrNotExist):
+		return cellproto.Errorf("find the cell", cellproto.NotFound, "there is no directory %s", dir).WithHint("%s", hint)
 	}
 	return cellproto.Errorf("find the cell", cellproto.KindOf(err), "%w", err).WithHint("%s", hint)
 }

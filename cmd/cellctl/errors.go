@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -56,7 +57,19 @@ func (a *app) printError(err error) {
 	if errors.Is(err, silentError{}) {
 		return
 	}
+	hint := hintOf(err)
+	if a.json {
+		a.printErrorJSON(err, hint)
+		return
+	}
 	fmt.Fprintf(a.errOut, "cellctl: %s\n", safe(err.Error()))
+	if hint != "" {
+		fmt.Fprintf(a.errOut, "  try: %s\n", safe(hint))
+	}
+}
+
+// hintOf gives what to try after an error, or "".
+func hintOf(err error) string {
 	hint := cellproto.HintOf(err)
 	if after := cellproto.RetryAfterOf(err); hint == "" && after > 0 {
 		hint = fmt.Sprintf("again in %v", after)
@@ -65,15 +78,47 @@ func (a *app) printError(err error) {
 	if hint == "" && errors.As(err, &usage) {
 		hint = "cellctl --help"
 	}
-	if hint != "" {
-		fmt.Fprintf(a.errOut, "  try: %s\n", safe(hint))
+	return hint
+}
+
+// errorJSON is what a command that fails prints with --json, on stderr; its fields are a promise.
+type errorJSON struct {
+	Error        string `json:"error"`
+	Kind         string `json:"kind"`         // one of the protocol's
+	Op           string `json:"op,omitempty"` // what was being done
+	Hint         string `json:"hint"`
+	RetryAfterMS int64  `json:"retry_after_ms,omitempty"`
+	Exit         int    `json:"exit"`
+}
+
+func (a *app) printErrorJSON(err error, hint string) {
+	e := errorJSON{
+		Error: safe(err.Error()), Kind: kindName(err), Hint: safe(hint),
+		RetryAfterMS: cellproto.RetryAfterOf(err).Milliseconds(), Exit: exitCode(err),
 	}
+	var ours *cellproto.Error
+	if errors.As(err, &ours) {
+		e.Op = safe(ours.Op)
+	}
+	if b, jerr := json.Marshal(e); jerr == nil {
+		fmt.Fprintf(a.errOut, "%s\n", b)
+	}
+}
+
+// kindName names the kind of an error; what makes no sense on a command line is bad input.
+func kindName(err error) string {
+	kind := cellproto.KindOf(err)
+	var usage usageError
+	if errors.As(err, &usage) && kind == cellproto.Failed {
+		kind = cellproto.BadInput
+	}
+	return kind.String()
 }
 
 // safe makes text that may come from elsewhere fit for a terminal.
 func safe(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\n' && r != '\t' || r >= 0x7f && r < 0xa0 {
+		if cellproto.Unprintable(r) {
 			return '?'
 		}
 		return r

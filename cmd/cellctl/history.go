@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -37,7 +38,11 @@ func (a *app) historyCmd() *cobra.Command {
 				schema := r.Schema[:min(len(r.Schema), 12)]
 				table = append(table, []string{r.Version, r.Created.Local().Format(time.DateTime), schema, r.CID})
 			}
-			return a.table(table)
+			if err := a.table(table); err != nil || len(rows) == 0 || rows[len(rows)-1].Note == "" {
+				return err
+			}
+			_, err = fmt.Fprintf(a.errOut, "cellctl: %s\n", safe(rows[len(rows)-1].Note))
+			return err
 		})
 	}
 	return cmd

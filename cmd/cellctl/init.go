@@ -57,6 +57,7 @@ func (a *app) initCmd() *cobra.Command {
 		Args: args(1, 1),
 	}
 	lang := cmd.Flags().String("lang", "go", "language of the program: go, sh or python")
+	completeFlag(cmd, "lang", "go", "sh", "python")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		dir, err := filepath.Abs(args[0])
 		if err != nil {

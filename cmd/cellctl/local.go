@@ -95,7 +95,10 @@ func (l *localCall) request(ctx context.Context, in io.Reader) (*cellproto.Reply
 		return nil, usageError{e}
 	}
 	r, err := l.conn.Call(ctx, req)
-	if err != nil {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, cellproto.Errorf(l.op, cellproto.Timeout, "no answer in time; it may have run").WithHint("a longer --timeout")
+	case err != nil:
 		return nil, badTarget(wrapOp(l.op, err))
 	}
 	return r, nil

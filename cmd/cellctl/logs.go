@@ -30,6 +30,7 @@ func (a *app) logsCmd() *cobra.Command {
 	n := cmd.Flags().IntP("lines", "n", 50, "how many `LINES` of each log, from the end")
 	follow := cmd.Flags().BoolP("follow", "f", false, "go on with what is written from now on")
 	only := cmd.Flags().String("only", "", "\"cell\" or \"nucleus\": one of the two logs")
+	completeFlag(cmd, "only", "cell", "nucleus")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *n < 0 || *n > 1_000_000 {
 			return usagef(cmd, "-n %d is not between 0 and 1000000", *n)

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"reflect"
 
@@ -31,14 +33,15 @@ type replyJSON struct {
 	Output   string          `json:"output,omitempty"`   // the file that has the reply instead
 }
 
-// showReply prints a reply, or writes it to the file output.
-func (a *app) showReply(r *reply, output string) error {
-	j := replyJSON{Provider: r.Provider, Source: r.Source, TookUS: r.TookUS, Raced: r.Raced, Cached: r.Cached, Output: output}
+// showReply prints a reply, or writes it to the file out.
+func (a *app) showReply(r *reply, out *output) error {
+	j := replyJSON{Provider: r.Provider, Source: r.Source, TookUS: r.TookUS, Raced: r.Raced, Cached: r.Cached}
 	switch {
-	case output != "":
-		if err := saveReply(r, output); err != nil || !a.json {
+	case out != nil:
+		if err := out.save(r.body); err != nil || !a.json {
 			return err
 		}
+		j.Output = out.path
 	case a.json:
 		var err error
 		if j.Reply, j.Encoding, err = embedded(r); err != nil {
@@ -50,6 +53,9 @@ func (a *app) showReply(r *reply, output string) error {
 		text, err := replyText(r)
 		if err != nil {
 			return err
+		}
+		if a.isTerminal(a.out) {
+			text = escapeJSON(text)
 		}
 		return a.print(append(text, '\n'))
 	}
@@ -118,54 +124,72 @@ func embedded(r *reply) (value json.RawMessage, encoding string, err error) {
 	return text, "base64", nil
 }
 
-// copyRaw copies bytes to stdout; not to a terminal that they could drive.
+// copyRaw copies bytes to stdout as they are; to a terminal only text, made safe for it.
 func (a *app) copyRaw(r io.Reader) error {
 	if a.isTerminal(a.out) {
-		head := make([]byte, 4<<10)
-		n, err := io.ReadFull(r, head)
-		if err != nil && n == 0 {
-			if err == io.EOF {
-				return nil
-			}
-			return err
-		}
-		if !isText(head[:n]) {
-			return cellproto.Errorf("print", cellproto.Failed, "the reply is not text, and this is a terminal").
-				WithHint("--output FILE, or a pipe")
-		}
-		r = io.MultiReader(bytes.NewReader(head[:n]), r)
+		return copyText(a.out, r)
 	}
 	_, err := io.Copy(a.out, r)
 	return err
 }
 
-func isText(b []byte) bool {
-	return !bytes.ContainsFunc(b, func(r rune) bool { return r < ' ' && r != '\n' && r != '\t' && r != '\r' || r == 0x7f })
+// output is the file that a reply goes to. It appears when all of the reply has come. What is there
+// already and is no regular file, such as /dev/null or a pipe, is written to as it is.
+type output struct {
+	path    string
+	direct  *os.File
+	pending *renameio.PendingFile
 }
 
-// saveReply writes the reply to a file, which appears when all of it has come. What is there
-// already and is no regular file, such as /dev/null or a pipe, is written to as it is.
-func saveReply(r *reply, path string) error {
+// openOutput makes ready to write to path; "" gives nil.
+func openOutput(path string) (*output, error) {
+	if path == "" {
+		return nil, nil
+	}
+	failed := func(err error) error {
+		var where *fs.PathError
+		if errors.As(err, &where) {
+			err = where.Err // its path is that of a temporary file
+		}
+		return cellproto.Errorf("write "+path, cellproto.Failed, "%w", err).WithHint("--output FILE, in a directory that you can write to")
+	}
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		f, err := os.OpenFile(path, os.O_WRONLY, 0)
 		if err != nil {
-			return cellproto.Errorf("write "+path, cellproto.KindOf(err), "%w", err)
+			return nil, failed(err)
 		}
-		defer f.Close()
-		return copyTo(f, r.body, path)
+		return &output{path: path, direct: f}, nil
 	}
 	f, err := renameio.NewPendingFile(path, renameio.WithPermissions(0o644), renameio.WithExistingPermissions())
 	if err != nil {
-		return cellproto.Errorf("write "+path, cellproto.KindOf(err), "%w", err)
+		return nil, failed(err)
 	}
-	defer f.Cleanup()
-	if err := copyTo(f, r.body, path); err != nil {
+	return &output{path: path, pending: f}, nil
+}
+
+// save writes all of a reply to the file.
+func (o *output) save(body io.Reader) error {
+	if o.direct != nil {
+		return copyTo(o.direct, body, o.path)
+	}
+	if err := copyTo(o.pending, body, o.path); err != nil {
 		return err
 	}
-	if err := f.CloseAtomicallyReplace(); err != nil {
-		return cellproto.Errorf("write "+path, cellproto.KindOf(err), "%w", err)
+	if err := o.pending.CloseAtomicallyReplace(); err != nil {
+		return cellproto.Errorf("write "+o.path, cellproto.Failed, "%w", err)
 	}
 	return nil
+}
+
+// drop removes what was not saved.
+func (o *output) drop() {
+	switch {
+	case o == nil:
+	case o.direct != nil:
+		o.direct.Close()
+	default:
+		_ = o.pending.Cleanup() // after save there is nothing to do
+	}
 }
 
 // copyTo tells the errors of the reply, which have a kind of their own, from those of the file.
@@ -175,7 +199,7 @@ func copyTo(w io.Writer, r io.Reader, path string) error {
 		if fr.err != nil {
 			return fr.err
 		}
-		return cellproto.Errorf("write "+path, cellproto.KindOf(err), "%w", err)
+		return cellproto.Errorf("write "+path, cellproto.Failed, "%w", err)
 	}
 	return nil
 }

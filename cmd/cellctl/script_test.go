@@ -49,12 +49,12 @@ func testMain(m *testing.M) int {
 	return 0
 }
 
-// buildBinaries builds cellctl, and celld where there is one.
+// buildBinaries builds cellctl, and celld and cellbox where there is one.
 func buildBinaries() error {
 	packages := []string{"."}
 	if _, err := os.Stat("../celld"); err == nil {
 		haveCelld = true
-		packages = append(packages, "../celld")
+		packages = append(packages, "../celld", "../cellbox")
 	}
 	for _, p := range packages {
 		build := exec.Command("go", "build", "-o", binDir+string(filepath.Separator), p)

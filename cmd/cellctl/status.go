@@ -103,6 +103,13 @@ func statusRows(s ctl.Status) [][]string {
 		add("reason", s.Swap.Reason)
 		add("hint", s.Swap.Hint)
 	}
+	for _, p := range s.Patch {
+		text := p.File + " " + strings.ReplaceAll(p.State, "_", " ")
+		if p.Reason != "" {
+			text += ": " + p.Reason
+		}
+		add("patch", text)
+	}
 	add("sandbox", s.SandboxTier)
 	add("directory", s.Dir)
 	return rows

@@ -45,7 +45,7 @@ func (a *app) table(rows [][]string) error {
 }
 
 // progressDelay is how long a command that is not on a terminal may take before it says what it is
-// doing: what takes less is not worth a line in a log.
+// doing: what takes less is not worth a line in a log. With --json stderr is for one object alone.
 const progressDelay = 300 * time.Millisecond
 
 // progress shows what a command is doing, on stderr: on a terminal at once, on one line that is
@@ -68,7 +68,7 @@ func (a *app) progress() *progress {
 			p.width = w - 1
 		}
 	}
-	if !p.tty {
+	if !p.tty && !a.json {
 		p.timer = time.AfterFunc(progressDelay, p.delayOver)
 	}
 	return p

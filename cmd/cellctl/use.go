@@ -43,6 +43,11 @@ func (a *app) useCmd() *cobra.Command {
 			return err
 		}
 		defer cancel()
+		out, err := openOutput(output) // before the call, which may have effects
+		if err != nil {
+			return err
+		}
+		defer out.drop()
 		p := a.progress()
 		defer p.done()
 		r, err := a.use(ctx, t, &c, p)
@@ -51,7 +56,7 @@ func (a *app) useCmd() *cobra.Command {
 			return err
 		}
 		defer r.close()
-		return a.showReply(r, output)
+		return a.showReply(r, out)
 	}
 	return cmd
 }
@@ -99,7 +104,7 @@ func (a *app) openInput(c *call) (io.Reader, error) {
 	}
 	f, err := os.Open(c.input) // closed by the end of the process
 	if err != nil {
-		return nil, cellproto.Errorf(c.op, cellproto.KindOf(err), "cannot read the input: %w", err)
+		return nil, cellproto.Errorf(c.op, cellproto.Failed, "cannot read the input: %w", err)
 	}
 	return f, nil
 }

@@ -5,9 +5,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -193,6 +195,23 @@ func TestNucleusTimeout(t *testing.T) {
 	c.CheckGone(0)
 }
 
+// Whoever only watches a nucleus does not keep it from retiring.
+func TestWatchedNucleusRetires(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	c := n.Headless("home")
+	c.Edit("", "[life_cycle]\nnucleus_timeout = 1\n")
+	c.Start()
+	Eventually(t, "a nucleus that is asked for its metrics all the time has retired", func() bool {
+		m, err := (&ctl.Client{Dir: c.Dir}).Metrics(t.Context())
+		if err == nil && (m.Name != "home" || m.Nucleus.PID != c.PID() || m.Nucleus.RSS == 0 || m.Program.PID != 0) {
+			t.Errorf("%+v", m)
+		}
+		return errors.Is(err, ctl.ErrNotRunning)
+	})
+	c.AwaitEnd()
+}
+
 // Publishing anew what has changed gives another CID that leads back to the one before; the program
 // of the old one is not passed off as the new one, nor the other way round.
 func TestPublishAnew(t *testing.T) {
@@ -302,6 +321,32 @@ func TestDamagedWhileRunning(t *testing.T) {
 	}
 	if got, err := os.ReadFile(filepath.Join(c.Dir, "published", "latest")); err != nil || strings.TrimSpace(string(got)) != one.CID {
 		t.Errorf("published/latest is %q, %v", got, err)
+	}
+}
+
+// The first member of a private network is well, though it is alone; one that cannot reach the member
+// it was told of is not.
+func TestDoctorOfALoneNode(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	first := n.Example("calculator")
+	first.Start()
+	first.Publish()
+	r := first.Ctl("doctor")
+	if r.Code != 0 {
+		t.Errorf("exit code %d of\n%s", r.Code, r.Stdout)
+	}
+	for _, want := range []string{"alone so far on the network " + n.name, "CELL_BOOTSTRAP=" + first.Status().Addrs[0], "there is nobody to tell yet"} {
+		if !strings.Contains(r.Stdout, want) {
+			t.Errorf("the doctor says\n%s\nwithout %q", r.Stdout, want)
+		}
+	}
+	n.bootstrap = first.Status().Addrs
+	first.Stop()
+	second := n.Headless("second")
+	second.Start()
+	if r := second.Ctl("doctor"); r.Code != 1 || !strings.Contains(r.Stdout, "0 of 1 bootstrap peers") {
+		t.Errorf("without the first, exit code %d of\n%s", r.Code, r.Stdout)
 	}
 }
 
@@ -451,13 +496,21 @@ func TestBodies(t *testing.T) {
 // An unknown CID is not found, within the time that there is, and it says how far the search got.
 func TestUnknownCID(t *testing.T) {
 	t.Parallel()
+	const unknown = "bafyreigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi"
 	n := New(t)
-	n.Bootstrap()
+	router := n.Bootstrap()
 	caller := n.Headless("caller")
 	caller.Start()
-	r := caller.Ctl("use", "bafyreigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi", "add", "3", "4", "--timeout", "5s")
-	if r.Code != 3 || !strings.Contains(r.Stderr, "no provider") {
-		t.Errorf("exit code %d, want 3\n%s", r.Code, r.Stderr)
+	howFar := regexp.MustCompile(`no provider found: [1-9][0-9]* answers of the 1 peers that are known in the DHT of the network ` + n.name + `, under [4-7] keys, named 0 providers`)
+	if r := caller.Ctl("use", unknown, "add", "3", "4", "--timeout", "5s"); r.Code != 3 || !howFar.MatchString(r.Stderr) {
+		t.Errorf("exit code %d, want 3 and how far it got\n%s", r.Code, r.Stderr)
+	}
+	caller.Stop()
+	router.Stop()
+	caller.Start()
+	r := caller.Ctl("use", unknown, "add", "3", "4", "--timeout", "2s")
+	if want := "no peer of the network " + n.name + " can be reached (0 of 1 bootstrap peers are connected)"; r.Code != 3 || !strings.Contains(r.Stderr, want) {
+		t.Errorf("exit code %d, want %q\n%s", r.Code, want, r.Stderr)
 	}
 }
 
@@ -527,5 +580,54 @@ func TestKeysAreRemembered(t *testing.T) {
 	r := c.Ctl("use", ".", "increment", "by=5", "--key", "k")
 	if r.Code != 2 || !strings.Contains(r.Stderr, "key was used before") {
 		t.Errorf("exit code %d\n%s", r.Code, r.Stderr)
+	}
+}
+
+// A version that somebody else has signed is not one of the cell's: its history ends there and says so.
+func TestHistoryOfTwoOwners(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	c := n.Example("greet")
+	c.Start()
+	old := c.Publish()
+	c.Stop()
+	if err := os.Remove(filepath.Join(n.root, "home", "keys", "account.key")); err != nil {
+		t.Fatal(err)
+	}
+	c.Edit(`version = "1.0.0"`, `version = "1.1.0"`)
+	c.Start()
+	published := c.Publish()
+	var rows []ctl.HistoryRow
+	if err := json.Unmarshal([]byte(c.Must("history", published.CID, "--json")), &rows); err != nil {
+		t.Fatal(err)
+	}
+	if len(rows) != 1 || rows[0].CID != published.CID || !strings.Contains(rows[0].Note, old.CID+", is signed by another owner") {
+		t.Errorf("history %+v", rows)
+	}
+	if r := c.Ctl("history"); r.Code != 0 || strings.Contains(r.Stdout, old.CID) || !strings.Contains(r.Stderr, "another owner") {
+		t.Errorf("exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
+	}
+}
+
+// A cell whose tokens hold for a moment only is called again and again, with bodies too.
+func TestShortTokens(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	n.Bootstrap()
+	c := n.Example("digest")
+	c.Edit(`challenge = "simple"`, "challenge = \"simple\"\ntoken_ttl = 1")
+	c.Start()
+	published := c.Publish()
+	caller := n.Headless("caller")
+	caller.Start()
+	caller.AwaitProviders(published.CID, 1)
+	want := fmt.Sprintf("%x", sha256.Sum256([]byte("abc")))
+	caller.write("data", "abc", 0o644)
+	for range 3 {
+		if got := caller.Must("use", published.CID, "sha256", "--input", "data"); !strings.Contains(got, want) {
+			t.Errorf("%s, want %s", got, want)
+		}
+		given := time.Now()
+		Eventually(t, "the provider's token has expired", func() bool { return time.Since(given) > 1100*time.Millisecond })
 	}
 }

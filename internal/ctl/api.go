@@ -12,6 +12,7 @@ import (
 // the last one has a result or an error. Parameters are in the query.
 const (
 	RouteStatus  = "/v1/status"  // GET; result Status
+	RouteMetrics = "/v1/metrics" // GET; result Metrics
 	RoutePublish = "/v1/publish" // POST; result Published
 	RouteUse     = "/v1/use"     // POST, see UseRequest; result UseMeta, then the reply's bytes
 	RouteFind    = "/v1/find"    // GET target, timeout_ms; items FindRow as they come, result Found
@@ -100,6 +101,7 @@ type Status struct {
 	LogCut    uint64      `json:"log_cut,omitempty"`   // bytes that it printed past 64 KiB/s
 	BadLines  uint64      `json:"bad_lines,omitempty"` // of a jsonl program that answered nothing
 	Swap      *SwapStatus `json:"swap,omitempty"`      // the last one
+	Patch     []Patch     `json:"patch,omitempty"`     // in the order in which they are applied, by name
 }
 
 // SwapStatus says how far the last swap has come.
@@ -120,6 +122,48 @@ type Swapped struct {
 	CID        string   `json:"cid,omitempty"`     // that it is served under
 	IPNS       string   `json:"ipns,omitempty"`    // of a publish
 	TookMS     int64    `json:"took_ms"`
+}
+
+// What became of a patch.
+const (
+	PatchApplied    = "applied"     // the program is its result, or that of a later one
+	PatchRefused    = "refused"     // it changed nothing
+	PatchRolledBack = "rolled_back" // its result did not run, and the program before it was put back
+)
+
+// Patch is a file in the cell's directory patch/.
+type Patch struct {
+	File   string `json:"file"`
+	State  string `json:"state"`
+	Reason string `json:"reason,omitempty"` // why it was not applied, or what stands in the way of rolling it back
+}
+
+// Metrics is what a cell does and costs at the moment. What counts since the nucleus started only
+// rises: a rate is the difference of two answers over that of their TimeMS.
+type Metrics struct {
+	Name      string  `json:"name"`
+	Version   string  `json:"version"`
+	State     string  `json:"state"`
+	Dir       string  `json:"dir"`
+	TimeMS    int64   `json:"time_ms"`    // since the nucleus started
+	Served    int64   `json:"served"`     // calls answered
+	InFlight  int     `json:"in_flight"`  // calls
+	Waiting   int     `json:"waiting"`    // of these, for the program to start
+	Refused   uint64  `json:"refused"`    // calls that were one too many for the program
+	P50US     int64   `json:"p50_us"`     // of the last one to two thousand calls; 0: none yet
+	P99US     int64   `json:"p99_us"`     //
+	Nucleus   Process `json:"nucleus"`    //
+	Program   Process `json:"program"`    // zero: it does not run
+	Starts    uint64  `json:"starts"`     // of the program, tried
+	Crashes   uint64  `json:"crashes"`    // of the program
+	LastError string  `json:"last_error"` // why the program does not run; ""
+}
+
+// Process is what a process has used; zero where the system does not tell.
+type Process struct {
+	PID   int   `json:"pid"`
+	CPUMS int64 `json:"cpu_ms"` // user and system time of all its threads
+	RSS   int64 `json:"rss"`    // bytes
 }
 
 // Published is a manifest that others can find now.
@@ -158,7 +202,9 @@ type HistoryRow struct {
 	CID     string    `json:"cid"`
 	Version string    `json:"version"`
 	Created time.Time `json:"created"`
-	Schema  string    `json:"schema"` // hash of the schema, in hex
+	Schema  string    `json:"schema"`         // hash of the schema, in hex
+	Owner   string    `json:"owner"`          // peer ID of the account that signed it
+	Note    string    `json:"note,omitempty"` // of the last one: why the version before it is not listed
 }
 
 // Check is one finding of the doctor.

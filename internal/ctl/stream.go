@@ -9,6 +9,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"unicode"
 )
 
 // ErrProtocol says that the other side does not speak this API, or that it stopped in the middle.
@@ -87,13 +88,14 @@ func (w *Writer) line(l Line, last bool) error {
 
 const maxProgress = 4 << 10
 
-// printable makes text fit to be shown on a terminal: one line, no control bytes.
+// printable makes text fit to be shown on a terminal: one line, no control characters, none that
+// turn the direction of writing.
 func printable(text string) string {
 	if len(text) > maxProgress {
 		text = text[:maxProgress]
 	}
 	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 {
+		if unicode.IsControl(r) || unicode.In(r, unicode.Bidi_Control, unicode.Zl, unicode.Zp) {
 			return ' '
 		}
 		return r

@@ -233,7 +233,15 @@ func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *
 // exchange sends the request over the peer's link, or over one of its own when it has a body.
 func (c *Caller) exchange(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request) attempt {
 	a := attempt{from: who}
-	lk, err := c.connect(ctx, r, who.Peer, req.Body != nil)
+	bulk := req.Body != nil
+	hoping := !bulk && r.givesBody(req.Header.Func) && c.links.hopeful(who.Peer)
+	lk, err := c.connect(ctx, r, who.Peer, bulk || hoping)
+	if hoping {
+		bulk = err == nil
+		if err != nil && ctx.Err() == nil {
+			lk, err = c.connect(ctx, r, who.Peer, false) // the reply may be small enough for the relay
+		}
+	}
 	if err != nil {
 		a.err = err
 		return a
@@ -241,7 +249,7 @@ func (c *Caller) exchange(ctx context.Context, r *remote, who race.Ranked, req *
 	a.sent = true
 	a.reply, a.err = c.send(ctx, lk, req, string(who.Peer), string(r.name))
 	a.err = ownWord(ctx, a.err)
-	if req.Body != nil {
+	if bulk {
 		a = a.until(lk.conn.Close)
 	}
 	return a
@@ -250,10 +258,15 @@ func (c *Caller) exchange(ctx context.Context, r *remote, who race.Ranked, req *
 // ownWord gives the error of a call that was sent. Whether its caller has given up is not for the other
 // side to say: that a callee says so means only that it did not finish.
 func ownWord(ctx context.Context, err error) error {
-	if cellproto.KindOf(err) != cellproto.Canceled || ctx.Err() != nil {
-		return err
+	switch {
+	case err == nil:
+	case errors.Is(err, context.DeadlineExceeded):
+		return cellproto.Errorf("call", cellproto.Timeout, "no answer in time; it may have run").
+			WithHint("Give it more time (--timeout).")
+	case cellproto.KindOf(err) == cellproto.Canceled && ctx.Err() == nil:
+		return cellproto.Errorf("call", cellproto.MayHaveRun, "the callee broke it off: %w", err)
 	}
-	return cellproto.Errorf("call", cellproto.MayHaveRun, "the callee broke it off: %w", err)
+	return err
 }
 
 // connect gives a link over which a request may go at once: the provider is reached, serves what

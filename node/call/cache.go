@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -32,6 +33,8 @@ import (
 //	<cell>/winner.json          the winner of the last race, and where the providers were
 //	<cell>/token                tokens, by server; 0600
 //	<cell>/race.log             the last 100 races
+//
+// It keeps maxCells cells; those that were used longest ago make room.
 type cache struct {
 	dir string // "": keep nothing
 	log *zap.Logger
@@ -42,6 +45,7 @@ type cache struct {
 
 const (
 	cacheDir      = ".cell-cache"
+	maxCells      = 256
 	maxCacheFile  = 8 << 20 // bytes; the largest is reputation.json
 	maxTokenStore = 64 << 10
 	maxTokens     = 32 // in one file; as base64 they are at most two thirds of it
@@ -51,7 +55,22 @@ func openCache(dir string, log *zap.Logger) *cache {
 	if dir == "" {
 		return &cache{log: log}
 	}
-	return &cache{dir: filepath.Join(dir, cacheDir), log: log}
+	c := &cache{dir: filepath.Join(dir, cacheDir), log: log}
+	sweep(c.dir)
+	return c
+}
+
+// sweep removes the temporary files of writes that were cut off. Nobody else may write there meanwhile.
+func sweep(dir string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if e.Type().IsRegular() && strings.HasPrefix(e.Name(), ".") {
+			_ = os.Remove(filepath.Join(dir, e.Name())) // it only takes room
+		}
+	}
 }
 
 // cellDirName makes a directory name of a CID, path or socket.
@@ -63,6 +82,9 @@ func cellDirName(cell string) string {
 		return r
 	}, strings.Trim(cell, "/"))
 	name = strings.TrimLeft(name, ".")
+	if name == "" {
+		return "-"
+	}
 	return name[max(0, len(name)-120):]
 }
 
@@ -90,13 +112,68 @@ func (c *cache) write(data []byte, perm fs.FileMode, parts ...string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	path := filepath.Join(append([]string{c.dir}, parts...)...)
-	err := os.MkdirAll(filepath.Dir(path), 0o700)
+	err := c.makeDir(filepath.Dir(path))
 	if err == nil {
+		if info, serr := os.Lstat(path); serr == nil && info.IsDir() {
+			_ = os.RemoveAll(path) // not ours: a file belongs there
+		}
 		err = renameio.WriteFile(path, data, perm)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) { // the cell was removed meanwhile
 		c.log.Warn("cannot write the cache", zap.String("file", path), zap.Error(err))
 	}
+}
+
+// makeDir makes the directory of a cell, or of all, if it is not there, and room for it. c.mu is held.
+func (c *cache) makeDir(dir string) error {
+	info, err := os.Lstat(dir)
+	if err == nil && info.IsDir() {
+		return nil
+	}
+	if err == nil && !info.IsDir() {
+		_ = os.Remove(dir) // not ours: a directory belongs there
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	c.makeRoom(filepath.Base(dir))
+	return nil
+}
+
+// makeRoom removes the cells that were used longest ago, but for a new one, beyond maxCells.
+func (c *cache) makeRoom(but string) {
+	entries, err := os.ReadDir(c.dir)
+	if err != nil {
+		return
+	}
+	type cell struct {
+		name string
+		used time.Time
+	}
+	var cells []cell
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && info.IsDir() && e.Name() != but {
+			cells = append(cells, cell{e.Name(), info.ModTime()})
+		}
+	}
+	slices.SortFunc(cells, func(a, b cell) int { return b.used.Compare(a.used) })
+	for _, old := range cells[min(len(cells), maxCells-1):] {
+		if err := os.RemoveAll(filepath.Join(c.dir, old.name)); err != nil {
+			c.log.Warn("cannot make room in the cache", zap.String("cell", old.name), zap.Error(err))
+		}
+	}
+}
+
+// use notes that a cell is used, which every write does too.
+func (c *cache) use(cell string) {
+	if c.dir == "" {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	dir, now := filepath.Join(c.dir, cell), time.Now()
+	_ = os.Chtimes(dir, now, now) // it is not there yet, or cannot be written either
+	sweep(dir)
 }
 
 func (c *cache) reputation() *race.Reputation {
@@ -126,6 +203,7 @@ type providerEntry struct {
 // load fills r with what is remembered of it.
 func (c *cache) load(r *remote) {
 	cell := cellDirName(string(r.name))
+	c.use(cell)
 	if block := c.read(cell, "manifest.cbor"); block != nil {
 		if m, err := signed.OpenManifest(r.id, block); err == nil {
 			s, err := cellproto.ParseSchema(c.read(cell, "schema.json"))

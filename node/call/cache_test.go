@@ -3,9 +3,12 @@ package call
 import (
 	"bufio"
 	"bytes"
+	"encoding/base64"
 	"encoding/binary"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -57,9 +60,11 @@ func TestCacheHeals(t *testing.T) {
 	once(&book{}, &published{})
 
 	for _, f := range files {
-		for name, damaged := range map[string][]byte{
-			"empty": {}, "half": whole[f][:len(whole[f])/2], "zeros": make([]byte, len(whole[f])), "other": []byte(`{"peer":1}`),
-		} {
+		damages := map[string][]byte{"zeros": make([]byte, len(whole[f])), "other": []byte(`{"peer":1}`)}
+		for _, n := range []int{0, 1, len(whole[f]) / 4, len(whole[f]) / 2, len(whole[f]) * 3 / 4, len(whole[f]) - 2} {
+			damages[fmt.Sprintf("cut at %d", n)] = whole[f][:n]
+		}
+		for name, damaged := range damages {
 			if err := os.WriteFile(f, damaged, 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -77,14 +82,135 @@ func TestCacheHeals(t *testing.T) {
 			t.Fatal(err)
 		}
 		once(peers, cell)
-		if err := os.RemoveAll(f); err != nil {
+		if info, err := os.Stat(f); err != nil || !info.Mode().IsRegular() {
+			t.Errorf("%s was not mended: %v", filepath.Base(f), err)
+		}
+	}
+	// Nor does a file in the place of the cell's directory, nor what a write has left that was cut off.
+	if err := os.RemoveAll(sub); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(sub, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	once(peers, cell)
+	left := []string{filepath.Join(sub, ".token123"), filepath.Join(dir, cacheDir, ".reputation.json456")}
+	for _, f := range left {
+		if err := os.WriteFile(f, []byte("x"), 0o600); err != nil {
 			t.Fatal(err)
+		}
+	}
+	once(peers, cell)
+	for _, f := range left {
+		if _, err := os.Stat(f); err == nil {
+			t.Errorf("%s was left", filepath.Base(f))
 		}
 	}
 	if err := os.RemoveAll(filepath.Join(dir, cacheDir)); err != nil {
 		t.Fatal(err)
 	}
 	once(peers, cell)
+}
+
+// However many cells are called, so many are remembered, and those that were used last.
+func TestCacheIsBounded(t *testing.T) {
+	dir := t.TempDir()
+	c := openCache(dir, zap.NewNop())
+	name := func(i int) string { return fmt.Sprintf("cell-%03d", i) }
+	long := time.Now().Add(-time.Hour)
+	for i := range maxCells {
+		c.write([]byte("x"), 0o600, name(i), "token")
+		at := long.Add(time.Duration(i) * time.Second)
+		if err := os.Chtimes(filepath.Join(dir, cacheDir, name(i)), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.load(&remote{name: cellproto.CellID(name(0))})
+	c.write([]byte("y"), 0o600, name(1), "token")
+	for i := range 3 {
+		c.write([]byte("x"), 0o600, name(maxCells+i), "token")
+	}
+	c.write([]byte("x"), 0o600, "reputation.json")
+	entries, err := os.ReadDir(filepath.Join(dir, cacheDir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(entries) - 1; n != maxCells {
+		t.Errorf("%d cells are remembered, want %d", n, maxCells)
+	}
+	for i, want := range map[int]bool{0: true, 1: true, 2: false, 3: false, 4: false, 5: true, maxCells: true, maxCells + 2: true} {
+		if got := c.read(name(i), "token") != nil; got != want {
+			t.Errorf("cell %d is remembered: %v, want %v", i, got, want)
+		}
+	}
+	if c.read("reputation.json") == nil {
+		t.Error("the reputations are gone")
+	}
+}
+
+// What must not be taken for tokens, and what may.
+func TestTokenFile(t *testing.T) {
+	soon := time.Now().Add(time.Minute).UTC().Format(time.RFC3339)
+	file := func(server, token, until string) string {
+		return fmt.Sprintf(`{%q:{"token":%q,"until":%q}}`, server, token, until)
+	}
+	for _, c := range []struct {
+		name, text string
+		good       bool
+	}{
+		{"good", file("s", "YQ==", soon), true},
+		{"empty", "", false},
+		{"null", "null", false},
+		{"a list", "[]", false},
+		{"no object", `{"s":1}`, false},
+		{"no time", `{"s":{"token":"YQ=="}}`, false},
+		{"a bad time", file("s", "YQ==", "soon"), false},
+		{"passed", file("s", "YQ==", "2020-01-01T00:00:00Z"), false},
+		{"for longer than tokens hold", file("s", "YQ==", "2999-01-01T00:00:00Z"), false},
+		{"no base64", file("s", "?", soon), false},
+		{"no token", file("s", "", soon), false},
+		{"too long a token", file("s", base64.StdEncoding.EncodeToString(make([]byte, cellproto.MaxToken+1)), soon), false},
+		{"another server's", file("other", "YQ==", soon), false},
+		{"cut off", file("s", "YQ==", soon)[:20], false},
+		{"too large", file("s", "YQ==", soon) + strings.Repeat(" ", maxTokenStore), false},
+	} {
+		cache := openCache(t.TempDir(), zap.NewNop())
+		cache.write([]byte(c.text), 0o600, "cell", "token")
+		if token, _ := cache.tokens("cell").token("s"); (token != nil) != c.good {
+			t.Errorf("%s: %q", c.name, token)
+		}
+	}
+}
+
+// What must not be taken for the providers of an earlier race.
+func TestWinnerFile(t *testing.T) {
+	const peer = "12D3KooWGRUaD8GkFs5Cn7eqqEZzQr8LqpzAxcPNzq2xTPCm1oYC"
+	entry := func(peer, addrs string) string { return fmt.Sprintf(`{"peer":%q,"addrs":%s}`, peer, addrs) }
+	file := func(entries ...string) string {
+		return fmt.Sprintf(`{"peer":%q,"providers":[%s]}`, peer, strings.Join(entries, ","))
+	}
+	for _, c := range []struct {
+		name, text string
+		want       int
+	}{
+		{"good", file(entry(peer, `["/ip4/127.0.0.1/tcp/1"]`)), 1},
+		{"empty", "", 0},
+		{"null", "null", 0},
+		{"no object", `{"providers":7}`, 0},
+		{"no peer", file(entry("nobody", `[]`)), 0},
+		{"an address that is none", file(entry(peer, `["nowhere"]`)), 1},
+		{"more than are probed", file(slices.Repeat([]string{entry(peer, `[]`)}, 100)...), cellproto.MaxProbed},
+		{"cut off", file(entry(peer, `["/ip4/127.0.0.1/tcp/1"]`))[:70], 0},
+		{"too large", file(entry(peer, `[]`)) + strings.Repeat(" ", cellproto.MaxManifest), 0},
+	} {
+		cache := openCache(t.TempDir(), zap.NewNop())
+		r := &remote{name: "cell"}
+		cache.write([]byte(c.text), 0o600, "cell", "winner.json")
+		found := cache.candidates(r)
+		if len(found) != c.want {
+			t.Errorf("%s: %d candidates, want %d", c.name, len(found), c.want)
+		}
+	}
 }
 
 // The name of a cell's directory in the cache never leads out of the cache.

@@ -3,13 +3,16 @@ package call
 import (
 	"context"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/crypto"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/signed"
 	"github.com/celldnet/celld/node/race"
 )
 
@@ -329,5 +332,67 @@ func TestRemotesAreBounded(t *testing.T) {
 	}
 	if n := len(c.remotes); n != maxRemotes {
 		t.Errorf("%d cells are remembered, the bound is %d", n, maxRemotes)
+	}
+}
+
+// The history of a cell is its owner's: a manifest can name any other one as the version before.
+func TestHistory(t *testing.T) {
+	cell := publish(t, testSchema())
+	owner, other := newKeyPair(t), newKeyPair(t)
+	seal := func(version string, prev cid.Cid, key crypto.PrivKey) cid.Cid {
+		t.Helper()
+		m, err := signed.OpenManifest(cell.id, cell.block)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Owner, m.Version, m.Prev = "", version, signed.Link{Cid: prev}
+		block, id, err := signed.SealManifest(*m, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cell.blocks[id] = block
+		return id
+	}
+	foreign := seal("0.9.0", cid.Undef, other)
+	one := seal("1.0.0", foreign, owner)
+	two := seal("2.0.0", one, owner)
+	lost := seal("1.5.0", cid.Undef, owner)
+	delete(cell.blocks, lost)
+	three := seal("3.0.0", lost, owner)
+	// Its provider only has to be found: the blocks are the network's.
+	p := provide(t, cell, nil)
+	peers := &book{}
+	peers.add(p.host)
+	for _, c := range []struct {
+		of   cid.Cid
+		want []cid.Cid
+		note string
+	}{
+		{two, []cid.Cid{two, one}, foreign.String() + ", is signed by another owner"},
+		{foreign, []cid.Cid{foreign}, ""},
+		{three, []cid.Cid{three}, lost.String() + ", cannot be had"},
+	} {
+		serving, err := NewServing(cellproto.CellID(c.of.String()), cell.schema)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.server.Set(serving)
+		claim := p.claim(cell)
+		claim.Cell = c.of
+		p.advert = func(cid.Cid) ([]byte, error) { return signed.SealAdvert(claim, p.key) }
+		got, err := use(t, cell, peers, nil).History(t.Context(), c.of)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ids []cid.Cid
+		for i, v := range got {
+			ids = append(ids, v.CID)
+			if last := i == len(got)-1; last != (v.Note != "") && c.note != "" || !strings.Contains(v.Note, c.note) && last {
+				t.Errorf("%s: the note of %s is %q", c.of, v.CID, v.Note)
+			}
+		}
+		if !slices.Equal(ids, c.want) {
+			t.Errorf("the history of %s is %v, want %v", c.of, ids, c.want)
+		}
 	}
 }

@@ -64,6 +64,7 @@ type Caller struct {
 	links  *links
 	cache  *cache
 	newest *signed.Newest // adverts
+	clocks clocks
 	ctx    context.Context
 	cancel context.CancelFunc
 	work   group

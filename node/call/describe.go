@@ -2,6 +2,7 @@ package call
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -234,7 +235,8 @@ func (c *Caller) Race(ctx context.Context, target string) (*race.Decision, error
 	select {
 	case <-run.done:
 	case <-ctx.Done():
-		return nil, cellproto.Errorf("race "+target, cellproto.KindOf(ctx.Err()), "not finished in time: %s", c.progress(r))
+		return nil, cellproto.Errorf("race "+target, r.lateKind(ctx), "not finished in time: %s", c.progress(r)).
+			WithHint("A longer --timeout; cellctl doctor says whether this machine reaches the network.")
 	}
 	if run.err != nil {
 		return nil, run.err
@@ -246,13 +248,15 @@ func (c *Caller) Race(ctx context.Context, target string) (*race.Decision, error
 type Version struct {
 	CID      cid.Cid
 	Manifest *signed.Manifest
+	Note     string // of the last one: why there is none before it, though it names one
 }
 
 // maxHistory bounds how far back History walks.
 const maxHistory = 256
 
-// History gives the versions of a published cell, newest first, by following prev. A version that
-// nobody has any more ends it.
+// History gives the versions of a published cell, newest first, by following prev. It ends with a
+// note at one that nobody has any more, or that somebody else has signed: anybody can name any
+// manifest as the one before.
 func (c *Caller) History(ctx context.Context, id cid.Cid) ([]Version, error) {
 	ctx, cancel := withTimeout(ctx)
 	defer cancel()
@@ -269,13 +273,24 @@ func (c *Caller) History(ctx context.Context, id cid.Cid) ([]Version, error) {
 		}
 		r.mu.Unlock()
 	}
-	out := []Version{{id, m}}
-	for m.Prev.Defined() && len(out) < maxHistory {
-		prev := m.Prev.Cid
-		if _, m, err = c.fetchManifest(ctx, prev, from); err != nil {
-			break // older ones may be gone; what there is was asked for
+	out := []Version{{CID: id, Manifest: m}}
+	for m.Prev.Defined() {
+		last, prev := &out[len(out)-1], m.Prev.Cid
+		if len(out) == maxHistory {
+			last.Note = "there are older versions, which are not looked at"
+			break
 		}
-		out = append(out, Version{prev, m})
+		_, before, err := c.fetchManifest(ctx, prev, from)
+		if err != nil {
+			last.Note = fmt.Sprintf("the version before, %s, cannot be had: %v", prev, err)
+			break
+		}
+		if before.Owner != m.Owner {
+			last.Note = fmt.Sprintf("the version before, %s, is signed by another owner, %s", prev, before.Owner)
+			break
+		}
+		m = before
+		out = append(out, Version{CID: prev, Manifest: m})
 	}
 	return out, nil
 }

@@ -40,20 +40,20 @@ func (c *Caller) waitRace(ctx context.Context, r *remote) (*race.Decision, error
 	case <-run.done:
 		return run.decision, run.err
 	case <-ctx.Done():
-		kind := cellproto.KindOf(ctx.Err())
-		if kind == cellproto.Timeout && !r.anybody() {
-			kind = cellproto.NotFound // for all that could be found out in the caller's time
-		}
-		return nil, cellproto.Errorf("use "+string(r.name), kind, "no provider answered in time: %s", c.progress(r)).
+		return nil, cellproto.Errorf("use "+string(r.name), r.lateKind(ctx), "no provider answered in time: %s", c.progress(r)).
 			WithHint("Check with cellctl find %s that somebody provides it, and with cellctl doctor that this machine reaches the network.", r.name)
 	}
 }
 
-// anybody says whether a possible provider has ever been found.
-func (r *remote) anybody() bool {
+// lateKind is the kind of error when ctx has ended before a race: nobody was found, for all that could
+// be found out in the caller's time, or those who were did not answer.
+func (r *remote) lateKind(ctx context.Context) cellproto.Kind {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.infos) > 0
+	if kind := cellproto.KindOf(ctx.Err()); kind != cellproto.Timeout || len(r.infos) > 0 {
+		return kind
+	}
+	return cellproto.NotFound
 }
 
 // progress says how far the search for a cell got.
@@ -236,6 +236,7 @@ func (d *driver) advert(cand race.Candidate) {
 	d.tell(func(_ time.Time, rc *race.Race) { rc.Path(cand.Peer, lk.relayed) })
 	d.c.work.Go(func() { d.c.describeAhead(d.r, cand.Peer) })
 	ad, err := askAdvert(d.ctx, d.c.deps.Host, info.ID, d.r.id)
+	d.c.clocks.note(info.ID, ad, err, time.Now())
 	if err != nil {
 		kind := cellproto.KindOf(err)
 		if kind == cellproto.Corrupt {

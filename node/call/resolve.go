@@ -3,9 +3,12 @@ package call
 import (
 	"context"
 	"errors"
+	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,6 +40,9 @@ func (t resolved) where() string {
 	}
 	return t.cell.String()
 }
+
+// ErrNoName is what a Finder says of what has not the form of a name.
+var ErrNoName = errors.New("it is neither an IPNS name nor a domain")
 
 const nameTTL = time.Minute // IPNS records made by publish say so too
 
@@ -159,10 +165,15 @@ func (c *Caller) byName(ctx context.Context, op, name string) (resolved, error) 
 		return resolved{}, cellproto.Errorf(op, cellproto.NotFound, "no directory, dependency or CID of that name, and no network to ask")
 	}
 	id, err := c.deps.Finder.ResolveName(ctx, name)
-	if err != nil {
-		if known {
-			return c.published(old.cell), nil
-		}
+	switch {
+	case err == nil:
+	case known:
+		return c.published(old.cell), nil
+	case errors.Is(err, ErrNoName):
+		return resolved{}, cellproto.Errorf(op, cellproto.NotFound,
+			"there is no dependency, no directory with a cell.toml and no remote cell of that name, and it is no CID, IPNS name or domain").
+			WithHint("%s", c.namesHint(name))
+	default:
 		return resolved{}, err
 	}
 	c.mu.Lock()
@@ -175,6 +186,19 @@ func (c *Caller) byName(ctx context.Context, op, name string) (resolved, error) 
 }
 
 const maxNames = 1024
+
+// namesHint says what to try instead of a name that nothing has.
+func (c *Caller) namesHint(name string) string {
+	names := slices.Sorted(maps.Keys(c.cfg.Deps))
+	names = slices.AppendSeq(names, maps.Keys(c.cfg.RemoteCells))
+	switch {
+	case strings.HasPrefix(name, "baf") || strings.HasPrefix(name, "k51"):
+		return "Was all of it copied? Give what cellctl publish printed."
+	case len(names) == 0:
+		return "Give a directory (./" + name + "), a CID, or a name that is under [deps] of the calling cell."
+	}
+	return "These names are known here: " + strings.Join(names[:min(len(names), 20)], ", ") + "."
+}
 
 // direct gives the link to a nucleus that was named.
 func (c *Caller) direct(ctx context.Context, t resolved) (*link, error) {
@@ -222,7 +246,12 @@ func (c *Caller) resolvePublished(ctx context.Context, target string) (resolved,
 	if err != nil || t.dir == "" {
 		return t, err
 	}
-	text, err := os.ReadFile(filepath.Join(t.dir, "published", "latest"))
+	f, err := os.Open(filepath.Join(t.dir, "published", "latest"))
+	if err != nil {
+		return t, nil
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, 2*maxCID))
 	if err != nil {
 		return t, nil
 	}

@@ -1,7 +1,6 @@
 package program
 
 import (
-	"context"
 	"io"
 	"path/filepath"
 	"strings"
@@ -44,7 +43,7 @@ type Config struct {
 	// Concurrency bounds the calls in flight; default 100, at most cellproto.MaxStreams.
 	Concurrency int
 	// Env is added to the program's environment, which is otherwise PATH, HOME, the locale, TZ,
-	// TMPDIR and what EnvDir, EnvName and EnvFD of cellproto name. Those three cannot be set.
+	// TMPDIR and what EnvDir, EnvName, EnvFD and EnvHandoff of cellproto name. Those cannot be set.
 	Env map[string]string
 }
 
@@ -57,14 +56,6 @@ type Deps struct {
 	Output io.Writer
 	// Accept takes the program's calls to other cells; see cellproto.Config. Nil refuses them.
 	Accept func(c *cellproto.Conn, f *cellproto.Frame)
-	// Granted says what those callers do whose connections the program at the end of c holds itself:
-	// how many of their calls are in flight, and when the last one ended, zero if none has. Such calls
-	// count like those that are begun with Begin. It must not block. Nil: there are no such callers.
-	Granted func(c *cellproto.Conn) (inFlight int, last time.Time)
-	// Retire has these callers come back through the nucleus, and returns when none of their calls is
-	// in flight any more or ctx has ended. It is called before the program at the end of c is frozen or
-	// stopped, and after it was replaced; perhaps more than once. Nil: nothing.
-	Retire func(ctx context.Context, c *cellproto.Conn)
 	// RolledBack is told when a new program was no good and the one before it was taken up again. c was
 	// the connection to the new one, nil if it had none. It must not wait for the Program. Nil: nothing.
 	RolledBack func(c *cellproto.Conn, why error)
@@ -115,7 +106,7 @@ func (c Config) Validate() error {
 		switch {
 		case key == "" || strings.ContainsAny(key, "=\x00") || strings.Contains(value, "\x00"):
 			return bad("Env has an entry %q that no environment can hold", key)
-		case key == cellproto.EnvFD || key == cellproto.EnvDir || key == cellproto.EnvName:
+		case key == cellproto.EnvFD || key == cellproto.EnvHandoff || key == cellproto.EnvDir || key == cellproto.EnvName:
 			return bad("Env sets %s, which is the nucleus's", key)
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -160,31 +159,6 @@ func TestBackgroundIsNotFrozen(t *testing.T) {
 			t.Fatal("frozen")
 		}
 		<-time.After(time.Millisecond)
-	}
-}
-
-// TestGrantedCallers has callers whose connections the program holds.
-func TestGrantedCallers(t *testing.T) {
-	var inFlight, retired atomic.Int64
-	inFlight.Store(1)
-	p := newProgram(t, frozenConfig(t, "serve"), Deps{
-		Granted: func(*cellproto.Conn) (int, time.Time) { return int(inFlight.Load()), time.Time{} },
-		Retire: func(_ context.Context, c *cellproto.Conn) {
-			if c == nil || inFlight.Load() != 0 {
-				t.Error("asked to leave in the middle of a call")
-			}
-			retired.Add(1)
-		},
-	})
-	mustConn(t, p)
-	<-time.After(100 * time.Millisecond) // thrice the time after which it would be frozen
-	if s := p.State(); s.Phase != Running || retired.Load() != 0 {
-		t.Errorf("frozen beneath its callers: %+v", s)
-	}
-	inFlight.Store(0)
-	awaitPhase(t, p, Frozen)
-	if retired.Load() == 0 {
-		t.Error("they were not asked to leave")
 	}
 }
 

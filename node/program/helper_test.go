@@ -65,6 +65,7 @@ var programs = map[string]func(){
 		os.Exit(4)
 	},
 	"background": func() { serveHello(cellproto.Hello{Capabilities: []string{cellproto.CapBackground}}, answerFrame) },
+	"sdk":        func() { serveSDK() },
 	"lines":      func() { serveLines() },
 	"linesdeaf":  func() { signal.Ignore(syscall.SIGTERM); fmt.Fprintln(os.Stderr, "deaf"); block() },
 }

@@ -39,8 +39,6 @@ type instance struct {
 	bad    *atomic.Uint64
 	files  *files
 	pids   *pids
-	// dismissed is Deps.Retire.
-	dismissed func(context.Context, *cellproto.Conn)
 
 	// stop asks for an end in good order; hurry for an end at once.
 	stop, hurry chan struct{}
@@ -68,6 +66,9 @@ type instance struct {
 	conn    *cellproto.Conn
 	hello   cellproto.Hello
 	adapter *adapter // nil: the program speaks frames
+	grants  *grants  // nil: it takes no connections of callers
+
+	grantsEnded, grantsRefused uint32 // of grants, as far as they were counted; with Program.mu held
 
 	proven     bool // its file is kept; for the goroutine that supervises it only
 	background bool // it works of its own accord, and is not to be frozen
@@ -123,28 +124,6 @@ func (in *instance) thaw() bool {
 	return was
 }
 
-// dismiss has those callers whose connections the program holds come back through the nucleus, and
-// waits until they have, at most limit.
-func (in *instance) dismiss(limit time.Duration) {
-	if in.dismissed == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		select {
-		case <-in.gone:
-		case <-in.hurry:
-		case <-ctx.Done():
-		}
-		cancel()
-	}()
-	in.dismissed(ctx, in.conn)
-	cancel()
-	<-watched
-}
-
 // start starts the process and waits until it has said hello. When it fails, shutdown is still due
 // if there is a process.
 func (in *instance) start() *cellproto.Error {
@@ -160,9 +139,9 @@ func (in *instance) start() *cellproto.Error {
 }
 
 // exec starts the process described by s, whose path and environment it sets.
-func (in *instance) exec(s spec, fd int) *cellproto.Error {
+func (in *instance) exec(s spec) *cellproto.Error {
 	s.path, s.dir = in.file.path, in.cfg.Dir
-	s.env = environ(in.cfg, os.LookupEnv, fd)
+	s.env = environ(in.cfg, os.LookupEnv, len(s.extra))
 	in.begun = time.Now()
 	proc, err := startProcess(s, in.out, in.stop)
 	if err != nil {
@@ -197,9 +176,14 @@ func (in *instance) startFrames() *cellproto.Error {
 	if err != nil {
 		return startError(in.cfg, "%w", err)
 	}
-	const firstExtra = 3 // os/exec numbers extra files from here
-	xerr := in.exec(spec{extra: []*os.File{theirs}}, firstExtra)
-	theirs.Close() // so that the connection ends with the program
+	extra := []*os.File{theirs}
+	if handoff := in.openGrants(); handoff != nil {
+		extra = append(extra, handoff)
+	}
+	xerr := in.exec(spec{extra: extra})
+	for _, f := range extra {
+		f.Close() // so that the connection ends with the program
+	}
 	if xerr != nil {
 		ours.Close()
 		return xerr
@@ -231,6 +215,7 @@ func (in *instance) awaitHello() *cellproto.Error {
 	switch {
 	case err == nil:
 		in.hello = hello
+		in.keepGrants()
 		return nil
 	case isClosed(in.stop):
 		return startError(in.cfg, "it was stopped while it started")
@@ -298,7 +283,7 @@ func (in *instance) execLines() error {
 		return err
 	}
 	defer stdout.Close()
-	if xerr := in.exec(spec{stdin: stdin, stdout: stdout}, 0); xerr != nil {
+	if xerr := in.exec(spec{stdin: stdin, stdout: stdout}); xerr != nil {
 		toStdin.Close()
 		fromStdout.Close()
 		return xerr
@@ -358,6 +343,9 @@ func (in *instance) shutdown(why reason) {
 	}
 	in.proc.end(grace, in.hurry)
 	in.pids.forget(in.proc.pid)
+	if in.grants != nil {
+		in.grants.close()
+	}
 	if in.conn != nil {
 		<-in.connDone
 	}
@@ -382,8 +370,8 @@ func (in *instance) drain(grace time.Duration) {
 		case <-stop:
 		}
 	}()
-	if in.dismissed != nil {
-		in.dismissed(ctx, in.conn)
+	if in.grants != nil {
+		in.grants.leave(ctx)
 	}
 	if err := in.conn.Drain(ctx, in.why); err != nil {
 		_, out := in.conn.InFlight()

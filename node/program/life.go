@@ -12,7 +12,7 @@ import (
 // launch makes an instance and has it supervised. p.mu is held.
 func (p *Program) launch() *instance {
 	in := &instance{
-		cfg: p.cfg, log: p.log, out: p.out, bad: &p.bad, dismissed: p.retireGranted, files: p.files, pids: p.pids,
+		cfg: p.cfg, log: p.log, out: p.out, bad: &p.bad, files: p.files, pids: p.pids,
 		stop: make(chan struct{}), hurry: make(chan struct{}), look: make(chan struct{}, 1),
 		started: make(chan struct{}), left: make(chan struct{}), gone: make(chan struct{}),
 	}
@@ -162,8 +162,8 @@ func (p *Program) idleFor(in *instance) (idle time.Duration, busy bool) {
 	inbound, outbound := in.conn.InFlight()
 	busy = p.inFlight.Load() > 0 || inbound+outbound > 0
 	last := time.Duration(p.lastEnd.Load())
-	if p.granted != nil {
-		n, at := p.granted(in.conn)
+	if in.grants != nil {
+		n, at := in.grants.use()
 		busy = busy || n > 0
 		last = max(last, at.Sub(p.epoch))
 	}
@@ -184,7 +184,7 @@ func (p *Program) retireIdle(in *instance, limit time.Duration, phase Phase) boo
 	wasFrozen := in.frozen.Load()
 	p.ready.Store(nil)
 	in.frozen.Store(phase == Frozen || wasFrozen)
-	if idle, busy := p.idleFor(in); busy || idle < limit {
+	if idle, busy := p.idleFor(in); busy || idle < limit || in.grants != nil && in.grants.open() > 0 {
 		in.frozen.Store(wasFrozen)
 		if wasFrozen {
 			p.thaw(in)
@@ -253,6 +253,9 @@ func (p *Program) noteEnd(in *instance, why reason) {
 }
 
 func (p *Program) noteEndLocked(in *instance, why reason) {
+	if in.grants != nil {
+		p.countGrants(in)
+	}
 	delete(p.all, in)
 	mine := p.cur == in
 	if mine {

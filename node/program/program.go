@@ -38,9 +38,7 @@ type Program struct {
 	out    *output
 	accept func(*cellproto.Conn, *cellproto.Frame)
 
-	granted       func(*cellproto.Conn) (int, time.Time)
-	retireGranted func(context.Context, *cellproto.Conn)
-	rolledBack    func(*cellproto.Conn, error)
+	rolledBack func(*cellproto.Conn, error)
 
 	files     *files
 	pids      *pids
@@ -58,22 +56,23 @@ type Program struct {
 
 	swapping chan struct{} // capacity 1: taken while a swap goes on
 
-	mu        sync.Mutex
-	all       map[*instance]struct{} // that are not gone
-	cur       *instance              // that requests go to; nil: there is none
-	phase     Phase                  // of cur: Starting, Running, Frozen or Stopping
-	prev      *instance              // that cur has replaced, while cur is on trial; else nil
-	candidate *instance              // that is to replace cur; else nil
-	swap      SwapState
-	closed    bool
-	waiting   int
-	health    health
-	hello     *cellproto.Hello // of the last start that succeeded
-	starts    uint64
-	crashes   uint64
-	pid       int
-	started   time.Time
-	lastExit  string
+	mu                            sync.Mutex
+	all                           map[*instance]struct{} // that are not gone
+	cur                           *instance              // that requests go to; nil: there is none
+	phase                         Phase                  // of cur: Starting, Running, Frozen or Stopping
+	prev                          *instance              // that cur has replaced, while cur is on trial; else nil
+	candidate                     *instance              // that is to replace cur; else nil
+	swap                          SwapState
+	closed                        bool
+	waiting                       int
+	health                        health
+	hello                         *cellproto.Hello // of the last start that succeeded
+	starts                        uint64
+	crashes                       uint64
+	grantedServed, grantedRefused uint64 // of runs that have ended, and of others as of the last look
+	pid                           int
+	started                       time.Time
+	lastExit                      string
 }
 
 // New makes a program that does not run yet. The error is that of Config.Validate.
@@ -89,8 +88,8 @@ func New(cfg Config, deps Deps) (*Program, error) {
 	}
 	return &Program{
 		cfg: cfg.withDefaults(), log: deps.Log, out: newOutput(deps.Output, deps.Log), accept: deps.Accept, epoch: time.Now(),
-		granted: deps.Granted, retireGranted: deps.Retire, rolledBack: deps.RolledBack,
-		files: newFiles(cfg, deps.Log), pids: newPIDs(cfg.Dir, deps.Log), trialTime: stableAfter,
+		rolledBack: deps.RolledBack,
+		files:      newFiles(cfg, deps.Log), pids: newPIDs(cfg.Dir, deps.Log), trialTime: stableAfter,
 		all: map[*instance]struct{}{}, swapping: make(chan struct{}, 1),
 	}, nil
 }

@@ -71,7 +71,7 @@ func TestEnviron(t *testing.T) {
 		return v, ok
 	}
 	cfg := Config{Dir: "/cell", Name: "c", Env: map[string]string{"TZ": "CET", "A": "b"}}
-	got := strings.Join(environ(cfg, getenv, 3), " ")
+	got := strings.Join(environ(cfg, getenv, 1), " ")
 	if want := "A=b CELL_DIR=/cell CELL_FD=3 CELL_NAME=c HOME=/home/u PATH=" + defaultPath + " TZ=CET"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -387,6 +388,85 @@ func TestWeakerTier(t *testing.T) {
 	}
 }
 
+// startIn starts the obedient program in this process's name, in a group that a test has made.
+func startIn(t *testing.T, g *group, args ...string) *Box {
+	t.Helper()
+	c := Config{Dir: built, Program: "obedient", Args: args, CPU: 0.5}.WithDefaults()
+	f, err := look(c, nil, len(g.join))
+	if err != nil {
+		t.Fatal(err)
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	b := &Box{cfg: c, group: g, done: make(chan struct{})}
+	if err := b.strongest(f, [3]*os.File{null, null, null}); err != nil {
+		t.Fatal(err)
+	}
+	go b.watch()
+	return b
+}
+
+// A group that cannot be entered holds nothing: the limits are held otherwise, and said to be.
+func TestGroupThatCannotBeEntered(t *testing.T) {
+	working(t)
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.Open(t.TempDir()) // no control group
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, g := range map[string]*group{
+		"v1": {join: []*os.File{full}, holds: map[string]string{"cpu": byGroup1, "memory": byGroup1}},
+		"v2": {enter: dir, holds: map[string]string{"cpu": byGroup2, "memory": byGroup2}},
+	} {
+		if r := startIn(t, g, "exit=6").Wait(); r.Exit != 6 || r.CPUBy != byDuty || r.MemoryBy != byWatchdog {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+}
+
+// A program is in its group of version 2 from its first instruction on.
+func TestGroupV2(t *testing.T) {
+	working(t)
+	places, err := readPlaces()
+	parent := places[""].Dir
+	if err != nil || parent == "" {
+		t.Skip("there is no control group of version 2 here")
+	}
+	dir := filepath.Join(parent, fmt.Sprintf("sandbox-test-%d", os.Getpid()))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Skip("a control group of version 2 cannot be made here: " + err.Error())
+	}
+	for _, how := range []string{"by clone3", "by its number"} {
+		enter, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := &group{enter: enter, holds: map[string]string{"cpu": byGroup2}, noClone3: how == "by its number"}
+		b := startIn(t, g, "sleep=60000")
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", b.run.pid))
+		if err != nil || !strings.Contains(string(text), "/"+filepath.Base(dir)+"\n") {
+			t.Errorf("%s: it is in %s, %v", how, text, err)
+		}
+		b.Kill()
+		if r := b.Wait(); r.CPUBy != byGroup2 {
+			t.Errorf("%s: %+v", how, r)
+		}
+	}
+	eventually(t, "the group is empty", func() bool { return os.Remove(dir) == nil })
+}
+
+func TestMoreCPUThanThereIs(t *testing.T) {
+	if r, _ := tell(t, Config{CPU: 1000}, nil, "exit=4").end(); r.Exit != 4 || r.CPUBy != byNothing {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestRunInProcess(t *testing.T) {
 	r, err := Run(t.Context(), Config{Dir: built, Program: "obedient", Args: []string{"exit=5"}}, Deps{})
 	if err != nil || r.Exit != 5 || r.Event != EventEnd {
@@ -426,23 +506,44 @@ func TestFindLauncher(t *testing.T) {
 	}
 }
 
-// BenchmarkStart is the time from the start of a program that does nothing to its end: plain, and
-// under cellbox in each tier.
+func TestProbeThrough(t *testing.T) {
+	s, err := ProbeThrough(t.Context(), filepath.Join(built, "cellbox"))
+	if want := Probe(); err != nil || s.String() != want.String() || s.Kernel != want.Kernel {
+		t.Errorf("%+v is not %+v; %v", s, want, err)
+	}
+	if _, err := ProbeThrough(t.Context(), filepath.Join(built, "missing")); cellproto.KindOf(err) != cellproto.Unavailable {
+		t.Error(err)
+	}
+	if _, err := ProbeThrough(t.Context(), filepath.Join(built, "obedient")); cellproto.KindOf(err) != cellproto.BadInput {
+		t.Error(err)
+	}
+}
+
+// BenchmarkStart is the time from the start of a program that does nothing to its end: plain, under
+// cellbox in each tier, and as a build.
 func BenchmarkStart(b *testing.B) {
-	b.Run("plain", func(b *testing.B) {
-		for b.Loop() {
-			if err := runPlain(filepath.Join(built, "obedient")); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
+	b.Run("plain", func(b *testing.B) { benchmarkStart(b, filepath.Join(built, "obedient")) })
+	cellbox := filepath.Join(built, "cellbox")
 	for _, tier := range working(b) {
 		b.Run(tier.String(), func(b *testing.B) {
-			for b.Loop() {
-				if err := runPlain(filepath.Join(built, "cellbox"), "--dir", built, "--tier", tier.String(), "--cpu", "0.5", "--", "obedient"); err != nil {
-					b.Fatal(err)
-				}
-			}
+			benchmarkStart(b, cellbox, "--dir", built, "--tier", tier.String(), "--cpu", "0.5", "--", "obedient")
+		})
+		b.Run(tier.String()+" without cgroups", func(b *testing.B) {
+			benchmarkStart(b, cellbox, "--dir", built, "--tier", tier.String(), "--cpu", "0.5", "--cgroup", "none", "--", "obedient")
 		})
 	}
+}
+
+func benchmarkStart(b *testing.B, path string, args ...string) {
+	var took []time.Duration
+	for b.Loop() {
+		begun := time.Now()
+		if err := exec.Command(path, args...).Run(); err != nil {
+			b.Fatal(err)
+		}
+		took = append(took, time.Since(begun))
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "median-ms")
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -181,5 +180,3 @@ func groupsOf(pid int) (list []string) {
 	}
 	return list
 }
-
-func runPlain(path string, args ...string) error { return exec.Command(path, args...).Run() }

@@ -11,10 +11,17 @@ const (
 	fsWriteFile = 1 << 1
 	fsReadFile  = 1 << 2
 	fsReadDir   = 1 << 3
+	fsMakeChar  = 1 << 6
+	fsMakeSock  = 1 << 9
+	fsMakeFIFO  = 1 << 10
+	fsMakeBlock = 1 << 11
+	fsIoctlDev  = 1 << 15
+	fsAll       = 1<<16 - 1
 
 	rightsDir    = fsExecute | fsReadFile | fsReadDir
 	rightsFile   = fsExecute | fsReadFile
 	rightsDevice = fsReadFile | fsWriteFile
+	rightsWork   = fsAll &^ (fsMakeChar | fsMakeBlock | fsMakeSock | fsMakeFIFO | fsIoctlDev)
 )
 
 // ABI versions at which Landlock learned something that the policy asks for.
@@ -38,12 +45,13 @@ type pathRule struct {
 }
 
 // makeRuleset forbids everything that this version of Landlock can forbid, but for reading and
-// running what is seen and for writing to devices such as /dev/null.
+// running what is seen and for writing to devices such as /dev/null. The rule for where a build works
+// comes when that has been made.
 func makeRuleset(seen []root, abi int) *ruleset {
 	r := &ruleset{}
 	r.FS, r.Net, r.Scoped = handled(min(abi, abiNewest))
 	for _, s := range seen {
-		rights := [...]uint64{dirRoot: rightsDir, fileRoot: rightsFile, deviceRoot: rightsDevice, linkRoot: 0}[s.Kind]
+		rights := [...]uint64{dirRoot: rightsDir, fileRoot: rightsFile, deviceRoot: rightsDevice, linkRoot: 0, workRoot: 0}[s.Kind]
 		if rights != 0 {
 			r.Rules = append(r.Rules, pathRule{s.Path, rights})
 		}

@@ -57,6 +57,15 @@ func (c Config) CommandLine(keep []int, more ...string) []string {
 	add("--cgroup", c.Cgroup, c.Cgroup != CgroupAuto)
 	add("--grace", c.Grace.String(), c.Grace != 0)
 	add("--every", c.Every.String(), c.Every != 0)
+	if b := c.Build; b != nil {
+		args = append(args, "--build")
+		add("--disk", strconv.FormatInt(b.Disk, 10), b.Disk != 0)
+		add("--inodes", strconv.Itoa(b.Files), b.Files != 0)
+		add("--timeout", b.Timeout.String(), b.Timeout != 0)
+		for _, p := range b.Output {
+			args = append(args, "--output", p)
+		}
+	}
 	if c.LogStdout {
 		args = append(args, "--log-stdout")
 	}

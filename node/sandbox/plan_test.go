@@ -47,6 +47,7 @@ func TestPlans(t *testing.T) {
 		"t1-script":       {base, asScript(someFacts()), T1},
 		"t1-read":         {with(func(c *Config) { c.Nice = NiceNone }), extra(someFacts(), "/data/model", "/usr/share/x"), T1},
 		"t1-program-away": {base, away(someFacts()), T1},
+		"t1-build":        {with(func(c *Config) { c.Build = &Build{Output: []string{"bin/calc"}} }), plainDir(someFacts()), T1},
 		"t2-user":         {base, someFacts(), T2},
 		"t2-root-joins":   {base, joins(asRoot(someFacts())), T2},
 		"t2-old-landlock": {base, abi(someFacts(), 1), T2},
@@ -106,6 +107,8 @@ func TestPlanRefuses(t *testing.T) {
 	}{
 		"T1 without Landlock":         {withoutABI, unchanged, T1},
 		"T2 without Landlock":         {withoutABI, unchanged, T2},
+		"a build in T2":               {sameFacts, func(c *Config) { c.Build = &Build{} }, T2},
+		"a build in T3":               {asRoot, func(c *Config) { c.Build = &Build{} }, T3},
 		"T3 as a user":                {sameFacts, unchanged, T3},
 		"T3 of a script":              {func(f facts) facts { return asScript(asRoot(f)) }, unchanged, T3},
 		"T3 with the system":          {asRoot, allSystem, T3},
@@ -160,10 +163,17 @@ func TestFilterTranscript(t *testing.T) {
 		abi  int
 	}{{T1, 7}, {T2, 1}, {T2, 7}, {T3, 0}} {
 		fmt.Fprintf(&text, "%v, Landlock ABI %d\n", c.tier, c.abi)
-		for _, r := range filterRules(c.tier, c.abi) {
+		for _, r := range filterRules(c.tier, c.abi, false) {
 			if len(r.When) > 0 || r.NoCall || c.tier == T1 || r.Name == "tkill" {
 				fmt.Fprintf(&text, "  %v\n", r)
 			}
+		}
+	}
+	fmt.Fprintf(&text, "a build\n")
+	plain := filterRules(T1, 7, false)
+	for _, r := range filterRules(T1, 7, true) {
+		if !slices.ContainsFunc(plain, func(p callRule) bool { return p.String() == r.String() }) {
+			fmt.Fprintf(&text, "  %v\n", r)
 		}
 	}
 	compare(t, filepath.Join("testdata", "plans", "filter.txt"), text.String())
@@ -173,9 +183,9 @@ func TestFilterTranscript(t *testing.T) {
 // by the assembler only on the machines that have the call.
 func TestFilterRules(t *testing.T) {
 	for _, tier := range tiers() {
-		for abi := range abiNewest + 1 {
+		for n := range 2 * (abiNewest + 1) {
 			plain := map[string]bool{}
-			rules := filterRules(tier, abi)
+			rules := filterRules(tier, n/2, n%2 == 1)
 			for _, r := range rules {
 				if len(r.When) == 0 {
 					if plain[r.Name] {
@@ -193,13 +203,31 @@ func TestFilterRules(t *testing.T) {
 	}
 }
 
+// A build's copy of its directory is seen even where that lies in what may be read, and nothing of the
+// directory itself.
+func TestVisibleWork(t *testing.T) {
+	f := plainDir(someFacts())
+	f = extra(f, "/cells", "/cells/calc/sub")
+	c := Config{System: SystemNone, Build: &Build{}}
+	var got []string
+	for _, r := range visible(f, c) {
+		got = append(got, kindWords[r.Kind]+" "+r.Path)
+	}
+	if want := []string{"dir /cells", "work /cells/calc", "device /dev/null", "device /dev/urandom"}; !slices.Equal(got, want) {
+		t.Errorf("%v, not %v", got, want)
+	}
+	if rules := makeRuleset(visible(f, c), 7).Rules; slices.ContainsFunc(rules, func(r pathRule) bool { return r.Path == f.Dir }) {
+		t.Errorf("a rule for the directory itself: %v", rules)
+	}
+}
+
 func TestVisible(t *testing.T) {
 	f := someFacts()
 	f.Own = []root{{Path: "/usr/cells/calc"}}
 	f.Program = "/usr/cells/calc/bin/calc"
 	f.Extra = []root{{Path: "/usr"}, {Path: "/usr-local"}}
 	var got []string
-	for _, r := range visible(f, SystemNone) {
+	for _, r := range visible(f, Config{System: SystemNone}) {
 		got = append(got, r.Path)
 	}
 	if want := []string{"/dev/null", "/dev/urandom", "/usr", "/usr-local"}; !slices.Equal(got, want) {

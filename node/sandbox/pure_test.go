@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -78,6 +79,10 @@ func TestValidate(t *testing.T) {
 		"env": func(c *Config) { c.Env = []string{"=x"} }, "env without value": func(c *Config) { c.Env = []string{"x"} },
 		"zero byte": func(c *Config) { c.Args = []string{"a\x00b"} }, "every": func(c *Config) { c.Every = time.Nanosecond },
 		"grace": func(c *Config) { c.Grace = -1 }, "system": func(c *Config) { c.System = "some" }, "log": func(c *Config) { c.LogRate = -1 },
+		"a build in T2": func(c *Config) { c.Tier, c.Build = T2, &Build{} }, "little disk": func(c *Config) { c.Build = &Build{Disk: 1} },
+		"few inodes": func(c *Config) { c.Build = &Build{Files: 1} }, "no time": func(c *Config) { c.Build = &Build{Timeout: -1} },
+		"output above": func(c *Config) { c.Build = &Build{Output: []string{"a/../../b"}} }, "output /": func(c *Config) { c.Build = &Build{Output: []string{"/a"}} },
+		"output .": func(c *Config) { c.Build = &Build{Output: []string{"a/.."}} }, "outputs": func(c *Config) { c.Build = &Build{Output: make([]string, 65)} },
 		"cgroup": func(c *Config) { c.Cgroup = "x" }, "many paths": func(c *Config) { c.Read = make([]string, 65) },
 		"many arguments": func(c *Config) { c.Args = make([]string, 1025) },
 	} {
@@ -110,6 +115,17 @@ func TestThrottle(t *testing.T) {
 			t.Fatalf("of %.3f cores a demand of %.3f got %.3f", cores, demand, used)
 		}
 	})
+}
+
+// A program that starts is not held for what its start takes.
+func TestThrottleStart(t *testing.T) {
+	th := &throttle{Cores: 0.1}
+	if !th.step(2*time.Millisecond, 15*time.Millisecond) {
+		t.Error("it is held after 15 ms")
+	}
+	if th.step(50*time.Millisecond, 60*time.Millisecond) {
+		t.Error("it is not held after 60 ms of a tenth")
+	}
 }
 
 func TestRateLimit(t *testing.T) {
@@ -254,6 +270,9 @@ func FuzzProcText(f *testing.F) {
 		parseHighestIDs(a)
 		var s sample
 		takeIO([]byte(b), &s)
+		if st, ok := parseStat([]byte(a)); ok && len(descendants(map[int]procStat{1: st, st.parent: {parent: 1}}, 1)) > 2 {
+			t.Error("more descendants than processes")
+		}
 		if threadsOf([]byte(a)) < 0 || tablesOf([]byte(b)) < 0 || field([]byte(a), 1) < 0 || s.Received < 0 {
 			t.Error("a negative count")
 		}
@@ -280,6 +299,25 @@ func TestProcText(t *testing.T) {
 	}
 }
 
+func TestFamily(t *testing.T) {
+	st, ok := parseStat([]byte("7 (a ) b) S 5 2 3 4 5 6 7 8 9 10 100 20 3 4 15 16 8 18 19 20 77 22\n"))
+	if want := (procStat{parent: 5, own: 120, waited: 7, threads: 8, pages: 77}); !ok || st != want {
+		t.Errorf("%+v, %v", st, ok)
+	}
+	for _, bad := range []string{"", "7 (a) S 5", "7 S 1 2 3"} {
+		if _, ok := parseStat([]byte(bad)); ok {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+	all := map[int]procStat{1: {}, 2: {parent: 1}, 3: {parent: 2}, 4: {parent: 3}, 5: {parent: 1}, 6: {parent: 7}, 7: {parent: 6}, 8: {parent: 4}}
+	if got := descendants(all, 2); !slices.Equal(got, []int{3, 4, 8}) {
+		t.Errorf("%v", got)
+	}
+	if got := descendants(all, 6); !slices.Equal(got, []int{7}) { // a ring
+		t.Errorf("%v", got)
+	}
+}
+
 func TestForeignID(t *testing.T) {
 	seen := map[int]bool{}
 	for _, highest := range []uint32{math.MaxUint32 - 1, 200000, 65536, 0} {
@@ -292,6 +330,32 @@ func TestForeignID(t *testing.T) {
 				t.Errorf("%d is given twice", id)
 			}
 			seen[id] = true
+		}
+	}
+}
+
+func TestSupport(t *testing.T) {
+	s := Support{
+		OS: "linux", Tiers: []TierSupport{{Tier: T1, Why: "no"}, {Tier: T2, Works: true}, {Tier: T3, Why: "not root"}},
+		CPUBy: "duty cycle", MemoryBy: "watchdog", ThreadsBy: "watchdog",
+	}
+	if got := s.String(); got != "T2 (Landlock and seccomp); CPU held by duty cycle, memory by watchdog, threads by watchdog; T1 does not work: no" {
+		t.Error(got)
+	}
+	text, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if back, err := parseSupport("x", text); err != nil || !reflect.DeepEqual(back, s) {
+		t.Errorf("%+v, %v", back, err)
+	}
+	s.Tiers[1].Works = false
+	if got := s.String(); !strings.HasPrefix(got, "none") || !strings.Contains(got, "T3 does not work: not root") {
+		t.Error(got)
+	}
+	for _, bad := range []string{"", "{}", `{"tiers":[]}`, `{"tiers":[{"tier":"T9"},{},{}]}`} {
+		if _, err := parseSupport("x", []byte(bad)); cellproto.KindOf(err) != cellproto.BadInput {
+			t.Errorf("%q: %v", bad, err)
 		}
 	}
 }

@@ -66,7 +66,7 @@ type Report struct {
 	Why string `json:"why,omitempty"`
 	// Weaker says why stronger tiers than Tier were not used; "" if the strongest was. At most 1 KiB.
 	Weaker string `json:"weaker,omitempty"`
-	// Error, Kind and Hint are those of the error, with EventFailed.
+	// Error, Kind and Hint are those of the error, with EventFailed, and with WhyOutput.
 	Error string `json:"error,omitempty"`
 	Kind  string `json:"kind,omitempty"`
 	Hint  string `json:"hint,omitempty"`
@@ -82,9 +82,9 @@ func FailedReport(t Tier, err error) Report {
 	}
 }
 
-// Err gives the error that a report of EventFailed carries, nil for all others.
+// Err gives the error that a report carries, or nil.
 func (r Report) Err() error {
-	if r.Event != EventFailed {
+	if r.Error == "" {
 		return nil
 	}
 	err := cellproto.Errorf("", cellproto.ParseKind(r.Kind), "%s", r.Error)
@@ -107,6 +107,8 @@ const (
 	WhyMemory  = "memory"  // it took more than Config.Memory
 	WhyThreads = "threads" // it made more than Config.Threads
 	WhyStopped = "stopped" // Stop or Kill was called, or Run's context ended
+	WhyTimeout = "timeout" // a build took longer than Build.Timeout
+	WhyOutput  = "output"  // a build ended well and left no proper output; Error says which
 	WhyGuard   = "guard"   // a process that guards it was killed
 )
 

@@ -26,8 +26,8 @@ type machine struct {
 
 const ownPID = 4242
 
-func newMachine(t *testing.T, tier Tier, abi int) *machine {
-	prog, self, err := assemble(filterRules(tier, abi))
+func newMachine(t *testing.T, tier Tier, abi int, build bool) *machine {
+	prog, self, err := assemble(filterRules(tier, abi, build))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,6 +127,9 @@ func TestFilterAnswers(t *testing.T) {
 		{T1, 7, "prlimit64", []uint64{0, unix.RLIMIT_CORE, high}, eperm},
 		{T1, 7, "setrlimit", []uint64{unix.RLIMIT_CORE, 1}, eperm},
 		{T1, 7, "setrlimit", []uint64{unix.RLIMIT_NOFILE, 1}, answerAllow},
+		{T1, 7, "membarrier", []uint64{8}, answerAllow},
+		{T1, 7, "membarrier", []uint64{1}, eperm}, // of all processes
+		{T1, 7, "membarrier", []uint64{2}, eperm},
 		{T1, 7, "timer_create", nil, enosys}, // SIGCONT to itself while it is stopped
 		{T1, 7, "mmap", []uint64{0, 4096, 3, unix.MAP_PRIVATE | unix.MAP_ANON}, answerAllow},
 		{T1, 7, "mmap", []uint64{0, 4096, 1, unix.MAP_SHARED}, answerAllow},
@@ -175,8 +178,54 @@ func TestFilterAnswers(t *testing.T) {
 		{T1, 7, "setsockopt", nil, eperm},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got := newMachine(t, c.tier, c.abi).call(c.name, c.args...); got != c.want {
+			if got := newMachine(t, c.tier, c.abi, false).call(c.name, c.args...); got != c.want {
 				t.Errorf("%v: %s(%#x): %#x, not %#x", c.tier, c.name, c.args, got, c.want)
+			}
+		})
+	}
+}
+
+func TestBuildFilterAnswers(t *testing.T) {
+	const eperm = answerErrno | uint32(unix.EPERM)
+	m := newMachine(t, T1, 7, true)
+	for _, c := range []struct {
+		name string
+		args []uint64
+		want uint32
+	}{
+		{"clone", []uint64{uint64(unix.SIGCHLD)}, answerAllow},
+		{"clone", []uint64{unix.CLONE_VM | unix.CLONE_VFORK | uint64(unix.SIGCHLD)}, answerAllow},
+		{"clone", []uint64{unix.CLONE_NEWUSER | uint64(unix.SIGCHLD)}, eperm},
+		{"clone", []uint64{unix.CLONE_NEWTIME | uint64(unix.SIGCHLD)}, eperm},
+		{"clone", []uint64{unix.CLONE_PARENT | uint64(unix.SIGCHLD)}, eperm},
+		{"kill", []uint64{7, 9}, answerAllow},
+		{"openat", []uint64{0, 0, unix.O_WRONLY | unix.O_CREAT, 0o755}, answerAllow},
+		{"openat", []uint64{0, 0, unix.O_WRONLY | unix.O_CREAT, 0o4755}, eperm},
+		{"openat", []uint64{0, 0, 0x400000 | unix.O_WRONLY, 0o2755}, eperm},
+		{"openat", []uint64{0, 0, unix.O_WRONLY, 0o4755}, answerAllow}, // no file is made: the mode is nothing
+		{"open", []uint64{0, unix.O_WRONLY | unix.O_CREAT, 0o4755}, eperm},
+		{"creat", []uint64{0, 0o6755}, eperm},
+		{"chmod", []uint64{0, 0o755}, answerAllow},
+		{"chmod", []uint64{0, 0o4755}, eperm},
+		{"fchmod", []uint64{0, 0o2755}, eperm},
+		{"fchmodat", []uint64{0, 0, 0o4755}, eperm},
+		{"mknodat", nil, eperm},
+		{"chown", nil, eperm},
+		{"fchownat", nil, eperm},
+		{"setxattr", nil, eperm},
+		{"mount", nil, eperm},
+		{"unshare", nil, eperm},
+		{"socket", nil, eperm},
+		{"ptrace", nil, eperm},
+		{"setuid", nil, eperm},
+		{"mmap", []uint64{0, 4096, 3, unix.MAP_SHARED}, answerAllow},
+		{"mmap", []uint64{0, 4096, 3, unix.MAP_SHARED | unix.MAP_ANON}, eperm},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := *m
+			m.t = t
+			if got := m.call(c.name, c.args...); got != c.want {
+				t.Errorf("%s(%#x): %#x, not %#x", c.name, c.args, got, c.want)
 			}
 		})
 	}
@@ -184,7 +233,7 @@ func TestFilterAnswers(t *testing.T) {
 
 // Another interface of the same processor has other numbers for its calls.
 func TestFilterRefusesOtherInterfaces(t *testing.T) {
-	m := newMachine(t, T1, 7)
+	m := newMachine(t, T1, 7, false)
 	read := uint32(m.info.SyscallNames["read"])
 	for _, id := range []uint32{uint32(arch.I386.ID), uint32(arch.ARM.ID), uint32(arch.X86_64.ID), 0} {
 		if id != uint32(m.info.ID) {
@@ -204,7 +253,7 @@ func TestFilterRefusesOtherInterfaces(t *testing.T) {
 
 // About a hundred calls, as was measured to be enough.
 func TestFilterSize(t *testing.T) {
-	m := newMachine(t, T1, 7)
+	m := newMachine(t, T1, 7, false)
 	allowed := 0
 	for _, nr := range m.info.SyscallNames {
 		if m.ask(uint32(m.info.ID), uint32(nr)) == answerAllow {

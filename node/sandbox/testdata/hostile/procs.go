@@ -218,6 +218,28 @@ var bombs = []attack{
 		return nil
 	}},
 	{"fill the disk", fillDisk},
+	{"fill the disk with 128 MiB", func(t target) error { return fill(t, 128, false) }},
+	{"fill the disk with files that have no name", func(t target) error { return fill(t, 128, true) }},
+	{"make 2000 files", func(t target) error {
+		var made []string
+		defer func() {
+			for _, name := range made {
+				os.Remove(name)
+			}
+		}()
+		for n := range 2000 {
+			name := fmt.Sprintf("%s/hostile-%d", writable(t), n)
+			if err := unix.Mknod(name, unix.S_IFREG|0o600, 0); err == unix.EPERM {
+				if err := writes(name, os.O_WRONLY|os.O_CREATE); err != nil {
+					return err
+				}
+			} else if err != nil {
+				return err
+			}
+			made = append(made, name)
+		}
+		return nil
+	}},
 	{"flood the log", func(target) error { // the test sees how much arrives
 		block := make([]byte, 64<<10)
 		for i := range block {
@@ -301,10 +323,10 @@ func wakeItself(target) error {
 	return unix.Kill(os.Getpid(), unix.SIGSTOP) // the timer's signal ends the call
 }
 
-// pageTables maps 32 GiB and looks at a page of every 2 MiB: the page is that of all zeroes and counts
+// pageTables maps 64 GiB and looks at a page of every 2 MiB: the page is that of all zeroes and counts
 // for nothing, the table that it stands in is 4 KiB.
 func pageTables(target) error {
-	const size, step = 32 << 30, 2 << 20
+	const size, step = 64 << 30, 2 << 20
 	mem, err := unix.Mmap(-1, 0, size, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
 	if err != nil {
 		return err
@@ -353,6 +375,38 @@ func touch(size, flags int) error {
 		mem[i] = 1
 	}
 	pause(200 * time.Millisecond)
+	return nil
+}
+
+// writable is a directory that can be written, or the current one.
+func writable(t target) string {
+	for _, dir := range []string{t["dir"], t["own"]} {
+		if os.WriteFile(dir+"/hostile-try", nil, 0o600) == nil {
+			os.Remove(dir + "/hostile-try")
+			return dir
+		}
+	}
+	return "."
+}
+
+// fill writes files of 8 MiB, which it holds open and, if nameless is set, deletes at once.
+func fill(t target, mib int, nameless bool) error {
+	block := make([]byte, 8<<20)
+	for n := range mib / 8 {
+		name := fmt.Sprintf("%s/hostile-fill-%d", writable(t), n)
+		f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return err
+		}
+		defer os.Remove(name)
+		defer f.Close()
+		if nameless {
+			os.Remove(name)
+		}
+		if _, err := f.Write(block); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
