@@ -16,7 +16,7 @@ func TestBLAKE3(t *testing.T) {
 		sizes = append(sizes, n)
 	}
 	for _, n := range sizes {
-		if got, want := blake3Sum(data[:n]), blake3.Sum256(data[:n]); got != want {
+		if got, want := BLAKE3(data[:n]), blake3.Sum256(data[:n]); got != want {
 			t.Fatalf("of %d bytes: %x, want %x", n, got, want)
 		}
 	}

@@ -61,16 +61,21 @@ func (c *Conn) Call(ctx context.Context, req *Request) (*Reply, error) {
 	if req.Body != nil {
 		p.out = newBodyOut(c)
 	}
-	id, err := c.Open(&f, p)
+	alone, err := c.open(&f, p)
 	if err != nil {
 		return nil, err
 	}
-	c.flushTogether()
+	id := f.ID
+	c.flushTogether(alone != 0)
 	if p.out != nil {
+		c.needTurn()
 		p.pump(id, req.Body)
+	} else if r := c.takeTurn(alone, f.Header.Budget); r != nil {
+		c.readTurn(r, p, alone)
 	}
 	select {
 	case <-p.answered:
+		c.wasAlone(alone)
 		err = p.err
 		if err == nil && p.reply.Header.Kind != 0 {
 			err = replyError(&p.reply)
@@ -127,6 +132,12 @@ func (p *pending) stopOut() {
 	if p.out != nil {
 		p.out.stop(errUnwanted)
 	}
+}
+
+func (p *pending) isSettled() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.settled
 }
 
 // settle ends the wait for the reply. p.mu is held.
@@ -211,6 +222,7 @@ func (c *Conn) Ping(ctx context.Context) (time.Duration, error) {
 	if err := c.Send(&f); err != nil {
 		return 0, err
 	}
+	c.needTurn()
 	select {
 	case err := <-p.answered:
 		return time.Since(begin), err

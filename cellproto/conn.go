@@ -62,7 +62,8 @@ type Conn struct {
 	cfg    Config
 	born   time.Time
 	w      writer
-	r      *reader // the current one; only its own goroutine touches it
+	r      *reader // the current one; only who reads touches it
+	turn   *turn   // nil: the reading goroutine reads
 
 	mu       sync.Mutex
 	nextID   uint32
@@ -119,6 +120,7 @@ func NewConn(t Transport, cfg Config) (*Conn, error) {
 		}
 	}
 	c.w.init(t, raw, c.fail)
+	c.turn = newTurn(t, &c.cfg)
 	c.direct = c.w.now != nil
 	if cfg.Opener {
 		c.nextID = ^uint32(0) // the first one is 1, for the other side 2
@@ -143,6 +145,7 @@ func (c *Conn) Run() error {
 		c.tasks.Go(c.watch)
 		c.tasks.Go(func() { c.readLoop(&reader{buf: make([]byte, readBuffer)}) })
 		<-c.done
+		c.stopTurn()
 		c.closeTransport()
 	}
 	c.mu.Lock()
@@ -283,6 +286,12 @@ func (c *Conn) PeerHello(ctx context.Context) (Hello, error) {
 // with Overloaded when too much waits to be written, and with BadInput or TooLarge when the peer
 // would not take the frame: the request then provably never left.
 func (c *Conn) Open(f *Frame, sink Sink) (uint32, error) {
+	_, err := c.open(f, sink)
+	return f.ID, err
+}
+
+// open is Open. It gives the number of this call if no other one is in flight, else 0.
+func (c *Conn) open(f *Frame, sink Sink) (alone uint64, err error) {
 	f.Type = TypeRequest
 	c.number(&f.Header)
 	c.mu.Lock()
@@ -300,7 +309,10 @@ func (c *Conn) Open(f *Frame, sink Sink) (uint32, error) {
 	}
 	c.begun++
 	c.calls[f.ID] = entry{sink: sink, end: end}
-	return f.ID, nil
+	if len(c.calls) == 1 {
+		alone = c.begun
+	}
+	return alone, nil
 }
 
 // newID gives the next id of this side's parity that is free: odd for the opener. c.mu is held.
@@ -418,10 +430,7 @@ func (c *Conn) Flush() {
 // flushTogether is Flush for a caller. When other calls are in flight, more callers are likely to be
 // about to call: one read has answered several. One of them lets the others run for as long as that
 // brings more frames, and then writes for all; alone, a caller waits for nobody.
-func (c *Conn) flushTogether() {
-	c.mu.Lock()
-	alone := len(c.calls) == 1
-	c.mu.Unlock()
+func (c *Conn) flushTogether(alone bool) {
 	if !alone {
 		if !c.gathering.CompareAndSwap(false, true) {
 			return // who gathers has not flushed yet

@@ -55,7 +55,7 @@ func chain(t testing.TB, accept func(*Conn, *Frame)) *Conn {
 	run(t, y, Config{Accept: accept, Hello: Hello{Functions: []string{"echo"}}})
 	up := run(t, x, Config{Opener: true})
 	run(t, b, Config{Accept: func(c *Conn, f *Frame) {
-		r := NewRelay(c, f, func(Kind) {})
+		r := NewRelay(c, f, func(Kind, time.Time) {})
 		if err := r.To(up, f, true); err != nil {
 			r.Fail(err)
 		}

@@ -109,6 +109,11 @@ func KindOf(err error) Kind {
 	if err == nil {
 		return 0
 	}
+	return kindOf(err)
+}
+
+// kindOf is apart from KindOf so that nothing is allocated for no error.
+func kindOf(err error) Kind {
 	var e *Error
 	if errors.As(err, &e) && e.Kind != 0 {
 		return e.Kind
@@ -143,6 +148,14 @@ func HintOf(err error) string {
 
 // RetryAfterOf gives how long an overloaded peer asked to wait, or 0.
 func RetryAfterOf(err error) time.Duration {
+	if err == nil {
+		return 0
+	}
+	return retryAfterOf(err)
+}
+
+// retryAfterOf is apart as kindOf is.
+func retryAfterOf(err error) time.Duration {
 	var e *Error
 	if errors.As(err, &e) {
 		return e.RetryAfter

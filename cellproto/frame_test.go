@@ -105,7 +105,7 @@ func goodFrames(t testing.TB) (names []string, frames []Frame) {
 		Schema: bytes.Repeat([]byte{0x5c}, 32), Codecs: []uint{1, 2}, Functions: []string{"add", "div"}, Auth: AuthSimple,
 		Nonce: bytes.Repeat([]byte{0x4e}, NonceSize), Agent: "celld/0.1.0", Cell: "calculator", Peer: "12D3KooWJWoaqZhDaoEFshF7Rh1bpY9ohihFhzcW6d69Lr2NASuq",
 	}
-	add("hello of a caller", Frame{Type: TypeHello, Payload: mustHello(t, Hello{Codecs: []uint{1, 2}, Agent: "celld/0.1.0", Cell: "calculator"})})
+	add("hello of a caller", Frame{Type: TypeHello, Payload: mustHello(t, Hello{Codecs: []uint{1, 2}, Agent: "celld/0.1.0"})})
 	add("hello of a nucleus", Frame{Type: TypeHello, Payload: mustHello(t, server)})
 	add("hello with all keys", Frame{Type: TypeHello, Payload: mustHello(t, Hello{
 		Versions: []uint{1, 2}, Schema: bytes.Repeat([]byte{1}, 32), Codecs: []uint{1}, Capabilities: []string{"handoff"},

@@ -109,7 +109,7 @@ func fuzzConn(t *testing.T, data []byte, opener bool) {
 			switch {
 			case f.Header.Func == "relay" || f.ID%3 == 0:
 				begun++
-				r := NewRelay(c, f, func(k Kind) { ended <- k })
+				r := NewRelay(c, f, func(k Kind, _ time.Time) { ended <- k })
 				if err := r.To(upConn, f, true); err != nil {
 					r.Fail(err)
 				}

@@ -16,6 +16,11 @@ const (
 	AuthSig    = "sig"    // one of the allowed keys
 )
 
+// Capabilities that a program can say in its hello.
+const (
+	CapBackground = "background" // it works of its own accord between calls: it is not to be frozen
+)
+
 // Hello is the first frame each way. Requests may follow at once, before the peer's hello is here.
 type Hello struct {
 	Versions     []uint   `cbor:"1,keyasint"`            // of the frames; the highest common one holds
@@ -29,6 +34,7 @@ type Hello struct {
 	Cell         string   `cbor:"9,keyasint,omitempty"`  // CID or name of the cell that is served
 	Peer         string   `cbor:"10,keyasint,omitempty"` // peer ID of the nucleus, for proofs on a Unix socket
 	Slow         []uint   `cbor:"11,keyasint,omitempty"` // numbers of the functions that are not answered inline
+	Token        []byte   `cbor:"12,keyasint,omitempty"` // of a caller that asks for a handoff and is not the owner
 }
 
 // What a peer may put into a hello, besides its functions.
@@ -100,6 +106,9 @@ func ParseHello(data []byte) (Hello, error) {
 func (h *Hello) check() error {
 	if len(h.Versions) > maxHelloList || len(h.Codecs) > maxHelloList || len(h.Capabilities) > maxHelloList {
 		return Errorf("read hello", TooLarge, "a list of more than %d", maxHelloList)
+	}
+	if len(h.Token) > MaxToken {
+		return Errorf("read hello", TooLarge, "a token of %d bytes, the limit is %d", len(h.Token), MaxToken)
 	}
 	for _, text := range append([]string{h.Auth, h.Agent, h.Cell, h.Peer}, h.Capabilities...) {
 		if len(text) > maxHelloText {

@@ -5,8 +5,10 @@ import (
 	"context"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -28,11 +30,22 @@ func (m *memory) Read(b []byte) (int, error)  { return m.in.read(b) }
 func (m *memory) Write(b []byte) (int, error) { return m.out.write(b) }
 func (m *memory) Close() error                { m.in.close(); m.out.close(); return nil }
 
+// SetReadDeadline knows two times: none, and one that has passed.
+func (m *memory) SetReadDeadline(t time.Time) error { m.in.expire(!t.IsZero()); return nil }
+
 type pipe struct {
-	mu     sync.Mutex
-	more   *sync.Cond
-	data   bytes.Buffer
-	closed bool
+	mu      sync.Mutex
+	more    *sync.Cond
+	data    bytes.Buffer
+	closed  bool
+	expired bool
+}
+
+func (p *pipe) expire(expired bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.expired = expired
+	p.more.Broadcast()
 }
 
 func newPipe() *pipe {
@@ -44,8 +57,11 @@ func newPipe() *pipe {
 func (p *pipe) read(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for p.data.Len() == 0 && !p.closed {
+	for p.data.Len() == 0 && !p.closed && !p.expired {
 		p.more.Wait()
+	}
+	if p.expired {
+		return 0, os.ErrDeadlineExceeded
 	}
 	if p.data.Len() == 0 {
 		return 0, io.EOF

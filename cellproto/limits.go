@@ -33,6 +33,10 @@ const (
 	MaxManifest        = 64 << 10
 	MaxManifestEntries = 256 // list entries in a manifest, all lists together
 	MaxToken           = 1 << 10
+	MaxPatchHeader     = 1 << 10   // bytes of the signed header of a patch
+	MaxPatchDelta      = 64 << 20  // bytes of the delta in a patch
+	MaxPatchProgram    = 256 << 20 // bytes of a program before and after a patch
+	MaxPatches         = 64        // patches in one cell's directory; the rest, by name, is refused
 
 	FrameTimeout = 10 * time.Second // to deliver the rest of a frame once its first byte is here
 	IdleTimeout  = 60 * time.Second // without a call in flight on a remote connection

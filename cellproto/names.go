@@ -19,9 +19,10 @@ const (
 
 // What a nucleus tells the program that it starts.
 const (
-	EnvFD   = "CELL_FD"   // number of the inherited socket that carries frames; programs that speak frames only
-	EnvDir  = "CELL_DIR"  // absolute path of the cell's directory; also the working directory
-	EnvName = "CELL_NAME" // the cell's name
+	EnvFD      = "CELL_FD"         // number of the inherited socket that carries frames; programs that speak frames only
+	EnvHandoff = "CELL_HANDOFF_FD" // number of the inherited socket over which callers' connections are handed over
+	EnvDir     = "CELL_DIR"        // absolute path of the cell's directory; also the working directory
+	EnvName    = "CELL_NAME"       // the cell's name
 )
 
 // What tests, containers and routers tell every celld; each overrides the key of cell.toml.

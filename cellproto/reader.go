@@ -23,7 +23,8 @@ type reader struct {
 	to      int
 	frame   Frame     // the one that is being handled; used again for the next
 	partial bool      // the frame at hand is known to be incomplete
-	readAt  time.Time // of the last read, or since the last flush
+	readAt  time.Time // of the last read
+	flushAt time.Time // of the last flush since then; zero: none
 	dirty   []*Conn   // connections with frames queued by this turn's handlers
 	yielded bool
 }
@@ -31,21 +32,27 @@ type reader struct {
 // readLoop reads and dispatches until the connection ends or the turn is yielded. A panic of a
 // handler ends the connection, not the process: what a stranger sends must not stop all others.
 func (c *Conn) readLoop(r *reader) {
-	defer func() {
-		if v := recover(); v != nil {
-			c.fail(Errorf("handle frame", Failed, "panic: %v\n%s", v, debug.Stack()))
-		}
-	}()
+	defer c.recovered()
 	c.r = r
 	for {
 		if goOn := c.dispatchAll(r); !goOn {
 			return
 		}
 		c.flushDirty(r)
-		if err := c.fill(r); err != nil {
+		if goOn := c.yieldTurn(r); !goOn {
+			return
+		}
+		if err := c.fill(r); err != nil && err != errInterrupted {
 			c.fail(err)
 			return
 		}
+	}
+}
+
+// recovered is deferred by who handles frames.
+func (c *Conn) recovered() {
+	if v := recover(); v != nil {
+		c.fail(Errorf("handle frame", Failed, "panic: %v\n%s", v, debug.Stack()))
 	}
 }
 
@@ -78,14 +85,10 @@ func (c *Conn) dispatchAll(r *reader) bool {
 		if r.yielded {
 			return false
 		}
-		if f.Type == TypeRequest && len(r.dirty) > 0 && time.Since(r.readAt) > maxBatch {
-			c.flushDirty(r)
-			r.readAt = time.Now()
-		}
 	}
 }
 
-// fill makes room for the frame at hand and reads once.
+// fill makes room for the frame at hand and reads once. errInterrupted means that nothing was read.
 func (c *Conn) fill(r *reader) error {
 	if r.from == r.to {
 		r.from, r.to = 0, 0
@@ -111,6 +114,9 @@ func (c *Conn) fill(r *reader) error {
 	}
 	n, err := c.t.Read(r.buf[r.to:])
 	if n == 0 && err != nil {
+		if c.interrupted(err) {
+			return errInterrupted
+		}
 		if errors.Is(err, io.EOF) {
 			if r.from == r.to {
 				return errPeerClosed
@@ -123,6 +129,8 @@ func (c *Conn) fill(r *reader) error {
 	r.readAt = time.Now()
 	return nil
 }
+
+var errInterrupted = errors.New("the read was interrupted")
 
 var errPeerClosed = errors.New("the peer closed the connection")
 
@@ -274,6 +282,25 @@ func (c *Conn) FlushLater(other *Conn) {
 		r.dirty = append(r.dirty, other)
 	}
 }
+
+// FlushBatch is FlushLater(c) for a handler that may have worked for a while: replies do not wait
+// longer than maxBatch for those to other requests of the same read.
+func (c *Conn) FlushBatch() {
+	c.FlushLater(c)
+	r, now := c.r, time.Now()
+	since := r.readAt
+	if r.flushAt.After(since) {
+		since = r.flushAt
+	}
+	if now.Sub(since) > maxBatch {
+		c.flushDirty(r)
+		r.flushAt = now
+	}
+}
+
+// ReadAt gives when the frame at hand was read. Only handlers that run on c's reading goroutine may
+// call it.
+func (c *Conn) ReadAt() time.Time { return c.r.readAt }
 
 // flushDirty writes without blocking; what a peer does not take at once is left to the writing
 // goroutine. A reading goroutine never waits for a write: two that did would wait for each other.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"sync"
+	"time"
 )
 
 // Relay passes one call on, frame by frame, from the connection that it came in on to another one,
@@ -12,7 +13,7 @@ import (
 type Relay struct {
 	down   *Conn // the caller's
 	downID uint32
-	done   func(Kind)
+	done   func(Kind, time.Time)
 	seen   func(f *Frame, canceled bool) // see OnReply; nil: nobody wants to
 
 	mu       sync.Mutex
@@ -25,6 +26,7 @@ type Relay struct {
 	canceled bool // the callee was told, or is to be
 	answered bool // the caller has its error; the callee's end is awaited
 	over     bool
+	lost     func(error) bool // see OnLost
 }
 
 // flow is one body on its way through a relay.
@@ -54,13 +56,33 @@ func (fl *flow) credit(f *Frame) {
 }
 
 // NewRelay takes up the call f, just accepted on down. done is called once, when the call is over,
-// with the kind of error that it ended with, 0 for none; it must not block. Only Config.Accept may
-// call it.
-func NewRelay(down *Conn, f *Frame, done func(Kind)) *Relay {
+// with the kind of error that it ended with, 0 for none, and when that was read; it must not block.
+// Only Config.Accept may call it.
+func NewRelay(down *Conn, f *Frame, done func(Kind, time.Time)) *Relay {
 	r := &Relay{down: down, downID: f.ID, done: done}
 	r.toUp, r.toDown = flow{open: f.More, window: InitialWindow}, flow{window: InitialWindow}
 	down.Register(f.ID, (*callerSide)(r))
 	return r
+}
+
+// OnLost has again called when the callee is lost, or leaves, before it has replied to a request without
+// a body: it may take the call up once more, by To, from another goroutine; when it reports false, the
+// caller gets err. again must not block, nor call r. It is to be set before To.
+func (r *Relay) OnLost(again func(err error) bool) {
+	r.mu.Lock()
+	r.lost = again
+	r.mu.Unlock()
+}
+
+// retake asks whether the call is taken up once more, now that up is lost with err.
+func (r *Relay) retake(up *Conn, err error) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.lost == nil || r.up != up || r.over || r.answered || r.canceled || r.replied || !r.lost(err) {
+		return false
+	}
+	r.up, r.upID = nil, 0
+	return true
 }
 
 // To opens the call on up with the request f. When it fails, the call is not over: the request
@@ -118,7 +140,7 @@ func (r *Relay) Fail(err error) {
 	if up != nil {
 		up.Cancel(upID)
 	}
-	r.done(f.Header.Kind)
+	r.done(f.Header.Kind, time.Now())
 }
 
 // refuse ends the call with err because of its caller. As long as the callee works on, the call is
@@ -249,7 +271,7 @@ func (s *callerSide) HandleClose(*Conn, error) {
 	r.mu.Unlock()
 	switch {
 	case over:
-		r.done(Canceled)
+		r.done(Canceled, time.Now())
 	case !told:
 		_ = up.sendSoon(&Frame{Type: TypeCancel, ID: id}) // a lost callee needs none
 	}
@@ -260,6 +282,10 @@ type calleeSide Relay
 
 func (s *calleeSide) HandleFrame(c *Conn, f *Frame) {
 	r := (*Relay)(s)
+	// One that is leaving says of calls that it has not answered how far they got; see Conn.Drain.
+	if k := f.Header.Kind; f.Type == TypeReply && (k == Unavailable || k == MayHaveRun) && c.Leaving() && r.retake(c, replyError(&Reply{Header: f.Header, Payload: f.Payload})) {
+		return
+	}
 	r.mu.Lock()
 	pass, err := s.take(f)
 	last := pass && (f.Type == TypeReply && !f.More || f.Type == TypeEnd)
@@ -267,7 +293,7 @@ func (s *calleeSide) HandleFrame(c *Conn, f *Frame) {
 		r.seen(f, r.canceled)
 	}
 	if last && err == nil {
-		r.done(f.Header.Kind) // before the reply can leave: the caller's next call may need the place
+		r.done(f.Header.Kind, c.ReadAt()) // before the reply can leave: the caller's next call may need the place
 	}
 	if pass && err == nil && !r.answered {
 		out := *f
@@ -312,4 +338,8 @@ func (s *calleeSide) take(f *Frame) (pass bool, err error) {
 }
 
 // HandleClose means that the callee is gone.
-func (s *calleeSide) HandleClose(_ *Conn, err error) { (*Relay)(s).Fail(err) }
+func (s *calleeSide) HandleClose(c *Conn, err error) {
+	if r := (*Relay)(s); !r.retake(c, err) {
+		r.Fail(err)
+	}
+}

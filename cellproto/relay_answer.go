@@ -1,5 +1,7 @@
 package cellproto
 
+import "time"
+
 // OnReply has seen called with the callee's reply if that is one frame, before done and before it is
 // passed on; canceled says that the callee was told that nobody waits. seen must not block, and clones
 // what it keeps. It may be called before To only.
@@ -15,6 +17,6 @@ func (r *Relay) Answer(h Header, payload []byte) {
 	}
 	r.over = true
 	r.mu.Unlock()
-	r.done(h.Kind)                                                                          // before the reply can leave: the caller's next call may need the place
+	r.done(h.Kind, time.Now())                                                              // before the reply can leave: the caller's next call may need the place
 	_ = r.down.sendSoon(&Frame{Type: TypeReply, ID: r.downID, Header: h, Payload: payload}) // a lost caller needs none
 }

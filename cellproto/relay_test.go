@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -29,7 +30,7 @@ func newRelayed(t testing.TB, f Frame, hold bool) *relayed {
 	accepted := make(chan struct{})
 	var to error
 	r.down, r.caller = dial(t, Config{Accept: func(c *Conn, f *Frame) {
-		r.relay = NewRelay(c, f, func(k Kind) { r.ended <- k })
+		r.relay = NewRelay(c, f, func(k Kind, _ time.Time) { r.ended <- k })
 		if !hold {
 			to = r.relay.To(r.up, f, true)
 		}
@@ -219,7 +220,7 @@ func TestRelayFullQueue(t *testing.T) {
 	up := run(t, deaf, Config{Opener: true})
 	ended := make(chan Kind, 1000)
 	down, caller := dial(t, Config{Accept: func(c *Conn, f *Frame) {
-		r := NewRelay(c, f, func(k Kind) { ended <- k })
+		r := NewRelay(c, f, func(k Kind, _ time.Time) { ended <- k })
 		if err := r.To(up, f, true); err != nil {
 			r.Fail(err)
 		}
@@ -361,7 +362,7 @@ func randomCalls(t *testing.T, rt *rapid.T, plans []callPlan, cut string) {
 	up := start(x, Config{Opener: true})
 	start(b, Config{Accept: func(c *Conn, f *Frame) {
 		begun.Add(1)
-		r := NewRelay(c, f, func(Kind) { over.Add(1) })
+		r := NewRelay(c, f, func(Kind, time.Time) { over.Add(1) })
 		if err := r.To(up, f, true); err != nil {
 			r.Fail(err)
 		}

@@ -548,7 +548,7 @@ func TestEndedConnection(t *testing.T) {
 		if in.Context().Err() == nil {
 			t.Error("a call of an ended connection goes on")
 		}
-		r := NewRelay(c, f, func(k Kind) { late = c })
+		r := NewRelay(c, f, func(k Kind, _ time.Time) { late = c })
 		r.To(c, f, false)
 	}})
 	p2.send(Frame{Type: TypeRequest, ID: 1, Header: Header{Func: "f"}})

@@ -257,7 +257,7 @@ func (s Schema) Hash() SchemaHash {
 	if canonical == nil {
 		return SchemaHash{}
 	}
-	return blake3Sum(canonical)
+	return BLAKE3(canonical)
 }
 
 // String gives the hash as 64 lower-case hexadecimal digits.

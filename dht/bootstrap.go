@@ -2,13 +2,17 @@ package dht
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 	kad "github.com/libp2p/go-libp2p-kad-dht"
+	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
@@ -29,6 +33,9 @@ const (
 	// when they get their first peer.
 	emptyTick = 100 * time.Millisecond
 	fullTick  = time.Second
+	// settle is the least time between two rounds of announcing because of other addresses: the host
+	// finds them one by one.
+	settle = 5 * time.Second
 	// regrowth is the least time between two rounds of announcing because of a table that grew.
 	regrowth = time.Minute
 )
@@ -195,20 +202,34 @@ func (b *bootstrapper) round(ctx context.Context) bool {
 }
 
 // watch looks after the routing tables, and has everything announced again when they get their
-// first peers, and when they have grown much.
+// first peers, when they have grown much, and when this host has other addresses than the records of
+// it say: one that takes a relay has been announcing nothing that others could use until then.
 func (d *DHT) watch() {
 	tick := time.NewTicker(emptyTick)
 	defer tick.Stop()
+	moves, changed := d.addressEvents()
+	defer moves()
 	var was int
-	var last time.Time
+	var last, moved time.Time
+	addrs, late := d.usableAddrs(), false // late: the addresses may have changed since they were looked at
 	for {
 		select {
 		case <-d.ctx.Done():
 			return
+		case <-changed:
+			late = true
 		case <-tick.C:
 		}
-		n := d.tables.Load().size()
-		if now := d.now(); again(was, n, now.Sub(last)) {
+		n, now := d.tables.Load().size(), d.now()
+		if late && now.Sub(moved) >= settle {
+			late = false
+			if current := d.usableAddrs(); current != addrs {
+				if addrs, moved = current, now; current != "" && n > 0 {
+					d.announcer.again()
+				}
+			}
+		}
+		if again(was, n, now.Sub(last)) {
 			last, was = now, n
 			d.announcer.again()
 			d.names.again()
@@ -221,6 +242,28 @@ func (d *DHT) watch() {
 			tick.Reset(fullTick)
 		}
 	}
+}
+
+// addressEvents tells when the host's addresses change, until stop is called.
+func (d *DHT) addressEvents() (stop func(), changed <-chan any) {
+	sub, err := d.host.EventBus().Subscribe(new(event.EvtLocalAddressesUpdated), eventbus.Name("dht addresses"))
+	if err != nil {
+		d.log.Warn("changes of this host's addresses are announced late", zap.Error(err))
+		return func() {}, nil
+	}
+	return func() { sub.Close() }, sub.Out()
+}
+
+// usableAddrs gives the addresses that a provider record of this host has, as text.
+func (d *DHT) usableAddrs() string {
+	var all []string
+	for _, table := range d.tables.Load().each() {
+		for _, a := range table.FilteredAddrs() {
+			all = append(all, a.String())
+		}
+	}
+	slices.Sort(all)
+	return strings.Join(all, " ")
 }
 
 // again reports whether what was announced to tables of size was, since ago, is to be announced

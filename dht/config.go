@@ -22,7 +22,7 @@ const Public = "public"
 
 // What Config.ServerMode may be.
 const (
-	ModeAuto   = "auto"   // public: a server once AutoNAT says that others can reach us; private: a server
+	ModeAuto   = "auto"   // public: a server once AutoNAT says that others can reach us; private: unless it says that they cannot
 	ModeServer = "server" // answer other peers' queries
 	ModeClient = "client" // only ask
 )

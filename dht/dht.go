@@ -234,14 +234,16 @@ func newLANSender(h host.Host, protos []protocol.ID) pb.MessageSenderWithDisconn
 	return &sender{host: h, protos: protos}
 }
 
-// mode gives kad-dht's name for the configured mode. On a private network AutoNAT has nobody to ask,
-// so that "auto" is to serve.
+// mode gives kad-dht's name for the configured mode. On a private network AutoNAT may have nobody to
+// ask, so that "auto" is to serve unless it says that others cannot reach us.
 func (d *DHT) mode() kad.ModeOpt {
 	switch {
 	case d.cfg.ServerMode == ModeClient:
 		return kad.ModeClient
-	case d.cfg.ServerMode == ModeServer || d.cfg.Network != Public:
+	case d.cfg.ServerMode == ModeServer:
 		return kad.ModeServer
+	case d.cfg.Network != Public:
+		return kad.ModeAutoServer
 	}
 	return kad.ModeAuto
 }

@@ -1,13 +1,21 @@
 package dht
 
 import (
+	"bufio"
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/ipfs/go-cid"
+	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
+	corenet "github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	ma "github.com/multiformats/go-multiaddr"
+	"google.golang.org/protobuf/encoding/protodelim"
+
+	"github.com/celldnet/celld/cellproto"
 )
 
 func TestAnnounceAndFind(t *testing.T) {
@@ -195,6 +203,42 @@ func TestStopEndsEverything(t *testing.T) {
 	}
 	for range found {
 		t.Error("found something")
+	}
+}
+
+// A peer that names providers without end: the first 64 are read, and the lookup ends.
+func TestFindReadsSoManyProviders(t *testing.T) {
+	t.Parallel()
+	const name = "crowded"
+	var all []peer.AddrInfo
+	for n := range 4 * cellproto.MaxProviders {
+		_, id := identity(t, "provider", n)
+		all = append(all, peer.AddrInfo{ID: id, Addrs: []ma.Multiaddr{ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", 1000+n))}})
+	}
+	key, _ := identity(t, "crowd", 0)
+	liar := newHost(t, key, "/ip4/127.0.0.1/tcp/0")
+	liar.SetStreamHandler(privatePrefix+protocol.ID(name)+"/kad/1.0.0", func(s corenet.Stream) {
+		defer s.Close() //nolint:errcheck // a peer that does not care
+		var m pb.Message
+		if protodelim.UnmarshalFrom(bufio.NewReader(s), &m) != nil {
+			return
+		}
+		answer := pb.NewMessage(m.GetType(), m.GetKey(), 0)
+		if m.GetType() == pb.Message_GET_PROVIDERS {
+			answer.ProviderPeers = pb.RawPeerInfosToPBPeers(all)
+		}
+		_, _ = protodelim.MarshalTo(s, answer)
+	})
+	key, _ = identity(t, "crowd", 1)
+	d := start(t, newHost(t, key, "/ip4/127.0.0.1/tcp/0"), Config{Network: name, Bootstrap: addrs(t, liar)})
+	eventually(t, "the liar is in the table", func() bool { return d.Status().WANPeers == 1 })
+	found, progress := d.FindWithProgress(within(t), cidOf(t, "a cell with many providers"))
+	n := 0
+	for range found {
+		n++
+	}
+	if n != cellproto.MaxProviders || progress.Read() != cellproto.MaxProviders {
+		t.Errorf("%d providers were given and %d read, the limit is %d", n, progress.Read(), cellproto.MaxProviders)
 	}
 }
 

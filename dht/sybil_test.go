@@ -3,10 +3,12 @@ package dht
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -73,7 +75,6 @@ func cpl(p peer.ID, c cid.Cid) int {
 // sybils starts peers that are the closest ones to c, all in one /24, and all under one hat: they
 // take records and keep them, know no provider, and name only each other.
 func sybils(t *testing.T, name string, c cid.Cid) []host.Host {
-	t.Helper()
 	t.Helper()
 	var hosts []host.Host
 	var all []*pb.Message_Peer
@@ -170,31 +171,54 @@ func TestSybilsDoNotCensor(t *testing.T) {
 		eventually(t, "honest peers in a protected table", func() bool { good, _ := inTable(d); return good >= honestPeers/2 })
 	}
 
+	sybilLookups := honestPeers // of each kind
+	if os.Getenv("CELL_LONG") != "" {
+		sybilLookups = 60 // as in the measurements; a minute under the race detector
+	}
+	// success counts in how many lookups, made in turn by these peers, a provider was found.
+	success := func(want peer.ID, by []*DHT, lookup func(*DHT) []peer.ID) (n int) {
+		for i := range sybilLookups {
+			if slices.Contains(lookup(by[i%len(by)]), want) {
+				n++
+			}
+		}
+		return n
+	}
 	plain := func(d *DHT) (found []peer.ID) {
 		for info := range d.Routing().FindProvidersAsync(within(t), c, 0) {
 			found = append(found, info.ID)
 		}
 		return found
 	}
+	salted := func(d *DHT) (found []peer.ID) {
+		ctx, cancel := context.WithCancel(within(t))
+		defer cancel()
+		for p := range d.Find(ctx, c) {
+			found = append(found, p.Info.ID)
+			cancel() // the first will do
+		}
+		return found
+	}
+	naked := []*DHT{nakedFinder}
 
-	// Without filters the plain key is gone.
+	// Without filters the plain key is gone: the measurements had 1 of 60.
 	if err := nakedProvider.Routing().Provide(within(t), c, true); err != nil {
 		t.Fatal(err)
 	}
-	if found := plain(nakedFinder); len(found) != 0 {
-		t.Fatalf("the attack does not work, so that this test shows nothing: found %v", found)
+	if n := success(nakedProvider.host.ID(), naked, plain); n > 1 {
+		t.Fatalf("the attack does not work, so that this test shows nothing: found in %d of %d lookups", n, sybilLookups)
 	}
 	// Without filters, but with the salted keys, the provider is found.
 	announced(t, nakedProvider, c)
-	if _, ok := peersOf(nakedFinder.Find(within(t), c))[nakedProvider.host.ID()]; !ok {
-		t.Error("not found under the salted keys")
+	if n := success(nakedProvider.host.ID(), naked, salted); n != sybilLookups {
+		t.Errorf("under the salted keys found in %d of %d lookups", n, sybilLookups)
 	}
-	// With filters it is found under the plain key too.
+	// With filters it is found under the plain key too, whoever asks.
 	if err := provider.Routing().Provide(within(t), c, true); err != nil {
 		t.Fatal(err)
 	}
-	if found := plain(finder); !slices.Contains(found, provider.host.ID()) {
-		t.Errorf("with the filters the plain key gives %v, want the provider", found)
+	if n := success(provider.host.ID(), honest, plain); n != sybilLookups {
+		t.Errorf("with the filters found in %d of %d lookups", n, sybilLookups)
 	}
 	for _, d := range honest {
 		if _, evil := inTable(d); evil > maxPerGroup {

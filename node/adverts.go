@@ -67,7 +67,7 @@ func (a *adverts) get(c cid.Cid) ([]byte, error) {
 
 // make describes the load at the moment. a.mu is held.
 func (a *adverts) make(m *signed.Manifest, id cid.Cid, now time.Time) signed.Advert {
-	load := a.n.server.Load()
+	load := a.n.load()
 	capacity := a.n.cfg.Resources.Concurrency
 	ad := signed.Advert{
 		Cell: id, Peer: a.n.identity.Peer, Addrs: a.n.hostAddrs(), Seq: signed.NextSeq(a.seq, now),

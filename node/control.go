@@ -39,6 +39,7 @@ func (n *nucleus) routes() http.Handler {
 	mux := http.NewServeMux()
 	for route, h := range map[string]handler{
 		"GET " + ctl.RouteStatus:   n.ctlStatus,
+		"GET " + ctl.RouteMetrics:  n.ctlMetrics,
 		"POST " + ctl.RoutePublish: n.ctlPublish,
 		"GET " + ctl.RouteFind:     n.ctlFind,
 		"POST " + ctl.RouteRace:    n.ctlRace,
@@ -46,6 +47,7 @@ func (n *nucleus) routes() http.Handler {
 		"GET " + ctl.RouteSchema:   n.ctlSchema,
 		"GET " + ctl.RouteDoctor:   n.ctlDoctor,
 		"POST " + ctl.RouteStop:    n.ctlStop,
+		"POST " + ctl.RouteSwap:    n.ctlSwap,
 	} {
 		mux.HandleFunc(route, n.answer(h))
 	}
@@ -59,6 +61,10 @@ func (n *nucleus) ownerOnly(next http.Handler) http.Handler {
 		who, ok := r.Context().Value(peerKey{}).(call.Who)
 		if !ok || !who.Owner {
 			http.Error(w, "only the cell's owner may", http.StatusForbidden)
+			return
+		}
+		if r.URL.Path == ctl.RouteMetrics { // who only watches keeps no nucleus from retiring
+			next.ServeHTTP(w, r)
 			return
 		}
 		n.asked.Add(1)
@@ -116,6 +122,10 @@ func RemoteError(err error) *ctl.RemoteError {
 
 func (n *nucleus) ctlStatus(context.Context, *http.Request, *ctl.Writer) (any, error) {
 	return n.status(), nil
+}
+
+func (n *nucleus) ctlMetrics(context.Context, *http.Request, *ctl.Writer) (any, error) {
+	return n.metrics(), nil
 }
 
 func (n *nucleus) ctlPublish(ctx context.Context, _ *http.Request, w *ctl.Writer) (any, error) {
@@ -204,6 +214,15 @@ func (n *nucleus) own(target string) bool {
 
 func (n *nucleus) ctlDoctor(ctx context.Context, _ *http.Request, _ *ctl.Writer) (any, error) {
 	return n.doctor(ctx), nil
+}
+
+func (n *nucleus) ctlSwap(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
+	q := r.URL.Query()
+	req := swapRequest{Program: q.Get("program"), Force: q.Has("force"), Publish: q.Has("publish"), By: "cellctl swap"}
+	if req.Program != "" && !filepath.IsAbs(req.Program) {
+		return nil, cellproto.Errorf("read request", cellproto.BadInput, "program is %.200q, not an absolute path", req.Program)
+	}
+	return n.swaps.swap(ctx, req, func(text string) { _ = w.Progress(text) }) // a caller that left has ended ctx
 }
 
 func (n *nucleus) ctlStop(context.Context, *http.Request, *ctl.Writer) (any, error) {

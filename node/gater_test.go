@@ -4,19 +4,23 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"io"
 	"testing"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/dht/content"
 	"github.com/celldnet/celld/node/call"
 )
 
@@ -163,50 +167,88 @@ func TestOffences(t *testing.T) {
 	}
 }
 
-// Who sends garbage three times in a minute is cut off, and does not get in again.
+// Who sends garbage three times in a minute, by whichever protocol, is cut off, and does not get in
+// again. What did not arrive is no breach.
 func TestOffendersAreCutOff(t *testing.T) {
-	host := func(opts ...libp2p.Option) host.Host {
-		h, err := libp2p.New(append(opts, libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableRelay(),
-			libp2p.DisableMetrics(), libp2p.NoTransports, libp2p.Transport(tcp.NewTCPTransport))...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { h.Close() })
-		return h
+	const bitswap = "/ipfs/bitswap/1.2.0"
+	fetch, big := []byte("\x00\x0aGET / HTTP/1.1\r\n"), []byte("\xff\xff\xff\x7f")
+	for name, c := range map[string]struct {
+		protocols [offences]protocol.ID
+		say       [offences][]byte
+		cut       bool
+	}{
+		"call":    {[offences]protocol.ID{cellproto.ProtocolCall, cellproto.ProtocolCall, cellproto.ProtocolCall}, [offences][]byte{fetch, fetch, fetch}, true},
+		"advert":  {[offences]protocol.ID{cellproto.ProtocolAdvert, cellproto.ProtocolAdvert, cellproto.ProtocolAdvert}, [offences][]byte{fetch, big, fetch}, true},
+		"fetch":   {[offences]protocol.ID{cellproto.ProtocolFetch, cellproto.ProtocolFetch, cellproto.ProtocolFetch}, [offences][]byte{fetch, big, fetch}, true},
+		"bitswap": {[offences]protocol.ID{bitswap, bitswap, bitswap}, [offences][]byte{big, []byte("\x04\xff\xff\xff\xff"), big}, true},
+		"one of each": {[offences]protocol.ID{cellproto.ProtocolAdvert, cellproto.ProtocolFetch, bitswap},
+			[offences][]byte{fetch, fetch, big}, true},
+		"cut off": {[offences]protocol.ID{cellproto.ProtocolAdvert, cellproto.ProtocolFetch, bitswap},
+			[offences][]byte{[]byte("\x24\x01"), []byte("\x00\x29\x01"), []byte("\x40\x0a")}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := chargingNucleus(t)
+			attacker := plainHost(t)
+			info := peer.AddrInfo{ID: n.host.ID(), Addrs: n.host.Addrs()}
+			for i, id := range c.protocols {
+				if err := attacker.Connect(t.Context(), info); err != nil {
+					t.Fatal(err)
+				}
+				s, err := attacker.NewStream(t.Context(), info.ID, id)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, _ = s.Write(c.say[i]) // it may have been cut off already
+				_ = s.CloseWrite()
+				_, _ = io.Copy(io.Discard, s) // it ends when the breach has been charged
+			}
+			if got := n.gater.isBlocked(attacker.ID()); got != c.cut {
+				t.Fatalf("it was cut off: %t, want %t", got, c.cut)
+			}
+			if !c.cut {
+				return
+			}
+			_ = attacker.Network().ClosePeer(info.ID)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			if err := attacker.Connect(ctx, info); err == nil {
+				if _, err := attacker.NewStream(ctx, info.ID, cellproto.ProtocolCall); err == nil {
+					t.Error("it got in again")
+				}
+			}
+			if err := plainHost(t).Connect(t.Context(), info); err != nil {
+				t.Errorf("others do not get in: %v", err)
+			}
+		})
 	}
+}
+
+func plainHost(t *testing.T, opts ...libp2p.Option) host.Host {
+	t.Helper()
+	h, err := libp2p.New(append(opts, libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableRelay(),
+		libp2p.DisableMetrics(), libp2p.NoTransports, libp2p.Transport(tcp.NewTCPTransport))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	return h
+}
+
+// chargingNucleus has nothing but the protocols that strangers speak with it.
+func chargingNucleus(t *testing.T) *nucleus {
+	t.Helper()
 	g := newGater(true, nil)
-	n := &nucleus{log: zap.NewNop(), gater: g, host: host(libp2p.ConnectionGater(g))}
+	n := &nucleus{log: zap.NewNop(), gater: g, host: plainHost(t, libp2p.ConnectionGater(g))}
 	n.server = call.NewServer(call.ServerConfig{Name: "test"}, call.ServerDeps{Identity: call.Identity{Peer: n.host.ID()}, Log: zap.NewNop()})
-	charged := make(chan struct{}, offences)
-	n.host.SetStreamHandler(cellproto.ProtocolCall, call.HandleStream(zap.NewNop(), func(s network.Stream) error {
-		defer func() { charged <- struct{}{} }()
-		return n.charge(s.Conn().RemotePeer(), n.server.ServeStream(context.Background(), s))
-	}))
-	attacker := host()
-	info := peer.AddrInfo{ID: n.host.ID(), Addrs: n.host.Addrs()}
-	for range offences {
-		if err := attacker.Connect(t.Context(), info); err != nil {
-			t.Fatal(err)
-		}
-		s, err := attacker.NewStream(t.Context(), info.ID, cellproto.ProtocolCall)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, _ = s.Write([]byte("GET / HTTP/1.1\r\n\r\n")) // it may have been cut off already
-		<-charged
+	n.handle(cellproto.ProtocolCall, func(s network.Stream) error { return n.server.ServeStream(context.Background(), s) })
+	n.handle(cellproto.ProtocolAdvert, func(s network.Stream) error {
+		return call.ServeAdvert(s, func(cid.Cid) ([]byte, error) { return nil, cellproto.Errorf("advert", cellproto.NotFound, "no") })
+	})
+	store, err := content.New(content.Config{}, content.Deps{Host: n.host, Charge: n.charge})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if !g.isBlocked(attacker.ID()) {
-		t.Fatal("it was not cut off")
-	}
-	attacker.Network().ClosePeer(info.ID)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	if err := attacker.Connect(ctx, info); err == nil {
-		if _, err := attacker.NewStream(ctx, info.ID, cellproto.ProtocolCall); err == nil {
-			t.Error("it got in again")
-		}
-	}
-	if err := host().Connect(t.Context(), info); err != nil {
-		t.Errorf("others do not get in: %v", err)
-	}
+	store.Start()
+	t.Cleanup(store.Stop)
+	return n
 }

@@ -36,7 +36,14 @@ const (
 	connsGrace = 30 * time.Second
 )
 
-// newHost makes the cell's libp2p host. On the public network it also finds a way through the NAT.
+// A host behind a NAT takes relays when it knows of relayChoice candidates, or after relayPatience.
+const (
+	relayChoice   = 4
+	relayPatience = 10 * time.Second
+)
+
+// newHost makes the cell's libp2p host. Unless it listens on loopback only, it also finds a way
+// through the NAT, and is a relay for others if there is none before it.
 func newHost(cfg *celltoml.Config, key crypto.PrivKey, g *gater, agent string) (host.Host, error) {
 	const op = "start the libp2p host"
 	manager, err := connmgr.NewConnManager(connsLow, connsHigh, connmgr.WithGracePeriod(connsGrace))
@@ -63,11 +70,12 @@ func newHost(cfg *celltoml.Config, key crypto.PrivKey, g *gater, agent string) (
 		opts = append(opts, libp2p.Transport(quic.NewTransport))
 	}
 	made := make(chan host.Host, 1)
-	if cfg.Network.IsPublic() && !loopbackOnly(cfg.Network.Listen) {
+	if !loopbackOnly(cfg.Network.Listen) {
 		opts = append(opts, libp2p.NATPortMap(), libp2p.EnableNATService(), libp2p.EnableAutoNATv2(), libp2p.EnableHolePunching(),
 			libp2p.EnableAutoRelayWithPeerSource(func(ctx context.Context, n int) <-chan peer.AddrInfo {
 				return relays(ctx, made, n)
-			}, autorelay.WithBootDelay(30*time.Second)))
+			}, autorelay.WithMinCandidates(relayChoice), autorelay.WithBootDelay(relayPatience)),
+			libp2p.EnableRelayService()) // begins when AutoNAT finds that strangers can reach this host
 	}
 	if len(cfg.Network.Listen) == 0 {
 		opts = append(opts, libp2p.NoListenAddrs, libp2p.EnableRelay())

@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -61,24 +62,32 @@ const gcPercent = 50
 
 // nucleus is the parts that run, for the control API and each other. Nobody outside receives it.
 type nucleus struct {
-	cfg      *celltoml.Config
-	version  string
-	log      *zap.Logger
-	identity call.Identity
-	host     host.Host
-	gater    *gater
-	dht      *dht.DHT
-	blocks   *content.Store
-	program  *program.Program // nil: headless
-	server   *call.Server
-	caller   *call.Caller
-	serving  *serving
-	adverts  *adverts
-	reach    *reachability
-	active   atomic.Int64 // unix ns of the begin or end of the last control request
-	asked    atomic.Int64 // control requests in progress
-	stop     context.CancelFunc
-	stopBy   time.Time // until then calls in flight may go on; set when the nucleus begins to stop
+	cfg         *celltoml.Config
+	version     string
+	log         *zap.Logger
+	identity    call.Identity
+	host        host.Host
+	gater       *gater
+	dht         *dht.DHT
+	blocks      *content.Store
+	originals   originals
+	program     *program.Program // nil: headless
+	patches     *patches
+	server      *call.Server
+	caller      *call.Caller
+	serving     *serving
+	swaps       *swaps
+	adverts     *adverts
+	reach       *reachability
+	begun       time.Time
+	grantedMu   sync.Mutex
+	grantedSeen uint64       // calls of granted connections that server was told of
+	active      atomic.Int64 // unix ns of the begin or end of the last control request
+	asked       atomic.Int64 // control requests in progress
+	stop        context.CancelFunc
+	wasReady    bool      // it has come so far
+	retired     bool      // it ends because of nucleus_timeout
+	stopBy      time.Time // until then calls in flight may go on; set when the nucleus begins to stop
 }
 
 // Run is the nucleus of one cell, until ctx ends, the control API says stop, or nucleus_timeout has
@@ -103,7 +112,9 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	}
 	started.add(unlock)
 	debug.SetGCPercent(gcPercent)
-	n := &nucleus{cfg: toml, version: cfg.Version, log: deps.Log, stop: cancel}
+	sweepTrash(dir, deps.Log)
+	n := &nucleus{cfg: toml, version: cfg.Version, log: deps.Log, stop: cancel, begun: time.Now()}
+	started.add(n.tidy)
 	n.active.Store(time.Now().UnixNano())
 	if n.identity, err = loadIdentity(toml, cfg); err != nil {
 		return err
@@ -118,12 +129,15 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 		return err
 	}
 	n.serving.resume(ctx)
+	n.watchProgram(&started)
 	n.log.Info("ready", zap.String("cell", toml.Cell.Name), zap.Stringer("peer", n.identity.Peer), zap.Strings("addrs", n.addrs()))
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // without systemd there is nobody to tell
+	n.keepWatchdog(&started)
 	if cfg.Ready != nil {
 		cfg.Ready()
 	}
-	n.waitForEnd(ctx)
+	n.wasReady = true
+	n.retired = n.waitForEnd(ctx)
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
 	n.log.Info("stopping")
 	if cfg.Overdue != nil {
@@ -232,7 +246,10 @@ func (n *nucleus) startNetwork(ctx context.Context, started *closers) error {
 	}
 	started.add(n.dht.Stop)
 	n.blocks, err = content.New(content.Config{Dir: filepath.Join(n.cfg.Dir, "cache", "blocks")},
-		content.Deps{Host: h, Routing: n.dht.Routing(), Log: n.log.Named("content")})
+		content.Deps{
+			Host: h, Routing: n.dht.Routing(), Originals: n.originals.path,
+			Charge: n.charge, Log: n.log,
+		})
 	if err != nil {
 		return err
 	}
@@ -289,6 +306,8 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 	var caller *call.Caller
 	outgoing := func(c *cellproto.Conn, f *cellproto.Frame) { caller.Accept(c, f) }
 	n.serving = newServing(n)
+	n.swaps = newSwaps(n)
+	started.add(n.swaps.wait)
 	var prog call.Program
 	if !n.cfg.Headless() {
 		if n.program, err = n.newProgram(outgoing, started); err != nil {
@@ -314,25 +333,14 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 		defer cancel()
 		n.server.Close(ctx)
 	})
-	n.adverts = newAdverts(n)
-	serveCtx := context.WithoutCancel(ctx) // Close drains before it cuts
-	n.host.SetStreamHandler(cellproto.ProtocolCall, call.HandleStream(n.log, func(s network.Stream) error {
-		return n.charge(s.Conn().RemotePeer(), n.server.ServeStream(serveCtx, s))
-	}))
-	n.host.SetStreamHandler(cellproto.ProtocolAdvert, call.HandleStream(n.log, n.adverts.serve))
-	return nil
-}
-
-// charge notes who broke the protocol, and cuts off who does so again and again.
-func (n *nucleus) charge(p peer.ID, err error) error {
-	if kind := cellproto.KindOf(err); kind != cellproto.TooLarge && kind != cellproto.BadInput {
+	if err := n.startPatches(started); err != nil {
 		return err
 	}
-	if n.gater.offend(p, time.Now()) {
-		n.log.Warn("a peer broke the protocol again and again, and is cut off for a while", zap.Stringer("peer", p), zap.Error(err))
-		_ = n.host.Network().ClosePeer(p) // it may have left
-	}
-	return err
+	n.adverts = newAdverts(n)
+	serveCtx := context.WithoutCancel(ctx) // Close drains before it cuts
+	n.handle(cellproto.ProtocolCall, func(s network.Stream) error { return n.server.ServeStream(serveCtx, s) })
+	n.handle(cellproto.ProtocolAdvert, n.adverts.serve)
+	return nil
 }
 
 // newProgram makes the supervisor of the cell's program.
@@ -344,8 +352,8 @@ func (n *nucleus) newProgram(outgoing func(*cellproto.Conn, *cellproto.Frame), s
 	started.add(func() { out.Close() })
 	p, err := program.New(program.Config{
 		Dir: n.cfg.Dir, Name: n.cfg.Cell.Name, Binary: n.cfg.Cell.Binary, Speaks: n.cfg.Cell.Speaks,
-		IdleTimeout: n.cfg.LifeCycle.IdleTimeout, Concurrency: n.cfg.Resources.Concurrency,
-	}, program.Deps{Log: n.log.Named("program"), Output: out, Accept: outgoing})
+		FreezeAfter: n.cfg.LifeCycle.FreezeAfter, IdleTimeout: n.cfg.LifeCycle.IdleTimeout, Concurrency: n.cfg.Resources.Concurrency,
+	}, program.Deps{Log: n.log.Named("program"), Output: out, Accept: outgoing, RolledBack: n.swaps.rolledBack})
 	if err != nil {
 		return nil, err
 	}
@@ -357,22 +365,22 @@ func (n *nucleus) newProgram(outgoing func(*cellproto.Conn, *cellproto.Frame), s
 	return p, nil
 }
 
-// waitForEnd returns when the nucleus is to stop.
-func (n *nucleus) waitForEnd(ctx context.Context) {
+// waitForEnd returns when the nucleus is to stop, and reports whether that is because of nucleus_timeout.
+func (n *nucleus) waitForEnd(ctx context.Context) (retired bool) {
 	limit := n.cfg.LifeCycle.NucleusTimeout
 	if limit == 0 {
 		<-ctx.Done()
-		return
+		return false
 	}
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return false
 		case <-timer.C:
 		}
-		load := n.server.Load()
+		load := n.load()
 		last := load.LastEnded
 		if at := time.Unix(0, n.active.Load()); at.After(last) {
 			last = at
@@ -380,7 +388,7 @@ func (n *nucleus) waitForEnd(ctx context.Context) {
 		left := limit - time.Since(last)
 		if left <= 0 && load.InFlight == 0 && n.asked.Load() == 0 {
 			n.log.Info("nobody has called for nucleus_timeout", zap.Duration("timeout", limit))
-			return
+			return true
 		}
 		timer.Reset(max(left, time.Second))
 	}

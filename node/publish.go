@@ -36,17 +36,20 @@ func (n *nucleus) publish(ctx context.Context, say func(string)) (ctl.Published,
 		return ctl.Published{}, cellproto.Errorf(op, cellproto.Denied, `placement is "local": this cell never leaves the machine`).
 			WithHint("Set placement under [privacy] in cell.toml to public, if that is meant.")
 	}
-	say("adding the program")
-	artefact, err := n.addArtefact(ctx)
+	if err := n.swaps.catchUp(ctx, say); err != nil {
+		return ctl.Published{}, err
+	}
+	version, err := n.swaps.newVersion(swapRequest{})
 	if err != nil {
 		return ctl.Published{}, err
 	}
 	say("asking the program for its schema")
-	schema, err := n.currentSchema(ctx, artefact.BLAKE3)
+	schema, err := n.currentSchema(ctx)
 	if err != nil {
 		return ctl.Published{}, err
 	}
-	m, err := n.manifest(ctx, artefact, schema)
+	say("adding the program")
+	m, err := n.prepare(ctx, schema, version)
 	if err != nil {
 		return ctl.Published{}, err
 	}
@@ -62,6 +65,15 @@ func (n *nucleus) publish(ctx context.Context, say func(string)) (ctl.Published,
 		say("the name is not published yet, and goes on: " + err.Error())
 	}
 	return ctl.Published{CID: id.String(), Name: m.Name, Version: m.Version, IPNS: name}, nil
+}
+
+// prepare makes the program in bin/ blocks, and describes the cell with it.
+func (n *nucleus) prepare(ctx context.Context, schema *cellproto.Schema, version string) (signed.Manifest, error) {
+	artefact, err := n.addArtefact(ctx)
+	if err != nil {
+		return signed.Manifest{}, err
+	}
+	return n.manifest(ctx, artefact, schema, version)
 }
 
 // addArtefact makes the program's file blocks, and describes it.
@@ -81,14 +93,8 @@ func (n *nucleus) addArtefact(ctx context.Context) (signed.Artefact, error) {
 	return a, nil
 }
 
-// currentSchema gives the schema of the program as it is on disk: a program that still runs from an
-// older file is stopped first.
-func (n *nucleus) currentSchema(ctx context.Context, binary signed.Digest) (*cellproto.Schema, error) {
-	if n.serving.digest() != binary {
-		if err := n.program.Stop(ctx); err != nil {
-			return nil, err
-		}
-	}
+// currentSchema gives the schema of the program that is served.
+func (n *nucleus) currentSchema(ctx context.Context) (*cellproto.Schema, error) {
 	if n.cfg.Cell.Speaks == celltoml.JSONL {
 		schema, err := readSchema(n.cfg.Path("schema.json"))
 		if cellproto.KindOf(err) == cellproto.NotFound {
@@ -101,22 +107,18 @@ func (n *nucleus) currentSchema(ctx context.Context, binary signed.Digest) (*cel
 	if err != nil {
 		return nil, err
 	}
-	hello, err := conn.PeerHello(ctx)
-	if err != nil || len(hello.Schema) == 0 {
-		return nil, err
-	}
-	return askSchema(ctx, conn)
+	return n.schemaOf(ctx, conn)
 }
 
 // manifest describes the cell as it is now.
-func (n *nucleus) manifest(ctx context.Context, a signed.Artefact, schema *cellproto.Schema) (signed.Manifest, error) {
+func (n *nucleus) manifest(ctx context.Context, a signed.Artefact, schema *cellproto.Schema, version string) (signed.Manifest, error) {
 	owner, err := peer.IDFromPrivateKey(n.identity.Account)
 	if err != nil {
 		return signed.Manifest{}, cellproto.Errorf("publish "+n.cfg.Cell.Name, cellproto.Corrupt, "%w", err)
 	}
 	cfg := n.cfg
 	m := signed.Manifest{
-		Name: cfg.Cell.Name, Version: cfg.Cell.Version, Owner: cellproto.PeerID(owner.String()),
+		Name: cfg.Cell.Name, Version: version, Owner: cellproto.PeerID(owner.String()),
 		Created: time.Now().UnixMilli(), Artefacts: []signed.Artefact{a}, Privacy: string(cfg.Privacy.Placement),
 		Resources: signed.Resources{
 			CPUMilli: int64(cfg.Resources.CPU * 1000), MemoryBytes: cfg.Resources.Memory,
@@ -171,6 +173,10 @@ const gitTimeout = 5 * time.Second // to look one name up in a local repository
 func (s *serving) publish(ctx context.Context, m signed.Manifest, schema *cellproto.Schema) (cid.Cid, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.publishLocked(ctx, m, schema)
+}
+
+func (s *serving) publishLocked(ctx context.Context, m signed.Manifest, schema *cellproto.Schema) (cid.Cid, error) {
 	if last, id := s.lastPublished(); last != nil {
 		m = m.After(*last, id)
 	}
@@ -186,7 +192,7 @@ func (s *serving) publish(ctx context.Context, m signed.Manifest, schema *cellpr
 	if err := s.n.blocks.PutBlock(ctx, id, block); err != nil {
 		return cid.Undef, err
 	}
-	if err := s.keep(id, block, schema); err != nil {
+	if err := s.keep(id, &m, block, schema); err != nil {
 		return cid.Undef, err
 	}
 	if err := s.look(); err != nil {
@@ -195,7 +201,7 @@ func (s *serving) publish(ctx context.Context, m signed.Manifest, schema *cellpr
 	if s.manifest != nil && !s.id.Equals(id) {
 		s.withdraw()
 	}
-	s.manifest, s.id, s.schema = &m, id, schema
+	s.manifest, s.id, s.schema, s.version = &m, id, schema, m.Version
 	if schema != nil {
 		s.saveSchema(schema)
 	}

@@ -1,15 +1,18 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/google/renameio/v2"
 	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
@@ -23,6 +26,9 @@ import (
 //	published/latest              the CID of the newest version, as text
 //	published/<cid>.cbor          the manifest's block, of each version
 //	published/<cid>.schema.json   its schema
+//
+// Each is a second copy of a block. Whichever of the two is damaged, while the nucleus runs or when
+// it starts, is put back from the other.
 const (
 	publishedDir = "published"
 	latestFile   = "latest"
@@ -30,53 +36,74 @@ const (
 	schemaSuffix = ".schema.json"
 )
 
+// originals knows which file under published/ holds which block, for the block store.
+type originals struct {
+	mu    sync.RWMutex
+	paths map[string]string // by multihash
+}
+
+func (o *originals) add(c cid.Cid, path string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.paths == nil {
+		o.paths = make(map[string]string)
+	}
+	o.paths[string(c.Hash())] = path
+}
+
+func (o *originals) path(hash multihash.Multihash) (string, bool) {
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	path, ok := o.paths[string(hash)]
+	return path, ok
+}
+
 func (s *serving) publishedFile(name string) string {
 	return filepath.Join(s.n.cfg.Dir, publishedDir, name)
 }
 
 // keep writes a version down before anybody hears of it; latest comes last. s.mu is held.
-func (s *serving) keep(id cid.Cid, block []byte, schema *cellproto.Schema) error {
-	if err := os.MkdirAll(s.publishedFile(""), 0o755); err != nil {
-		return cellproto.Errorf("write "+s.publishedFile(""), cellproto.KindOf(err), "%w", err)
-	}
-	write := func(name string, data []byte) error {
-		if err := renameio.WriteFile(s.publishedFile(name), data, 0o644); err != nil { // synced, then renamed
-			return cellproto.Errorf("write "+s.publishedFile(name), cellproto.KindOf(err), "%w", err)
-		}
-		return nil
-	}
-	if err := write(id.String()+blockSuffix, block); err != nil {
+func (s *serving) keep(id cid.Cid, m *signed.Manifest, block []byte, schema *cellproto.Schema) error {
+	if err := s.writePublished(id.String()+blockSuffix, block); err != nil {
 		return err
 	}
+	s.n.originals.add(id, s.publishedFile(id.String()+blockSuffix))
 	if schema != nil {
-		if err := write(id.String()+schemaSuffix, schema.Canonical()); err != nil {
+		if err := s.writePublished(id.String()+schemaSuffix, schema.Canonical()); err != nil {
 			return err
 		}
+		s.n.originals.add(m.Schema.Cid, s.publishedFile(id.String()+schemaSuffix))
 	}
-	return write(latestFile, []byte(id.String()+"\n"))
+	return s.writePublished(latestFile, []byte(id.String()+"\n"))
+}
+
+func (s *serving) writePublished(name string, data []byte) error {
+	path := s.publishedFile(name)
+	err := os.MkdirAll(filepath.Dir(path), 0o755)
+	if err == nil {
+		err = renameio.WriteFile(path, data, 0o644) // synced, then renamed
+	}
+	if err != nil {
+		return cellproto.Errorf("write "+path, cellproto.KindOf(err), "%w", err)
+	}
+	return nil
 }
 
 // lastPublished gives the manifest of the last publish, whether or not the program is still the
-// same; nil when there was none, or of another cell, or when it is damaged. s.mu is held.
+// same; nil when there was none, or of another cell. If it is not known any more which one that was, it
+// is the newest of this cell's. s.mu is held.
 func (s *serving) lastPublished() (*signed.Manifest, cid.Cid) {
-	text, err := readBounded(s.publishedFile(latestFile), maxKeyFile)
-	if err != nil {
-		return nil, cid.Undef
+	text, err := readBounded(s.publishedFile(latestFile), 1<<10)
+	var id cid.Cid
+	if err == nil {
+		id, err = cid.Decode(strings.TrimSpace(string(text)))
 	}
-	id, err := cid.Decode(strings.TrimSpace(string(text)))
-	if err != nil {
-		s.n.log.Warn("published/latest is damaged", zap.Error(err))
-		return nil, cid.Undef
+	var m *signed.Manifest
+	if err == nil {
+		m, _, err = s.openVersion(id)
 	}
-	block, err := readBounded(s.publishedFile(id.String()+blockSuffix), cellproto.MaxManifest)
 	if err != nil {
-		s.n.log.Warn("the published manifest is missing", zap.Error(err))
-		return nil, cid.Undef
-	}
-	m, err := signed.OpenManifest(id, block)
-	if err != nil {
-		s.n.log.Warn("the published manifest is damaged", zap.Error(err))
-		return nil, cid.Undef
+		return s.newestVersion(err)
 	}
 	if m.Name != s.n.cfg.Cell.Name {
 		return nil, cid.Undef
@@ -84,22 +111,103 @@ func (s *serving) lastPublished() (*signed.Manifest, cid.Cid) {
 	return m, id
 }
 
-// heal puts the blocks of all published versions back into a block store that was deleted, and the
-// program that is served. s.mu is held.
-func (s *serving) heal(ctx context.Context) {
-	entries, err := os.ReadDir(s.publishedFile(""))
-	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			s.n.log.Warn("what was published cannot be read", zap.Error(err))
+// newestVersion looks for the version that was published last among all that are kept, and notes it,
+// because that cannot be read: why. s.mu is held.
+func (s *serving) newestVersion(why error) (newest *signed.Manifest, id cid.Cid) {
+	for _, c := range s.versions() {
+		m, _, err := s.openVersion(c)
+		if err == nil && m.Name == s.n.cfg.Cell.Name && (newest == nil || m.Created > newest.Created) {
+			newest, id = m, c
 		}
-		return
+	}
+	if newest == nil {
+		if !errors.Is(why, fs.ErrNotExist) {
+			s.n.log.Warn("what was published last is not known any more", zap.Error(why))
+		}
+		return nil, cid.Undef
+	}
+	s.n.log.Warn("published/latest was damaged: it is the newest version again", zap.Stringer("cid", id), zap.Error(why))
+	if err := s.writePublished(latestFile, []byte(id.String()+"\n")); err != nil {
+		s.n.log.Warn("cannot write down what was published last", zap.Error(err))
+	}
+	return newest, id
+}
+
+// versions lists what was published here.
+func (s *serving) versions() (out []cid.Cid) {
+	entries, err := os.ReadDir(s.publishedFile(""))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.n.log.Warn("what was published cannot be read", zap.Error(err))
 	}
 	for _, e := range entries {
 		name, ok := strings.CutSuffix(e.Name(), blockSuffix)
-		id, err := cid.Decode(name)
-		if !ok || err != nil {
-			continue
+		if id, err := cid.Decode(name); ok && err == nil {
+			out = append(out, id)
 		}
+	}
+	return out
+}
+
+// openVersion reads a manifest that was published here, from the block store if its file is damaged, which
+// is mended then.
+func (s *serving) openVersion(id cid.Cid) (*signed.Manifest, []byte, error) {
+	name := id.String() + blockSuffix
+	block, err := readBounded(s.publishedFile(name), cellproto.MaxManifest)
+	var m *signed.Manifest
+	if err == nil {
+		m, err = signed.OpenManifest(id, block)
+	}
+	if err == nil {
+		return m, block, nil
+	}
+	block, lost := s.n.blocks.Local(context.Background(), id)
+	if lost == nil {
+		m, lost = signed.OpenManifest(id, block)
+	}
+	if lost != nil {
+		return nil, nil, err
+	}
+	s.n.log.Warn("a published manifest was damaged, and is put back", zap.Stringer("cid", id), zap.Error(err))
+	if err := s.writePublished(name, block); err != nil {
+		s.n.log.Warn("cannot put it back", zap.Error(err))
+	}
+	return m, block, nil
+}
+
+// versionSchema reads the schema of a version likewise.
+func (s *serving) versionSchema(id cid.Cid, m *signed.Manifest) (*cellproto.Schema, error) {
+	name := id.String() + schemaSuffix
+	text, err := readBounded(s.publishedFile(name), cellproto.MaxSchema)
+	var schema *cellproto.Schema
+	if err == nil {
+		schema, err = cellproto.ParseSchema(text)
+	}
+	if err == nil && schema.Hash() != m.SchemaHash {
+		err = cellproto.Errorf("read "+name, cellproto.Corrupt, "it is not the schema of that version")
+	}
+	if err == nil && bytes.Equal(text, schema.Canonical()) {
+		return schema, nil
+	}
+	if err != nil {
+		block, lost := s.n.blocks.Local(context.Background(), m.Schema.Cid)
+		if lost == nil {
+			schema, lost = cellproto.ParseSchema(block)
+		}
+		if lost != nil {
+			return nil, err
+		}
+	}
+	s.n.log.Warn("a published schema was damaged, and is put back", zap.Stringer("cid", id), zap.Error(err))
+	if err := s.writePublished(name, schema.Canonical()); err != nil {
+		s.n.log.Warn("cannot put it back", zap.Error(err))
+	}
+	return schema, nil
+}
+
+// heal puts the blocks of all published versions back into a block store that was deleted, and the
+// program that is served. s.mu is held.
+func (s *serving) heal(ctx context.Context) {
+	for _, id := range s.versions() {
 		if err := s.restore(ctx, id); err != nil {
 			s.n.log.Warn("a published version cannot be restored", zap.Stringer("cid", id), zap.Error(err))
 		}
@@ -115,23 +223,21 @@ func (s *serving) heal(ctx context.Context) {
 
 // restore puts one version's manifest and schema into the block store.
 func (s *serving) restore(ctx context.Context, id cid.Cid) error {
-	block, err := readBounded(s.publishedFile(id.String()+blockSuffix), cellproto.MaxManifest)
+	m, block, err := s.openVersion(id)
 	if err != nil {
 		return err
 	}
-	m, err := signed.OpenManifest(id, block)
-	if err != nil {
-		return err
-	}
+	s.n.originals.add(id, s.publishedFile(id.String()+blockSuffix))
 	if err := s.n.blocks.PutBlock(ctx, id, block); err != nil {
 		return err
 	}
 	if !m.Schema.Defined() {
 		return nil
 	}
-	schema, err := readSchema(s.publishedFile(id.String() + schemaSuffix))
+	schema, err := s.versionSchema(id, m)
 	if err != nil {
 		return err
 	}
+	s.n.originals.add(m.Schema.Cid, s.publishedFile(id.String()+schemaSuffix))
 	return s.n.blocks.PutBlock(ctx, m.Schema.Cid, schema.Canonical())
 }

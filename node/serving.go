@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"io"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/celltoml"
 	"github.com/celldnet/celld/cellproto/signed"
+	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/node/call"
 )
 
@@ -33,6 +35,7 @@ type serving struct {
 	n *nucleus
 
 	mu       sync.Mutex
+	version  string // of the program that runs, as cell.toml said when it took over
 	schema   *cellproto.Schema
 	binary   signed.Digest    // BLAKE3 of the program, as of the last look
 	stat     os.FileInfo      // of the program then
@@ -44,7 +47,16 @@ type serving struct {
 	asking chan struct{} // capacity 1: taken while the program is asked for its schema
 }
 
-func newServing(n *nucleus) *serving { return &serving{n: n, asking: make(chan struct{}, 1)} }
+func newServing(n *nucleus) *serving {
+	return &serving{n: n, version: n.cfg.Cell.Version, asking: make(chan struct{}, 1)}
+}
+
+// releaseVersion gives the version that is served.
+func (s *serving) releaseVersion() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.version
+}
 
 func (s *serving) cacheFile(name string) string { return filepath.Join(s.n.cfg.Dir, "cache", name) }
 
@@ -64,7 +76,7 @@ func (s *serving) resume(ctx context.Context) {
 		s.manifest, s.id = s.savedManifest()
 	}
 	if s.schema == nil && s.manifest != nil {
-		if schema, err := readSchema(s.publishedFile(s.id.String() + schemaSuffix)); err == nil && schema.Hash() == s.manifest.SchemaHash {
+		if schema, err := s.versionSchema(s.id, s.manifest); err == nil {
 			s.schema = schema
 			s.saveSchema(schema)
 		}
@@ -79,7 +91,7 @@ func (s *serving) resume(ctx context.Context) {
 
 // look hashes the program, unless it is the file that it was. s.mu is held.
 func (s *serving) look() error {
-	path := s.n.cfg.Path(s.n.cfg.Cell.Binary)
+	path := s.n.program.Binary()
 	info, err := os.Stat(path)
 	if err != nil {
 		s.stat = nil
@@ -259,7 +271,9 @@ func (s *serving) learn(ctx context.Context, conn *cellproto.Conn) error {
 	if err != nil {
 		return err
 	}
-	s.meet(ctx, conn)
+	if s.meet(ctx, conn) {
+		defer s.noteRun()
+	}
 	if s.knows(hello.Schema) {
 		return nil
 	}
@@ -274,7 +288,7 @@ func (s *serving) learn(ctx context.Context, conn *cellproto.Conn) error {
 	}
 	limited, cancel := context.WithTimeout(ctx, schemaTimeout)
 	defer cancel()
-	schema, err := askSchema(limited, conn)
+	schema, err := s.n.schemaOf(limited, conn)
 	switch {
 	case ctx.Err() != nil:
 		return cellproto.Errorf(op, cellproto.KindOf(ctx.Err()), "%w", ctx.Err())
@@ -295,31 +309,93 @@ func (s *serving) knows(hash []byte) bool {
 	return len(hash) == 0 || serving.Schema != nil && string(hash) == string(serving.Hash[:])
 }
 
-// meet looks at the program's file when there is a new run of it: it may be another one than before.
-func (s *serving) meet(ctx context.Context, conn *cellproto.Conn) {
+// meet looks at the program's file when there is a new run of it, which it reports: it may be another
+// one than before.
+func (s *serving) meet(ctx context.Context, conn *cellproto.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.conn == conn {
-		return
+		return false
 	}
 	s.conn = conn
+	if s.settle(ctx) {
+		s.apply()
+	}
+	return true
+}
+
+// settle sees which manifest fits the program that runs. It reports whether that is another one than
+// before. s.mu is held.
+func (s *serving) settle(ctx context.Context) (changed bool) {
 	if err := s.look(); err != nil {
 		s.n.log.Warn("the program cannot be read", zap.Error(err))
-		return
+		return false
 	}
 	if s.manifest != nil && !fits(s.manifest, s.binary) {
 		s.n.log.Warn("the program is not the one that was published any more: it is not served under its CID until it is published",
 			zap.Stringer("cid", s.id))
 		s.withdraw()
 		s.manifest, s.id = nil, cid.Undef
-		s.apply()
-	} else if s.manifest == nil && s.n.cfg.Privacy.Placement != celltoml.PlacementLocal {
+		return true
+	}
+	if s.manifest == nil && s.n.cfg.Privacy.Placement != celltoml.PlacementLocal {
 		if s.manifest, s.id = s.savedManifest(); s.manifest != nil {
-			s.apply()
 			s.announce(ctx)
 			s.keepName()
+			return true
 		}
 	}
+	return false
+}
+
+// moved keeps step with a swap: the program at the end of conn is served from now on, with a manifest
+// that is published in the same moment, if there is one. It gives the CID that is served.
+func (s *serving) moved(ctx context.Context, conn *cellproto.Conn, schema *cellproto.Schema, version string, m *signed.Manifest) (id cid.Cid, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conn, s.version, s.schema = conn, version, schema
+	if m != nil {
+		if id, err = s.publishLocked(ctx, *m, schema); err == nil {
+			return id, nil
+		}
+	}
+	s.settle(ctx)
+	if schema != nil {
+		s.saveSchema(schema)
+	}
+	s.apply()
+	return s.id, err
+}
+
+// reinstate keeps step with a program that was taken up again. Without conn it is not known yet: it
+// sleeps, and is learned when it starts.
+func (s *serving) reinstate(ctx context.Context, conn *cellproto.Conn, version string) {
+	s.mu.Lock()
+	if version != "" {
+		s.version = version
+	}
+	s.conn = nil
+	if conn == nil && s.settle(ctx) {
+		s.apply()
+	}
+	s.mu.Unlock()
+	if conn == nil {
+		return
+	}
+	if err := s.learn(ctx, conn); err != nil {
+		s.n.log.Warn("the program that was taken up again does not give its schema", zap.Error(err))
+	}
+}
+
+// noteRun has the history say what runs, if that is another program than before.
+func (s *serving) noteRun() {
+	s.mu.Lock()
+	row := ctl.RunRow{
+		Time: time.Now(), BLAKE3: hex.EncodeToString(s.binary[:]), Version: s.version, Outcome: ctl.OutcomeStarted,
+		Schema: schemaText(schemaHash(s.schema)),
+	}
+	s.mu.Unlock()
+	s.n.swaps.runs.started(row)
 }
 
 // fits says whether a program is one of a manifest's.
@@ -328,6 +404,23 @@ func fits(m *signed.Manifest, binary signed.Digest) bool {
 }
 
 const schemaTimeout = 5 * time.Second // for the program to give its schema
+
+// schemaOf asks the program at the end of conn for its schema; nil if its hello names none.
+func (n *nucleus) schemaOf(ctx context.Context, conn *cellproto.Conn) (*cellproto.Schema, error) {
+	hello, err := conn.PeerHello(ctx)
+	if err != nil || len(hello.Schema) == 0 {
+		return nil, err
+	}
+	schema, err := askSchema(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	if hash := schema.Hash(); string(hash[:]) != string(hello.Schema) {
+		return nil, cellproto.Errorf("ask the program for its schema", cellproto.Incompatible,
+			"its hello names another schema than it gives").WithHint("The hash is that of the schema's canonical JSON; see docs/protocol.md.")
+	}
+	return schema, nil
+}
 
 func askSchema(ctx context.Context, conn *cellproto.Conn) (*cellproto.Schema, error) {
 	reply, err := conn.Call(ctx, &cellproto.Request{Header: cellproto.Header{Func: cellproto.FuncSchema}})

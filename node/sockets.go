@@ -64,8 +64,11 @@ func (n *nucleus) openSocket(which ctl.Socket, started *closers) (*net.UnixListe
 }
 
 // accept serves the callers on the cell's socket until it is closed. The server half owns and waits
-// for the connections.
+// for the connections that are relayed, the program for those that are handed to it.
 func (n *nucleus) accept(ctx context.Context, l *net.UnixListener) {
+	looking, cancel := context.WithCancel(ctx)
+	var callers sync.WaitGroup
+	defer func() { cancel(); callers.Wait() }()
 	for {
 		conn, err := l.AcceptUnix()
 		if errors.Is(err, net.ErrClosed) {
@@ -81,11 +84,16 @@ func (n *nucleus) accept(ctx context.Context, l *net.UnixListener) {
 			conn.Close()
 			continue
 		}
-		go func() {
-			if err := n.server.Serve(ctx, conn, who); err != nil {
-				n.log.Debug("caller left", zap.Int("uid", who.UID), zap.Error(err))
+		callers.Go(func() {
+			if n.grant(looking, conn, who) {
+				return
 			}
-		}()
+			go func() {
+				if err := n.server.Serve(ctx, conn, who); err != nil {
+					n.log.Debug("caller left", zap.Int("uid", who.UID), zap.Error(err))
+				}
+			}()
+		})
 	}
 }
 

@@ -9,9 +9,9 @@ import (
 
 // status describes the cell for people and programs.
 func (n *nucleus) status() ctl.Status {
-	load := n.server.Load()
+	load := n.load()
 	s := ctl.Status{
-		Name: n.cfg.Cell.Name, Version: n.cfg.Cell.Version, State: ctl.Idle, NucleusPID: os.Getpid(),
+		Name: n.cfg.Cell.Name, Version: n.serving.releaseVersion(), State: ctl.Idle, NucleusPID: os.Getpid(),
 		PeerID: n.identity.Peer.String(), Addrs: n.addrs(), Network: n.cfg.Network.Name,
 		InFlight: load.InFlight, Served: load.Served, SandboxTier: "none", Dir: n.cfg.Dir,
 	}
@@ -23,9 +23,21 @@ func (n *nucleus) status() ctl.Status {
 	if n.program != nil {
 		st := n.program.State()
 		s.ProgramPID = st.PID
-		if st.Phase == program.Running {
+		s.Starts, s.Crashes, s.LastExit = st.Starts, st.Crashes, st.LastExit
+		s.LastError, s.LastHint = st.LastError, st.LastHint
+		s.LogCut, s.BadLines = st.Counters.LogCut, st.Counters.BadLines
+		if st.Swap.Phase != program.SwapNone {
+			s.Swap = &ctl.SwapStatus{
+				State: string(st.Swap.Phase), Reason: st.Swap.Reason, Hint: st.Swap.Hint, Since: st.Swap.Since.UTC(),
+			}
+		}
+		switch st.Phase {
+		case program.Running:
 			s.State = ctl.Running
+		case program.Frozen:
+			s.State = ctl.Frozen
 		}
 	}
+	s.Patch = n.patches.status()
 	return s
 }

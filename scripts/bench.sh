@@ -3,7 +3,7 @@
 #
 # usage: scripts/bench.sh [--write] [--hour] [--no-kubo] [FLAGS OF THE DRIVER] [SECTION...]
 #
-# Sections: remote local use first artefact rest. All of them take a quarter of an hour.
+# Sections: remote local use first artefact patch rest. All of them take a quarter of an hour.
 #   --write    put the table into docs/benchmarks.md
 #   --hour     call a nucleus for an hour to see whether it grows, not for five minutes
 #   --no-kubo  measure the artefact without kubo, which is built on the first use, for some minutes
@@ -31,6 +31,9 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/celld-bench
 bin=$cache/bin
 scripts/build.sh "$bin" >&2
 go build -ldflags '-s -w' -o "$bin/" ./bench/driver ./bench/echo
+# One program in two builds, of which two strings differ.
+go build -ldflags '-s -w -X main.version=1 -X main.name=one' -o "$bin/large-one" ./bench/large
+go build -ldflags '-s -w -X main.version=2 -X main.name=two' -o "$bin/large-two" ./bench/large
 (cd bench/peers && go build -ldflags '-s -w' -o "$bin/" . ./hello)
 
 # Only the artefact has kubo as its peer.
@@ -38,7 +41,7 @@ wants_kubo=$kubo
 for word in "$@"; do
 	case $word in
 	artefact) wants_kubo=$kubo && break ;;
-	remote | local | use | first | rest) wants_kubo=no ;;
+	remote | local | use | first | patch | rest) wants_kubo=no ;;
 	esac
 done
 if [ "$wants_kubo" = yes ]; then extra="$extra -kubo $(bench/kubo.sh)"; fi

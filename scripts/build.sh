@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds celld and cellctl, static and stripped.
+# Builds celld, cellctl and cellbox, static and stripped.
 #
 # usage: scripts/build.sh [DIR]    DIR is bin/ in the project unless given
 #

@@ -1,7 +1,7 @@
 #!/bin/sh
 # What takes too long for every commit: the tests twice more, with CELL_LONG=1 for those that do more
 # when they may; every fuzz target for a while; the other platforms; the testnet in containers, where
-# docker answers. Run scripts/test.sh first.
+# docker answers; homes behind NATs in network namespaces, as root. Run scripts/test.sh first.
 #
 # usage: scripts/test-long.sh
 #
@@ -44,5 +44,10 @@ if command -v docker >/dev/null 2>&1 && docker info >/dev/null 2>&1; then
 	step 'testnet in containers' scripts/testnet.sh
 else
 	echo 'docker does not answer: the testnet in containers is left out.'
+fi
+if [ "$(id -u)" -eq 0 ] && command -v ip >/dev/null 2>&1 && command -v iptables >/dev/null 2>&1; then
+	step 'homes behind NATs' scripts/nat.sh
+else
+	echo 'This is not root with ip and iptables: the homes behind NATs are left out.'
 fi
 tally

@@ -59,7 +59,7 @@ prepare() {
 	mkdir -p "$context/bootstrap" "$context/calculator/bin" "$context/caller" "$context/home"
 	scripts/build.sh "$context"
 	go build -ldflags '-s -w' -o "$context/calculator/bin/calculator" ./examples/calculator
-	chmod 755 "$context/celld" "$context/cellctl" # whatever the umask: the containers run as nobody
+	chmod 755 "$context/celld" "$context/cellctl" "$context/cellbox" # whatever the umask: the containers run as nobody
 	cp docker/Dockerfile "$context/"
 	cp examples/calculator/cell.toml "$context/calculator/"
 	printf '[cell]\nname = "bootstrap"\n' >"$context/bootstrap/cell.toml"

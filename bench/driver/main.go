@@ -38,7 +38,7 @@ var sections = []struct {
 	name string
 	run  func(*bench) error
 }{
-	{"remote", remote}, {"local", local}, {"use", use}, {"first", first}, {"artefact", artefact}, {"rest", rest},
+	{"remote", remote}, {"local", local}, {"use", use}, {"first", first}, {"artefact", artefact}, {"patch", patched}, {"rest", rest},
 }
 
 func main() {

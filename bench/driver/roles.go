@@ -20,6 +20,7 @@ import (
 
 	"github.com/celldnet/celld/bench/load"
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/cell"
 	"github.com/celldnet/celld/dht/content"
 	"github.com/celldnet/celld/node/call"
 )
@@ -40,6 +41,8 @@ func role(name string, args []string) error {
 	switch {
 	case name == "call-socket" && len(args) >= 1:
 		return callSocket(args)
+	case name == "call-local" && len(args) == 1:
+		return callLocal(args[0])
 	case name == "call-cid" && len(args) == 3:
 		return callCID(args[0], args[1], args[2])
 	case name == "hold" && len(args) == 1:
@@ -64,6 +67,30 @@ func callSocket(args []string) error {
 		return err
 	}
 	return load.Worker(newCall)
+}
+
+// callLocal calls "echo" as any program of the owner does, with the SDK: over a connection that the
+// nucleus hands to the cell's program.
+func callLocal(dir string) error {
+	l, err := cell.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	return load.Worker(func() (load.Call, error) {
+		payload := load.Payload()
+		return func() error {
+			reply, err := l.Do(context.Background(), &cell.Request{Func: "echo", Args: payload})
+			if err != nil {
+				return err
+			}
+			got, err := reply.Bytes(load.PayloadSize)
+			if err != nil {
+				return err
+			}
+			return load.Check(payload, got)
+		}, nil
+	})
 }
 
 // found is the finder of a caller that was told where the provider is: finding is not what is

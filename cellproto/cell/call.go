@@ -64,6 +64,8 @@ type call struct {
 	trace    string
 	meta     map[string]string
 	deadline time.Time
+	page     *cellproto.Page // that counts the call; nil: the nucleus does
+	timed    time.Time       // when it began, if it is timed
 
 	mu    sync.Mutex
 	frame *cellproto.Frame   // while it runs inline

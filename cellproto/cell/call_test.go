@@ -15,7 +15,7 @@ import (
 
 // loop is a nucleus that sends each call for another cell back to the program that makes it.
 func loop(c *cellproto.Conn, f *cellproto.Frame) {
-	r := cellproto.NewRelay(c, f, func(cellproto.Kind) {})
+	r := cellproto.NewRelay(c, f, func(cellproto.Kind, time.Time) {})
 	back := cellproto.Frame{Header: f.Header, Payload: f.Payload, More: f.More}
 	back.Header.To = ""
 	if err := r.To(c, &back, true); err != nil {

@@ -41,6 +41,7 @@ func (cfg Config) main(args []string, functions []*Function) error {
 	if err != nil {
 		return err
 	}
+	cfg.handoff = openHandoff(os.Getenv(cellproto.EnvHandoff))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	return cfg.Serve(ctx, t, functions...)

@@ -21,12 +21,15 @@ type Config struct {
 	Name string
 	// Background runs beside the functions, from when the program serves, for what the cell does of
 	// its own accord. Its context ends when the program is told to stop, and calls other cells as a
-	// function's does. If it returns an error before, the program ends with it. Nil: nothing.
+	// function's does. If it returns an error before, the program ends with it. A program that has one
+	// is not frozen between calls. Nil: nothing.
 	Background func(ctx context.Context) error
 	// Drain bounds the calls in flight after the program was told to stop. 0: cellproto.DrainTimeout.
 	Drain time.Duration
 	// Log takes the stacks of panics. Default: the standard error, which is the cell's log.
 	Log io.Writer
+
+	handoff *os.File // over which callers' connections come; nil: they are relayed
 }
 
 func (cfg Config) withDefaults() Config {
@@ -79,6 +82,10 @@ func (cfg Config) Serve(ctx context.Context, t cellproto.Transport, functions ..
 	if err != nil {
 		return err
 	}
+	if cfg.handoff != nil {
+		s.startHandoff(cfg.handoff)
+		defer s.handoff.close()
+	}
 	l := &link{Transport: t, leaving: make(chan struct{}), flights: &s.flights}
 	conn, err := cellproto.NewConn(l, cellproto.Config{Hello: s.hello(), Accept: s.accept})
 	if err != nil {
@@ -88,7 +95,7 @@ func (cfg Config) Serve(ctx context.Context, t cellproto.Transport, functions ..
 	return s.serve(ctx, conn, l)
 }
 
-// server is what serves one connection.
+// server is what serves the connection to the nucleus, and those that the nucleus hands over.
 type server struct {
 	cfg       Config
 	schema    cellproto.Schema
@@ -99,6 +106,7 @@ type server struct {
 	stop    context.CancelFunc
 	flights flights
 	tasks   sync.WaitGroup // goroutines of calls, and Background
+	handoff *handoff       // nil: there are no others
 
 	cancelBackground func() // nil: there is none
 
@@ -139,14 +147,31 @@ const agent = "celld-go-sdk"
 
 func (s *server) hello() cellproto.Hello {
 	hash := s.schema.Hash()
-	return cellproto.Hello{
+	h := cellproto.Hello{
 		Schema: hash[:], Codecs: []uint{uint(cellproto.JSON), uint(cellproto.CBOR)}, Agent: agent,
 		Cell: s.cfg.Name, Functions: sortedNames(s.schema.Functions),
 	}
+	if s.cfg.Background != nil {
+		h.Capabilities = append(h.Capabilities, cellproto.CapBackground)
+	}
+	if s.handoff != nil {
+		h.Capabilities = append(h.Capabilities, cellproto.CapHandoff)
+	}
+	return h
 }
 
-// accept takes a call of the peer, on the reading goroutine.
-func (s *server) accept(conn *cellproto.Conn, f *cellproto.Frame) {
+// accept takes a call of the nucleus, on the reading goroutine.
+func (s *server) accept(conn *cellproto.Conn, f *cellproto.Frame) { s.acceptCounted(conn, f, nil) }
+
+// refuse answers a call with an error, on the reading goroutine.
+func (s *server) refuse(conn *cellproto.Conn, f *cellproto.Frame, err error) {
+	if conn.Queue(cellproto.ErrorReply(f.ID, err)) == nil { // a lost connection needs no answer
+		conn.FlushLater(conn)
+	}
+}
+
+// acceptCounted takes a call, which is counted on a page if there is one.
+func (s *server) acceptCounted(conn *cellproto.Conn, f *cellproto.Frame, page *cellproto.Page) {
 	fn := s.functions[f.Header.Func]
 	var err error
 	switch {
@@ -154,25 +179,41 @@ func (s *server) accept(conn *cellproto.Conn, f *cellproto.Frame) {
 		_, err = s.schema.Function(f.Header.Func)
 	case f.More && !fn.flags.BodyIn:
 		err = cellproto.Errorf("call "+fn.name, cellproto.BadInput, "it takes no body")
-	case !s.flights.begin():
-		err = cellproto.Errorf("call "+fn.name, cellproto.Unavailable, "the program is stopping")
+	default:
+		if err = s.flights.begin(); err == errBusy && page != nil {
+			page.Refuse()
+		}
 	}
 	if err != nil {
-		if conn.Queue(cellproto.ErrorReply(f.ID, err)) == nil {
-			conn.FlushLater(conn)
-		}
+		s.refuse(conn, f, err)
 		return
 	}
 	c := s.begin(conn, f)
+	if page != nil {
+		if c.page = page; page.Begin() {
+			c.timed = time.Now()
+		}
+	}
 	if fn.flags.Slow || fn.flags.BodyIn || fn.flags.BodyOut {
 		c.accept()
 		s.tasks.Go(func() {
-			defer s.flights.end()
+			defer s.over(c)
 			s.answer(c, fn, c.in.Header.Codec, c.in.Payload, c.in.Body())
 		})
 		return
 	}
 	s.serveInline(c, fn, f)
+}
+
+// over counts the end of a call.
+func (s *server) over(c *call) {
+	s.flights.end()
+	if c.page != nil {
+		c.page.End()
+		if !c.timed.IsZero() {
+			c.page.Time(time.Since(c.timed))
+		}
+	}
 }
 
 // serveInline runs fn on the reading goroutine and answers with the batch of frames at hand, unless
@@ -185,12 +226,12 @@ func (s *server) serveInline(c *call, fn *Function, f *cellproto.Frame) {
 		}
 		in := c.end()
 		s.tasks.Go(func() { // it waits for credit
-			defer s.flights.end()
+			defer s.over(c)
 			s.reply(in, r, nil)
 		})
 		return
 	}
-	defer s.flights.end()
+	defer s.over(c)
 	if in := c.end(); in != nil {
 		s.reply(in, r, err)
 		return
@@ -201,7 +242,7 @@ func (s *server) serveInline(c *call, fn *Function, f *cellproto.Frame) {
 		reply = cellproto.ErrorReply(f.ID, err)
 	}
 	if c.conn.Queue(reply) == nil { // a lost connection needs no answer
-		c.conn.FlushLater(c.conn)
+		c.conn.FlushBatch()
 	}
 	release(r.buf)
 }

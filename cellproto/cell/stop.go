@@ -86,6 +86,7 @@ func (s *server) drain(conn *cellproto.Conn, l *link) error {
 	defer cancel()
 	_ = conn.Goaway("the program stops") // a lost connection is seen below
 	barrier(ctx, conn)
+	s.handoff.leaveForGood(ctx)
 	select {
 	case <-s.flights.close():
 	case <-conn.Done():
@@ -157,22 +158,41 @@ func (l *link) SyscallConn() (syscall.RawConn, error) {
 type flights struct {
 	mu     sync.Mutex
 	n      int
+	limit  int // of n; 0: the nucleus sees to it
 	closed bool
 	idle   chan struct{}
 }
 
+// bound sets the limit.
+func (f *flights) bound(limit int) {
+	f.mu.Lock()
+	f.limit = limit
+	f.mu.Unlock()
+}
+
 func (f *flights) init() { f.idle = make(chan struct{}) }
 
-// begin counts a call; false when none may begin any more.
-func (f *flights) begin() bool {
+// begin counts a call, or says why it cannot begin.
+func (f *flights) begin() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.closed {
-		return false
+	switch {
+	case f.closed:
+		return errStopping
+	case f.limit > 0 && f.n >= f.limit:
+		return errBusy
 	}
 	f.n++
-	return true
+	return nil
 }
+
+var (
+	errStopping = cellproto.Errorf("call", cellproto.Unavailable, "the program is stopping")
+	errBusy     = &cellproto.Error{
+		Op: "call", Kind: cellproto.Overloaded, Err: errors.New("as many calls are in flight as it takes"),
+		RetryAfter: 50 * time.Millisecond, // a few times the duration of a usual call
+	}
+)
 
 func (f *flights) end() {
 	f.mu.Lock()

@@ -53,6 +53,7 @@ const (
 
 // LifeCycle says when things stop. 0 means never.
 type LifeCycle struct {
+	FreezeAfter    time.Duration // without a call, then the program is stopped in place
 	IdleTimeout    time.Duration // without a call, then the program stops; the nucleus stays
 	NucleusTimeout time.Duration // without a call, then the nucleus stops too
 	AutoCleanup    bool          // on self-destruct remove bin/ and cache/
@@ -146,7 +147,7 @@ const (
 func Default() *Config {
 	return &Config{
 		Cell:        Cell{Version: "0.1.0", Schema: true, Speaks: Frames},
-		LifeCycle:   LifeCycle{IdleTimeout: 600 * time.Second, KeepLog: true},
+		LifeCycle:   LifeCycle{FreezeAfter: 30 * time.Second, IdleTimeout: 600 * time.Second, KeepLog: true},
 		Auth:        Auth{Challenge: ChallengeSimple, TokenTTL: 10 * time.Minute},
 		Resources:   Resources{CPU: 1, Memory: 256 << 20, Concurrency: 100},
 		SLO:         SLO{MaxP99Ms: 150, MinBandwidthMbps: 100, CloneOnViolation: true},

@@ -64,6 +64,7 @@ var keys = [...]key{
 		check: checkSpeaks, choices: []string{string(Frames), string(JSONL)}},
 	{path: "cell.build", kind: text, at: func(c *Config) any { return &c.Cell.Build }, optional: true},
 
+	{path: "life_cycle.freeze_after", kind: duration, at: func(c *Config) any { return &c.LifeCycle.FreezeAfter }, max: maxDuration},
 	{path: "life_cycle.idle_timeout", kind: duration, at: func(c *Config) any { return &c.LifeCycle.IdleTimeout }, max: maxDuration},
 	{path: "life_cycle.nucleus_timeout", kind: duration, at: func(c *Config) any { return &c.LifeCycle.NucleusTimeout }, max: maxDuration},
 	{path: "life_cycle.auto_cleanup", kind: flag, at: func(c *Config) any { return &c.LifeCycle.AutoCleanup }},

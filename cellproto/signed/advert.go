@@ -111,10 +111,21 @@ func OpenAdvert(data []byte, from peer.ID, cell cid.Cid, now time.Time) (*Advert
 		return nil, err
 	}
 	if a.Issued.After(now.Add(cellproto.MaxClockSkew)) || !now.Before(a.Expires.Add(cellproto.MaxClockSkew)) {
-		return nil, cellproto.Errorf(op, cellproto.BadInput, "valid from %s to %s, it is %s", utc(a.Issued), utc(a.Expires), utc(now))
+		return nil, cellproto.Errorf(op, cellproto.BadInput, "%w", &ClockError{
+			Ahead: a.Issued.Sub(now), text: fmt.Sprintf("valid from %s to %s, it is %s", utc(a.Issued), utc(a.Expires), utc(now)),
+		})
 	}
 	return a, nil
 }
+
+// ClockError is within the error about an advert that is in order but for the time: it is old, or one of
+// the two clocks is off.
+type ClockError struct {
+	Ahead time.Duration // by which the peer's clock, when it made the advert, was ahead of the reader's
+	text  string
+}
+
+func (e *ClockError) Error() string { return e.text }
 
 // Lifetime is how long the advert holds from when it was issued. Whoever asked the peer for it just
 // now adds it to the own clock; the provider's may be off by MaxClockSkew.

@@ -27,6 +27,7 @@ the usual directories. If DIR has a cell.toml only bin/, cell.toml and schema.js
 type options struct {
 	config  sandbox.Config
 	keep    []int
+	owner   int    // a descriptor's number; 0 for none
 	report  string // a descriptor's number or a file; "" for none
 	plan    bool
 	probe   bool
@@ -82,7 +83,17 @@ func parse(args []string, w io.Writer) (options, error) {
 	fs.StringVar(&c.Cgroup, "cgroup", "", "a control group (v2) of this process's, as a `directory`, or none")
 	fs.DurationVar(&c.Grace, "grace", 0, "how long it may take to end after SIGTERM (default 5s)")
 	fs.DurationVar(&c.Every, "every", 0, "how often --report says what it uses (default 1s)")
+	build, isBuild := sandbox.Build{}, false
+	fs.BoolVar(&isBuild, "build", false, "it is a build: it starts processes and writes, in a copy of --dir that is gone when it ends")
+	fs.Func("disk", "of a build: `size` of that copy and all that it writes (default 512MiB)", func(s string) (err error) {
+		build.Disk, err = sandbox.ParseSize(s)
+		return err
+	})
+	fs.IntVar(&build.Files, "inodes", 0, "of a build: how many files and directories there may be (default 50000)")
+	fs.DurationVar(&build.Timeout, "timeout", 0, "of a build: how long it may take (default 2m)")
+	fs.Var(list{func(s string) error { build.Output = append(build.Output, s); return nil }}, "output", "of a build: a `file` that is copied to --dir if it ends well; may be repeated")
 	fs.StringVar(&o.report, "report", "", "descriptor or `file` that takes lines of JSON on what it uses")
+	fs.IntVar(&o.owner, "owner-fd", 0, "`number` of a pipe's descriptor: when its other end closes the program is killed")
 	fs.BoolVar(&o.plan, "plan", false, "print what would be done, for each tier, and do nothing")
 	fs.BoolVar(&o.probe, "probe", false, "print which tiers work here")
 	fs.BoolVar(&o.json, "json", false, "with --probe: as JSON")
@@ -95,6 +106,12 @@ func parse(args []string, w io.Writer) (options, error) {
 	}
 	if err != nil {
 		return o, err
+	}
+	switch {
+	case isBuild:
+		c.Build = &build
+	case build.Disk != 0 || build.Files != 0 || build.Timeout != 0 || build.Output != nil:
+		return o, fmt.Errorf("--disk, --inodes, --timeout and --output are for --build")
 	}
 	return o, o.finish(fs)
 }
@@ -118,6 +135,9 @@ func (o *options) finish(fs *flag.FlagSet) error {
 	}
 	if fs.NArg() == 0 || o.config.Dir == "" {
 		return fmt.Errorf("give --dir DIR and, after --, a program; cellbox --help says more")
+	}
+	if o.owner != 0 && o.owner < 3 {
+		return fmt.Errorf("%d is no descriptor above 2", o.owner)
 	}
 	dir, err := filepath.Abs(o.config.Dir)
 	if err != nil {

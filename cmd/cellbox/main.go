@@ -21,6 +21,7 @@ var version = "dev"
 // env(1) and timeout(1).
 const (
 	exitUsage    = 2
+	exitNoOutput = 124 // a build ended well and left no proper output
 	exitNoTier   = 125 // the program was not started
 	exitDenied   = 126 // it cannot be executed
 	exitNotFound = 127

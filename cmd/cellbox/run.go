@@ -31,34 +31,57 @@ func run(o options) int {
 			_ = sandbox.WriteReport(out, r) // who does not read it does not want it
 		}
 	}
+	// Before the start: who hears that the program runs may send a signal that would end this process.
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, listened...)
 	box, err := sandbox.Start(o.config, deps)
 	if err != nil {
 		complain(err)
 		if deps.Report != nil {
-			deps.Report(sandbox.Report{Event: sandbox.EventFailed, Tier: o.config.Tier, Error: err.Error()})
+			deps.Report(sandbox.FailedReport(o.config.Tier, err))
 		}
 		return exitFor(err)
 	}
-	// Until now a signal has ended this process, and its end that of the program.
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, listened...)
+	orphaned := awaitOwner(o.owner)
 	for {
 		select {
 		case sig := <-signals:
 			act(box, sig)
+		case <-orphaned:
+			box.Kill()
+			orphaned = nil
 		case <-box.Done():
 			return ended(box.Wait())
 		}
 	}
 }
 
+// awaitOwner gives a channel that is closed when the owner has: he holds the other end of the pipe fd,
+// writes nothing to it, and has ended when it closes. 0 is none.
+func awaitOwner(fd int) <-chan struct{} {
+	if fd == 0 {
+		return nil
+	}
+	gone := make(chan struct{})
+	go func() { // ends with the process
+		_, _ = os.NewFile(uintptr(fd), "owner").Read(make([]byte, 1))
+		close(gone)
+	}()
+	return gone
+}
+
 // ended says why the sandbox ended the program, if it did.
-func ended(r sandbox.Result) int {
+func ended(r sandbox.Report) int {
 	switch r.Why {
 	case sandbox.WhyMemory:
 		fmt.Fprintf(os.Stderr, "cellbox: the program took more memory than it may have (%d KiB were seen); --memory gives it more\n", r.PeakKiB)
 	case sandbox.WhyThreads:
 		fmt.Fprintln(os.Stderr, "cellbox: the program made more threads than it may have; --threads gives it more")
+	case sandbox.WhyTimeout:
+		fmt.Fprintln(os.Stderr, "cellbox: the build took longer than it may; --timeout gives it more")
+	case sandbox.WhyOutput:
+		complain(r.Err())
+		return exitNoOutput
 	case sandbox.WhyGuard:
 		fmt.Fprintln(os.Stderr, "cellbox: the process that guards the program was killed")
 	}

@@ -126,17 +126,17 @@ func (a *app) root() *cobra.Command {
 	root.SetVersionTemplate("cellctl {{.Version}}\n")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
 	root.AddCommand(
-		a.initCmd(), a.buildCmd(), a.startCmd(), a.stopCmd(), a.restartCmd(), a.statusCmd(), a.logsCmd(),
-		a.publishCmd(), a.useCmd(), a.findCmd(), a.raceCmd(), a.schemaCmd(), a.historyCmd(),
-		a.doctorCmd(), a.versionCmd(), a.completionCmd(),
+		a.initCmd(), a.buildCmd(), a.startCmd(), a.stopCmd(), a.restartCmd(), a.swapCmd(), a.statusCmd(), a.logsCmd(),
+		a.publishCmd(), a.useCmd(), a.findCmd(), a.raceCmd(), a.schemaCmd(), a.historyCmd(), a.patchCmd(),
+		a.topCmd(), a.doctorCmd(), a.versionCmd(), a.completionCmd(),
 	)
 	return root
 }
 
 func unknownCommand(root *cobra.Command, name string) error {
-	hint := "cellctl --help lists the commands."
+	hint := root.CommandPath() + " --help lists the commands."
 	if near := root.SuggestionsFor(name); len(near) > 0 {
-		hint = root.Name() + " " + near[0]
+		hint = root.CommandPath() + " " + near[0]
 	}
 	return usageError{cellproto.Errorf("", cellproto.BadInput, "there is no command %q", name).WithHint("%s", hint)}
 }

@@ -8,7 +8,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -302,6 +304,57 @@ func TestFollow(t *testing.T) {
 	advance()
 	if want := "one\ntwo\nthree\nfour\n5\n"; b.String() != want {
 		t.Errorf("printed %q, want %q", b.String(), want)
+	}
+}
+
+// A log that is rotated while it is read: what is written between the last look at the old file and the
+// look at its name is not lost.
+func TestFollowAcrossRotations(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "cell.log")
+	const files = 100
+	var b strings.Builder
+	v := &logView{a: &app{out: &b, getenv: os.Getenv}}
+	l := &tailedLog{name: "cell.log", path: path}
+	v.logs = []*tailedLog{l}
+	defer v.close()
+	var printed atomic.Int64
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		for i := range int64(files) {
+			f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			fmt.Fprintln(f, "first of", i)
+			for printed.Load() < 2*i+1 && !t.Failed() { // it is open at the reader
+				runtime.Gosched()
+			}
+			fmt.Fprintln(f, "last of", i)
+			os.Rename(path, path+".1")
+			f.Close()
+		}
+		os.WriteFile(path, nil, 0o600)
+	}()
+	for over := false; !over; {
+		select {
+		case <-written:
+			over = true // and once more
+		default:
+		}
+		if err := v.advance(l); err != nil {
+			t.Fatal(err)
+		}
+		n := int64(strings.Count(b.String(), "\n"))
+		if over && n != 2*files {
+			t.Fatalf("%d lines, want %d", n, 2*files)
+		}
+		printed.Store(n)
+		if strings.Count(b.String(), "first") > strings.Count(b.String(), "last")+1 {
+			t.Errorf("a last line is lost after %d lines", n)
+			return
+		}
 	}
 }
 

@@ -4,11 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/celltoml"
@@ -36,7 +41,7 @@ func (a *app) doctorCmd() *cobra.Command {
 		defer cancel()
 		p := a.progress()
 		defer p.done()
-		checks := append(localChecks(dir), a.nucleusChecks(ctx, dir, home, p)...)
+		checks := append(a.look(dir).diagnose(), a.nucleusChecks(ctx, dir, home, p)...)
 		p.done()
 		return a.showChecks(checks)
 	}
@@ -100,57 +105,89 @@ func finding(name, good string, err error, fix string) ctl.Check {
 	return ctl.Check{Name: name, Detail: err.Error(), Fix: fix}
 }
 
-// localChecks looks at what can be seen without a nucleus.
-func localChecks(dir string) []ctl.Check {
-	path, err := findCelld()
-	checks := []ctl.Check{finding("celld", path, err, "")}
+// look collects what can be seen without a nucleus.
+func (a *app) look(dir string) *localFacts {
+	f := &localFacts{dir: dir, running: !lockFree(dir)}
+	f.celld, f.celldErr = findCelld()
 	c, err := celltoml.Load(dir)
-	checks = append(checks, finding("cell.toml", filepath.Join(dir, celltoml.FileName), err, ""))
-	if err != nil {
-		return checks
+	if err == nil {
+		err = c.ApplyEnv(a.getenv)
 	}
-	if !c.Headless() {
-		checks = append(checks, finding("binary", c.Cell.Binary, checkProgram(c), "cellctl build "+quoteWord(dir)))
+	if f.cfgErr = err; err != nil {
+		return f
 	}
-	if err := checkKeys(dir); err != nil {
-		checks = append(checks, finding("keys", "", err, "chmod -R go= "+quoteWord(filepath.Join(dir, "keys"))))
+	f.headless, f.binary = c.Headless(), c.Cell.Binary
+	if !f.headless {
+		f.program = lookAt(c.Path(c.Cell.Binary))
 	}
-	return append(checks, finding("directory", "writable", checkWritable(dir), "chown -R \"$(id -un)\" "+quoteWord(dir)))
-}
-
-func checkProgram(c *celltoml.Config) error {
-	info, err := os.Stat(c.Path(c.Cell.Binary))
-	switch {
-	case err != nil:
-		return fmt.Errorf("%s has not been built", c.Cell.Binary)
-	case !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0:
-		return fmt.Errorf("%s is not an executable file", c.Cell.Binary)
-	}
-	return nil
-}
-
-// checkKeys finds private keys that others on this machine could read.
-func checkKeys(dir string) error {
-	entries, err := os.ReadDir(filepath.Join(dir, "keys"))
-	if err != nil {
-		return nil // made when the nucleus starts
-	}
-	for _, e := range entries {
-		info, err := e.Info()
-		if err == nil && filepath.Ext(e.Name()) == ".key" && info.Mode().Perm()&0o077 != 0 {
-			return fmt.Errorf("others can read keys/%s", e.Name())
+	f.keys = lookAtKeys(filepath.Join(dir, "keys"))
+	f.free, f.writeErr = room(dir)
+	if !f.running {
+		for _, p := range fixedPorts(c.Network.Listen) {
+			if p.isTaken() {
+				f.taken = append(f.taken, p.text)
+			}
 		}
 	}
-	return nil
+	return f
 }
 
-func checkWritable(dir string) error {
+func lookAt(path string) (f fileFacts) {
+	info, err := os.Stat(path)
+	if f.err = err; err == nil {
+		f.mode = info.Mode()
+	}
+	return f
+}
+
+// lookAtKeys looks at the private keys of a cell; there are none before its nucleus has started.
+func lookAtKeys(dir string) (keys []keyFacts) {
+	paths, _ := filepath.Glob(filepath.Join(dir, "*.key")) // the pattern is good
+	for _, path := range paths {
+		k := keyFacts{name: filepath.Base(path), fileFacts: lookAt(path)}
+		if k.err == nil && k.mode.IsRegular() {
+			f, err := os.Open(path)
+			if k.readErr = err; err == nil {
+				if info, err := f.Stat(); err == nil {
+					k.size = info.Size()
+				}
+				f.Close()
+			}
+		}
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+// room gives the space that is left for a directory, or why nothing can be written there.
+func room(dir string) (free uint64, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, err
+	}
+	free = uint64(st.Bavail) * uint64(st.Bsize)
 	f, err := os.CreateTemp(dir, ".doctor")
 	if err != nil {
-		return fmt.Errorf("cannot write to it: %w", err)
+		return free, err
 	}
 	f.Close()
-	return os.Remove(f.Name())
+	return free, os.Remove(f.Name())
+}
+
+// isTaken reports that another program listens there. It tries, for a moment.
+func (p portToTry) isTaken() bool {
+	addr := net.JoinHostPort(p.host, p.port)
+	var c io.Closer
+	var err error
+	if strings.HasPrefix(p.network, "tcp") {
+		c, err = net.Listen(p.network, addr)
+	} else {
+		c, err = net.ListenPacket(p.network, addr)
+	}
+	if err == nil {
+		c.Close()
+	}
+	return errors.Is(err, syscall.EADDRINUSE)
 }
 
 // nucleusChecks asks the nucleus what it finds about itself and its network. One that sleeps is

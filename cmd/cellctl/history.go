@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,7 +19,11 @@ func (a *app) historyCmd() *cobra.Command {
 		ValidArgsFunction: completeTarget,
 	}
 	timeout := timeoutFlag(cmd, cellproto.DefaultTimeout)
+	runs := cmd.Flags().Bool("runs", false, "list what ran when in the cell's directory TARGET instead")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *runs {
+			return a.showRuns(first(args))
+		}
 		return a.askOwn(cmd, args, *timeout, func(q question) error {
 			rows, err := q.client.History(q.ctx, q.target.text)
 			q.progress.done()
@@ -41,4 +46,28 @@ func (a *app) historyCmd() *cobra.Command {
 		})
 	}
 	return cmd
+}
+
+// showRuns prints which program ran when, newest first. It needs no nucleus.
+func (a *app) showRuns(target string) error {
+	dir, err := cellDir(target)
+	if err != nil {
+		return err
+	}
+	rows, err := ctl.ReadRuns(dir)
+	if err != nil {
+		return cellproto.Errorf("read the history of "+dir, cellproto.KindOf(err), "%w", err)
+	}
+	slices.Reverse(rows)
+	if a.json {
+		return a.printJSON(append([]ctl.RunRow{}, rows...))
+	}
+	table := [][]string{{"TIME", "VERSION", "OUTCOME", "PROGRAM", "SCHEMA", "REASON"}}
+	short := func(hash string) string { return safe(hash[:min(len(hash), 12)]) }
+	for _, r := range rows {
+		table = append(table, []string{
+			r.Time.Local().Format(time.DateTime), safe(r.Version), safe(r.Outcome), short(r.BLAKE3), short(r.Schema), safe(r.Reason),
+		})
+	}
+	return a.table(table)
 }

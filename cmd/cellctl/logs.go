@@ -193,26 +193,36 @@ func (v *logView) advance(l *tailedLog) error {
 				return err
 			}
 		}
-		buf := make([]byte, 64<<10)
-		for {
-			n, err := l.f.Read(buf)
-			if n > 0 {
-				if err := v.show(l, buf[:n]); err != nil {
-					return err
-				}
-			}
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			if err != nil {
-				return logError(l, err)
-			}
+		if err := v.drain(l); err != nil {
+			return err
 		}
 		if !l.replaced() {
 			return nil
 		}
+		if err := v.drain(l); err != nil { // what came between the two looks; nothing does any more
+			return err
+		}
 		l.f.Close()
 		l.f = nil
+	}
+}
+
+// drain prints l to its end.
+func (v *logView) drain(l *tailedLog) error {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := l.f.Read(buf)
+		if n > 0 {
+			if err := v.show(l, buf[:n]); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return logError(l, err)
+		}
 	}
 }
 

@@ -7,8 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
@@ -47,12 +49,12 @@ func testMain(m *testing.M) int {
 	return 0
 }
 
-// buildBinaries builds cellctl, and celld where there is one.
+// buildBinaries builds cellctl, and celld and cellbox where there is one.
 func buildBinaries() error {
 	packages := []string{"."}
 	if _, err := os.Stat("../celld"); err == nil {
 		haveCelld = true
-		packages = append(packages, "../celld")
+		packages = append(packages, "../celld", "../cellbox")
 	}
 	for _, p := range packages {
 		build := exec.Command("go", "build", "-o", binDir+string(filepath.Separator), p)
@@ -113,7 +115,9 @@ func runScripts(t *testing.T, endToEnd bool) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": exits,
+			"exits":   exits,
+			"await":   await,
+			"replace": replace,
 		},
 	})
 }
@@ -154,4 +158,34 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if fmt.Sprint(code) != args[0] {
 		ts.Fatalf("exit code %d, want %s", code, args[0])
 	}
+}
+
+// await runs a command until it prints what is wanted: await PATTERN COMMAND ARGS...
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: await PATTERN COMMAND ARGS...")
+	}
+	want := regexp.MustCompile("(?m)" + args[0])
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(startTimeout); ; <-tick.C {
+		_ = ts.Exec(args[1], args[2:]...) // it may fail until it succeeds
+		if out := ts.ReadFile("stdout"); want.MatchString(out) {
+			return
+		} else if time.Now().After(deadline) {
+			ts.Fatalf("%s never came; last:\n%s", args[0], out)
+		}
+	}
+}
+
+// replace writes a copy of a file with a text replaced: replace FILE OLD NEW TO.
+func replace(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 4 {
+		ts.Fatalf("usage: replace FILE OLD NEW TO")
+	}
+	text := ts.ReadFile(args[0])
+	if !strings.Contains(text, args[1]) {
+		ts.Fatalf("%s has no %q", args[0], args[1])
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[3]), []byte(strings.Replace(text, args[1], args[2], 1)), 0o644))
 }

@@ -96,6 +96,20 @@ func statusRows(s ctl.Status) [][]string {
 	if s.State != ctl.Stopped {
 		rows = append(rows, []string{"calls", strconv.Itoa(s.InFlight) + " in flight, " + strconv.FormatInt(s.Served, 10) + " served"})
 	}
+	add("error", s.LastError)
+	add("hint", s.LastHint)
+	if s.Swap != nil {
+		add("swap", s.Swap.State)
+		add("reason", s.Swap.Reason)
+		add("hint", s.Swap.Hint)
+	}
+	for _, p := range s.Patch {
+		text := p.File + " " + strings.ReplaceAll(p.State, "_", " ")
+		if p.Reason != "" {
+			text += ": " + p.Reason
+		}
+		add("patch", text)
+	}
 	add("sandbox", s.SandboxTier)
 	add("directory", s.Dir)
 	return rows

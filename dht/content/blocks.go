@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
+	"time"
 
 	"github.com/fxamacker/cbor/v2"
 	"github.com/ipfs/boxo/blockstore"
@@ -34,33 +36,44 @@ const maxCID = 168
 // as blocks too.
 //
 // Blocks are written without fsync: a power cut can leave one empty or half-written, the hash
-// finds that out, the block is removed and fetched again. An fsync for each block would cost 5 to
-// 10 ms of a router's flash, and protect nothing that cannot be had again.
+// finds that out, the block is removed and put back or fetched again (heal.go). An fsync for each
+// block would cost 5 to 10 ms of a router's flash, and protect nothing that cannot be had again.
 type blockStore struct {
-	bs    blockstore.Blockstore
-	data  datastore.Batching
-	files *registry
-	log   *zap.Logger
+	bs        blockstore.Blockstore
+	data      datastore.Batching
+	dir       string // of flatfs; "": in memory
+	max       int64  // bytes of all blocks
+	files     *registry
+	originals Originals // may be nil
+	usage     *usage
+	log       *zap.Logger
+
+	changing sync.RWMutex // held for writing while a block is removed, so that usage knows what is there
+	remaking sync.Mutex   // held while an artefact's blocks are made again
 }
 
-// openBlocks opens the blocks under dir, or in memory when dir is "".
-func openBlocks(dir string, files *registry, log *zap.Logger) (*blockStore, error) {
-	var data datastore.Batching = dssync.MutexWrap(datastore.NewMapDatastore())
-	if dir != "" {
+// openBlocks opens the blocks under cfg.Dir.
+func openBlocks(cfg Config, files *registry, originals Originals, log *zap.Logger) (*blockStore, error) {
+	b := &blockStore{max: cfg.MaxBlocks, files: files, originals: originals, usage: newUsage(), log: log}
+	b.data = dssync.MutexWrap(datastore.NewMapDatastore())
+	if cfg.Dir != "" {
+		b.dir = filepath.Join(cfg.Dir, "store")
 		var err error
-		if data, err = openFlatfs(filepath.Join(dir, "store"), log); err != nil {
-			return nil, cellproto.Errorf("open block store "+dir, cellproto.KindOf(err), "%w", err)
+		if b.data, err = openFlatfs(b.dir, log); err != nil {
+			return nil, cellproto.Errorf("open block store "+cfg.Dir, cellproto.KindOf(err), "%w", err)
 		}
 	}
 	// No prefix: flatfs takes one-part keys only. Write through: a block on disk may be corrupt,
 	// so that finding its file is no reason not to write it.
-	bs := blockstore.NewBlockstore(data, blockstore.NoPrefix(), blockstore.WriteThrough(true))
-	return &blockStore{bs: bs, data: data, files: files, log: log}, nil
+	b.bs = blockstore.NewBlockstore(b.data, blockstore.NoPrefix(), blockstore.WriteThrough(true))
+	return b, nil
 }
 
+// shard names the directory of a block's file by one character of its key: 32 of them are enough for
+// what a cell keeps.
+var shard = flatfs.NextToLast(1)
+
 func openFlatfs(dir string, log *zap.Logger) (*flatfs.Datastore, error) {
-	// One character of the key names the directory: 32 of them, enough for what a cell keeps.
-	shard := flatfs.NextToLast(1)
 	data, err := flatfs.CreateOrOpen(dir, shard, false)
 	if err == nil {
 		return data, nil
@@ -77,29 +90,53 @@ func openFlatfs(dir string, log *zap.Logger) (*flatfs.Datastore, error) {
 
 func (b *blockStore) close() error { return b.data.Close() }
 
-// get gives a block whose hash is right. One whose hash is wrong is removed, and NotFound.
+// get gives a block whose hash is right, from wherever on this machine it can be had. One whose hash is
+// wrong is removed, and NotFound if it is nowhere else.
 func (b *blockStore) get(ctx context.Context, c cid.Cid) ([]byte, error) {
-	op := "read block " + c.String()
 	if data, ok := inline(c); ok {
 		return data, nil
 	}
-	blk, err := b.bs.Get(ctx, c)
+	data, err := b.stored(ctx, c)
+	if err == nil {
+		b.touched(c)
+		return data, nil
+	}
+	if cellproto.KindOf(err) != cellproto.NotFound {
+		return nil, err
+	}
+	if data, ok := b.files.leaf(c); ok {
+		return data, nil
+	}
+	if data, ok := b.mend(ctx, c); ok {
+		return data, nil
+	}
+	return nil, err
+}
+
+// stored gives a block that has a file of its own.
+func (b *blockStore) stored(ctx context.Context, c cid.Cid) ([]byte, error) {
+	op := "read block " + c.String()
+	size, err := b.bs.GetSize(ctx, c)
+	var data []byte
+	if err == nil && size <= maxBlock { // what is larger has never been put there
+		var blk blocks.Block
+		if blk, err = b.bs.Get(ctx, c); err == nil {
+			data = blk.RawData()
+		}
+	}
 	switch {
 	case ipld.IsNotFound(err):
-		if data, ok := b.files.leaf(c); ok {
-			return data, nil
-		}
 		return nil, cellproto.Errorf(op, cellproto.NotFound, "it is not here")
 	case err != nil:
 		return nil, cellproto.Errorf(op, cellproto.KindOf(err), "%w", err)
-	case !matches(c, blk.RawData()):
-		b.log.Warn("removing a corrupt block", zap.Stringer("cid", c), zap.Int("bytes", len(blk.RawData())))
+	case size > maxBlock || !matches(c, data):
+		b.log.Warn("removing a corrupt block", zap.Stringer("cid", c), zap.Int("bytes", size))
 		if err := b.delete(ctx, c); err != nil {
 			return nil, err
 		}
-		return nil, cellproto.Errorf(op, cellproto.NotFound, "it was corrupt and has been removed")
+		return nil, cellproto.Errorf(op, cellproto.NotFound, "%w", errWasCorrupt)
 	}
-	return blk.RawData(), nil
+	return data, nil
 }
 
 // size gives a block's size in bytes without reading it.
@@ -110,16 +147,33 @@ func (b *blockStore) size(ctx context.Context, c cid.Cid) (int, bool) {
 	if n, err := b.bs.GetSize(ctx, c); err == nil {
 		return n, true
 	}
-	return b.files.leafSize(c)
+	if n, ok := b.files.leafSize(c); ok {
+		return n, true
+	}
+	if !b.owned(c.Hash()) {
+		return 0, false
+	}
+	data, err := b.get(ctx, c) // puts it back
+	return len(data), err == nil
 }
 
 func (b *blockStore) put(ctx context.Context, c cid.Cid, data []byte) error {
 	if _, ok := inline(c); ok {
 		return nil
 	}
+	b.changing.RLock()
+	defer b.changing.RUnlock()
 	blk, err := blocks.NewBlockWithCid(data, c)
 	if err == nil {
 		err = b.bs.Put(ctx, blk)
+	}
+	if errors.Is(err, os.ErrNotExist) && b.dir != "" { // somebody has deleted the cache
+		if err = os.MkdirAll(filepath.Join(b.dir, ".temp"), 0o755); err == nil { // flatfs makes the others itself
+			err = b.bs.Put(ctx, blk)
+		}
+	}
+	if err == nil {
+		b.usage.put(c.Hash(), int64(len(data)), time.Now())
 	}
 	if err != nil {
 		return cellproto.Errorf("keep block "+c.String(), cellproto.KindOf(err), "%w", err)
@@ -128,9 +182,12 @@ func (b *blockStore) put(ctx context.Context, c cid.Cid, data []byte) error {
 }
 
 func (b *blockStore) delete(ctx context.Context, c cid.Cid) error {
+	b.changing.Lock()
+	defer b.changing.Unlock()
 	if err := b.bs.DeleteBlock(ctx, c); err != nil && !ipld.IsNotFound(err) {
 		return cellproto.Errorf("remove block "+c.String(), cellproto.KindOf(err), "%w", err)
 	}
+	b.usage.remove(c.Hash())
 	return nil
 }
 

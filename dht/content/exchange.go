@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -35,7 +34,7 @@ const (
 	maxWants     = 1024                   // wants of one message that are looked at, and wants of one peer that wait
 	messageBytes = 512 << 10              // a message of blocks is sent when it has as many bytes
 	haveAsBlock  = 1024                   // bytes up to which a peer that asks "have you?" gets the block itself, as boxo does
-	maxSenders   = 32                     // peers that are being sent blocks at once
+	maxSenders   = 32                     // peers that are being sent blocks at once, see shares
 	maxStreamBuf = 8 << 10                // bytes charged for reading a stream at rest
 )
 
@@ -55,7 +54,8 @@ type exchange struct {
 	cancel context.CancelFunc
 	in     *inbound
 	out    streams       // what we opened, and goroutines
-	slots  chan struct{} // one for each peer that is being sent blocks
+	slots  *shares       // one for each peer that is being sent blocks
+	again  func(cid.Cid) // fetches a block that turned out corrupt when a peer wanted it
 
 	mu    sync.Mutex
 	waits map[cid.Cid]map[*wait]struct{}
@@ -80,13 +80,13 @@ const (
 	sendDontHave
 )
 
-func newExchange(h host.Host, b *blockStore, t *timing, log *zap.Logger) *exchange {
+func newExchange(h host.Host, b *blockStore, t *timing, charge func(peer.ID, error), log *zap.Logger) *exchange {
 	x := &exchange{
-		host: h, blocks: b, timing: t, log: log, slots: make(chan struct{}, maxSenders),
+		host: h, blocks: b, timing: t, log: log, slots: newShares(maxSenders, 1),
 		waits: make(map[cid.Cid]map[*wait]struct{}), queue: make(map[peer.ID]*outbox),
 	}
 	x.ctx, x.cancel = context.WithCancel(context.Background())
-	x.in = newInbound(bitswapQuota, x.serve, nil, log)
+	x.in = newInbound(bitswapQuota, x.serve, nil, charge, log)
 	return x
 }
 
@@ -103,7 +103,7 @@ func (x *exchange) serve(_ context.Context, st network.Stream) error {
 	for {
 		_ = st.SetReadDeadline(time.Now().Add(x.timing.idle))
 		if _, err := r.Peek(1); err != nil {
-			if errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) {
+			if errors.Is(err, io.EOF) || timedOut(err) {
 				return nil // the end, or idle: the peer opens another one when it needs it
 			}
 			return cellproto.Errorf("read bitswap stream", cellproto.Unavailable, "%w", err)
@@ -116,13 +116,32 @@ func (x *exchange) serve(_ context.Context, st network.Stream) error {
 		if err := st.Scope().ReserveMemory(n, network.ReservationPriorityMedium); err != nil {
 			return cellproto.Errorf("read bitswap message", cellproto.Overloaded, "%w", err)
 		}
-		msg, _, err := message.FromNet(r)
+		src := &noting{Reader: r}
+		msg, _, err := message.FromNet(src)
 		st.Scope().ReleaseMemory(n)
+		if src.err != nil {
+			return cellproto.Errorf("read bitswap message", netKind(src.err), "%w", src.err)
+		}
 		if err != nil {
 			return cellproto.Errorf("read bitswap message", cellproto.BadInput, "%w", err)
 		}
 		x.received(p, msg)
 	}
+}
+
+// noting remembers the error with which reading ended: a message that did not arrive is nobody's
+// fault, one that is malformed is its sender's.
+type noting struct {
+	io.Reader
+	err error
+}
+
+func (r *noting) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if err != nil {
+		r.err = err
+	}
+	return n, err
 }
 
 // messageLen gives the length of the message that r is about to read, without reading it: boxo
@@ -132,7 +151,7 @@ func messageLen(r *bufio.Reader) (int, error) {
 	for i := 1; i <= binary.MaxVarintLen32; i++ {
 		head, err := r.Peek(i)
 		if err != nil {
-			return 0, cellproto.Errorf(op, cellproto.Unavailable, "cut off in its length: %w", err)
+			return 0, cellproto.Errorf(op, netKind(err), "cut off in its length: %w", err)
 		}
 		if head[i-1] >= 0x80 {
 			continue // the varint goes on
@@ -221,17 +240,17 @@ func (x *exchange) enqueue(p peer.ID, tasks []task, cancels []cid.Cid, full bool
 // drain sends a peer what its outbox holds, on one stream, until it is empty or sending fails.
 func (x *exchange) drain(p peer.ID, box *outbox) {
 	var st network.Stream
+	var w *paced // writes to it
 	defer func() {
 		if st != nil {
 			x.finish(st)
 		}
 	}()
-	select {
-	case x.slots <- struct{}{}:
-		defer func() { <-x.slots }()
-	case <-x.ctx.Done():
+	to := x.taker(p)
+	if !x.slots.wait(x.ctx, to) {
 		return
 	}
+	defer x.slots.free(to)
 	for {
 		batch := x.batch(p, box)
 		if len(batch) == 0 {
@@ -243,11 +262,12 @@ func (x *exchange) drain(p peer.ID, box *outbox) {
 		}
 		var err error
 		if st == nil {
-			st, err = x.openStream(x.ctx, p)
+			if st, err = x.openStream(x.ctx, p); err == nil {
+				w = newPaced(st, x.timing.stall)
+			}
 		}
 		if err == nil {
-			_ = st.SetWriteDeadline(time.Now().Add(x.timing.stall))
-			err = msg.ToNetV1(st)
+			err = msg.ToNetV1(w)
 		}
 		if err != nil {
 			x.log.Debug("cannot send blocks", zap.Stringer("peer", p), zap.Error(err))
@@ -257,6 +277,14 @@ func (x *exchange) drain(p peer.ID, box *outbox) {
 			return
 		}
 	}
+}
+
+// taker says whose place it is to be sent something.
+func (x *exchange) taker(p peer.ID) taker {
+	for _, c := range x.host.Network().ConnsToPeer(p) {
+		return takerOf(c)
+	}
+	return taker{peer: p}
 }
 
 // batch takes the next message's worth of tasks; when there are none it ends the outbox.
@@ -296,6 +324,9 @@ func (x *exchange) compose(batch []task) message.BitSwapMessage {
 			}
 			if err != nil {
 				msg.AddDontHave(t.cid)
+			}
+			if errors.Is(err, errWasCorrupt) && x.again != nil {
+				x.again(t.cid)
 			}
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"sync"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -57,7 +56,7 @@ const (
 	fetchBuf        = 256 << 10
 )
 
-// Fetches that are served at once; past that the answer is Overloaded.
+// Fetches that are served at once, see shares; past that the answer is Overloaded.
 const (
 	maxFetchesPeer = 4
 	maxFetches     = 32
@@ -189,12 +188,20 @@ func readFetchHead(r io.Reader) (h fetchHead, err error) {
 
 // netKind is the kind of an error of reading from or writing to a peer.
 func netKind(err error) cellproto.Kind {
-	switch kind := cellproto.KindOf(err); kind {
-	case cellproto.Timeout, cellproto.Canceled:
+	switch kind := cellproto.KindOf(err); {
+	case kind == cellproto.Canceled:
 		return kind
+	case timedOut(err):
+		return cellproto.Timeout
 	default:
 		return cellproto.Unavailable
 	}
+}
+
+// timedOut reports a deadline that passed; yamux has an error of its own for it.
+func timedOut(err error) bool {
+	var timeout interface{ Timeout() bool }
+	return cellproto.KindOf(err) == cellproto.Timeout || errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // outboardSize is the length of a Bao tree without the bytes: 8 for the size, 64 for each parent.
@@ -252,34 +259,6 @@ func decodeSlice(dst io.Writer, src io.Reader, sum [32]byte, size, offset int64)
 	return nil
 }
 
-// fetchSlots counts the fetches that are being served.
-type fetchSlots struct {
-	mu    sync.Mutex
-	total int
-	peers map[peer.ID]int
-}
-
-func (s *fetchSlots) take(p peer.ID) (free func(), err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.total >= maxFetches || s.peers[p] >= maxFetchesPeer {
-		return nil, overloaded("%d fetches are being served, %d of them to you", s.total, s.peers[p])
-	}
-	if s.peers == nil {
-		s.peers = make(map[peer.ID]int)
-	}
-	s.total++
-	s.peers[p]++
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.total--
-		if s.peers[p]--; s.peers[p] == 0 {
-			delete(s.peers, p)
-		}
-	}, nil
-}
-
 func overloaded(format string, args ...any) error {
 	err := cellproto.Errorf("serve fetch", cellproto.Overloaded, format, args...)
 	err.RetryAfter = fetchRetry
@@ -298,11 +277,12 @@ func (s *Store) serveFetch(_ context.Context, st network.Stream) error {
 	if err != nil {
 		return err
 	}
-	free, err := s.slots.take(st.Conn().RemotePeer())
-	if err != nil {
-		return err
+	from := takerOf(st.Conn())
+	if !s.slots.take(from) {
+		all, own := s.slots.held(from)
+		return overloaded("%d fetches are being served, %d of them to you", all, own)
 	}
-	defer free()
+	defer s.slots.free(from)
 	if err := st.Scope().ReserveMemory(fetchBuf+groupBytes, network.ReservationPriorityMedium); err != nil {
 		return overloaded("no memory: %w", err)
 	}
@@ -326,7 +306,7 @@ func (s *Store) serveFetch(_ context.Context, st network.Stream) error {
 		return cellproto.Errorf("serve fetch", cellproto.KindOf(err), "the artefact cannot be read")
 	}
 	defer f.Close() // only read from
-	w := &deadlineWriter{st: st, stall: s.timing.stall}
+	w := newPaced(st, s.timing.stall)
 	if _, err := w.Write(fetchHead{rec.file.Size, rec.file.BLAKE3}.encode()); err != nil {
 		return begunError{err}
 	}
@@ -354,17 +334,6 @@ func (s *Store) refuseFetch(st network.Stream, err error) bool {
 func netFailure(err error) bool {
 	k := cellproto.KindOf(err)
 	return k == cellproto.Unavailable || k == cellproto.Timeout || k == cellproto.Canceled
-}
-
-// deadlineWriter gives every write the same time.
-type deadlineWriter struct {
-	st    network.Stream
-	stall time.Duration
-}
-
-func (w *deadlineWriter) Write(p []byte) (int, error) {
-	_ = w.st.SetWriteDeadline(time.Now().Add(w.stall))
-	return w.st.Write(p)
 }
 
 // fetchFrom copies what dst lacks of want from one peer. dst gets verified bytes only.
@@ -403,7 +372,7 @@ func (s *Store) fetchFrom(ctx context.Context, from peer.AddrInfo, want File, ds
 		if want.Size == 0 {
 			return nil
 		}
-		return decodeSlice(&groupWriter{dst, st, s.timing.stall}, st, want.BLAKE3, want.Size, offset)
+		return decodeSlice(dst, newPaced(st, s.timing.stall), want.BLAKE3, want.Size, offset)
 	}()
 	if ctx.Err() != nil {
 		return cellproto.Errorf(op, cellproto.KindOf(ctx.Err()), "%w", ctx.Err()) // the reset was ours
@@ -412,20 +381,6 @@ func (s *Store) fetchFrom(ctx context.Context, from peer.AddrInfo, want File, ds
 		_ = st.Close()
 	}
 	return err
-}
-
-// groupWriter gives the peer time for each group: the next deadline starts when one is verified.
-// 64 KiB in 30 s is 2 KiB/s; slower peers are cut off.
-type groupWriter struct {
-	dst   io.Writer
-	st    network.Stream
-	stall time.Duration
-}
-
-func (w *groupWriter) Write(p []byte) (int, error) {
-	n, err := w.dst.Write(p)
-	_ = w.st.SetReadDeadline(time.Now().Add(w.stall))
-	return n, err
 }
 
 // dialKind is the kind of an error of reaching a peer: a timeout of the dial alone is Unavailable.

@@ -133,31 +133,27 @@ func TestFetchStoppedKeepsPart(t *testing.T) {
 func TestFetchOverloaded(t *testing.T) {
 	a := newArtefact(t, 32, artefactSize)
 	s := newStore(t, Config{}, nil)
-	var frees []func()
+	self := taker{s.self().ID, groupOf(s.self().Addrs[0])}
 	for range maxFetchesPeer {
-		free, err := a.slots.take(s.self().ID)
-		if err != nil {
-			t.Fatal(err)
+		if !a.slots.take(self) {
+			t.Fatal("there is no place")
 		}
-		frees = append(frees, free)
 	}
-	_, err := a.slots.take(s.self().ID)
-	wantKind(t, err, cellproto.Overloaded)
-	if cellproto.RetryAfterOf(err) == 0 {
-		t.Error("no retry-after")
+	if err := overloaded("busy"); cellproto.KindOf(err) != cellproto.Overloaded || cellproto.RetryAfterOf(err) == 0 {
+		t.Errorf("no retry-after: %v", err)
 	}
 	dst := filepath.Join(t.TempDir(), "out")
-	err = s.FetchFile(deadline(t, 300*time.Millisecond), a.File, []peer.AddrInfo{a.self()}, dst, 0o700, nil)
+	err := s.FetchFile(deadline(t, 300*time.Millisecond), a.File, []peer.AddrInfo{a.self()}, dst, 0o700, nil)
 	if err == nil {
 		t.Fatal("it was served")
 	}
-	for _, free := range frees {
-		free()
+	for range maxFetchesPeer {
+		a.slots.free(self)
 	}
 	if err := s.FetchFile(deadline(t, 5*time.Second), a.File, []peer.AddrInfo{a.self()}, dst, 0o700, nil); err != nil {
 		t.Fatal(err)
 	}
-	if len(a.slots.peers) > 0 || a.slots.total != 0 {
-		t.Errorf("slots were lost: %+v", a.slots.peers)
+	if all, _ := a.slots.held(self); all != 0 {
+		t.Errorf("%d places were lost", all)
 	}
 }

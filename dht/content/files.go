@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -58,6 +59,8 @@ type record struct {
 	Read   int64  `json:"read"` // when it was imported, Unix time in ns
 	Chunk  int    `json:"chunk"`
 	BLAKE3 []byte `json:"blake3"`
+	// Inner are the multihashes of the tree's inner nodes, which have files of their own in the store.
+	Inner [][]byte `json:"inner,omitempty"`
 
 	file     File
 	outboard []byte   // Bao tree, group of groupLog
@@ -109,6 +112,7 @@ type registry struct {
 	cid    map[cid.Cid]*record
 	hash   map[[32]byte]*record
 	leaves map[string][]leafRef // by SHA-256
+	inner  map[string][]*record // by multihash; trees share nodes
 }
 
 type leafRef struct {
@@ -119,7 +123,8 @@ type leafRef struct {
 // openRegistry reads the records of an earlier run; those that are damaged, or whose file has
 // changed, are removed.
 func openRegistry(dir string, log *zap.Logger) (*registry, error) {
-	g := &registry{log: log, cid: make(map[cid.Cid]*record), hash: make(map[[32]byte]*record), leaves: make(map[string][]leafRef)}
+	g := &registry{log: log, cid: make(map[cid.Cid]*record), hash: make(map[[32]byte]*record),
+		leaves: make(map[string][]leafRef), inner: make(map[string][]*record)}
 	if dir == "" {
 		return g, nil
 	}
@@ -188,6 +193,9 @@ func (g *registry) insert(rec *record) {
 	for i, sum := range rec.leaves {
 		g.leaves[string(sum)] = append(g.leaves[string(sum)], leafRef{rec, i})
 	}
+	for _, hash := range rec.Inner {
+		g.inner[string(hash)] = append(g.inner[string(hash)], rec)
+	}
 }
 
 // drop forgets an artefact; its file is not touched.
@@ -211,6 +219,13 @@ func (g *registry) drop(c cid.Cid) {
 				delete(g.leaves, key)
 			}
 		}
+		for _, hash := range rec.Inner {
+			key := string(hash)
+			g.inner[key] = slices.DeleteFunc(g.inner[key], func(other *record) bool { return other == rec })
+			if len(g.inner[key]) == 0 {
+				delete(g.inner, key)
+			}
+		}
 	}
 	g.mu.Unlock()
 	if rec == nil || g.dir == "" {
@@ -219,6 +234,16 @@ func (g *registry) drop(c cid.Cid) {
 	if err := os.Remove(filepath.Join(g.dir, rec.CID)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		g.log.Warn("cannot remove a record", zap.Error(err))
 	}
+}
+
+// innerOf gives an artefact of whose tree this is an inner node, or nil.
+func (g *registry) innerOf(hash mh.Multihash) *record {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	if recs := g.inner[string(hash)]; len(recs) > 0 {
+		return recs[0]
+	}
+	return nil
 }
 
 func (g *registry) byCID(c cid.Cid) *record {
@@ -351,7 +376,7 @@ func decodeRecord(data []byte) (*record, error) {
 	}
 	r.file = File{CID: c, Size: r.Stamp.Size, BLAKE3: [32]byte(r.BLAKE3)}
 	tree, leaves := outboardSize(r.file.Size), leafCount(r.file.Size)
-	if len(rest) != tree+32*leaves {
+	if len(rest) != tree+32*leaves || (leaves > 1) != (len(r.Inner) > 0) {
 		return nil, errors.New("its length is wrong")
 	}
 	r.outboard = rest[:tree]
@@ -403,6 +428,7 @@ func (s *Store) AddFile(ctx context.Context, path string) (File, error) {
 	}
 	rec := &record{
 		CID: imp.root.String(), Path: abs, Stamp: st, Read: read.UnixNano(), Chunk: chunkBytes, BLAKE3: imp.sum[:],
+		Inner:    imp.inner,
 		file:     File{CID: imp.root, Size: st.Size, BLAKE3: imp.sum},
 		outboard: imp.outboard, leaves: imp.leaves,
 	}

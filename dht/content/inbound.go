@@ -17,28 +17,29 @@ import (
 type quota struct {
 	service string // its name in the resource manager
 	perPeer int    // streams open at once from one peer
-	total   int    // streams open at once
+	total   int    // streams open at once; from the peers of one group a part of them, see shares
 	memory  int    // bytes charged for each stream; a handler that needs more reserves it
 }
 
 // inbound is the adapter between the streams that strangers open and a handler that returns an
-// error: it counts them, charges the resource manager, recovers, and answers or resets.
+// error: it counts them, charges the resource manager, recovers, answers or resets, and hands every
+// error on to charge.
 type inbound struct {
 	quota
 	handle func(context.Context, network.Stream) error
 	refuse func(network.Stream, error) bool // tells the peer about an error; false: reset. May be nil
+	charge func(peer.ID, error)             // may be nil
 	log    *zap.Logger
 
 	ctx    context.Context
 	cancel context.CancelFunc
 	open   streams
-	mu     sync.Mutex
-	peers  map[peer.ID]int
+	places *shares
 }
 
 func newInbound(q quota, handle func(context.Context, network.Stream) error,
-	refuse func(network.Stream, error) bool, log *zap.Logger) *inbound {
-	in := &inbound{quota: q, handle: handle, refuse: refuse, log: log, peers: make(map[peer.ID]int)}
+	refuse func(network.Stream, error) bool, charge func(peer.ID, error), log *zap.Logger) *inbound {
+	in := &inbound{quota: q, handle: handle, refuse: refuse, charge: charge, log: log, places: newShares(q.total, q.perPeer)}
 	in.ctx, in.cancel = context.WithCancel(context.Background())
 	return in
 }
@@ -50,12 +51,12 @@ func (in *inbound) serve(st network.Stream) {
 		return
 	}
 	defer in.open.done(st)
-	p := st.Conn().RemotePeer()
-	if !in.admit(p) {
+	from := takerOf(st.Conn())
+	if !in.places.take(from) {
 		_ = st.ResetWithError(network.StreamResourceLimitExceeded)
 		return
 	}
-	defer in.leave(p)
+	defer in.places.free(from)
 	if err := st.Scope().SetService(in.service); err != nil {
 		_ = st.ResetWithError(network.StreamResourceLimitExceeded)
 		return
@@ -68,7 +69,10 @@ func (in *inbound) serve(st network.Stream) {
 
 	err := in.guard(st)
 	if err != nil {
-		in.log.Debug("a peer's stream failed", zap.String("service", in.service), zap.Stringer("peer", p), zap.Error(err))
+		in.log.Debug("a peer's stream failed", zap.String("service", in.service), zap.Stringer("peer", from.peer), zap.Error(err))
+		if in.charge != nil {
+			in.charge(from.peer, err)
+		}
 		if in.refuse == nil || !in.refuse(st, err) {
 			_ = st.ResetWithError(network.StreamProtocolViolation)
 			return
@@ -87,28 +91,6 @@ func (in *inbound) guard(st network.Stream) (err error) {
 		}
 	}()
 	return in.handle(in.ctx, st)
-}
-
-func (in *inbound) admit(p peer.ID) bool {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	n := 0
-	for _, k := range in.peers {
-		n += k
-	}
-	if n >= in.total || in.peers[p] >= in.perPeer {
-		return false
-	}
-	in.peers[p]++
-	return true
-}
-
-func (in *inbound) leave(p peer.ID) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.peers[p]--; in.peers[p] == 0 {
-		delete(in.peers, p)
-	}
 }
 
 // stop resets what is open and returns when every handler has.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -26,6 +27,10 @@ type Config struct {
 	Dir string
 	// MaxFile bounds the size of an artefact in bytes, added or fetched. 0 means DefaultMaxFile.
 	MaxFile int64
+	// MaxBlocks bounds what all blocks may take, in bytes. Past it those are removed that were not used
+	// for the longest time; what Deps.Originals names and the trees of artefacts stay. A twentieth of
+	// the disk's free space bounds them too. 0 means DefaultMaxBlocks.
+	MaxBlocks int64
 }
 
 // Validate fills in the defaults and reports what cannot work, with kind BadInput.
@@ -36,6 +41,12 @@ func (c *Config) Validate() error {
 	if c.MaxFile < 0 || c.MaxFile > DefaultMaxFile {
 		return cellproto.Errorf("open block store", cellproto.BadInput,
 			"largest artefact is %d bytes, not within 1 and %d", c.MaxFile, DefaultMaxFile)
+	}
+	if c.MaxBlocks == 0 {
+		c.MaxBlocks = DefaultMaxBlocks
+	}
+	if c.MaxBlocks < 0 {
+		return cellproto.Errorf("open block store", cellproto.BadInput, "blocks may not take %d bytes", c.MaxBlocks)
 	}
 	if c.Dir != "" {
 		dir, err := filepath.Abs(c.Dir)
@@ -49,9 +60,11 @@ func (c *Config) Validate() error {
 
 // Deps is what the store works with; it closes none of it.
 type Deps struct {
-	Host    host.Host
-	Routing routing.ContentDiscovery // finds further peers when the named ones have nothing; may be nil
-	Log     *zap.Logger              // may be nil
+	Host      host.Host
+	Routing   routing.ContentDiscovery // finds further peers when the named ones have nothing; may be nil
+	Originals Originals                // may be nil
+	Charge    func(peer.ID, error)     // is told of whatever a peer's stream ended with; may be nil
+	Log       *zap.Logger              // may be nil
 }
 
 // timing holds the package's timeouts, so that a test can wait less.
@@ -87,7 +100,11 @@ type Store struct {
 	files  *registry
 	x      *exchange
 	fetch  *inbound // streams of /cell/fetch/1 that peers opened
-	slots  fetchSlots
+	slots  *shares  // fetches that are being served
+
+	stocked    chan struct{} // closed when the blocks of earlier runs are known
+	evicting   atomic.Bool
+	refetching chan struct{} // one for each block that is fetched again
 
 	gc     sync.RWMutex // held for writing while Keep or Remove deletes
 	adding sync.Mutex   // one import at a time: it takes all the CPU it can get
@@ -112,18 +129,23 @@ func New(cfg Config, deps Deps) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	blocks, err := openBlocks(cfg.Dir, files, log)
+	blocks, err := openBlocks(cfg, files, deps.Originals, log)
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{cfg: cfg, deps: deps, log: log, timing: defaultTiming, blocks: blocks, files: files}
-	s.x = newExchange(deps.Host, blocks, &s.timing, log)
-	s.fetch = newInbound(fetchQuota, s.serveFetch, s.refuseFetch, log)
+	s := &Store{
+		cfg: cfg, deps: deps, log: log, timing: defaultTiming, blocks: blocks, files: files,
+		slots: newShares(maxFetches, maxFetchesPeer), stocked: make(chan struct{}), refetching: make(chan struct{}, maxRefetch),
+	}
+	s.x = newExchange(deps.Host, blocks, &s.timing, deps.Charge, log)
+	s.x.again = s.refetch
+	s.fetch = newInbound(fetchQuota, s.serveFetch, s.refuseFetch, deps.Charge, log)
 	return s, nil
 }
 
 // Start begins to serve peers. It is called once, before Stop.
 func (s *Store) Start() {
+	s.takeStock()
 	s.deps.Host.SetStreamHandler(protocolBitswap, s.x.in.serve)
 	s.deps.Host.SetStreamHandler(protocol.ID(cellproto.ProtocolFetch), s.fetch.serve)
 }
@@ -155,7 +177,16 @@ func (s *Store) PutBlock(ctx context.Context, c cid.Cid, data []byte) error {
 	}
 	s.gc.RLock()
 	defer s.gc.RUnlock()
+	defer s.makeRoom()
 	return s.blocks.put(ctx, c, data)
+}
+
+// Local gives the block c if it can be had without asking anybody: else kind NotFound.
+func (s *Store) Local(ctx context.Context, c cid.Cid) ([]byte, error) {
+	if err := checkCID("read block "+c.String(), c); err != nil {
+		return nil, err
+	}
+	return s.blocks.get(ctx, c)
 }
 
 // Has reports whether the block is here, as a block of its own or within an artefact. It does not
@@ -195,6 +226,7 @@ func (s *Store) Block(ctx context.Context, c cid.Cid, max int, from []peer.ID) (
 		if err := s.blocks.put(ctx, c, data); err != nil {
 			s.log.Warn("cannot keep a block", zap.Stringer("cid", c), zap.Error(err)) // its bytes are good
 		}
+		s.makeRoom()
 	}
 	return data, nil
 }

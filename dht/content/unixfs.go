@@ -43,6 +43,7 @@ type imported struct {
 	sum      [32]byte // BLAKE3
 	outboard []byte   // Bao tree, groups of groupLog
 	leaves   [][]byte // SHA-256 of each leaf
+	inner    [][]byte // multihash of each inner node
 }
 
 // importFile reads size bytes of f once for the UnixFS tree and, at the same time on another core,
@@ -70,7 +71,7 @@ func importFile(ctx context.Context, f io.ReaderAt, size int64, put func(context
 		if err != nil {
 			return err
 		}
-		imp.root, imp.leaves = root.Cid(), sink.leaves
+		imp.root, imp.leaves, imp.inner = root.Cid(), sink.leaves, sink.inner
 		return nil
 	})
 	if err := g.Wait(); err != nil {
@@ -134,16 +135,18 @@ func (c *chunker) NextBytes() ([]byte, error) {
 	return c.buf[c.i][:n], nil
 }
 
-// dagSink takes what the builder makes: of leaves the hash, inner nodes whole. The builder only adds.
+// dagSink takes what the builder makes: leaves' hashes, inner nodes whole. The builder only adds.
 type dagSink struct {
 	ipld.DAGService
 	ctx    context.Context
 	put    func(context.Context, cid.Cid, []byte) error
 	leaves [][]byte
+	inner  [][]byte
 }
 
 func (d *dagSink) Add(_ context.Context, n ipld.Node) error {
 	if _, ok := n.(*merkledag.RawNode); !ok {
+		d.inner = append(d.inner, n.Cid().Hash())
 		return d.put(d.ctx, n.Cid(), n.RawData())
 	}
 	dec, err := mh.Decode(n.Cid().Hash())

@@ -40,6 +40,7 @@ var table = []line{
 	{0, "cellproto", none, "github.com/fxamacker/cbor/v2 lukechampine.com/blake3 golang.org/x"},
 	{0, "cellproto/cell", "cellproto", "github.com/fxamacker/cbor/v2"},
 	{0, "cellproto/celltoml", "cellproto", "github.com/pelletier/go-toml/v2"},
+	{0, "cellproto/patch", "cellproto", "github.com/fxamacker/cbor/v2 github.com/klauspost/compress/zstd github.com/mr-tron/base58"},
 	{0, "cellproto/signed", "cellproto", "github.com/fxamacker/cbor/v2 github.com/ipfs/go-cid github.com/libp2p/go-libp2p/core github.com/multiformats"},
 	{0, "internal/ctl", none, none},
 
@@ -47,6 +48,7 @@ var table = []line{
 	{1, "dht/content", "0", free},
 	{1, "node/sandbox", "0", free},
 	{1, "node/program", "0 node/sandbox", free},
+	{1, "node/patcher", "0", free},
 
 	{2, "node/race", "cellproto", none}, // pure
 	{2, "node/call", "0 node/race", free},
@@ -55,7 +57,7 @@ var table = []line{
 
 	{4, "cmd/celld", "0 node/program node", free}, // node/program: the log file
 	{4, "cmd/cellbox/...", "cellproto node/sandbox", free},
-	{4, "cmd/cellctl", "cellproto cellproto/celltoml internal/ctl", free},
+	{4, "cmd/cellctl", "cellproto cellproto/celltoml cellproto/patch internal/ctl", free},
 
 	{5, "examples/...", "cellproto cellproto/cell", free},
 	{5, "bench/...", "0 1 2 3 bench/load", everything},
@@ -83,7 +85,8 @@ var reserved = map[string]string{
 // the commands a person types and the programs of cells start in a few milliseconds.
 var notLinked = map[string]string{
 	"cellproto/cell": "net net/http text/template html/template github.com/libp2p github.com/ipfs github.com/multiformats github.com/pelletier go.uber.org",
-	"cmd/cellctl":    "github.com/libp2p github.com/ipfs github.com/multiformats github.com/quic-go go.uber.org",
+	"cmd/cellbox":    "net net/http github.com/libp2p github.com/ipfs github.com/multiformats github.com/pelletier github.com/quic-go go.uber.org lukechampine.com",
+	"cmd/cellctl":    "lukechampine.com github.com/libp2p github.com/ipfs github.com/multiformats github.com/quic-go go.uber.org",
 }
 
 // mayExit are the packages besides main that end the process: the SDK's Main is a program's main,

@@ -38,7 +38,7 @@ var (
 	buildErr error
 )
 
-// Bin gives the directory with celld, cellctl and the programs of the examples. They are built once
+// Bin gives the directory with celld, cellctl, cellbox and the programs of the examples. They are built once
 // for each test process.
 func Bin(t testing.TB) string {
 	t.Helper()
@@ -46,8 +46,8 @@ func Bin(t testing.TB) string {
 		if binDir, buildErr = os.MkdirTemp("", "celltest-bin"); buildErr != nil {
 			return
 		}
-		cmd := exec.Command("go", "build", "-o", binDir+string(filepath.Separator), "./cmd/celld", "./cmd/cellctl",
-			"./examples/calculator", "./examples/counter", "./examples/digest")
+		cmd := exec.Command("go", "build", "-o", binDir+string(filepath.Separator), "./cmd/celld", "./cmd/cellctl", "./cmd/cellbox",
+			"./examples/calculator", "./examples/counter", "./examples/digest", "./internal/celltest/testdata/tally")
 		cmd.Dir = moduleRoot
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {

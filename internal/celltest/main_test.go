@@ -5,9 +5,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -193,6 +195,23 @@ func TestNucleusTimeout(t *testing.T) {
 	c.CheckGone(0)
 }
 
+// Whoever only watches a nucleus does not keep it from retiring.
+func TestWatchedNucleusRetires(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	c := n.Headless("home")
+	c.Edit("", "[life_cycle]\nnucleus_timeout = 1\n")
+	c.Start()
+	Eventually(t, "a nucleus that is asked for its metrics all the time has retired", func() bool {
+		m, err := (&ctl.Client{Dir: c.Dir}).Metrics(t.Context())
+		if err == nil && (m.Name != "home" || m.Nucleus.PID != c.PID() || m.Nucleus.RSS == 0 || m.Program.PID != 0) {
+			t.Errorf("%+v", m)
+		}
+		return errors.Is(err, ctl.ErrNotRunning)
+	})
+	c.AwaitEnd()
+}
+
 // Publishing anew what has changed gives another CID that leads back to the one before; the program
 // of the old one is not passed off as the new one, nor the other way round.
 func TestPublishAnew(t *testing.T) {
@@ -241,6 +260,93 @@ func TestPublishAnew(t *testing.T) {
 	three := c.Publish()
 	if three.CID == two.CID || c.Status().CID != three.CID {
 		t.Errorf("publishing gives %s after %s", three.CID, two.CID)
+	}
+}
+
+// Either copy of what was published may be damaged while the nucleus runs: it is served all the same,
+// and both are whole again.
+func TestDamagedWhileRunning(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	n.Bootstrap()
+	c := n.Example("calculator")
+	c.Start()
+	one := c.Publish()
+	blocks := filepath.Join(c.Dir, "cache", "blocks", "store", "*", "*.data")
+	files, err := filepath.Glob(blocks)
+	if err != nil || len(files) < 3 { // manifest, schema, root of the program
+		t.Fatalf("blocks %v, %v", files, err)
+	}
+	whole := map[string][]byte{}
+	for _, f := range files {
+		if whole[f], err = os.ReadFile(f); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(f, int64(len(whole[f])/2)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	caller := n.Headless("caller")
+	caller.Start()
+	caller.AwaitProviders(one.CID, 1)
+	if got := caller.Must("schema", one.CID); !strings.Contains(got, "add a:integer") {
+		t.Errorf("the schema is %s", got)
+	}
+	if got := caller.Must("use", one.CID, "add", "3", "4"); got != "7" {
+		t.Errorf("add 3 4 is %q", got)
+	}
+	good := 0
+	for _, f := range files {
+		if data, err := os.ReadFile(f); err == nil && bytes.Equal(data, whole[f]) {
+			good++
+		}
+	}
+	if good < 2 { // nobody has asked for the program
+		t.Errorf("%d blocks are whole again, want the manifest's and the schema's", good)
+	}
+
+	// Now the other copy, on which the history depends.
+	manifest := filepath.Join(c.Dir, "published", one.CID+".cbor")
+	block, err := os.ReadFile(manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.write("published/"+one.CID+".cbor", "garbage", 0o644)
+	c.write("published/latest", "", 0o644)
+	if again := c.Publish(); again.CID != one.CID {
+		t.Errorf("with nothing changed %s became %s", one.CID, again.CID)
+	}
+	if got, err := os.ReadFile(manifest); err != nil || !bytes.Equal(got, block) {
+		t.Errorf("the published manifest is not whole again: %d bytes, %v", len(got), err)
+	}
+	if got, err := os.ReadFile(filepath.Join(c.Dir, "published", "latest")); err != nil || strings.TrimSpace(string(got)) != one.CID {
+		t.Errorf("published/latest is %q, %v", got, err)
+	}
+}
+
+// The first member of a private network is well, though it is alone; one that cannot reach the member
+// it was told of is not.
+func TestDoctorOfALoneNode(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	first := n.Example("calculator")
+	first.Start()
+	first.Publish()
+	r := first.Ctl("doctor")
+	if r.Code != 0 {
+		t.Errorf("exit code %d of\n%s", r.Code, r.Stdout)
+	}
+	for _, want := range []string{"alone so far on the network " + n.name, "CELL_BOOTSTRAP=" + first.Status().Addrs[0], "there is nobody to tell yet"} {
+		if !strings.Contains(r.Stdout, want) {
+			t.Errorf("the doctor says\n%s\nwithout %q", r.Stdout, want)
+		}
+	}
+	n.bootstrap = first.Status().Addrs
+	first.Stop()
+	second := n.Headless("second")
+	second.Start()
+	if r := second.Ctl("doctor"); r.Code != 1 || !strings.Contains(r.Stdout, "0 of 1 bootstrap peers") {
+		t.Errorf("without the first, exit code %d of\n%s", r.Code, r.Stdout)
 	}
 }
 
@@ -390,13 +496,21 @@ func TestBodies(t *testing.T) {
 // An unknown CID is not found, within the time that there is, and it says how far the search got.
 func TestUnknownCID(t *testing.T) {
 	t.Parallel()
+	const unknown = "bafyreigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi"
 	n := New(t)
-	n.Bootstrap()
+	router := n.Bootstrap()
 	caller := n.Headless("caller")
 	caller.Start()
-	r := caller.Ctl("use", "bafyreigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi", "add", "3", "4", "--timeout", "5s")
-	if r.Code != 3 || !strings.Contains(r.Stderr, "no provider") {
-		t.Errorf("exit code %d, want 3\n%s", r.Code, r.Stderr)
+	howFar := regexp.MustCompile(`no provider found: [1-9][0-9]* answers of the 1 peers that are known in the DHT of the network ` + n.name + `, under [4-7] keys, named 0 providers`)
+	if r := caller.Ctl("use", unknown, "add", "3", "4", "--timeout", "5s"); r.Code != 3 || !howFar.MatchString(r.Stderr) {
+		t.Errorf("exit code %d, want 3 and how far it got\n%s", r.Code, r.Stderr)
+	}
+	caller.Stop()
+	router.Stop()
+	caller.Start()
+	r := caller.Ctl("use", unknown, "add", "3", "4", "--timeout", "2s")
+	if want := "no peer of the network " + n.name + " can be reached (0 of 1 bootstrap peers are connected)"; r.Code != 3 || !strings.Contains(r.Stderr, want) {
+		t.Errorf("exit code %d, want %q\n%s", r.Code, want, r.Stderr)
 	}
 }
 

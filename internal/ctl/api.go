@@ -12,6 +12,7 @@ import (
 // the last one has a result or an error. Parameters are in the query.
 const (
 	RouteStatus  = "/v1/status"  // GET; result Status
+	RouteMetrics = "/v1/metrics" // GET; result Metrics
 	RoutePublish = "/v1/publish" // POST; result Published
 	RouteUse     = "/v1/use"     // POST, see UseRequest; result UseMeta, then the reply's bytes
 	RouteFind    = "/v1/find"    // GET target, timeout_ms; items FindRow as they come, result Found
@@ -19,6 +20,7 @@ const (
 	RouteHistory = "/v1/history" // GET target, timeout_ms; result []HistoryRow, newest first
 	RouteSchema  = "/v1/schema"  // GET target, timeout_ms; result is the schema, as in schema.json
 	RouteDoctor  = "/v1/doctor"  // GET; result []Check
+	RouteSwap    = "/v1/swap"    // POST program, force, publish, timeout_ms; result Swapped
 	RouteStop    = "/v1/stop"    // POST; result null, before the nucleus begins to stop
 )
 
@@ -89,6 +91,79 @@ type Status struct {
 	SandboxTier string   `json:"sandbox_tier"`
 	IPNS        string   `json:"ipns,omitempty"`
 	Dir         string   `json:"dir"`
+
+	// Of the program, since the nucleus started.
+	Starts    uint64      `json:"starts"`
+	Crashes   uint64      `json:"crashes"`              // runs that ended by themselves
+	LastExit  string      `json:"last_exit,omitempty"`  // how the last run ended
+	LastError string      `json:"last_error,omitempty"` // why it does not run, if something is wrong with it
+	LastHint  string      `json:"last_hint,omitempty"`
+	LogCut    uint64      `json:"log_cut,omitempty"`   // bytes that it printed past 64 KiB/s
+	BadLines  uint64      `json:"bad_lines,omitempty"` // of a jsonl program that answered nothing
+	Swap      *SwapStatus `json:"swap,omitempty"`      // the last one
+	Patch     []Patch     `json:"patch,omitempty"`     // in the order in which they are applied, by name
+}
+
+// SwapStatus says how far the last swap has come.
+type SwapStatus struct {
+	State  string    `json:"state"` // waiting, starting, trial, swapped, refused or rolled back
+	Reason string    `json:"reason,omitempty"`
+	Hint   string    `json:"hint,omitempty"`
+	Since  time.Time `json:"since"`
+}
+
+// Swapped is a program that has taken over. It is on trial for 5 s; status tells how that ends.
+type Swapped struct {
+	ProgramPID int      `json:"program_pid"`
+	Version    string   `json:"version"`
+	BLAKE3     string   `json:"blake3"`            // of the program, hex
+	Schema     string   `json:"schema"`            // hash, hex; "" without one
+	Changes    []string `json:"changes,omitempty"` // that break callers, and were wanted
+	CID        string   `json:"cid,omitempty"`     // that it is served under
+	IPNS       string   `json:"ipns,omitempty"`    // of a publish
+	TookMS     int64    `json:"took_ms"`
+}
+
+// What became of a patch.
+const (
+	PatchApplied    = "applied"     // the program is its result, or that of a later one
+	PatchRefused    = "refused"     // it changed nothing
+	PatchRolledBack = "rolled_back" // its result did not run, and the program before it was put back
+)
+
+// Patch is a file in the cell's directory patch/.
+type Patch struct {
+	File   string `json:"file"`
+	State  string `json:"state"`
+	Reason string `json:"reason,omitempty"` // why it was not applied, or what stands in the way of rolling it back
+}
+
+// Metrics is what a cell does and costs at the moment. What counts since the nucleus started only
+// rises: a rate is the difference of two answers over that of their TimeMS.
+type Metrics struct {
+	Name      string  `json:"name"`
+	Version   string  `json:"version"`
+	State     string  `json:"state"`
+	Dir       string  `json:"dir"`
+	TimeMS    int64   `json:"time_ms"`    // since the nucleus started
+	Served    int64   `json:"served"`     // calls answered
+	InFlight  int     `json:"in_flight"`  // calls
+	Waiting   int     `json:"waiting"`    // of these, for the program to start
+	Refused   uint64  `json:"refused"`    // calls that were one too many for the program
+	P50US     int64   `json:"p50_us"`     // of the last one to two thousand calls; 0: none yet
+	P99US     int64   `json:"p99_us"`     //
+	Nucleus   Process `json:"nucleus"`    //
+	Program   Process `json:"program"`    // zero: it does not run
+	Starts    uint64  `json:"starts"`     // of the program, tried
+	Crashes   uint64  `json:"crashes"`    // of the program
+	LastError string  `json:"last_error"` // why the program does not run; ""
+}
+
+// Process is what a process has used; zero where the system does not tell.
+type Process struct {
+	PID   int   `json:"pid"`
+	CPUMS int64 `json:"cpu_ms"` // user and system time of all its threads
+	RSS   int64 `json:"rss"`    // bytes
 }
 
 // Published is a manifest that others can find now.

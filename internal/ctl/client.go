@@ -26,6 +26,11 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return result[Status](ctx, c, "GET", RouteStatus, nil)
 }
 
+// Metrics asks what the cell does and costs.
+func (c *Client) Metrics(ctx context.Context) (Metrics, error) {
+	return result[Metrics](ctx, c, "GET", RouteMetrics, nil)
+}
+
 // Publish makes the cell known and gives its CID.
 func (c *Client) Publish(ctx context.Context) (Published, error) {
 	return result[Published](ctx, c, "POST", RoutePublish, withTimeout(ctx, nil))
@@ -66,6 +71,21 @@ func (c *Client) Schema(ctx context.Context, target string) (json.RawMessage, er
 // Doctor gives what the nucleus finds about itself.
 func (c *Client) Doctor(ctx context.Context) ([]Check, error) {
 	return result[[]Check](ctx, c, "GET", RouteDoctor, nil)
+}
+
+// Swap has a new program take over: the file program, absolute, or what is in bin/ if it is "".
+func (c *Client) Swap(ctx context.Context, program string, force, publish bool) (Swapped, error) {
+	q := url.Values{}
+	if program != "" {
+		q.Set("program", program)
+	}
+	if force {
+		q.Set("force", "1")
+	}
+	if publish {
+		q.Set("publish", "1")
+	}
+	return result[Swapped](ctx, c, "POST", RouteSwap, withTimeout(ctx, q))
 }
 
 // Stop tells the nucleus to stop. It has not yet stopped when Stop returns.

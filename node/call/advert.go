@@ -49,16 +49,26 @@ func ServeAdvert(s network.Stream, advert func(cid.Cid) ([]byte, error)) error {
 // readAdvertRequest reads the CID that an asker sends.
 func readAdvertRequest(r *bufio.Reader) (cid.Cid, error) {
 	const op = "read advert request"
-	n, err := binary.ReadUvarint(r)
-	if err != nil {
-		return cid.Undef, cellproto.Errorf(op, cellproto.BadInput, "%w", err)
+	n := 0
+	for shift := 0; ; shift += 7 {
+		b, err := r.ReadByte()
+		if err != nil { // it did not arrive, which is no breach
+			return cid.Undef, cellproto.Errorf(op, cellproto.Unavailable, "%w", err)
+		}
+		n |= int(b&0x7f) << shift
+		if b < 0x80 {
+			break
+		}
+		if shift > 0 { // no length within the limit has a third byte
+			return cid.Undef, cellproto.Errorf(op, cellproto.TooLarge, "a longer CID than %d bytes", maxCID)
+		}
 	}
-	if n == 0 || n > maxCID {
+	if n > maxCID {
 		return cid.Undef, cellproto.Errorf(op, cellproto.TooLarge, "CID of %d bytes, the limit is %d", n, maxCID)
 	}
 	buf := make([]byte, n)
 	if _, err := io.ReadFull(r, buf); err != nil {
-		return cid.Undef, cellproto.Errorf(op, cellproto.BadInput, "%w", err)
+		return cid.Undef, cellproto.Errorf(op, cellproto.Unavailable, "%w", err)
 	}
 	c, err := cid.Cast(buf)
 	if err != nil {

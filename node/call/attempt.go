@@ -222,17 +222,18 @@ func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *
 	if a.err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return a // we gave up: that says nothing about the peer
 	}
-	took := time.Since(begin)
-	c.observe(who.Peer, a.err, took)
+	now := time.Now()
+	took := now.Sub(begin)
+	c.observe(now, who.Peer, a.err, took)
 	switch cellproto.KindOf(a.err) {
 	case 0, cellproto.FuncError, cellproto.BadInput:
 		if req.Body != nil || a.reply != nil && a.reply.Body != nil {
 			took = 0
 		}
-		c.succeeded(r, who.Peer, took)
+		c.succeeded(now, r, who.Peer, took)
 	case cellproto.Canceled:
 	default:
-		c.failed(r, who.Peer)
+		c.failed(now, r, who.Peer)
 	}
 	return a
 }
@@ -240,7 +241,15 @@ func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *
 // exchange sends the request over the peer's link, or over one of its own when it has a body.
 func (c *Caller) exchange(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request) attempt {
 	a := attempt{from: who}
-	lk, err := c.connect(ctx, r, who.Peer, req.Body != nil)
+	bulk := req.Body != nil
+	hoping := !bulk && r.givesBody(req.Header.Func) && c.links.hopeful(who.Peer)
+	lk, err := c.connect(ctx, r, who.Peer, bulk || hoping)
+	if hoping {
+		bulk = err == nil
+		if err != nil && ctx.Err() == nil {
+			lk, err = c.connect(ctx, r, who.Peer, false) // the reply may be small enough for the relay
+		}
+	}
 	if err != nil {
 		a.err = err
 		return a
@@ -248,7 +257,7 @@ func (c *Caller) exchange(ctx context.Context, r *remote, who race.Ranked, req *
 	a.sent = true
 	a.reply, a.err = c.send(ctx, lk, req, string(who.Peer), string(r.name))
 	a.err = ownWord(ctx, req.Header.Func, a.err)
-	if req.Body != nil {
+	if bulk {
 		a = a.until(lk.conn.Close)
 	}
 	return a

@@ -296,10 +296,32 @@ func FuzzAdvertRequest(f *testing.F) {
 		if err == nil && id.ByteLen() > maxCID {
 			t.Errorf("a CID of %d bytes", id.ByteLen())
 		}
-		if kind := cellproto.KindOf(err); err != nil && kind != cellproto.BadInput && kind != cellproto.TooLarge {
+		switch kind := cellproto.KindOf(err); kind {
+		case 0, cellproto.BadInput, cellproto.TooLarge, cellproto.Unavailable:
+		default:
 			t.Errorf("kind %v", kind)
 		}
 	})
+}
+
+// Requests that must fail, each with its kind: only what arrived and is wrong costs the asker something.
+func TestAdvertRequestMustFail(t *testing.T) {
+	for in, kind := range map[string]cellproto.Kind{
+		"":                         cellproto.Unavailable,
+		"\x80":                     cellproto.Unavailable,
+		"\x24\x01\x71":             cellproto.Unavailable,
+		"\x00":                     cellproto.BadInput,
+		"\x04\xff\xff\xff\xff":     cellproto.BadInput,
+		"\x03GET":                  cellproto.BadInput,
+		"\x81\x01":                 cellproto.TooLarge,
+		"\xff\x7f":                 cellproto.TooLarge,
+		"\xff\xff\xff\xff\xff\xff": cellproto.TooLarge,
+	} {
+		_, err := readAdvertRequest(bufio.NewReader(strings.NewReader(in)))
+		if got := cellproto.KindOf(err); got != kind {
+			t.Errorf("%q is %q, want %q: %v", in, got, kind, err)
+		}
+	}
 }
 
 func FuzzAdvertReply(f *testing.F) {

@@ -64,6 +64,7 @@ type Caller struct {
 	links  *links
 	cache  *cache
 	newest *signed.Newest // adverts
+	clocks clocks
 	ctx    context.Context
 	cancel context.CancelFunc
 	work   group
@@ -71,6 +72,7 @@ type Caller struct {
 	mu         sync.Mutex
 	remotes    map[cid.Cid]*remote
 	names      map[string]resolved
+	cids       map[string]cid.Cid // decoded
 	reputation *race.Reputation
 	saved      time.Time // when reputation was written down
 }
@@ -79,7 +81,7 @@ type Caller struct {
 func NewCaller(cfg CallerConfig, deps CallerDeps) *Caller {
 	c := &Caller{
 		cfg: cfg, deps: deps, cache: openCache(cfg.Dir, deps.Log), newest: signed.NewNewest(maxAdverts),
-		remotes: map[cid.Cid]*remote{}, names: map[string]resolved{},
+		remotes: map[cid.Cid]*remote{}, names: map[string]resolved{}, cids: map[string]cid.Cid{},
 	}
 	c.reputation = c.cache.reputation()
 	c.ctx, c.cancel = context.WithCancel(context.Background())
@@ -132,7 +134,7 @@ type Result struct {
 // pure or idempotent is tried elsewhere when a provider fails; any other only if its request
 // provably never ran. The caller closes the reply's body.
 func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request) (*Result, error) {
-	ctx, cancel := withDefaultTimeout(ctx)
+	ctx, cancel := withTimeout(ctx)
 	t, err := c.resolve(ctx, target)
 	if err != nil {
 		cancel()
@@ -156,9 +158,10 @@ func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request
 	return res, nil
 }
 
-func withDefaultTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+// withTimeout sees to it that ctx has a deadline.
+func withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
-		return context.WithCancel(ctx)
+		return ctx, func() {} // a call leaves nothing behind that would have to be canceled
 	}
 	return context.WithTimeout(ctx, cellproto.DefaultTimeout)
 }
@@ -278,10 +281,10 @@ func newKey() []byte {
 }
 
 // observe notes what became of a call to a peer.
-func (c *Caller) observe(p cellproto.PeerID, err error, took time.Duration) {
+func (c *Caller) observe(now time.Time, p cellproto.PeerID, err error, took time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.reputation.Called(time.Now(), p, cellproto.KindOf(err), took, cellproto.RetryAfterOf(err))
+	c.reputation.Called(now, p, cellproto.KindOf(err), took, cellproto.RetryAfterOf(err))
 }
 
 func (c *Caller) observed(p cellproto.PeerID) race.Observed {

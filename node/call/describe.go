@@ -127,7 +127,7 @@ func (c *Caller) fetchManifest(ctx context.Context, id cid.Cid, peers []peer.ID)
 
 // Schema gives the schema of a target, for people and for building arguments.
 func (c *Caller) Schema(ctx context.Context, target string) (*cellproto.Schema, error) {
-	ctx, cancel := withDefaultTimeout(ctx)
+	ctx, cancel := withTimeout(ctx)
 	defer cancel()
 	t, err := c.resolve(ctx, target)
 	if err != nil {
@@ -185,7 +185,7 @@ func ranked(d *race.Decision) []cellproto.PeerID {
 // Find streams the providers of a target to each, as they are found. It fails with NotFound when
 // there are none.
 func (c *Caller) Find(ctx context.Context, target string, each func(Found) error) error {
-	ctx, cancel := withDefaultTimeout(ctx)
+	ctx, cancel := withTimeout(ctx)
 	defer cancel()
 	t, err := c.resolvePublished(ctx, target)
 	if err != nil {
@@ -215,7 +215,7 @@ func (c *Caller) Find(ctx context.Context, target string, each func(Found) error
 
 // Race measures the providers of a target now, patiently, and gives the ranking.
 func (c *Caller) Race(ctx context.Context, target string) (*race.Decision, error) {
-	ctx, cancel := withDefaultTimeout(ctx)
+	ctx, cancel := withTimeout(ctx)
 	defer cancel()
 	t, err := c.resolvePublished(ctx, target)
 	if err != nil {
@@ -258,7 +258,7 @@ const maxHistory = 256
 // note at one that nobody has any more, or that somebody else has signed: anybody can name any
 // manifest as the one before.
 func (c *Caller) History(ctx context.Context, id cid.Cid) ([]Version, error) {
-	ctx, cancel := withDefaultTimeout(ctx)
+	ctx, cancel := withTimeout(ctx)
 	defer cancel()
 	var from []peer.ID
 	m, err := c.localManifest(ctx, id)

@@ -46,7 +46,7 @@ func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *ce
 		cancelRest()
 		return a
 	}
-	c.failed(r, who.Peer)
+	c.failed(time.Now(), r, who.Peer)
 	return b.until(cancelRest)
 }
 

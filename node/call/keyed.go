@@ -28,6 +28,7 @@ type keyed struct {
 	begin  time.Time
 	budget time.Duration   // of its caller, from begin; 0: none
 	frame  cellproto.Frame // of one that waits
+	kept   *kept           // to be made again if the program ends; nil: it cannot be
 
 	// keys.mu guards these.
 	tracked bool        // once knows it
@@ -52,12 +53,16 @@ func (s *session) relayOnce(c *cellproto.Conn, f *cellproto.Frame) error {
 		return err
 	}
 	f.Header.Token, f.Header.To, f.Header.Meta = nil, "", meta
+	begin := c.ReadAt()
 	k := &keyed{
-		s: s, begin: time.Now(), budget: f.Header.Budget,
+		s: s, begin: begin, budget: f.Header.Budget, kept: s.s.keep(f, begin),
 		name: onceKey{subject: s.subject, fn: f.Header.Func, key: string(f.Header.Key)},
 	}
 	k.relay = cellproto.NewRelay(c, f, k.done)
 	k.relay.OnReply(k.replied)
+	if k.kept != nil {
+		k.relay.OnLost(func(err error) bool { return s.again(k.relay, k.kept, err) })
+	}
 	verdict, answer := k.enter(f, args)
 	switch verdict {
 	case toWait:
@@ -111,14 +116,14 @@ func (k *keyed) run(f *cellproto.Frame, reading bool) {
 		return
 	}
 	if !reading {
-		k.s.wake(k.relay, f)
+		k.s.wake(k.relay, f, nil)
 		return
 	}
 	if up := program.Ready(); up != nil && k.relay.To(up, f, true) == nil {
 		return
 	}
 	clone := f.Clone()
-	if !srv.work.Go(func() { k.s.wake(k.relay, &clone) }) {
+	if !srv.work.Go(func() { k.s.wake(k.relay, &clone, nil) }) {
 		k.relay.Fail(cellproto.Errorf("call", cellproto.Unavailable, "the nucleus is stopping"))
 	}
 }
@@ -168,7 +173,8 @@ func (k *keyed) replied(f *cellproto.Frame, canceled bool) {
 }
 
 // done ends the call. If it was not answered, the next one that waits for it runs.
-func (k *keyed) done(kind cellproto.Kind) {
+func (k *keyed) done(kind cellproto.Kind, end time.Time) {
+	k.kept.release()
 	srv := k.s.s
 	ks := &srv.keys
 	ks.mu.Lock()
@@ -185,7 +191,7 @@ func (k *keyed) done(kind cellproto.Kind) {
 	if placed.IsZero() {
 		k.s.answeredFor(kind)
 	} else {
-		k.s.done(placed, kind)
+		k.s.done(placed, end, kind)
 	}
 	if next != nil && !srv.work.Go(next.runNext) {
 		next.relay.Fail(cellproto.Errorf("call", cellproto.Unavailable, "the nucleus is stopping"))

@@ -23,7 +23,8 @@ import (
 type link struct {
 	key     linkKey
 	conn    *cellproto.Conn
-	relayed bool                            // through a libp2p relay
+	relayed bool // through a libp2p relay
+	made    time.Time
 	remote  peer.ID                         // "" behind a Unix socket
 	hello   atomic.Pointer[cellproto.Hello] // nil: not here yet, or not looked at
 
@@ -59,10 +60,12 @@ type links struct {
 	work   group
 	mu     sync.Mutex
 	made   map[linkKey]*dialing // live ones, and those that are being made
+
+	renewed map[peer.ID]int // how often the links to a peer were made anew; see relayed.go
 }
 
 func newLinks(h host.Host, agent string, log *zap.Logger) *links {
-	l := &links{host: h, agent: agent, log: log, made: map[linkKey]*dialing{}}
+	l := &links{host: h, agent: agent, log: log, made: map[linkKey]*dialing{}, renewed: map[peer.ID]int{}}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
 }
@@ -77,13 +80,8 @@ func (l *links) close() {
 // peer gives the link to a peer that serves cell ("": whichever it has), and makes it if needed.
 func (l *links) peer(ctx context.Context, info peer.AddrInfo, cell string) (*link, error) {
 	return l.get(ctx, linkKey{info.ID.String(), cell}, func(ctx context.Context) (*link, error) {
-		return l.dialPeer(ctx, info, cell)
+		return l.dialPeer(network.WithAllowLimitedConn(ctx, "cell call"), ctx, info, cell)
 	})
-}
-
-// bulk makes a link of its own, for a large body; the caller closes its connection.
-func (l *links) bulk(ctx context.Context, info peer.AddrInfo, cell string) (*link, error) {
-	return l.dialPeer(ctx, info, cell)
 }
 
 // socket gives the link to the nucleus behind a Unix socket.
@@ -100,9 +98,9 @@ func (l *links) socket(ctx context.Context, path string, dial func(context.Conte
 // live gives the link to a peer that serves cell if there is one, without waiting for anything.
 func (l *links) live(to cellproto.PeerID, cell string) *link {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	d := l.made[linkKey{string(to), cell}]
-	l.mu.Unlock()
-	if d == nil || !d.done() || d.dead() {
+	if d == nil || !d.done() || l.spent(d) {
 		return nil
 	}
 	return d.link
@@ -114,8 +112,13 @@ func (l *links) get(ctx context.Context, key linkKey, dial func(context.Context)
 	for {
 		l.mu.Lock()
 		d, ok := l.made[key]
-		if ok && d.dead() {
+		if ok && l.spent(d) {
 			delete(l.made, key)
+			if !d.dead() && !l.direct(d.link.remote) { // it is relayed, and due
+				l.mu.Unlock()
+				l.renew(d.link.remote)
+				continue
+			}
 			ok = false
 		}
 		if !ok {
@@ -191,16 +194,17 @@ func (d *dialing) dead() bool {
 	}
 }
 
-// dialPeer opens a stream of frames to a peer.
-func (l *links) dialPeer(ctx context.Context, info peer.AddrInfo, cell string) (*link, error) {
+// dialPeer opens a stream of frames to a peer. dial bounds how long that takes, and says whether a
+// relayed connection will do; ctx is the caller's own.
+func (l *links) dialPeer(dial, ctx context.Context, info peer.AddrInfo, cell string) (*link, error) {
 	op := "connect to " + info.ID.String()
 	if l.host == nil {
 		return nil, cellproto.Errorf(op, cellproto.Unavailable, "this nucleus has no network")
 	}
-	if err := l.host.Connect(ctx, info); err != nil {
+	if err := l.host.Connect(dial, info); err != nil {
 		return nil, cellproto.Errorf(op, unavailable(ctx), "%w", dialError(err))
 	}
-	s, err := l.host.NewStream(network.WithAllowLimitedConn(ctx, "cell call"), info.ID, cellproto.ProtocolCall)
+	s, err := l.host.NewStream(dial, info.ID, cellproto.ProtocolCall)
 	if err != nil {
 		return nil, cellproto.Errorf(op, unavailable(ctx), "%w", err)
 	}
@@ -256,7 +260,7 @@ func (l *links) start(t cellproto.Transport, key linkKey, remote peer.ID, idle t
 		t.Close()
 		return nil, err
 	}
-	lk := &link{key: key, conn: conn, remote: remote}
+	lk := &link{key: key, conn: conn, remote: remote, made: time.Now()}
 	run := func() {
 		stop := context.AfterFunc(l.ctx, conn.Close)
 		defer stop()

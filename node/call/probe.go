@@ -16,9 +16,9 @@ import (
 )
 
 // raceAgain begins a race in the background, if there is reason to.
-func (c *Caller) raceAgain(r *remote) {
+func (c *Caller) raceAgain(now time.Time, r *remote) {
 	r.mu.Lock()
-	why := r.winner.ShouldRace(time.Now(), c.cfg.Policy)
+	why := r.winner.ShouldRace(now, c.cfg.Policy)
 	if why == race.NoReason || r.racing != nil {
 		r.mu.Unlock()
 		return
@@ -285,10 +285,11 @@ func (d *driver) advert(cand race.Candidate) {
 	d.tell(func(_ time.Time, rc *race.Race) { rc.Path(cand.Peer, lk.relayed) })
 	d.c.work.Go(func() { d.c.describeAhead(d.r, cand.Peer) })
 	ad, err := askAdvert(d.ctx, d.c.deps.Host, info.ID, d.r.id)
+	d.c.clocks.note(info.ID, ad, err, time.Now())
 	if err != nil {
 		kind := cellproto.KindOf(err)
 		if kind == cellproto.Corrupt {
-			d.c.observe(cand.Peer, err, 0)
+			d.c.observe(time.Now(), cand.Peer, err, 0)
 		}
 		d.tell(func(now time.Time, rc *race.Race) {
 			if kind == cellproto.Corrupt || kind == cellproto.NotFound || kind == cellproto.BadInput {
@@ -301,7 +302,7 @@ func (d *driver) advert(cand race.Candidate) {
 	}
 	ad, _ = d.c.newest.Put(ad, time.Now()) // an older one than we have is dropped
 	if err := d.r.claims(cand.Peer, ad.BinaryBLAKE3); err != nil {
-		d.c.observe(cand.Peer, err, 0)
+		d.c.observe(time.Now(), cand.Peer, err, 0)
 		d.tell(func(now time.Time, rc *race.Race) { rc.Failed(now, cand.Peer, cellproto.KindOf(err)) })
 		return
 	}

@@ -135,20 +135,20 @@ func (r *remote) claims(p cellproto.PeerID, binary signed.Digest) error {
 	return runs(r.name, m, binary)
 }
 
-func (c *Caller) succeeded(r *remote, p cellproto.PeerID, took time.Duration) {
+func (c *Caller) succeeded(now time.Time, r *remote, p cellproto.PeerID, took time.Duration) {
 	r.mu.Lock()
 	if r.winner.Peer == p {
 		r.winner.Called(took)
 	}
 	r.mu.Unlock()
-	c.raceAgain(r)
+	c.raceAgain(now, r)
 }
 
-func (c *Caller) failed(r *remote, p cellproto.PeerID) {
+func (c *Caller) failed(now time.Time, r *remote, p cellproto.PeerID) {
 	r.mu.Lock()
 	if r.winner.Peer == p {
 		r.winner.Failed()
 	}
 	r.mu.Unlock()
-	c.raceAgain(r)
+	c.raceAgain(now, r)
 }

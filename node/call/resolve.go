@@ -69,10 +69,16 @@ func (c *Caller) resolve(ctx context.Context, target string) (resolved, error) {
 	if to, ok := c.cfg.RemoteCells[target]; ok {
 		return remoteCell(op, to)
 	}
+	if id, ok := c.decoded(target); ok {
+		return c.publishedAs(id, cellproto.CellID(target)), nil
+	}
 	if id, err := cid.Decode(target); err == nil && id.Type() != cid.Libp2pKey && !strings.HasPrefix(target, "Qm") {
 		if id.Type() != cid.DagCBOR {
 			return resolved{}, cellproto.Errorf(op, cellproto.BadInput, "this CID names no cell: a manifest is a dag-cbor block").
 				WithHint("Give the CID that cellctl publish printed.")
+		}
+		if id.String() == target { // not in another base
+			c.keepDecoded(target, id)
 		}
 		return c.published(id), nil
 	}
@@ -114,9 +120,33 @@ func remoteCell(op, to string) (resolved, error) {
 	return resolved{info: info}, nil
 }
 
+// maxDecoded is how many CIDs are remembered as they are written: to decode one takes as long as all
+// else that is done with a call to a cell that is known.
+const maxDecoded = maxRemotes
+
+func (c *Caller) decoded(target string) (cid.Cid, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	id, ok := c.cids[target]
+	return id, ok
+}
+
+func (c *Caller) keepDecoded(target string, id cid.Cid) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.cids) >= maxDecoded {
+		clear(c.cids)
+	}
+	c.cids[target] = id
+}
+
 // published is a cell by its CID. What this very nucleus serves needs no network.
 func (c *Caller) published(id cid.Cid) resolved {
-	if c.deps.Own != nil && c.deps.Own.Serving().Cell == cellproto.CellID(id.String()) {
+	return c.publishedAs(id, cellproto.CellID(id.String()))
+}
+
+func (c *Caller) publishedAs(id cid.Cid, name cellproto.CellID) resolved {
+	if c.deps.Own != nil && c.deps.Own.Serving().Cell == name {
 		return resolved{dir: c.cfg.Dir}
 	}
 	return resolved{cell: id}

@@ -58,6 +58,10 @@ type Server struct {
 	last     atomic.Int64 // unix ns of the end of the last call
 	keys     keys
 
+	kept      atomic.Int64 // bytes of requests that can be made again
+	keyPrefix [8]byte      // of the keys that are made here
+	keysMade  atomic.Uint64
+
 	mu      sync.Mutex
 	latency race.Latency
 	peers   map[string]*peerLoad // by subject, those with a connection
@@ -87,6 +91,7 @@ func NewServer(cfg ServerConfig, deps ServerDeps) *Server {
 	s.keys.once = newOnce[*keyed]()
 	s.tokens = newTokens(cfg, deps.Identity)
 	s.serving.Store(&Serving{})
+	s.keyPrefix = newKeyPrefix()
 	s.last.Store(time.Now().UnixNano())
 	return s
 }

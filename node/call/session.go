@@ -177,13 +177,17 @@ func (s *session) relay(c *cellproto.Conn, f *cellproto.Frame) error {
 		return err
 	}
 	f.Header.Token, f.Header.To, f.Header.Meta = nil, "", meta
-	begin := time.Now()
-	r := cellproto.NewRelay(c, f, func(kind cellproto.Kind) { s.done(begin, kind) })
+	begin := c.ReadAt()
+	kept := srv.keep(f, begin)
+	r := cellproto.NewRelay(c, f, func(kind cellproto.Kind, end time.Time) { kept.release(); s.done(begin, end, kind) })
+	if kept != nil {
+		r.OnLost(func(err error) bool { return s.again(r, kept, err) })
+	}
 	if up := program.Ready(); up != nil && r.To(up, f, true) == nil {
 		return nil
 	}
 	clone := f.Clone()
-	if !srv.work.Go(func() { s.wake(r, &clone) }) {
+	if !srv.work.Go(func() { s.wake(r, &clone, nil) }) {
 		r.Fail(cellproto.Errorf("call", cellproto.Unavailable, "the nucleus is stopping"))
 	}
 	return nil
@@ -216,15 +220,15 @@ func overloaded(format string, args ...any) error {
 }
 
 // done notes the end of a relayed call.
-func (s *session) done(begin time.Time, kind cellproto.Kind) {
-	srv, now := s.s, time.Now()
+func (s *session) done(begin, end time.Time, kind cellproto.Kind) {
+	srv := s.s
 	srv.deps.Program.End()
 	s.giveBack()
-	srv.last.Store(now.UnixNano())
+	srv.last.Store(end.UnixNano())
 	if kind == 0 || kind == cellproto.FuncError {
 		srv.served.Add(1)
 		srv.mu.Lock()
-		srv.latency.Record(now.Sub(begin))
+		srv.latency.Record(end.Sub(begin))
 		srv.mu.Unlock()
 	}
 }
@@ -245,8 +249,9 @@ func (s *session) metaFor(meta map[string]string) (map[string]string, error) {
 }
 
 // wake starts the sleeping program for a request that waits. A program that leaves between being
-// ready and being asked is started once more.
-func (s *session) wake(r *cellproto.Relay, f *cellproto.Frame) {
+// ready and being asked is started once more. lost is why the call is made again, if it is: when that
+// fails, it may have run before.
+func (s *session) wake(r *cellproto.Relay, f *cellproto.Frame, lost error) {
 	timeout := cellproto.DefaultTimeout
 	if f.Header.Budget > 0 {
 		timeout = f.Header.Budget
@@ -266,6 +271,9 @@ func (s *session) wake(r *cellproto.Relay, f *cellproto.Frame) {
 			}
 		}
 		if try == 2 || ctx.Err() != nil || cellproto.KindOf(err) != cellproto.Unavailable || cellproto.RetryAfterOf(err) > 0 {
+			if lost != nil {
+				err = lost
+			}
 			r.Fail(err)
 			return
 		}

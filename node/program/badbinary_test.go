@@ -94,7 +94,7 @@ func TestFileThatIsBeingWritten(t *testing.T) {
 	p := newProgram(t, testConfig(dir, "serve"), Deps{})
 	_, err = p.Conn(testContext(t))
 	if err != nil { // some kernels execute it
-		wantError(t, err, cellproto.Unavailable, "is being written", "rename")
+		wantError(t, err, cellproto.Unavailable, "is still being written", "rename")
 	}
 	f.Close()
 	eventually(t, "it starts", func() bool { _, err := p.Conn(testContext(t)); return err == nil })

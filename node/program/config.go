@@ -37,10 +37,13 @@ type Config struct {
 	StopTimeout time.Duration
 	// IdleTimeout is after how long without a call the program is stopped. 0: never.
 	IdleTimeout time.Duration
+	// FreezeAfter is after how long without a call the program's processes are stopped where they are
+	// (SIGSTOP), until the next one. 0: never. A program that says CapBackground never is.
+	FreezeAfter time.Duration
 	// Concurrency bounds the calls in flight; default 100, at most cellproto.MaxStreams.
 	Concurrency int
 	// Env is added to the program's environment, which is otherwise PATH, HOME, the locale, TZ,
-	// TMPDIR and what EnvDir, EnvName and EnvFD of cellproto name. Those three cannot be set.
+	// TMPDIR and what EnvDir, EnvName, EnvFD and EnvHandoff of cellproto name. Those cannot be set.
 	Env map[string]string
 }
 
@@ -53,6 +56,9 @@ type Deps struct {
 	Output io.Writer
 	// Accept takes the program's calls to other cells; see cellproto.Config. Nil refuses them.
 	Accept func(c *cellproto.Conn, f *cellproto.Frame)
+	// RolledBack is told when a new program was no good and the one before it was taken up again. It
+	// must not wait for the Program. Nil: nothing.
+	RolledBack func(why error)
 }
 
 func (c Config) withDefaults() Config {
@@ -91,8 +97,8 @@ func (c Config) Validate() error {
 		return bad("StartTimeout is %v, not between 0 and %v", c.StartTimeout, maxTimeout)
 	case c.StopTimeout < 0 || c.StopTimeout > maxTimeout:
 		return bad("StopTimeout is %v, not between 0 and %v", c.StopTimeout, maxTimeout)
-	case c.IdleTimeout < 0:
-		return bad("IdleTimeout is %v", c.IdleTimeout)
+	case c.IdleTimeout < 0 || c.FreezeAfter < 0:
+		return bad("IdleTimeout is %v, FreezeAfter %v", c.IdleTimeout, c.FreezeAfter)
 	case c.Concurrency < 0 || c.Concurrency > cellproto.MaxStreams:
 		return bad("Concurrency is %d, not between 1 and %d", c.Concurrency, cellproto.MaxStreams)
 	}
@@ -100,7 +106,7 @@ func (c Config) Validate() error {
 		switch {
 		case key == "" || strings.ContainsAny(key, "=\x00") || strings.Contains(value, "\x00"):
 			return bad("Env has an entry %q that no environment can hold", key)
-		case key == cellproto.EnvFD || key == cellproto.EnvDir || key == cellproto.EnvName:
+		case key == cellproto.EnvFD || key == cellproto.EnvHandoff || key == cellproto.EnvDir || key == cellproto.EnvName:
 			return bad("Env sets %s, which is the nucleus's", key)
 		}
 	}

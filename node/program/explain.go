@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -16,7 +15,10 @@ import (
 	"github.com/celldnet/celld/cellproto"
 )
 
-const hintBuild = "Build it: cellctl build."
+const (
+	hintBuild  = "Build it: cellctl build."
+	hintRename = "Write a new program under another name and rename it over the old one; cellctl build does."
+)
 
 // startError makes the error of a start that failed. The kind is Unavailable whatever the reason:
 // the request did not run, and another provider of the cell may have a better program.
@@ -35,8 +37,7 @@ func explainExec(cfg Config, path string, err error) *cellproto.Error {
 	case !info.Mode().IsRegular():
 		return startError(cfg, "%s is not a file", cfg.Binary).WithHint("cell.toml names the program under binary.")
 	case errors.Is(err, syscall.ETXTBSY):
-		return startError(cfg, "%s is being written", cfg.Binary).
-			WithHint("Write a new program under another name and rename it over the old one; cellctl build does.")
+		return startError(cfg, "%s %w", cfg.Binary, errUnfinished).WithHint("%s", hintRename)
 	case errors.Is(err, os.ErrPermission) && info.Mode()&0o111 == 0:
 		return startError(cfg, "%s is not executable", cfg.Binary).WithHint("Run: chmod +x %s", path)
 	case errors.Is(err, os.ErrPermission):
@@ -69,7 +70,6 @@ func explainMissing(cfg Config, path string) *cellproto.Error {
 // explainFormat is for a file that the system does not take as a program.
 func explainFormat(cfg Config, path string) *cellproto.Error {
 	what := formatOf(readHead(path))
-	here := runtime.GOOS + "/" + runtime.GOARCH
 	switch what {
 	case "":
 		return startError(cfg, "%s is empty", cfg.Binary).WithHint(hintBuild)
@@ -126,7 +126,7 @@ func formatOf(head []byte) string {
 
 func elfFormat(head []byte) string {
 	if len(head) < 20 {
-		return formatUnknown
+		return here // as far as it goes: the rest is missing
 	}
 	order := binary.ByteOrder(binary.LittleEndian)
 	if elf.Data(head[elf.EI_DATA]) == elf.ELFDATA2MSB {

@@ -64,8 +64,10 @@ var programs = map[string]func(){
 		c.PeerHello(context.Background())
 		os.Exit(4)
 	},
-	"lines":     func() { serveLines() },
-	"linesdeaf": func() { signal.Ignore(syscall.SIGTERM); fmt.Fprintln(os.Stderr, "deaf"); block() },
+	"background": func() { serveHello(cellproto.Hello{Capabilities: []string{cellproto.CapBackground}}, answerFrame) },
+	"sdk":        func() { serveSDK() },
+	"lines":      func() { serveLines() },
+	"linesdeaf":  func() { signal.Ignore(syscall.SIGTERM); fmt.Fprintln(os.Stderr, "deaf"); block() },
 }
 
 func block() {
@@ -99,10 +101,12 @@ func socket() net.Conn {
 }
 
 func newConn(accept func(*cellproto.Conn, *cellproto.Frame)) *cellproto.Conn {
-	c, err := cellproto.NewConn(socket(), cellproto.Config{
-		Hello:  cellproto.Hello{Cell: os.Getenv(cellproto.EnvName), Functions: []string{"echo", "env"}},
-		Accept: accept,
-	})
+	return newConnHello(cellproto.Hello{}, accept)
+}
+
+func newConnHello(hello cellproto.Hello, accept func(*cellproto.Conn, *cellproto.Frame)) *cellproto.Conn {
+	hello.Cell, hello.Functions = os.Getenv(cellproto.EnvName), []string{"echo", "env"}
+	c, err := cellproto.NewConn(socket(), cellproto.Config{Hello: hello, Accept: accept})
 	if err != nil {
 		panic(err)
 	}
@@ -112,6 +116,10 @@ func newConn(accept func(*cellproto.Conn, *cellproto.Frame)) *cellproto.Conn {
 func serve() { serveWith(answerFrame) }
 
 func serveWith(accept func(*cellproto.Conn, *cellproto.Frame)) { newConn(accept).Run() }
+
+func serveHello(hello cellproto.Hello, accept func(*cellproto.Conn, *cellproto.Frame)) {
+	newConnHello(hello, accept).Run()
+}
 
 func answerFrame(c *cellproto.Conn, f *cellproto.Frame) {
 	reply := func(payload []byte) {
@@ -138,6 +146,9 @@ func answerFrame(c *cellproto.Conn, f *cellproto.Frame) {
 		reply(nil)
 	case "exit":
 		os.Exit(7)
+	case "outlater": // calls another cell after its reply
+		reply(nil)
+		go c.Call(context.Background(), &cellproto.Request{Header: cellproto.Header{Func: "f", To: "other"}})
 	case "out": // calls another cell
 		in := c.Inbound(context.Background(), f)
 		go func() {
@@ -169,6 +180,9 @@ func serveLines() {
 		switch req.Fn {
 		case "echo":
 			fmt.Printf(`{"id":%d,"reply":%s}`+"\n", req.ID, req.Args)
+		case "env":
+			env, _ := json.Marshal(strings.Join(os.Environ(), " "))
+			fmt.Printf(`{"id":%d,"reply":%s}`+"\n", req.ID, env)
 		case "fail":
 			fmt.Printf(`{"id":%d,"error":"no \"such\" thing"}`+"\n", req.ID)
 		case "hold": // answered after the next release, last come first

@@ -5,9 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -23,6 +24,9 @@ const (
 	// helloGrace is how long a program that closed its connection without a hello has to exit, so
 	// that the error can say how.
 	helloGrace = 250 * time.Millisecond
+	// dismissGrace is how long the callers that have a connection of their own may take to leave an
+	// idle program.
+	dismissGrace = time.Second
 )
 
 // instance is one run of the program: a process and the connection to it. It is made once, started
@@ -33,6 +37,8 @@ type instance struct {
 	out    *output
 	accept func(*cellproto.Conn, *cellproto.Frame)
 	bad    *atomic.Uint64
+	files  *files
+	pids   *pids
 
 	// stop asks for an end in good order; hurry for an end at once.
 	stop, hurry chan struct{}
@@ -40,16 +46,32 @@ type instance struct {
 	hurryOnce   sync.Once
 	why         string // of stop; set before it is closed
 
-	// started is closed when the start has succeeded or failed, gone when nothing of it is left.
-	started, gone chan struct{}
-	startErr      *cellproto.Error // set before started is closed
+	look   chan struct{} // capacity 1: watch is to look again
+	frozen atomic.Bool   // its processes are stopped, or are about to be; set with Program.mu held
+
+	// started is closed when the start has succeeded or failed, left when it takes no new calls any
+	// more, gone when nothing of it is left.
+	started, left, gone chan struct{}
+	startErr            *cellproto.Error // set before started is closed
+
+	// These belong to Program.mu.
+	retired    bool // left is closed
+	trial      bool // it is new: if it dies early, the one before it is taken up again
+	rolledBack bool // that has happened
 
 	// These are set before started is closed, if the start succeeds.
+	file    staged
 	proc    *process
 	begun   time.Time // of the process
 	conn    *cellproto.Conn
 	hello   cellproto.Hello
 	adapter *adapter // nil: the program speaks frames
+	grants  *grants  // nil: it takes no connections of callers
+
+	grantsEnded, grantsRefused uint32 // of grants, as far as they were counted; with Program.mu held
+
+	proven     bool // its file is kept; for the goroutine that supervises it only
+	background bool // it works of its own accord, and is not to be frozen
 
 	connDone chan struct{} // closed when conn has ended
 	connErr  error         // why; nil: it was closed here
@@ -65,8 +87,16 @@ const (
 	unstarted               // it could not be started
 )
 
-// whyGoaway is why a program is stopped that has said goaway itself.
-const whyGoaway = "the program said goaway"
+// Why an instance is asked to stop, where that makes a difference.
+const (
+	whyGoaway = "the program said goaway"      // itself
+	whySwap   = "a new program has taken over" // it may finish what is in flight
+)
+
+// byItself reports that a run that ended because of r did so without having been asked to.
+func (in *instance) byItself(r reason) bool {
+	return r == exited || r == connLost || r == asked && in.why == whyGoaway
+}
 
 func (in *instance) askStop(why string) {
 	in.stopOnce.Do(func() { in.why = why; close(in.stop) })
@@ -77,28 +107,48 @@ func (in *instance) askHurry() {
 	in.hurryOnce.Do(func() { close(in.hurry) })
 }
 
+// kick has watch look again.
+func (in *instance) kick() {
+	select {
+	case in.look <- struct{}{}:
+	default:
+	}
+}
+
+// thaw has the processes go on if they were frozen, and reports whether they were.
+func (in *instance) thaw() bool {
+	was := in.frozen.Swap(false)
+	if was {
+		in.proc.signal(syscall.SIGCONT)
+	}
+	return was
+}
+
 // start starts the process and waits until it has said hello. When it fails, shutdown is still due
 // if there is a process.
 func (in *instance) start() *cellproto.Error {
 	in.out.forget()
-	killLeftover(in.cfg.Dir, in.log)
+	in.pids.killLeftovers()
+	in.file = in.files.choose()
 	if in.cfg.Speaks == celltoml.JSONL {
 		return in.startLines()
 	}
-	return in.startFrames()
+	err := in.startFrames()
+	in.background = slices.Contains(in.hello.Capabilities, cellproto.CapBackground)
+	return err
 }
 
 // exec starts the process described by s, whose path and environment it sets.
-func (in *instance) exec(s spec, fd int) *cellproto.Error {
-	s.path, s.dir = filepath.Join(in.cfg.Dir, in.cfg.Binary), in.cfg.Dir
-	s.env = environ(in.cfg, os.LookupEnv, fd)
+func (in *instance) exec(s spec) *cellproto.Error {
+	s.path, s.dir = in.file.path, in.cfg.Dir
+	s.env = environ(in.cfg, os.LookupEnv, len(s.extra))
 	in.begun = time.Now()
 	proc, err := startProcess(s, in.out, in.stop)
 	if err != nil {
 		return explainExec(in.cfg, s.path, err)
 	}
 	in.proc = proc
-	recordPID(in.cfg.Dir, proc.pid, in.log)
+	in.pids.record(proc.pid)
 	return nil
 }
 
@@ -126,9 +176,14 @@ func (in *instance) startFrames() *cellproto.Error {
 	if err != nil {
 		return startError(in.cfg, "%w", err)
 	}
-	const firstExtra = 3 // os/exec numbers extra files from here
-	xerr := in.exec(spec{extra: []*os.File{theirs}}, firstExtra)
-	theirs.Close() // so that the connection ends with the program
+	extra := []*os.File{theirs}
+	if handoff := in.openGrants(); handoff != nil {
+		extra = append(extra, handoff)
+	}
+	xerr := in.exec(spec{extra: extra})
+	for _, f := range extra {
+		f.Close() // so that the connection ends with the program
+	}
 	if xerr != nil {
 		ours.Close()
 		return xerr
@@ -160,6 +215,7 @@ func (in *instance) awaitHello() *cellproto.Error {
 	switch {
 	case err == nil:
 		in.hello = hello
+		in.keepGrants()
 		return nil
 	case isClosed(in.stop):
 		return startError(in.cfg, "it was stopped while it started")
@@ -227,7 +283,7 @@ func (in *instance) execLines() error {
 		return err
 	}
 	defer stdout.Close()
-	if xerr := in.exec(spec{stdin: stdin, stdout: stdout}, 0); xerr != nil {
+	if xerr := in.exec(spec{stdin: stdin, stdout: stdout}); xerr != nil {
 		toStdin.Close()
 		fromStdout.Close()
 		return xerr
@@ -267,7 +323,12 @@ func (in *instance) shutdown(why reason) {
 		switch why {
 		case asked:
 			begin := time.Now()
-			in.drain(grace)
+			if in.why == whySwap {
+				in.drain(cellproto.DrainTimeout)
+				begin = time.Now()
+			} else {
+				in.drain(grace)
+			}
 			left := grace - time.Since(begin)
 			if in.why == whyGoaway { // it was about to end anyway
 				left = min(left, exitGrace)
@@ -281,7 +342,10 @@ func (in *instance) shutdown(why reason) {
 		in.conn.Close()
 	}
 	in.proc.end(grace, in.hurry)
-	forgetPID(in.cfg.Dir)
+	in.pids.forget(in.proc.pid)
+	if in.grants != nil {
+		in.grants.close()
+	}
 	if in.conn != nil {
 		<-in.connDone
 	}
@@ -306,6 +370,9 @@ func (in *instance) drain(grace time.Duration) {
 		case <-stop:
 		}
 	}()
+	if in.grants != nil {
+		in.grants.leave(ctx)
+	}
 	if err := in.conn.Drain(ctx, in.why); err != nil {
 		_, out := in.conn.InFlight()
 		in.log.Warn("calls in flight were cut", zap.String("why", in.why), zap.Int("calls", out))

@@ -153,8 +153,9 @@ var keptEnv = []string{"PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPD
 
 const defaultPath = "/usr/local/bin:/usr/bin:/bin"
 
-// environ gives the program's environment, sorted. fd is the number of the inherited socket, 0: none.
-func environ(cfg Config, getenv func(string) (string, bool), fd int) []string {
+// environ gives the program's environment, sorted. It inherits so many sockets: that of the frames, and
+// that over which connections are handed over.
+func environ(cfg Config, getenv func(string) (string, bool), sockets int) []string {
 	env := map[string]string{"PATH": defaultPath}
 	for _, key := range keptEnv {
 		if v, ok := getenv(key); ok && v != "" {
@@ -164,8 +165,9 @@ func environ(cfg Config, getenv func(string) (string, bool), fd int) []string {
 	maps.Copy(env, cfg.Env)
 	env[cellproto.EnvDir] = cfg.Dir
 	env[cellproto.EnvName] = cfg.Name
-	if fd > 0 {
-		env[cellproto.EnvFD] = fmt.Sprint(fd)
+	const first = 3 // os/exec numbers extra files from here
+	for i, name := range []string{cellproto.EnvFD, cellproto.EnvHandoff}[:sockets] {
+		env[name] = fmt.Sprint(first + i)
 	}
 	list := make([]string, 0, len(env))
 	for key, v := range env {

@@ -3,6 +3,8 @@ package program
 import (
 	"context"
 	"io"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,6 +38,12 @@ type Program struct {
 	out    *output
 	accept func(*cellproto.Conn, *cellproto.Frame)
 
+	rolledBack func(error)
+
+	files     *files
+	pids      *pids
+	trialTime time.Duration // stableAfter, but in tests
+
 	ready    atomic.Pointer[cellproto.Conn]
 	inFlight atomic.Int64
 	lastEnd  atomic.Int64 // when inFlight fell to 0, in ns since epoch
@@ -46,18 +54,25 @@ type Program struct {
 
 	runs sync.WaitGroup // goroutines that supervise an instance
 
-	mu       sync.Mutex
-	cur      *instance // nil: there is none
-	phase    Phase     // of cur: Starting, Running or Stopping
-	closed   bool
-	waiting  int
-	health   health
-	hello    *cellproto.Hello // of the last start that succeeded
-	starts   uint64
-	crashes  uint64
-	pid      int
-	started  time.Time
-	lastExit string
+	swapping chan struct{} // capacity 1: taken while a swap goes on
+
+	mu                            sync.Mutex
+	all                           map[*instance]struct{} // that are not gone
+	cur                           *instance              // that requests go to; nil: there is none
+	phase                         Phase                  // of cur: Starting, Running, Frozen or Stopping
+	prev                          *instance              // that cur has replaced, while cur is on trial; else nil
+	candidate                     *instance              // that is to replace cur; else nil
+	swap                          SwapState
+	closed                        bool
+	waiting                       int
+	health                        health
+	hello                         *cellproto.Hello // of the last start that succeeded
+	starts                        uint64
+	crashes                       uint64
+	grantedServed, grantedRefused uint64 // of runs that have ended, and of others as of the last look
+	pid                           int
+	started                       time.Time
+	lastExit                      string
 }
 
 // New makes a program that does not run yet. The error is that of Config.Validate.
@@ -73,6 +88,9 @@ func New(cfg Config, deps Deps) (*Program, error) {
 	}
 	return &Program{
 		cfg: cfg.withDefaults(), log: deps.Log, out: newOutput(deps.Output, deps.Log), accept: deps.Accept, epoch: time.Now(),
+		rolledBack: deps.RolledBack,
+		files:      newFiles(cfg, deps.Log), pids: newPIDs(cfg.Dir, deps.Log), trialTime: stableAfter,
+		all: map[*instance]struct{}{}, swapping: make(chan struct{}, 1),
 	}, nil
 }
 
@@ -118,6 +136,7 @@ func (p *Program) Conn(ctx context.Context) (*cellproto.Conn, error) {
 		in, pause, err := p.next()
 		if err == nil && in == nil && pause == 0 {
 			c := p.ready.Load()
+			p.lastEnd.Store(int64(time.Since(p.epoch))) // who asks is about to use it
 			p.mu.Unlock()
 			return c, nil
 		}
@@ -160,7 +179,11 @@ func (p *Program) next() (in *instance, pause time.Duration, err error) {
 		}
 		return p.cur, 0, nil
 	}
-	if p.cur != nil && p.phase == Starting {
+	if p.cur != nil && p.phase == Frozen && usable(p.cur.conn) {
+		p.thaw(p.cur)
+		return nil, 0, nil
+	}
+	if p.cur != nil && (p.phase == Starting || p.phase == Frozen) {
 		return p.cur, 0, nil
 	}
 	if pause, err = p.health.mayStart(time.Now()); err != nil || pause > 0 {
@@ -172,8 +195,8 @@ func (p *Program) next() (in *instance, pause time.Duration, err error) {
 	return p.cur, 0, nil
 }
 
-// await waits until in has started or, if it has before, until it is gone; without in, for pause.
-// The error is that of the start, or of ctx.
+// await waits until in has started or, if it has before, until it has left, or else is gone; without
+// in, for pause. The error is that of the start, or of ctx.
 func (p *Program) await(ctx context.Context, in *instance, pause time.Duration) error {
 	var over <-chan struct{}
 	var timer <-chan time.Time
@@ -183,8 +206,10 @@ func (p *Program) await(ctx context.Context, in *instance, pause time.Duration) 
 		t := time.NewTimer(pause)
 		defer t.Stop()
 		timer = t.C
-	case isClosed(in.started):
+	case isClosed(in.left):
 		over = in.gone
+	case isClosed(in.started):
+		over = in.left
 	default:
 		over, starting = in.started, true
 	}
@@ -201,163 +226,36 @@ func (p *Program) await(ctx context.Context, in *instance, pause time.Duration) 
 	}
 }
 
-// begin makes the next instance and has it supervised. p.mu is held.
-func (p *Program) begin() {
-	in := &instance{
-		cfg: p.cfg, log: p.log, out: p.out, accept: p.accept, bad: &p.bad,
-		stop: make(chan struct{}), hurry: make(chan struct{}),
-		started: make(chan struct{}), gone: make(chan struct{}),
-	}
-	p.cur, p.phase = in, Starting
-	p.starts++
-	p.runs.Go(func() { p.supervise(in) })
-}
-
-// supervise is the life of one instance.
-func (p *Program) supervise(in *instance) {
-	err := in.start()
-	p.noteStart(in, err)
-	why := unstarted
-	if err == nil {
-		why = p.watch(in)
-		p.retire(in)
-	}
-	in.shutdown(why)
-	p.noteEnd(in, why)
-}
-
-func (p *Program) noteStart(in *instance, err *cellproto.Error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	defer close(in.started)
-	p.started = in.begun
-	if in.proc != nil {
-		p.pid = in.proc.pid
-	}
-	if err != nil {
-		p.phase = Stopping
-		if !isClosed(in.stop) { // who stops it while it starts has not found fault with it
-			p.health.startFailed(time.Now(), err)
-			p.log.Warn("cannot start the program", zap.Error(err), zap.String("hint", err.Hint), zap.Duration("retry_after", err.RetryAfter))
-		}
-		in.startErr = err
-		return
-	}
-	p.hello = &in.hello
-	p.phase = Running
-	p.lastEnd.Store(int64(time.Since(p.epoch)))
-	p.ready.Store(in.conn)
-	p.log.Info("program started", zap.Int("pid", p.pid), zap.Duration("took", time.Since(in.begun)))
-}
-
-// watch waits until the instance ends, is asked to, or is idle for too long.
-func (p *Program) watch(in *instance) reason {
-	var idle <-chan time.Time
-	var timer *time.Timer
-	if p.cfg.IdleTimeout > 0 {
-		timer = time.NewTimer(p.cfg.IdleTimeout)
-		defer timer.Stop()
-		idle = timer.C
-	}
-	for {
-		select {
-		case <-in.stop:
-			return asked
-		case <-in.proc.exited:
-			return exited
-		case <-in.connDone:
-			return connLost
-		case <-idle:
-			left := p.retireIdle(in)
-			if left == 0 {
-				in.askStop("idle")
-				return asked
-			}
-			timer.Reset(left)
-		}
-	}
-}
-
-// retireIdle retires an instance that has been idle for IdleTimeout. Otherwise it gives after what
-// time to look again.
-func (p *Program) retireIdle(in *instance) time.Duration {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	// A call is begun first and takes the connection then; here the connection goes first and the
-	// calls are counted then. So one of the two sees the other.
-	p.ready.Store(nil)
-	inbound, outbound := in.conn.InFlight()
-	busy := p.inFlight.Load() > 0 || inbound+outbound > 0
-	left := p.cfg.IdleTimeout - (time.Since(p.epoch) - time.Duration(p.lastEnd.Load()))
-	switch {
-	case busy:
-		left = p.cfg.IdleTimeout
-	case left <= 0:
-		p.phase = Stopping
-		return 0
-	}
-	p.ready.Store(in.conn)
-	return left
-}
-
-// retire gives in to nobody any more.
-func (p *Program) retire(in *instance) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.ready.CompareAndSwap(in.conn, nil)
-	p.phase = Stopping
-}
-
-// noteEnd notes how an instance ended, after which the next one may begin.
-func (p *Program) noteEnd(in *instance, why reason) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	defer close(in.gone)
-	p.cur, p.pid = nil, 0
-	if in.proc != nil {
-		p.lastExit = in.proc.status
-	}
-	now := time.Now()
-	lived := now.Sub(in.begun)
-	left := why == asked && in.why == whyGoaway || why != asked && why != unstarted && in.conn.Leaving() && in.proc.clean
-	switch {
-	case why == unstarted:
-		return
-	case why == asked && !left, left && lived >= stableAfter:
-		p.health.succeeded()
-		p.log.Info("program stopped", zap.String("exit", in.proc.status), zap.Duration("lived", lived))
-		return
-	}
-	p.crashes++
-	err := explainCrash(p.cfg, lived, in.status(why), p.out.tail())
-	if in.useful() || lived >= stableAfter {
-		p.health.crashed(now, lived, err)
-	} else {
-		p.health.startFailed(now, err)
-	}
-	p.log.Warn("program ended by itself", zap.Error(err), zap.Duration("retry_after", err.RetryAfter))
-}
-
 // Stop stops the program if it runs, and returns when nothing of it is left: goaway, and
 // Config.StopTimeout for the calls in flight and for its exit; SIGTERM and as long again; SIGKILL to
 // its process group. When ctx ends first, it is killed at once, and the error is that of ctx. A later
 // Conn starts it again.
 func (p *Program) Stop(ctx context.Context) error {
 	p.mu.Lock()
-	in := p.cur
+	all := slices.Collect(maps.Keys(p.all))
 	p.mu.Unlock()
-	if in == nil {
-		return nil
+	for _, in := range all {
+		in.askStop("stop")
 	}
-	in.askStop("stop")
-	select {
-	case <-in.gone:
-		return nil
-	case <-ctx.Done():
+	for _, in := range all {
+		select {
+		case <-in.gone:
+		case <-ctx.Done():
+			return p.kill(ctx, all)
+		}
 	}
-	in.askHurry()
-	if !wait(in.gone, killGrace, nil) {
-		return cellproto.Errorf("stop "+p.cfg.Name, cellproto.Failed, "process %d does not die", p.State().PID)
+	return nil
+}
+
+// kill ends what does not stop in time.
+func (p *Program) kill(ctx context.Context, all []*instance) error {
+	for _, in := range all {
+		in.askHurry()
+	}
+	for _, in := range all {
+		if !wait(in.gone, killGrace, nil) {
+			return cellproto.Errorf("stop "+p.cfg.Name, cellproto.Failed, "process %d does not die", p.State().PID)
+		}
 	}
 	return cellproto.Errorf("stop "+p.cfg.Name, cellproto.KindOf(ctx.Err()), "the program was killed: %w", ctx.Err())
 }
@@ -392,16 +290,20 @@ func (p *Program) InFlight() int { return int(p.inFlight.Load()) }
 
 // State gives a picture of the program.
 func (p *Program) State() State {
+	why, bad := p.files.refused()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if bad && p.swap.Phase == SwapNone { // an earlier nucleus did
+		p.swap = SwapState{Phase: SwapRefused, Reason: why.Reason, Hint: why.Hint, Since: why.At}
+	}
 	s := State{
 		Phase: Idle, PID: p.pid, Started: p.started, Starts: p.starts, Crashes: p.crashes,
-		InFlight: p.InFlight(), Waiting: p.waiting, LastExit: p.lastExit,
+		InFlight: p.InFlight(), Waiting: p.waiting, LastExit: p.lastExit, Swap: p.swap,
 		Counters: Counters{
 			Served: p.served.Load(), Refused: p.refused.Load(), LogCut: p.out.cut.Load(), BadLines: p.bad.Load(),
 		},
 	}
-	if last := p.health.last; last != nil && (p.cur == nil || p.phase != Running) {
+	if last := p.health.last; last != nil && (p.cur == nil || p.phase == Starting || p.phase == Stopping) {
 		s.LastError, s.LastHint = last.Error(), last.Hint
 	}
 	switch {

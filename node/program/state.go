@@ -9,11 +9,12 @@ import (
 // Phase says what the program is doing.
 type Phase string
 
-// The phases. Freezing and swapping will add to them.
+// The phases.
 const (
 	Idle     Phase = "idle"     // not running; the next request starts it
 	Starting Phase = "starting" // running, but it has not said hello
 	Running  Phase = "running"
+	Frozen   Phase = "frozen"   // its processes are stopped where they are; the next request has them go on
 	Stopping Phase = "stopping" // running, but it takes no new calls
 	Failed   Phase = "failed"   // not running, because it could not be started or has crashed
 	Closed   Phase = "closed"   // not running, and it will not be started again
@@ -31,6 +32,7 @@ type State struct {
 	LastExit  string    // how the last process ended: "exit status 1"; "": none has
 	LastError string    // of the last start that failed or process that crashed; "" once one has succeeded
 	LastHint  string    // what to try
+	Swap      SwapState // of the last swap
 	Counters  Counters
 }
 

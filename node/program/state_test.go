@@ -71,7 +71,7 @@ func TestEnviron(t *testing.T) {
 		return v, ok
 	}
 	cfg := Config{Dir: "/cell", Name: "c", Env: map[string]string{"TZ": "CET", "A": "b"}}
-	got := strings.Join(environ(cfg, getenv, 3), " ")
+	got := strings.Join(environ(cfg, getenv, 1), " ")
 	if want := "A=b CELL_DIR=/cell CELL_FD=3 CELL_NAME=c HOME=/home/u PATH=" + defaultPath + " TZ=CET"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
@@ -101,8 +101,8 @@ func TestLeftover(t *testing.T) {
 	alive := func(cmd *exec.Cmd) bool { return startTime(cmd.Process.Pid) != 0 }
 
 	for name, cmd := range map[string]*exec.Cmd{"by directory": leftover(dir, ""), "by environment": leftover("/", dir)} {
-		recordPID(dir, cmd.Process.Pid, zap.NewNop())
-		killLeftover(dir, zap.NewNop())
+		newPIDs(dir, zap.NewNop()).record(cmd.Process.Pid)
+		newPIDs(dir, zap.NewNop()).killLeftovers()
 		if alive(cmd) {
 			t.Errorf("%s: it lives", name)
 		}
@@ -111,8 +111,8 @@ func TestLeftover(t *testing.T) {
 		}
 	}
 	other := leftover("/", "/elsewhere")
-	recordPID(dir, other.Process.Pid, zap.NewNop())
-	killLeftover(dir, zap.NewNop())
+	newPIDs(dir, zap.NewNop()).record(other.Process.Pid)
+	newPIDs(dir, zap.NewNop()).killLeftovers()
 	if !alive(other) {
 		t.Error("a process of somebody else was killed")
 	}
@@ -120,20 +120,23 @@ func TestLeftover(t *testing.T) {
 	for _, content := range []string{"", "x", "1 1\n", "-5 3\n", "99999999999999999999 1\n", "0 0\n",
 		strings.Repeat("9", 100)} {
 		os.WriteFile(path, []byte(content), 0o600)
-		killLeftover(dir, zap.NewNop())
+		newPIDs(dir, zap.NewNop()).killLeftovers()
 	}
 	// The number was given to another process of the cell, which began later.
 	os.WriteFile(path, []byte(fmt.Sprintf("%d 1\n", mine.Process.Pid)), 0o600)
-	killLeftover(dir, zap.NewNop())
+	newPIDs(dir, zap.NewNop()).killLeftovers()
 	if !alive(mine) {
 		t.Error("a process with another start time was killed")
 	}
 
-	recordPID(dir, mine.Process.Pid, zap.NewNop())
+	second := leftover(dir, dir)
+	both := newPIDs(dir, zap.NewNop())
+	both.record(mine.Process.Pid)
+	both.record(second.Process.Pid)
 	p := newProgram(t, testConfig(dir, "serve"), Deps{})
 	mustConn(t, p)
-	if alive(mine) {
-		t.Error("the next start leaves it")
+	if alive(mine) || alive(second) {
+		t.Error("the next start leaves one of them")
 	}
 }
 

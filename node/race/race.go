@@ -47,6 +47,7 @@ type runner struct {
 	obs      Observed
 	claim    Claim
 	hasClaim bool
+	hasPath  bool           // Relayed is what was measured
 	noAdvert cellproto.Kind // not 0: there will be no advert
 	state    state
 	started  time.Time // of its probe
@@ -92,9 +93,10 @@ func New(cfg Config, seed uint64, now time.Time) (*Race, error) {
 	}, nil
 }
 
-// Join adds a candidate and what is known of it. One that is in the race already is left alone,
-// but that a direct path replaces a relayed one, and any other source the DHT. False says that no more are looked at, so that the
-// search can end: the race is decided, closed or full.
+// Join adds a candidate and what is known of it. One that is in the race already is left alone, but
+// that a direct path replaces a relayed one, unless Path has said which it is, and any other source
+// the DHT. False says that no more are looked at, so that the search can end: the race is decided,
+// closed or full.
 func (r *Race) Join(now time.Time, c Candidate, obs Observed) bool {
 	if r.decision != nil || r.closed || len(r.runners) >= r.cfg.MaxSeen {
 		return false
@@ -103,7 +105,7 @@ func (r *Race) Join(now time.Time, c Candidate, obs Observed) bool {
 		return true
 	}
 	if rn := r.find(c.Peer); rn != nil {
-		if rn.Relayed && !c.Relayed {
+		if rn.Relayed && !c.Relayed && !rn.hasPath {
 			rn.Relayed, rn.Key = false, c.Key
 		}
 		if rn.Source == "dht" {
@@ -129,7 +131,7 @@ func (r *Race) Close(now time.Time) {
 // Path says whether the connection to the candidate goes through a relay, once that is known.
 func (r *Race) Path(peer cellproto.PeerID, relayed bool) {
 	if rn := r.find(peer); rn != nil && r.decision == nil {
-		rn.Relayed = relayed
+		rn.Relayed, rn.hasPath = relayed, true
 	}
 }
 

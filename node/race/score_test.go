@@ -198,3 +198,23 @@ func BenchmarkRace64(b *testing.B) {
 		}
 	}
 }
+
+// What was measured of the path is not undone by whoever names the candidate again.
+func TestPathOutlivesLaterSources(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	r, err := New(Config{}, 1, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Join(now, Candidate{Peer: "a", Source: "dht"}, Observed{})
+	r.Path("a", true)
+	r.Join(now, Candidate{Peer: "a", Source: "mdns"}, Observed{})
+	if rn := r.find("a"); !rn.Relayed || rn.Source != "mdns" {
+		t.Errorf("the candidate is %+v, want it relayed and found by mDNS", rn.Candidate)
+	}
+	r.Path("a", false)
+	r.Join(now, Candidate{Peer: "a", Source: "mdns", Relayed: true}, Observed{})
+	if r.find("a").Relayed {
+		t.Error("a direct path became a relayed one")
+	}
+}

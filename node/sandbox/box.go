@@ -21,18 +21,13 @@ type Deps struct {
 	Report func(Report)
 }
 
-// Result says how a program ended.
-type Result struct {
-	Report        // the last one, with EventEnd
-	Weaker string // why stronger tiers were not used; "" if the strongest was
-}
-
 // Run runs a program to its end. When ctx ends the program is asked to end, and after Config.Grace it
-// is killed; that is a Result too. An error says that its first instruction was never run.
-func Run(ctx context.Context, c Config, d Deps) (Result, error) {
+// is killed; its last report is given all the same. An error says that its first instruction was never
+// run.
+func Run(ctx context.Context, c Config, d Deps) (Report, error) {
 	box, err := Start(c, d)
 	if err != nil {
-		return Result{}, err
+		return Report{}, err
 	}
 	stop := context.AfterFunc(ctx, box.Stop)
 	defer stop()

@@ -23,7 +23,6 @@ type Box struct {
 	run    *launched
 	group  *group
 	begun  time.Time
-	weaker string
 	relays []*relay
 	first  Report // tier, number, what holds the limits
 
@@ -35,7 +34,10 @@ type Box struct {
 	why    string
 	killAt time.Time // after Stop
 
-	result Result
+	looked time.Duration // when a family was looked at last; watch's own
+	ran    time.Duration // what it is charged; watch's own
+
+	result Report
 	done   chan struct{} // closed when result is set and nothing is left
 }
 
@@ -96,15 +98,10 @@ func (b *Box) strongest(f facts, std [3]*os.File) error {
 	}
 	var failed []error
 	for _, t := range try {
-		p, err := makePlan(b.cfg, f, t, false)
+		err := b.try(&f, t, std)
 		if err == nil {
-			argv := append([]string{p.Path}, b.cfg.Args...)
-			b.begun = time.Now()
-			b.run, err = launch(p, argv, std, b.deps.Keep, b.group)
-		}
-		if err == nil {
-			b.weaker = joinErrors(failed)
 			b.describe(t)
+			b.first.Weaker = cut(joinErrors(failed))
 			return nil
 		}
 		e := explain(t, f, err)
@@ -115,6 +112,29 @@ func (b *Box) strongest(f facts, std [3]*os.File) error {
 	}
 	return cellproto.Errorf("start "+f.Program, cellproto.Unavailable, "no sandbox works here: %s", joinErrors(failed)).
 		WithHint("cellbox --probe says what this machine lacks.")
+}
+
+// try starts the program in a tier. Control groups that cannot be entered are given up, one way after
+// the other: the limits are then held without.
+func (b *Box) try(f *facts, t Tier, std [3]*os.File) error {
+	for {
+		p, err := makePlan(b.cfg, *f, t, false)
+		if err != nil {
+			return err
+		}
+		argv := append([]string{p.Path}, b.cfg.Args...)
+		b.begun = time.Now()
+		b.run, err = launch(p, argv, std, b.deps.Keep, b.group)
+		switch {
+		case err == nil || !groupFailed(err):
+			return err
+		case b.group.enter != nil && !b.group.noClone3:
+			b.group.noClone3 = true // by its number
+		default:
+			b.group.close()
+			b.group, f.Join = &group{holds: map[string]string{}}, 0
+		}
+	}
 }
 
 func joinErrors(errs []error) string {
@@ -142,11 +162,8 @@ func (b *Box) describe(t Tier) {
 // Report gives what does not change while the program runs: its tier, its number, what holds the limits.
 func (b *Box) Report() Report { r := b.first; r.Event = EventStart; return r }
 
-// Weaker says why stronger tiers than the program's were not used; "" if the strongest is.
-func (b *Box) Weaker() string { return b.weaker }
-
-// Wait waits until the program has ended and nothing of it is left.
-func (b *Box) Wait() Result {
+// Wait waits until the program has ended and nothing of it is left, and gives the last report.
+func (b *Box) Wait() Report {
 	<-b.done
 	return b.result
 }
@@ -205,11 +222,7 @@ func (b *Box) halt() {
 		return
 	}
 	b.halted = want
-	if want {
-		b.run.signal(unix.SIGSTOP)
-	} else {
-		b.run.signal(unix.SIGCONT)
-	}
+	b.sendHalt(want)
 }
 
 // end kills the program, for the first reason that is given.

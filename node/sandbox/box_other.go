@@ -3,6 +3,7 @@
 package sandbox
 
 import (
+	"context"
 	"runtime"
 	"syscall"
 
@@ -35,11 +36,8 @@ func Probe() Support {
 // Report gives nothing.
 func (b *Box) Report() Report { return Report{} }
 
-// Weaker gives nothing.
-func (b *Box) Weaker() string { return "" }
-
 // Wait gives nothing.
-func (b *Box) Wait() Result { return Result{} }
+func (b *Box) Wait() Report { return Report{} }
 
 // Done is closed.
 func (b *Box) Done() <-chan struct{} { ch := make(chan struct{}); close(ch); return ch }
@@ -61,3 +59,18 @@ func (b *Box) Thaw() {}
 
 // Describe fails: only Linux can confine a program.
 func Describe(c Config, _ []int) (string, error) { _, err := Start(c, Deps{}); return "", err }
+
+// Confined is a program that cellbox runs. Here there is none.
+type Confined struct{ Box }
+
+// Confine fails: only Linux can confine a program.
+func Confine(_ context.Context, _ string, c Config, d Deps) (*Confined, error) {
+	_, err := Start(c, d)
+	return nil, err
+}
+
+// PID gives nothing.
+func (p *Confined) PID() int { return 0 }
+
+// Last gives nothing.
+func (p *Confined) Last() Report { return Report{} }

@@ -33,12 +33,13 @@ const (
 
 // group is the control groups of one program, in as many hierarchies as there are.
 type group struct {
-	dirs   []string // that were made
-	join   []*os.File
-	enter  *os.File // directory of version 2, or nil
-	holds  map[string]string
-	oom    string // the file that counts what was killed for want of memory
-	oomKey string
+	dirs     []string // that were made
+	join     []*os.File
+	enter    *os.File // directory of version 2, or nil
+	holds    map[string]string
+	noClone3 bool   // the kernel cannot fork into enter
+	oom      string // the file that counts what was killed for want of memory
+	oomKey   string
 }
 
 // groupCount numbers the groups of this process.
@@ -174,12 +175,20 @@ func containsWord(list []string, word string) bool {
 	return false
 }
 
+// memoryInGroup is what a control group counts: what a build writes is in memory too.
+func (c Config) memoryInGroup() int64 {
+	if c.Build != nil {
+		return c.Memory + c.Build.Disk
+	}
+	return c.Memory
+}
+
 func limitsV1(controller string, c Config) []groupFile {
 	switch controller {
 	case "cpu":
 		return []groupFile{{"cpu.cfs_period_us", strconv.Itoa(cpuPeriod), true}, {"cpu.cfs_quota_us", cpuQuota(c), true}}
 	case "memory":
-		bytes := strconv.FormatInt(c.Memory, 10)
+		bytes := strconv.FormatInt(c.memoryInGroup(), 10)
 		return []groupFile{{"memory.limit_in_bytes", bytes, true}, {"memory.memsw.limit_in_bytes", bytes, false}, {"memory.swappiness", "0", false}}
 	}
 	return []groupFile{{"pids.max", strconv.Itoa(c.Threads), true}}
@@ -190,7 +199,7 @@ func limitsV2(controller string, c Config) []groupFile {
 	case "cpu":
 		return []groupFile{{"cpu.max", cpuQuota(c) + " " + strconv.Itoa(cpuPeriod), true}}
 	case "memory":
-		return []groupFile{{"memory.max", strconv.FormatInt(c.Memory, 10), true}, {"memory.swap.max", "0", false}}
+		return []groupFile{{"memory.max", strconv.FormatInt(c.memoryInGroup(), 10), true}, {"memory.swap.max", "0", false}}
 	}
 	return []groupFile{{"pids.max", strconv.Itoa(c.Threads + 1), true}} // and the guard
 }
@@ -216,6 +225,25 @@ func writeExisting(path, text string) error {
 	}
 	_, err = file.WriteString(text)
 	return errors.Join(err, file.Close())
+}
+
+// take puts a process, which waits and has no children, into the group of version 2, where it was not
+// forked into it.
+func (g *group) take(pid int) error {
+	if g.enter == nil || !g.noClone3 {
+		return nil
+	}
+	conn, err := g.enter.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("%w: %w", errGroup, err)
+	}
+	ctlErr := conn.Control(func(fd uintptr) {
+		err = writeExisting(fmt.Sprintf("/proc/self/fd/%d/cgroup.procs", fd), strconv.Itoa(pid))
+	})
+	if err = firstError(ctlErr, err); err != nil {
+		return fmt.Errorf("%w: %w", errGroup, err)
+	}
+	return nil
 }
 
 // killedForMemory says whether the kernel has killed the program because it took too much.

@@ -24,6 +24,7 @@ type descriptors struct {
 	kept    map[int]int // target -> here
 	join    []int       // tasks files of control groups
 	group   int         // directory of a control group (v2) to begin in; -1: none
+	late    bool        // the owner puts the guard there
 	ruleset int         // of Landlock; -1: none
 }
 
@@ -44,7 +45,7 @@ func compile(p *plan, argv []string, d *descriptors) (*boot, error) {
 		return nil, err
 	}
 	b := &boot{
-		filter: filter, self: self, full: ^uint64(0),
+		filter: filter, self: self, full: ^uint64(0), family: p.Family,
 		setup: uintptr(d.setup), status: uintptr(d.status), life: uintptr(d.life),
 	}
 	flags, err := namespaceFlags(p.Namespaces)
@@ -52,7 +53,7 @@ func compile(p *plan, argv []string, d *descriptors) (*boot, error) {
 		return nil, err
 	}
 	b.clone = cloneArgs{flags: flags, exitSignal: uint64(unix.SIGCHLD)}
-	if d.group >= 0 {
+	if d.group >= 0 && !d.late {
 		b.clone.flags |= cloneIntoCgroup
 		b.clone.cgroup = uint64(d.group)
 	}
@@ -138,6 +139,7 @@ func (o *op) fromSlot(n int, slot int8) *op { o.from[n] = slot; return o }
 const (
 	cwdFD     = ^uintptr(0) - 99 // AT_FDCWD, -100
 	rootSlot  = "the new root"
+	workSlot  = "the work"
 	fsSlot    = "its filesystem"
 	holdSlot  = "the directory held"
 	readOnly  = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID
@@ -147,7 +149,7 @@ const (
 // add appends the calls of one step.
 func (c *compiler) add(p *plan, s step, argv []string, open []int) error {
 	switch s.Do {
-	case doHold, doOpenTree, doPrivate, doTmpfs, doPutRoot, doMkdir, doMkfile, doSymlink, doBind, doSeal, doPivot, doHostname:
+	case doHold, doOpenTree, doPrivate, doWork, doHandOver, doTmpfs, doPutRoot, doMkdir, doMkfile, doSymlink, doBind, doSeal, doPivot, doHostname:
 		c.addMount(s)
 		if len(c.slots) > maxSlots {
 			return fmt.Errorf("more than %d trees", maxSlots)
@@ -241,8 +243,12 @@ func (c *compiler) addMount(s step) {
 			unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE).save = c.slot(s.What)
 	case doPrivate:
 		c.call(unix.SYS_MOUNT, 0, c.text("/"), 0, unix.MS_REC|unix.MS_PRIVATE)
+	case doWork:
+		c.tmpfs(s.What, workSlot, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	case doHandOver:
+		c.handOver(c.slot(workSlot))
 	case doTmpfs:
-		c.tmpfs(s.What)
+		c.tmpfs(s.What, rootSlot, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
 	case doPutRoot:
 		c.call(unix.SYS_MOVE_MOUNT, 0, c.text(""), 0, c.text(""), unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH).
 			fromSlot(0, c.slot(rootSlot)).fromSlot(2, c.slot(holdSlot))
@@ -254,6 +260,10 @@ func (c *compiler) addMount(s step) {
 	case doSymlink:
 		c.call(unix.SYS_SYMLINKAT, c.text(s.To), cwdFD, inside)
 	case doBind:
+		if s.To == kindWords[workRoot] {
+			c.call(unix.SYS_MOVE_MOUNT, 0, c.text(""), cwdFD, inside, unix.MOVE_MOUNT_F_EMPTY_PATH).fromSlot(0, c.slot(workSlot))
+			return
+		}
 		c.call(unix.SYS_MOVE_MOUNT, 0, c.text(""), cwdFD, inside, unix.MOVE_MOUNT_F_EMPTY_PATH).fromSlot(0, c.slot(s.What))
 		attr := uint64(readOnly | unix.MOUNT_ATTR_NODEV)
 		if s.To == kindWords[deviceRoot] {
@@ -272,15 +282,38 @@ func (c *compiler) addMount(s step) {
 	}
 }
 
-func (c *compiler) tmpfs(options string) {
+// tmpfs makes a file system in memory, which is nowhere yet.
+func (c *compiler) tmpfs(options, slot string, attr uintptr) {
 	fs := c.slot(fsSlot)
 	c.call(unix.SYS_FSOPEN, c.text("tmpfs"), unix.FSOPEN_CLOEXEC).save = fs
 	for _, o := range splitOptions(options) {
 		c.call(unix.SYS_FSCONFIG, 0, unix.FSCONFIG_SET_STRING, c.text(o[0]), c.text(o[1])).fromSlot(0, fs)
 	}
 	c.call(unix.SYS_FSCONFIG, 0, unix.FSCONFIG_CMD_CREATE).fromSlot(0, fs)
-	c.call(unix.SYS_FSMOUNT, 0, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV).
-		fromSlot(0, fs).save = c.slot(rootSlot)
+	c.call(unix.SYS_FSMOUNT, 0, unix.FSMOUNT_CLOEXEC, attr).fromSlot(0, fs).save = c.slot(slot)
+	c.call(unix.SYS_CLOSE).fromSlot(0, fs)
+}
+
+// handOver sends the descriptor in a slot to the owner.
+func (c *compiler) handOver(slot int8) {
+	h := &handOver{word: sayHandOver}
+	control := unix.UnixRights(-1)
+	h.base = unix.Iovec{Base: &h.word}
+	h.base.SetLen(1)
+	h.message = unix.Msghdr{Iov: &h.base, Iovlen: 1, Control: &control[0]}
+	h.message.SetControllen(len(control))
+	c.b.keep = append(c.b.keep, h, control)
+	c.b.handed = (*int32)(unsafe.Pointer(&control[unix.CmsgLen(0)]))
+	c.b.handedSlot = slot
+	*c.out = append(*c.out, op{kind: opHandOver, step: c.step})
+	c.call(unix.SYS_SENDMSG, c.b.setup, uintptr(unsafe.Pointer(&h.message)), unix.MSG_NOSIGNAL).want = 1
+}
+
+// handOver is a message with a descriptor.
+type handOver struct {
+	message unix.Msghdr
+	base    unix.Iovec
+	word    byte
 }
 
 func (c *compiler) setAttr(slot int8, set uint64) { c.mountSetAttr(slot, set, unix.AT_RECURSIVE) }
@@ -327,7 +360,7 @@ func (c *compiler) rlimit(s step) error {
 	number, ok := map[string]int{
 		"CORE": unix.RLIMIT_CORE, "FSIZE": unix.RLIMIT_FSIZE, "MEMLOCK": unix.RLIMIT_MEMLOCK, "MSGQUEUE": unix.RLIMIT_MSGQUEUE,
 		"RTPRIO": unix.RLIMIT_RTPRIO, "NOFILE": unix.RLIMIT_NOFILE, "SIGPENDING": unix.RLIMIT_SIGPENDING,
-		"DATA": unix.RLIMIT_DATA, "NPROC": unix.RLIMIT_NPROC,
+		"STACK": unix.RLIMIT_STACK, "DATA": unix.RLIMIT_DATA, "NPROC": unix.RLIMIT_NPROC,
 	}[s.What]
 	if !ok {
 		return fmt.Errorf("there is no limit %q", s.What)

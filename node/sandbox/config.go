@@ -30,6 +30,18 @@ const (
 	minEvery       = 100 * time.Millisecond
 	maxPaths       = 64
 	maxArgs        = 1024
+
+	// Of builds.
+	defaultBuildMemory  = 1 << 30
+	defaultBuildThreads = 256
+	defaultBuildDisk    = 512 << 20
+	minBuildDisk        = 1 << 20
+	defaultBuildFiles   = 50_000
+	minBuildFiles       = 16
+	maxBuildFiles       = 10_000_000
+	defaultBuildTimeout = 2 * time.Minute
+	maxBuildTimeout     = 24 * time.Hour
+	maxOutputs          = 64
 )
 
 // System says which of the machine's own programs and libraries a confined program sees.
@@ -95,6 +107,27 @@ type Config struct {
 	Grace time.Duration
 	// Every is how often Deps.Report is called: default 1 s, at least 100 ms.
 	Every time.Duration
+
+	// Build lets it do what a build needs; nil for all other programs.
+	Build *Build
+}
+
+// Build is what a program may do that turns source into programs, beyond what all may: it starts
+// processes, which all end with it, and it works in a copy of Dir that it may write. The copy is in
+// memory and is gone when it ends; Dir is only read, and gets the outputs. It needs T1: without a
+// process namespace what it starts could outlive it. System is SystemAll for it unless it is set, Memory
+// is 1 GiB and is that of all processes together, and so is Threads, 256.
+type Build struct {
+	// Disk bounds, in bytes, the copy and all that is written: default 512 MiB, at least 1 MiB. It
+	// comes on top of Memory.
+	Disk int64
+	// Files bounds how many files and directories there are: default 50,000, 16 to 10 million.
+	Files int
+	// Timeout is how long it may take: default 2 minutes, at most a day.
+	Timeout time.Duration
+	// Output are files, as paths relative to Dir, that are copied to Dir when the program has ended
+	// with status 0: at most 64, regular files all. They are a stranger's work like the source.
+	Output []string
 }
 
 // NiceNone leaves the scheduling priority as it is.
@@ -102,6 +135,16 @@ const NiceNone = -1
 
 // WithDefaults gives c with every zero field set that has a default.
 func (c Config) WithDefaults() Config {
+	if c.Build != nil {
+		b := *c.Build
+		setDefault(&b.Disk, defaultBuildDisk)
+		setDefault(&b.Files, defaultBuildFiles)
+		setDefault(&b.Timeout, defaultBuildTimeout)
+		setDefault(&c.Memory, defaultBuildMemory)
+		setDefault(&c.Threads, defaultBuildThreads)
+		setDefault(&c.System, SystemAll)
+		c.Build = &b
+	}
 	setDefault(&c.Memory, defaultMemory)
 	setDefault(&c.CPU, float64(runtime.NumCPU()))
 	setDefault(&c.Threads, defaultThreads)
@@ -158,7 +201,34 @@ func (c Config) Validate() error {
 	case len(c.Read) > maxPaths:
 		return bad("%d paths to read are more than %d", len(c.Read), maxPaths)
 	}
+	if err := c.Build.validate(c.Tier, bad); err != nil {
+		return err
+	}
 	return c.validateText(bad)
+}
+
+// validate checks a build that has its defaults.
+func (b *Build) validate(t Tier, bad func(string, ...any) error) error {
+	switch {
+	case b == nil:
+		return nil
+	case t != Auto && t != T1:
+		return bad("a build needs T1, and Tier is %v", t)
+	case b.Disk < minBuildDisk || b.Disk > maxBytes:
+		return bad("Build.Disk is %d bytes, not at least 1 MiB", b.Disk)
+	case b.Files < minBuildFiles || b.Files > maxBuildFiles:
+		return bad("Build.Files is %d, not between %d and %d", b.Files, minBuildFiles, maxBuildFiles)
+	case b.Timeout <= 0 || b.Timeout > maxBuildTimeout:
+		return bad("Build.Timeout is %v, not between 0 and %v", b.Timeout, maxBuildTimeout)
+	case len(b.Output) > maxOutputs:
+		return bad("%d outputs are more than %d", len(b.Output), maxOutputs)
+	}
+	for _, p := range b.Output {
+		if !filepath.IsLocal(p) || filepath.Clean(p) == "." || strings.ContainsRune(p, 0) {
+			return bad("the output %.40q is not a path below Dir", p)
+		}
+	}
+	return nil
 }
 
 // validateText checks what is text: no system call takes a zero byte.

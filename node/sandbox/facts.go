@@ -19,6 +19,7 @@ type facts struct {
 
 	Dir     string // Config.Dir without symbolic links
 	Program string // absolute
+	Owners  []int  // of Dir, of T3's root and of the program
 	CellDir bool   // Dir is a cell's: not all of it may be seen
 	Own     []root // what there is of Dir that the program may see
 	System  []root // what there is of the system
@@ -37,11 +38,13 @@ const (
 	fileRoot                   // a file
 	deviceRoot                 // a device that may be written
 	linkRoot                   // a symbolic link to root.Target
+	workRoot                   // where a build works: the copy, with all below it
 )
 
-var kindWords = [...]string{dirRoot: "dir", fileRoot: "file", deviceRoot: "device", linkRoot: "link"}
+var kindWords = [...]string{dirRoot: "dir", fileRoot: "file", deviceRoot: "device", linkRoot: "link", workRoot: "work"}
 
-// root is a part of the machine that the program sees, under the same name. It is read-only.
+// root is a part of the machine that the program sees, under the same name. It is read-only, but for
+// workRoot.
 type root struct {
 	Path   string
 	Kind   rootKind
@@ -58,8 +61,10 @@ func systemPaths() []string {
 	}
 }
 
+// devicePaths is what programs expect of every machine. Not /dev/zero: mapped it is shared memory, which
+// no limit counts.
 func devicePaths() []string {
-	return []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"}
+	return []string{"/dev/null", "/dev/full", "/dev/random", "/dev/urandom"}
 }
 
 // cellPaths is what a program sees of its cell's directory.
@@ -67,16 +72,20 @@ func cellPaths() []string { return []string{"bin", "cell.toml", "schema.json"} }
 
 // visible gives the roots that the program sees, sorted so that none stands before one that it lies
 // in, and without those that another one covers.
-func visible(f facts, system System) []root {
+func visible(f facts, c Config) []root {
 	all := slices.Concat(f.Own, f.Extra, f.Devices)
-	if system == SystemAll || system == SystemAuto && f.Dynamic {
+	if c.Build != nil {
+		all = slices.Concat([]root{{Path: f.Dir, Kind: workRoot}}, f.Extra, f.Devices)
+	}
+	if c.System == SystemAll || c.System == SystemAuto && f.Dynamic {
 		all = append(all, f.System...)
 	}
 	all = append(all, root{Path: f.Program, Kind: fileRoot}) // covered, unless it lies elsewhere
 	slices.SortStableFunc(all, func(a, b root) int { return strings.Compare(a.Path, b.Path) })
 	var out []root
 	for _, r := range all {
-		if !slices.ContainsFunc(out, func(o root) bool { return o.covers(r.Path) }) {
+		covered := slices.ContainsFunc(out, func(o root) bool { return o.covers(r.Path) })
+		if !covered || r.Kind == workRoot && !slices.ContainsFunc(out, func(o root) bool { return o.Path == r.Path }) {
 			out = append(out, r)
 		}
 	}
@@ -85,7 +94,7 @@ func visible(f facts, system System) []root {
 
 // covers says that p is r or lies in it. What lies behind a link is where the link points to.
 func (r root) covers(p string) bool {
-	return p == r.Path || (r.Kind == dirRoot || r.Kind == linkRoot) && strings.HasPrefix(p, r.Path+"/")
+	return p == r.Path || (r.Kind == dirRoot || r.Kind == linkRoot || r.Kind == workRoot) && strings.HasPrefix(p, r.Path+"/")
 }
 
 // parents gives the directories that must be there for p, outermost first, without the root.

@@ -16,11 +16,14 @@ type fileSet struct {
 // ownerEnds are the ends of the channels that stay here.
 type ownerEnds struct {
 	gate, setup, status, life *os.File
+	ruleset                   *os.File // of Landlock, or nil
 }
 
 func (o ownerEnds) close() {
-	for _, f := range []*os.File{o.gate, o.setup, o.status, o.life} {
-		f.Close()
+	for _, f := range []*os.File{o.gate, o.setup, o.status, o.life, o.ruleset} {
+		if f != nil {
+			f.Close()
+		}
 	}
 }
 
@@ -31,7 +34,7 @@ func (s *fileSet) prepare(p *plan, std [3]*os.File, kept map[int]*os.File, g *gr
 	for target := range kept {
 		s.base = max(s.base, target+1)
 	}
-	d := &descriptors{base: s.base, kept: map[int]int{}, group: -1, ruleset: -1}
+	d := &descriptors{base: s.base, kept: map[int]int{}, group: -1, late: g.noClone3, ruleset: -1}
 	fail := func(err error) (*descriptors, ownerEnds, error) { return nil, ownerEnds{}, err }
 	var err error
 	for i, f := range std {
@@ -59,17 +62,22 @@ func (s *fileSet) prepare(p *plan, std [3]*os.File, kept map[int]*os.File, g *gr
 			return fail(err)
 		}
 	}
+	var set *os.File
 	if p.Landlock != nil {
-		set, err := openRuleset(p.Landlock)
-		if err != nil {
+		if set, err = openRuleset(p.Landlock); err != nil {
 			return fail(err)
 		}
-		defer set.Close()
 		if d.ruleset, err = s.dup(set); err != nil {
+			set.Close()
 			return fail(err)
 		}
 	}
 	ours, err := s.channels(d)
+	if err != nil && set != nil {
+		set.Close()
+		set = nil
+	}
+	ours.ruleset = set
 	return d, ours, err
 }
 

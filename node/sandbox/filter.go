@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -62,7 +63,7 @@ func plainCalls() []string {
 		poll ppoll ppoll_time64 select _newselect pselect6 pselect6_time64 epoll_create epoll_create1
 		epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2
 		timerfd_create timerfd_settime timerfd_settime64 timerfd_gettime timerfd_gettime64
-		mmap mmap2 mprotect munmap mremap madvise brk msync membarrier
+		mprotect munmap mremap madvise brk msync
 		futex futex_time64 futex_waitv set_robust_list rseq set_tid_address set_thread_area
 		get_thread_area arch_prctl cacheflush set_tls gettid getpid getppid
 		sched_yield sched_getaffinity sched_getparam sched_getscheduler sched_get_priority_max
@@ -71,40 +72,83 @@ func plainCalls() []string {
 		rt_sigtimedwait_time64 sigaltstack pause wait4 waitid waitpid
 		clock_gettime clock_gettime64 clock_getres clock_getres_time64 clock_nanosleep
 		clock_nanosleep_time64 nanosleep gettimeofday time times getitimer setitimer alarm
-		timer_create timer_settime timer_settime64 timer_gettime timer_gettime64 timer_getoverrun
-		timer_delete
 		getuid geteuid getgid getegid getuid32 geteuid32 getgid32 getegid32 getgroups getgroups32
-		getresuid getresuid32 getresgid getresgid32 getpgrp getrlimit ugetrlimit setrlimit getrusage
+		getresuid getresuid32 getresgid getresgid32 getpgrp getrlimit ugetrlimit getrusage
 		uname getrandom getcpu
 		shutdown getsockopt getsockname getpeername`)
 }
 
 // missingCalls answer "no such call": a program that is told so does without, while one that is told
-// "not permitted" gives up.
+// "not permitted" gives up. A timer of timer_create could send SIGCONT, which wakes a program that was
+// stopped to hold its share of the processors: those that are here send SIGALRM or end a poll.
 func missingCalls() []string {
 	return strings.Fields(`clone3 openat2 io_uring_setup memfd_create memfd_secret userfaultfd
 		copy_file_range pidfd_open pidfd_send_signal landlock_create_ruleset futex_wait futex_wake
-		futex_requeue map_shadow_stack mseal process_madvise fchmodat2 cachestat sysinfo`)
+		futex_requeue map_shadow_stack mseal process_madvise fchmodat2 cachestat sysinfo timer_create`)
 }
 
 // Numbers of the kernel's interface that are the same on every architecture that has a filter.
 const (
 	cloneThread = 0x00010000
 	// Flags that no thread needs: new namespaces, and what concerns tracing and parents.
-	cloneForbidden = 0x7e020000 | 0x00000080 | 0x00002000 | 0x00004000 | 0x00008000 | 0x00800000
+	cloneVfork     = 0x00004000
+	cloneForbidden = 0x7e020000 | 0x00000080 | 0x00002000 | cloneVfork | 0x00008000 | 0x00800000
 
 	openWrite    = 0x3      // O_WRONLY | O_RDWR
 	openCreate   = 0x40     // O_CREAT
 	openTruncate = 0x200    // O_TRUNC
 	openTmpfile  = 0x400000 // __O_TMPFILE
 
+	modeSetID = 0o6000 // S_ISUID | S_ISGID
+
+	// Memory that counts for nothing that is limited: shared memory without a file and stacks do not for
+	// RLIMIT_DATA, pages of the huge pool do not for the resident memory.
+	mapShared    = 0x1
+	mapGrowsDown = 0x100
+	mapAnonymous = 0x20
+	mapHuge      = 0x40000
+
 	unixFamily = 1
 	sockStream = 1
 	sockFlags  = 0x80800 // SOCK_CLOEXEC | SOCK_NONBLOCK
 )
 
+// buildCalls are what a build may call besides: in T1, in a process namespace of its own, and where the
+// mounts and Landlock leave nothing to write to but its copy of Dir.
+func buildCalls() []string {
+	return strings.Fields(`
+		fork vfork setpgid getpgid getsid setsid kill tgkill getpriority
+		mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat symlink symlinkat
+		truncate truncate64 ftruncate ftruncate64 fallocate fsync fdatasync sync_file_range
+		sync_file_range2 utime utimes utimensat utimensat_time64 futimesat flock
+		getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr`)
+}
+
+// buildRules are those of buildCalls and calls with conditions. No file gets the set-user-id bit: the
+// owner copies none that has it, and this is the second lock.
+func buildRules() (rules []callRule) {
+	for _, name := range buildCalls() {
+		rules = append(rules, callRule{Name: name})
+	}
+	for name, arg := range map[string]uint32{"chmod": 1, "fchmod": 1, "fchmodat": 2, "creat": 1} {
+		rules = append(rules, callRule{Name: name, When: []cond{{arg, lacks, modeSetID}}})
+	}
+	for name, arg := range map[string]uint32{"open": 1, "openat": 2} {
+		rules = append(rules, callRule{Name: name, When: []cond{{arg, lacks, openCreate | openTmpfile}}},
+			callRule{Name: name, When: []cond{{arg + 1, lacks, modeSetID}}})
+	}
+	slices.SortStableFunc(rules, func(a, b callRule) int { return strings.Compare(a.Name, b.Name) })
+	rules = append(rules, callRule{Name: "clone", When: []cond{{0, lacks, cloneForbidden &^ cloneVfork}}})
+	for _, name := range []string{"fcntl", "fcntl64"} {
+		for _, lock := range []uint64{5, 6, 7, 12, 13, 14, 36, 37, 38} { // of its own files; 12 to 14 on 32 bits
+			rules = append(rules, callRule{Name: name, When: []cond{{1, equals, lock}}})
+		}
+	}
+	return rules
+}
+
 // filterRules gives the seccomp policy of a tier. It is a pure function.
-func filterRules(t Tier, abi int) []callRule {
+func filterRules(t Tier, abi int, build bool) []callRule {
 	var rules []callRule
 	for _, name := range plainCalls() {
 		rules = append(rules, callRule{Name: name})
@@ -112,22 +156,39 @@ func filterRules(t Tier, abi int) []callRule {
 	for _, name := range missingCalls() {
 		rules = append(rules, callRule{Name: name, NoCall: true})
 	}
-	rules = append(rules, openRules(t, abi)...)
+	if build {
+		rules = append(rules, buildRules()...)
+	} else {
+		rules = append(rules, openRules(t, abi)...)
+	}
 	when := func(name string, conds ...cond) { rules = append(rules, callRule{Name: name, When: conds}) }
 	each := func(name string, arg uint32, values ...uint64) {
 		for _, v := range values {
 			when(name, cond{arg, equals, v})
 		}
 	}
-	// A thread, never a process or a namespace.
-	when("clone", cond{0, has, cloneThread}, cond{0, lacks, cloneForbidden})
-	// Signals to itself: numbers of processes mean the same outside, where there is no namespace.
-	when("kill", cond{0, isSelf, 0})
-	when("tgkill", cond{0, isSelf, 0})
+	if !build {
+		// A thread, never a process or a namespace.
+		when("clone", cond{0, has, cloneThread}, cond{0, lacks, cloneForbidden})
+		// Signals to itself: numbers of processes mean the same outside, where there is no namespace.
+		when("kill", cond{0, isSelf, 0})
+		when("tgkill", cond{0, isSelf, 0})
+	}
 	if t != T2 || abi >= abiScopes {
 		rules = append(rules, callRule{Name: "tkill"}) // musl's raise; elsewhere the kernel keeps it inside
 	}
-	when("prlimit64", cond{0, isEmpty, 0})                           // its own
+	each("membarrier", 0, 0, 8, 16, 32, 64) // of its own threads, not of the whole machine's
+	for _, name := range []string{"mmap", "mmap2"} {
+		when(name, cond{3, lacks, mapGrowsDown | mapHuge | mapAnonymous})
+		when(name, cond{3, lacks, mapGrowsDown | mapHuge | mapShared})
+	}
+	// Its own limits, lower. Not that of cores: 1 is what keeps a helper of the machine's (core_pattern)
+	// from being started for it, and 0 does not.
+	when("prlimit64", cond{0, isEmpty, 0}, cond{2, isEmpty, 0})
+	for _, limit := range []uint64{0, 3, 7, 9} { // CPU, STACK, NOFILE, AS
+		when("prlimit64", cond{0, isEmpty, 0}, cond{1, equals, limit})
+		when("setrlimit", cond{0, equals, limit})
+	}
 	each("prctl", 0, 15, 16, 3, 23, 38, 39, 0x53564d41)              // names, what it may look up, no_new_privs, names of memory
 	each("ioctl", 1, 0x5401, 0x5413, 0x541b, 0x5421, 0x5450, 0x5451) // is it a terminal, its size; bytes waiting; flags
 	for _, name := range []string{"fcntl", "fcntl64"} {

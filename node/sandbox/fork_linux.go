@@ -23,9 +23,10 @@ type op struct {
 type opKind uint8
 
 const (
-	opCall    opKind = iota
-	opSignals        // all handlers to their defaults, no signal blocked
-	opSelf           // the process's own number into the filter
+	opCall     opKind = iota
+	opSignals         // all handlers to their defaults, no signal blocked
+	opSelf            // the process's own number into the filter
+	opHandOver        // slots[handedSlot-1] into the message at handed
 )
 
 const maxSlots = 96 // as many trees as a plan can hold
@@ -53,6 +54,10 @@ type boot struct {
 	end    endRecord
 	clone  cloneArgs
 	keep   []any
+
+	handed     *int32 // in a message to the owner
+	handedSlot int8
+	family     bool // the program may have descendants
 }
 
 // endRecord is what the guard writes when the program has ended.
@@ -72,11 +77,13 @@ const (
 	sigSetBytes     = 8
 	signals         = 64
 	lastDescriptor  = ^uint32(0)
-	guardTick       = 20e6 // ns
+	guardTick       = 20e6                   // ns
+	siPID           = 4*3 + 4*(^uint(0)>>63) // of siginfo: after three numbers, and a gap on 64 bits
 )
 
 // Words on the channel from the copies to the owner.
 const (
+	sayHandOver = 'D' // from the guard: a descriptor comes with it
 	sayAnnounce = 'P' // from the program's process: its number is in the credentials
 	sayError    = 'E' // and who, step, errno
 	byGuard     = 0
@@ -87,9 +94,12 @@ const (
 const (
 	sayEnded = 'X' // from the guard: the program has ended and waits to be reaped
 	sayReap  = 'R' // from the owner: it has seen what it wants to see
+	sayHalt  = 'H' // from the owner: stop all that the program has started, and it
+	sayGoOn  = 'G' // from the owner: let them go on
 )
 
-// spawn forks the guard and gives its number. The caller has locked its thread.
+// spawn forks the guard, into its control group if it has one, and gives its number. The caller has
+// locked its thread.
 //
 //go:norace
 //go:nosplit
@@ -97,13 +107,11 @@ func (b *boot) spawn() (pid uintptr, errno syscall.Errno) {
 	// A signal that came to a copy would run the runtime's handler in it.
 	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&b.full)),
 		uintptr(unsafe.Pointer(&b.old)), sigSetBytes, 0, 0)
-	errno = syscall.ENOSYS
 	if b.clone.cgroup != 0 {
 		pid, _, errno = syscall.RawSyscall6(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&b.clone)),
 			unsafe.Sizeof(b.clone), 0, 0, 0, 0)
-	}
-	if errno != 0 {
-		pid, _, errno = syscall.RawSyscall6(unix.SYS_CLONE, uintptr(b.clone.flags&^cloneIntoCgroup)|uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	} else {
+		pid, _, errno = syscall.RawSyscall6(unix.SYS_CLONE, uintptr(b.clone.flags)|uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
 	}
 	if errno == 0 && pid == 0 {
 		runGuard(b)
@@ -155,6 +163,9 @@ func awaitEnd(b *boot, pid uintptr) {
 	} else {
 		tick = uintptr(unsafe.Pointer(&b.tick)) // an old kernel: look from time to time
 	}
+	if b.family {
+		tick = uintptr(unsafe.Pointer(&b.tick)) // orphans come at any time
+	}
 	for {
 		b.tick.Nsec = guardTick // the kernel has left there what was left of it
 		syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&b.polls)), 2, tick, 0, sigSetBytes, 0)
@@ -163,14 +174,59 @@ func awaitEnd(b *boot, pid uintptr) {
 		if errno != 0 || b.info[0]|b.info[3] != 0 { // si_signo: it has ended
 			break
 		}
-		if b.polls[0].Revents != 0 {
+		if b.polls[0].Revents != 0 && !obey(b) {
 			syscall.RawSyscall6(unix.SYS_KILL, pid, uintptr(unix.SIGKILL), 0, 0, 0, 0)
 			return
+		}
+		if b.family {
+			reapOrphans(b, pid)
 		}
 	}
 	b.record[0] = sayEnded
 	syscall.RawSyscall6(unix.SYS_WRITE, b.status, uintptr(unsafe.Pointer(&b.record)), 1, 0, 0, 0)
-	syscall.RawSyscall6(unix.SYS_READ, b.life, uintptr(unsafe.Pointer(&b.record)), 1, 0, 0, 0)
+	for {
+		n, _, errno := syscall.RawSyscall6(unix.SYS_READ, b.life, uintptr(unsafe.Pointer(&b.record)), 1, 0, 0, 0)
+		if errno != 0 || n != 1 || b.record[0] == sayReap {
+			return
+		}
+	}
+}
+
+// obey reads a word of the owner's and does it. It reports false if the owner has ended. To stop all
+// processes of a namespace at once, so that none can wake another, is what only number 1 of it can do.
+//
+//go:norace
+//go:nosplit
+func obey(b *boot) bool {
+	n, _, errno := syscall.RawSyscall6(unix.SYS_READ, b.life, uintptr(unsafe.Pointer(&b.record)), 1, 0, 0, 0)
+	if errno != 0 || n != 1 || !b.family {
+		return false
+	}
+	switch b.record[0] {
+	case sayHalt:
+		syscall.RawSyscall6(unix.SYS_KILL, ^uintptr(0), uintptr(unix.SIGSTOP), 0, 0, 0, 0)
+	case sayGoOn:
+		syscall.RawSyscall6(unix.SYS_KILL, ^uintptr(0), uintptr(unix.SIGCONT), 0, 0, 0, 0)
+	}
+	return true
+}
+
+// reapOrphans collects what has ended and has lost its parent, all but the program itself.
+//
+//go:norace
+//go:nosplit
+func reapOrphans(b *boot, program uintptr) {
+	for {
+		b.info = [128]byte{}
+		_, _, errno := syscall.RawSyscall6(unix.SYS_WAITID, unix.P_ALL, 0, uintptr(unsafe.Pointer(&b.info)),
+			unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, 0, 0)
+		orphan := uintptr(*(*int32)(unsafe.Pointer(&b.info[siPID])))
+		if errno != 0 || orphan == 0 || orphan == program {
+			b.info = [128]byte{}
+			return // the program, if it is that, is looked at next
+		}
+		syscall.RawSyscall6(unix.SYS_WAIT4, orphan, 0, 0, 0, 0, 0)
+	}
 }
 
 // runOps makes the calls in turn. It reports whether all went well; if not it has told the owner.
@@ -189,6 +245,9 @@ func runOps(b *boot, ops []op, who byte) bool {
 			for _, at := range b.self {
 				b.filter[at].K = uint32(pid)
 			}
+			continue
+		case opHandOver:
+			*b.handed = int32(b.slots[b.handedSlot-1])
 			continue
 		}
 		for j := range o.from {

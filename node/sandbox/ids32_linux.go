@@ -9,4 +9,6 @@ const (
 	sysSetGroups = unix.SYS_SETGROUPS32
 	sysSetResGID = unix.SYS_SETRESGID32
 	sysSetResUID = unix.SYS_SETRESUID32
+	sysSetFSGID  = unix.SYS_SETFSGID32
+	sysSetFSUID  = unix.SYS_SETFSUID32
 )

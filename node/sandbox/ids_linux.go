@@ -9,4 +9,6 @@ const (
 	sysSetGroups = unix.SYS_SETGROUPS
 	sysSetResGID = unix.SYS_SETRESGID
 	sysSetResUID = unix.SYS_SETRESUID
+	sysSetFSGID  = unix.SYS_SETFSGID
+	sysSetFSUID  = unix.SYS_SETFSUID
 )

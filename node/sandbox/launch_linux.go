@@ -26,12 +26,23 @@ type launched struct {
 	pidfd  int      // -1 on an old kernel
 	status *os.File // from the guard: the end
 	life   *os.File // to the guard: closed when the program shall end
+	work   *work    // of a build, until its outputs have been taken
 	peak   int64    // KiB: the most that this process had in memory before the fork
+}
+
+// errGroup says that a control group could not be entered.
+var errGroup = errors.New("cannot enter the control group")
+
+// groupFailed says that a program was not started for want of its control group.
+func groupFailed(err error) bool {
+	var failed *stepError
+	return errors.Is(err, errGroup) || errors.As(err, &failed) && failed.Join
 }
 
 // stepError is a step that failed.
 type stepError struct {
 	Step  string
+	Join  bool // it was to enter a control group
 	Exec  bool // it was the last one: the program itself cannot be run
 	Errno syscall.Errno
 }
@@ -60,16 +71,25 @@ func launch(p *plan, argv []string, std [3]*os.File, kept map[int]*os.File, g *g
 	l = &launched{plan: p, pidfd: -1, status: ours.status, life: ours.life}
 	defer ours.setup.Close()
 	defer ours.gate.Close()
+	if ours.ruleset != nil {
+		defer ours.ruleset.Close()
+	}
 	l.peak = ownPeak()
 	l.guard, err = fork(boot)
+	if err != nil && d.group >= 0 && !d.late {
+		err = fmt.Errorf("%w: %w", errGroup, err)
+	}
 	files.close()
 	if err != nil {
 		l.status.Close()
 		l.life.Close()
 		return nil, err
 	}
-	if err = l.open(p, ours.gate); err == nil {
-		err = l.await(ours.setup, p)
+	if err = g.take(l.guard); err == nil {
+		err = l.open(p, ours.gate)
+	}
+	if err == nil {
+		err = l.await(ours, p)
 	}
 	if err != nil {
 		l.abandon()
@@ -133,11 +153,11 @@ func errnoOf(err error) syscall.Errno {
 }
 
 // await reads what the copies say until exec, which closes their end.
-func (l *launched) await(setup *os.File, p *plan) error {
+func (l *launched) await(ours ownerEnds, p *plan) error {
 	var word [16]byte
-	control := make([]byte, unix.CmsgSpace(unix.SizeofUcred))
+	control := make([]byte, unix.CmsgSpace(unix.SizeofUcred)+unix.CmsgSpace(4))
 	for {
-		n, oobn, err := receive(setup, word[:], control)
+		n, oobn, err := receive(ours.setup, word[:], control)
 		switch {
 		case err == unix.EINTR:
 		case err != nil:
@@ -148,6 +168,10 @@ func (l *launched) await(setup *os.File, p *plan) error {
 			return nil
 		case word[0] == sayAnnounce:
 			l.announced(control[:oobn])
+		case word[0] == sayHandOver:
+			if err := l.handedOver(control[:oobn], ours, p); err != nil {
+				return err
+			}
 		default:
 			return failedStep(p, word[:n])
 		}
@@ -184,6 +208,34 @@ func (l *launched) announced(control []byte) {
 	}
 }
 
+// handedOver takes the file system that a build works in, fills it, and lets the guard go on.
+func (l *launched) handedOver(control []byte, ours ownerEnds, p *plan) error {
+	messages, err := unix.ParseSocketControlMessage(control)
+	if err != nil {
+		return &stepError{Step: string(doHandOver), Errno: errnoOf(err)}
+	}
+	for i := range messages {
+		fds, err := unix.ParseUnixRights(&messages[i])
+		if err != nil || len(fds) == 0 {
+			continue
+		}
+		if l.work, err = openWork(fds[0]); err != nil {
+			return fmt.Errorf("cannot open what a build works in: %w", err)
+		}
+		if err := l.work.fill(p.Dir, p.Cell, p.WorkUID); err != nil {
+			return fmt.Errorf("cannot copy %s: %w", p.Dir, err)
+		}
+		if err := allowBeneath(int(ours.ruleset.Fd()), fds[0], rightsWork&p.Landlock.FS); err != nil {
+			return &stepError{Step: "landlock rule for the work", Errno: errnoOf(err)}
+		}
+		if _, err := ours.gate.Write([]byte{1}); err != nil {
+			return &stepError{Step: "open the gate", Errno: errnoOf(err)}
+		}
+		return nil
+	}
+	return &stepError{Step: string(doHandOver), Errno: unix.EPROTO}
+}
+
 func failedStep(p *plan, word []byte) error {
 	if len(word) < 6 || word[0] != sayError {
 		return &stepError{Step: "hear what failed", Errno: unix.EPROTO}
@@ -194,7 +246,7 @@ func failedStep(p *plan, word []byte) error {
 	}
 	e := &stepError{Step: "fork", Errno: syscall.Errno(uint16(word[4]) | uint16(word[5])<<8)}
 	if n := int(word[2]) | int(word[3])<<8; n < len(steps) {
-		e.Step, e.Exec = steps[n].String(), steps[n].Do == doExec
+		e.Step, e.Exec, e.Join = steps[n].String(), steps[n].Do == doExec, steps[n].Do == doJoin
 	}
 	return e
 }
@@ -202,7 +254,16 @@ func failedStep(p *plan, word []byte) error {
 // abandon ends what has been started, and waits for it.
 func (l *launched) abandon() {
 	l.kill()
+	_ = unix.Kill(l.guard, unix.SIGKILL) // it is not reaped before release, and may wait for the gate
 	l.release()
+	l.dropWork()
+}
+
+func (l *launched) dropWork() {
+	if l.work != nil {
+		l.work.close()
+		l.work = nil
+	}
 }
 
 // release lets the guard go, which kills what is left, and waits for it.
@@ -236,7 +297,16 @@ func (l *launched) kill() { l.signal(unix.SIGKILL) }
 func explain(t Tier, f facts, err error) *cellproto.Error {
 	var failed *stepError
 	e := cellproto.Errorf("start "+f.Program+" in "+t.String(), cellproto.Unavailable, "%w", err)
-	if !errors.As(err, &failed) || !failed.Exec {
+	if !errors.As(err, &failed) {
+		if kind := cellproto.KindOf(err); kind == cellproto.TooLarge {
+			e.Kind, e.Hint = kind, cellproto.HintOf(err)
+		}
+		return e
+	}
+	if !failed.Exec {
+		if failed.Errno == unix.EACCES && f.Root {
+			return e.WithHint("What the program may read must be reachable for root without its privileges, or for everybody (chmod o+rx).")
+		}
 		return e
 	}
 	switch failed.Errno {

@@ -21,6 +21,8 @@ const (
 	doSetUID     verb = "setresuid"  // N
 	doUmask      verb = "umask"      // N
 	doPrivate    verb = "private"    // mounts made here are seen by nobody else
+	doWork       verb = "work"       // make the file system in memory that a build works in; What are its options
+	doHandOver   verb = "hand_over"  // that to the owner, who fills it
 	doTmpfs      verb = "tmpfs"      // an empty root in memory; What are its options
 	doPutRoot    verb = "put_root"   // on the directory held
 	doMkdir      verb = "mkdir"      // below the new root
@@ -91,6 +93,10 @@ type plan struct {
 	Program    []step     // done by the program's process
 	Landlock   *ruleset   // nil: none
 	Filter     []callRule // of seccomp
+	Family     bool       // the program may start others
+	Dir        string     // for a build: what its work is a copy of,
+	Cell       bool       // and whether that is a cell's directory
+	WorkUID    int        // and whose the copy is
 	Path       string     // of the program, as it is named inside
 	Env        []string
 }
@@ -101,15 +107,18 @@ func makePlan(c Config, f facts, t Tier, dry bool) (*plan, error) {
 	if err := allowed(c, f, t); err != nil {
 		return nil, err
 	}
-	seen := visible(f, c.System)
+	seen := visible(f, c)
 	p := &plan{Tier: t, OutUID: f.UID, OutGID: f.GID, Groups: f.Root, Path: f.Program}
+	if c.Build != nil {
+		p.Family, p.Dir, p.Cell, p.WorkUID = true, f.Dir, f.CellDir, f.UID
+	}
 	cwd := f.Dir
-	p.Filter = filterRules(t, f.ABI)
+	p.Filter = filterRules(t, f.ABI, c.Build != nil)
 	// A session of its own: who kills the owner's process group leaves the guard to clean up.
 	p.Guard = []step{{Do: doWait}, {Do: doSession}}
 	if t == T1 {
 		p.Namespaces = []string{"user", "mount", "pid", "net", "ipc", "uts", "cgroup"}
-		p.Guard = append(p.Guard, newRoot(f, seen)...)
+		p.Guard = append(p.Guard, newRoot(c, f, seen)...)
 	}
 	if t == T3 {
 		in := jail(f)
@@ -133,6 +142,8 @@ func allowed(c Config, f facts, t Tier) error {
 		return cellproto.Errorf("plan "+t.String(), cellproto.Unavailable, format, args...)
 	}
 	switch {
+	case t != T1 && c.Build != nil:
+		return refuse("what a build starts ends for certain only in a process namespace")
 	case t != T3 && f.ABI < 1:
 		return refuse("this kernel has no Landlock")
 	case t != T3:
@@ -143,6 +154,8 @@ func allowed(c Config, f facts, t Tier) error {
 		return refuse("the program needs files of the system, which are not in its directory")
 	case len(f.Extra) > 0:
 		return refuse("it shows the program nothing but its directory")
+	case slices.Contains(f.Owners, f.UID):
+		return refuse("what is in %s belongs to user %d, as whom the program would run", jail(f), f.UID)
 	case !strings.HasPrefix(f.Program, jail(f)+"/"):
 		return refuse("the program is not in %s", jail(f))
 	}
@@ -159,10 +172,10 @@ func jail(f facts) string {
 
 // newRoot gives the steps that leave nothing of the machine's tree but what seen names. What it takes
 // hold of it does as the user that it still is; from setresuid on it may not be able to name it.
-func newRoot(f facts, seen []root) []step {
+func newRoot(c Config, f facts, seen []root) []step {
 	steps := []step{{Do: doHold, What: f.Dir}}
 	for _, r := range seen {
-		if r.Kind != linkRoot {
+		if r.Kind != linkRoot && r.Kind != workRoot {
 			steps = append(steps, step{Do: doOpenTree, What: r.Path})
 		}
 	}
@@ -170,7 +183,12 @@ func newRoot(f facts, seen []root) []step {
 		steps = append(steps, step{Do: doSetGroups})
 	}
 	steps = append(steps, step{Do: doSetGID}, step{Do: doSetUID}, step{Do: doUmask, N: 0o022},
-		step{Do: doPrivate}, step{Do: doTmpfs, What: "size=256k,nr_inodes=1024,mode=0755"}, step{Do: doPutRoot})
+		step{Do: doPrivate})
+	if b := c.Build; b != nil {
+		options := fmt.Sprintf("size=%d,nr_inodes=%d,mode=0700", b.Disk, b.Files)
+		steps = append(steps, step{Do: doWork, What: options}, step{Do: doHandOver}, step{Do: doWait})
+	}
+	steps = append(steps, step{Do: doTmpfs, What: "size=256k,nr_inodes=1024,mode=0755"}, step{Do: doPutRoot})
 	made := map[string]bool{}
 	mkdir := func(dirs ...string) {
 		for _, d := range dirs {
@@ -186,7 +204,7 @@ func newRoot(f facts, seen []root) []step {
 		case linkRoot:
 			steps = append(steps, step{Do: doSymlink, What: r.Path, To: r.Target})
 			continue
-		case dirRoot:
+		case dirRoot, workRoot:
 			mkdir(r.Path)
 		default:
 			steps = append(steps, step{Do: doMkfile, What: r.Path})
@@ -201,6 +219,13 @@ func newRoot(f facts, seen []root) []step {
 // touches, and stops when it cannot (measured).
 const goSlack = 96 << 20
 
+const (
+	// noCore is a limit that leaves no core, neither in a file nor, as 0 does, in a pipe to a helper of the
+	// machine that runs as root: the kernel's do_coredump treats it so.
+	noCore    = 1
+	stackMost = 8 << 20 // the usual one; its maximum is unlimited, and it is no data
+)
+
 // confine gives the steps of the program's own process, up to exec. The order matters: each takes
 // away what a later one does not need.
 func confine(c Config, f facts, t Tier, cwd string) []step {
@@ -210,14 +235,16 @@ func confine(c Config, f facts, t Tier, cwd string) []step {
 	}
 	steps = append(steps, step{Do: doSession}, step{Do: doInherit})
 	limits := []step{
-		{What: "CORE"}, {What: "FSIZE"}, {What: "MEMLOCK"}, {What: "MSGQUEUE"}, {What: "RTPRIO"},
-		{What: "NOFILE", N: int64(c.Files)}, {What: "SIGPENDING", N: 256}, {What: "DATA", N: c.Memory + goSlack},
+		{What: "CORE", N: noCore}, {What: "FSIZE"}, {What: "MEMLOCK"}, {What: "MSGQUEUE"}, {What: "RTPRIO"},
+		{What: "STACK", N: stackMost}, {What: "NOFILE", N: int64(c.Files)}, {What: "SIGPENDING", N: 256}, {What: "DATA", N: c.Memory + goSlack},
 	}
 	if t != T2 { // where the kernel counts all processes of the user, those of the owner too
 		limits = append(limits, step{What: "NPROC", N: int64(c.Threads) + 2})
 	}
 	for _, l := range limits {
-		l.Do = doRlimit
+		if l.Do = doRlimit; l.What == "FSIZE" && c.Build != nil {
+			l.N = c.Build.Disk
+		}
 		steps = append(steps, l)
 	}
 	if c.Nice > 0 {
@@ -244,13 +271,22 @@ func confine(c Config, f facts, t Tier, cwd string) []step {
 	return append(steps, step{Do: doSignals}, step{Do: doSeccomp})
 }
 
+// safePath is the search path of programs that are not the owner's.
+const safePath = "/usr/local/bin:/usr/bin:/bin"
+
+// workTemp is where a build's temporary files are, below Dir.
+const workTemp = ".tmp"
+
 // environment gives the program's environment, sorted. Nothing of the owner's is in it but the
 // locale: an environment may hold keys.
 func environment(c Config, f facts, dir string) []string {
 	// What a Go program would find out by reading files that it cannot see.
 	env := map[string]string{
-		"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", cellproto.EnvDir: dir,
+		"PATH": safePath, "HOME": "/", cellproto.EnvDir: dir,
 		"GOMEMLIMIT": fmt.Sprint(c.Memory / 10 * 9), "GOMAXPROCS": fmt.Sprint(max(1, int(c.CPU+0.999))),
+	}
+	if c.Build != nil {
+		env["HOME"], env["TMPDIR"] = dir, path.Join(dir, workTemp)
 	}
 	for _, kv := range slices.Concat(f.Locale, c.Env) {
 		if key, value, ok := strings.Cut(kv, "="); ok {
@@ -272,6 +308,9 @@ func (p *plan) String() string {
 	if p.Namespaces != nil {
 		fmt.Fprintf(&b, "namespaces %s\nuser 0 is %d, group 0 is %d, groups dropped: %v\n",
 			strings.Join(p.Namespaces, " "), p.OutUID, p.OutGID, p.Groups)
+	}
+	if p.Family {
+		fmt.Fprintf(&b, "works in a copy of %s; may start processes\n", p.Dir)
 	}
 	for _, s := range p.Guard {
 		fmt.Fprintf(&b, "guard: %v\n", s)

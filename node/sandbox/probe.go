@@ -36,6 +36,24 @@ func (s Support) Best() (best Tier, ok bool) {
 	return Auto, false
 }
 
+// String gives s in a line: the strongest tier that works, what would hold the limits, and why the
+// stronger ones do not work.
+func (s Support) String() string {
+	best, ok := s.Best()
+	var text, why string
+	for _, t := range s.Tiers {
+		if t.Works {
+			break
+		}
+		why += fmt.Sprintf("; %v does not work: %s", t.Tier, t.Why)
+	}
+	if !ok {
+		return "none, and no program of a stranger is run here" + why
+	}
+	text = fmt.Sprintf("%v (%s); CPU held by %s, memory by %s, threads by %s", best, best.describe(), s.CPUBy, s.MemoryBy, s.ThreadsBy)
+	return text + why
+}
+
 // WriteText writes s for people.
 func (s Support) WriteText(w io.Writer) error {
 	landlock := "none"

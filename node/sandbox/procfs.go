@@ -2,7 +2,10 @@ package sandbox
 
 import (
 	"bytes"
+	"math"
+	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 )
 
@@ -36,6 +39,59 @@ func threadsOf(stat []byte) int64 {
 	return field(rest, 17)
 }
 
+// procStat is what a family's meter reads in /proc/PID/stat: the parent, processor time in ticks, threads,
+// pages in memory.
+type procStat struct {
+	parent                      int
+	own, waited, threads, pages int64
+}
+
+// parseStat reads /proc/PID/stat; ok is false if it is cut.
+func parseStat(stat []byte) (s procStat, ok bool) {
+	at := bytes.LastIndex(stat, []byte(") "))
+	if at < 0 {
+		return s, false
+	}
+	fields := bytes.Fields(stat[at+2:])
+	if len(fields) < 22 {
+		return s, false
+	}
+	s.parent = int(number(fields[1]))
+	s.own = number(fields[11]) + number(fields[12])
+	s.waited = number(fields[13]) + number(fields[14])
+	s.threads, s.pages = number(fields[17]), number(fields[21])
+	return s, true
+}
+
+// descendants gives the children of a process, theirs, and so on, without itself.
+func descendants(all map[int]procStat, of int) (list []int) {
+	children := map[int][]int{}
+	for pid, s := range all {
+		children[s.parent] = append(children[s.parent], pid)
+	}
+	list = append(list, children[of]...)
+	seen := map[int]bool{of: true}
+	for i := 0; i < len(list); i++ {
+		if !seen[list[i]] { // the numbers were not read at one moment: there may be a ring
+			seen[list[i]] = true
+			list = append(list, children[list[i]]...)
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(slices.DeleteFunc(list, func(pid int) bool { return pid == of }))
+}
+
+// tablesOf reads the size of the page tables, in KiB, of /proc/PID/status. A program can fill memory with
+// them that counts as nobody's.
+func tablesOf(status []byte) int64 {
+	for line := range bytes.Lines(status) {
+		if rest, ok := bytes.CutPrefix(line, []byte("VmPTE:")); ok {
+			return field(rest, 0)
+		}
+	}
+	return 0
+}
+
 // takeIO reads /proc/PID/io.
 func takeIO(text []byte, s *sample) {
 	for line := range bytes.Lines(text) {
@@ -54,4 +110,21 @@ func takeIO(text []byte, s *sample) {
 			s.Written = v
 		}
 	}
+}
+
+// parseHighestIDs reads a uid_map, lines of the first number inside, the first outside, and how many,
+// and gives the largest inside.
+func parseHighestIDs(text string) (highest uint32) {
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		if len(fields) != 3 {
+			continue
+		}
+		first, err1 := strconv.ParseUint(fields[0], 10, 32)
+		count, err2 := strconv.ParseUint(fields[2], 10, 32)
+		if err1 == nil && err2 == nil && count > 0 {
+			highest = max(highest, uint32(min(first+count-1, math.MaxUint32-1)))
+		}
+	}
+	return highest
 }

@@ -4,13 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/celldnet/celld/cellproto"
 )
 
 // MaxReportLine bounds, in bytes, a line that ParseReport takes.
-const MaxReportLine = 4 << 10
+const MaxReportLine = 16 << 10
 
 // Event says what a Report is about.
 type Event string
@@ -61,9 +62,44 @@ type Report struct {
 	// Exit is the program's status, with EventEnd, unless it was ended by Signal.
 	Exit   int    `json:"exit"`
 	Signal string `json:"signal,omitempty"`
-	// Why is set when the sandbox ended the program: "memory", "threads", "stopped" or "owner".
-	Why   string `json:"why,omitempty"`
+	// Why is set when the program did not end by itself: one of the reasons below.
+	Why string `json:"why,omitempty"`
+	// Weaker says why stronger tiers than Tier were not used; "" if the strongest was. At most 1 KiB.
+	Weaker string `json:"weaker,omitempty"`
+	// Error, Kind and Hint are those of the error, with EventFailed, and with WhyOutput.
 	Error string `json:"error,omitempty"`
+	Kind  string `json:"kind,omitempty"`
+	Hint  string `json:"hint,omitempty"`
+}
+
+// maxText bounds, in bytes, the texts of a report, so that its line can be read.
+const maxText = 1 << 10
+
+// FailedReport says that a program was not started.
+func FailedReport(t Tier, err error) Report {
+	return Report{
+		Event: EventFailed, Tier: t, Error: cut(err.Error()), Kind: cellproto.KindOf(err).String(), Hint: cut(cellproto.HintOf(err)),
+	}
+}
+
+// Err gives the error that a report carries, or nil.
+func (r Report) Err() error {
+	if r.Error == "" {
+		return nil
+	}
+	err := cellproto.Errorf("", cellproto.ParseKind(r.Kind), "%s", r.Error)
+	if r.Hint != "" {
+		return err.WithHint("%s", r.Hint)
+	}
+	return err
+}
+
+// cut shortens s to maxText, at the end of a character.
+func cut(s string) string {
+	if len(s) <= maxText {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxText-3], "") + "..."
 }
 
 // Reasons in Report.Why.
@@ -71,7 +107,9 @@ const (
 	WhyMemory  = "memory"  // it took more than Config.Memory
 	WhyThreads = "threads" // it made more than Config.Threads
 	WhyStopped = "stopped" // Stop or Kill was called, or Run's context ended
-	WhyGuard   = "guard"   // the process that guards it was killed
+	WhyTimeout = "timeout" // a build took longer than Build.Timeout
+	WhyOutput  = "output"  // a build ended well and left no proper output; Error says which
+	WhyGuard   = "guard"   // a process that guards it was killed
 )
 
 // WriteReport writes r as one line of JSON.
@@ -117,6 +155,7 @@ func ParseReport(line []byte) (Report, error) {
 // sample is what one look at the program gives.
 type sample struct {
 	CPU, Written, Read, Received, Sent, RSSKiB, Threads int64
+	TablesKiB                                           int64 // of page tables; 0 if nobody asks
 }
 
 // meter adds samples up. It is pure: time is passed in, counted from the program's start.

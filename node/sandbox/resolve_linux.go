@@ -1,15 +1,12 @@
 package sandbox
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"io"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -58,8 +55,20 @@ func look(c Config, keep []int, join int) (facts, error) {
 	if f.Program, err = findProgram(c, dir); err != nil {
 		return facts{}, err
 	}
+	f.Owners = owners(dir, jail(f), f.Program)
 	f.Scripted, f.Dynamic, err = inspect(f.Program)
 	return f, err
+}
+
+// owners gives whom files belong to. Who owns a file may change its mode, whatever that is now.
+func owners(paths ...string) (list []int) {
+	for _, p := range paths {
+		var st unix.Stat_t
+		if unix.Stat(p, &st) == nil {
+			list = append(list, int(st.Uid))
+		}
+	}
+	return list
 }
 
 func exists(p string) bool { _, err := os.Lstat(p); return err == nil }
@@ -162,29 +171,11 @@ func lastCap() int {
 
 // highestID is the largest user number of this process's user namespace.
 func highestID() uint32 {
-	file, err := os.Open("/proc/self/uid_map")
+	text, err := os.ReadFile("/proc/self/uid_map")
 	if err != nil {
 		return nobody
 	}
-	defer file.Close()
-	return parseHighestID(file)
-}
-
-// parseHighestID reads a uid_map: lines of the first number inside, the first outside, and how many.
-func parseHighestID(r io.Reader) (highest uint32) {
-	lines := bufio.NewScanner(r)
-	for lines.Scan() {
-		fields := strings.Fields(lines.Text())
-		if len(fields) != 3 {
-			continue
-		}
-		first, err1 := strconv.ParseUint(fields[0], 10, 32)
-		count, err2 := strconv.ParseUint(fields[2], 10, 32)
-		if err1 == nil && err2 == nil && count > 0 {
-			highest = max(highest, uint32(min(first+count-1, math.MaxUint32-1)))
-		}
-	}
-	return highest
+	return parseHighestIDs(string(text))
 }
 
 // landlockABI is the version of Landlock, 0 if there is none or it is switched off.

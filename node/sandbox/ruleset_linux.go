@@ -39,8 +39,13 @@ func addRule(set int, rule pathRule, handled uint64) error {
 		return os.NewSyscallError("open", err)
 	}
 	defer unix.Close(fd)
+	return allowBeneath(set, fd, rule.Rights&handled)
+}
+
+// allowBeneath adds a rule for what fd is, and all below it.
+func allowBeneath(set, fd int, rights uint64) error {
 	// The kernel's structure is packed: 8 bytes and 4, which is how this one begins.
-	attr := unix.LandlockPathBeneathAttr{Allowed_access: rule.Rights & handled, Parent_fd: int32(fd)}
+	attr := unix.LandlockPathBeneathAttr{Allowed_access: rights, Parent_fd: int32(fd)}
 	if _, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(set), unix.LANDLOCK_RULE_PATH_BENEATH,
 		uintptr(unsafe.Pointer(&attr)), 0, 0, 0); errno != 0 {
 		return os.NewSyscallError("landlock_add_rule", errno)

@@ -11,20 +11,27 @@ type throttle struct {
 	now     time.Duration
 	cpu     time.Duration
 	credit  time.Duration // CPU time that it may use now; negative: that it owes
+	begun   bool
 	stopped bool
 }
 
-// throttleBurst is how much unused time is kept: long enough for an answer to come without a pause.
+// throttleBurst is how much unused time is kept, and there is at the beginning: long enough for a
+// program to start, and for an answer to come, without a pause.
 const throttleBurst = 200 * time.Millisecond
 
 // step takes in that by now the program has used cpu in all.
 func (t *throttle) step(now, cpu time.Duration) (run bool) {
+	if !t.begun {
+		t.begun, t.credit = true, t.burst()
+	}
 	t.credit += time.Duration(float64(now-t.now)*t.Cores) - (cpu - t.cpu)
 	t.now, t.cpu = now, cpu
-	t.credit = min(t.credit, time.Duration(float64(throttleBurst)*t.Cores))
+	t.credit = min(t.credit, t.burst())
 	t.stopped = t.credit < 0
 	return !t.stopped
 }
+
+func (t *throttle) burst() time.Duration { return time.Duration(float64(throttleBurst) * t.Cores) }
 
 // rateLimit lets a log through at a rate, and more at once if it was quiet before. It is pure.
 type rateLimit struct {

@@ -36,6 +36,19 @@ func (t Tier) String() string {
 	return "auto"
 }
 
+// describe says in words what confines a program.
+func (t Tier) describe() string {
+	switch t {
+	case T1:
+		return "namespaces, a root of its own, Landlock and seccomp"
+	case T2:
+		return "Landlock and seccomp"
+	case T3:
+		return "chroot, a user of its own and seccomp"
+	}
+	return "the strongest that works"
+}
+
 // MarshalText is String, for JSON.
 func (t Tier) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 

@@ -3,11 +3,14 @@ package sandbox
 import (
 	"io"
 	"os"
+	"runtime"
 	"strconv"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/celldnet/celld/cellproto"
 )
 
 const (
@@ -24,11 +27,11 @@ func (b *Box) watch() {
 	defer close(b.done)
 	ended := make(chan bool, 1)
 	go func() { ended <- b.run.awaitEnded() }() // ends when the guard does
-	probe := openProbe(b.run.pid)
+	probe := b.openProbe()
 	defer probe.close()
 	b.niceSession()
 	every := pollLoose
-	if b.first.CPUBy == byDuty || b.first.MemoryBy == byWatchdog || b.first.ThreadsBy == byWatchdog {
+	if b.cfg.Build == nil && (b.first.CPUBy == byDuty || b.first.MemoryBy == byWatchdog || b.first.ThreadsBy == byWatchdog) {
 		every = pollTight
 	}
 	ticker := time.NewTicker(every)
@@ -51,7 +54,7 @@ func (b *Box) watch() {
 }
 
 // look takes a sample and acts on it.
-func (b *Box) look(m *meter, duty *throttle, probe *probe) (now time.Duration) {
+func (b *Box) look(m *meter, duty *throttle, probe probing) (now time.Duration) {
 	now = time.Since(b.begun)
 	s, ok := probe.sample()
 	if !ok {
@@ -59,9 +62,9 @@ func (b *Box) look(m *meter, duty *throttle, probe *probe) (now time.Duration) {
 	}
 	m.add(now, s)
 	if b.first.CPUBy == byDuty {
-		b.hold(!duty.step(now, time.Duration(s.CPU)))
+		b.hold(!duty.step(now, b.charged(now, s)))
 	}
-	if b.first.MemoryBy == byWatchdog && s.RSSKiB*kib > b.cfg.Memory {
+	if b.first.MemoryBy == byWatchdog && (s.RSSKiB+s.TablesKiB)*kib > b.cfg.Memory {
 		b.end(WhyMemory)
 	}
 	if b.first.ThreadsBy == byWatchdog && s.Threads > int64(b.cfg.Threads) {
@@ -73,11 +76,27 @@ func (b *Box) look(m *meter, duty *throttle, probe *probe) (now time.Duration) {
 	if late {
 		b.end(WhyStopped)
 	}
+	if b.cfg.Build != nil && now > b.cfg.Build.Timeout {
+		b.end(WhyTimeout)
+	}
 	return now
 }
 
+// charged is the processor time that the duty cycle counts. What ends before it is looked at hides what
+// it used, so that of a family it counts all processors for as long as it was not stopped.
+func (b *Box) charged(now time.Duration, s sample) time.Duration {
+	if b.cfg.Build == nil {
+		return time.Duration(s.CPU)
+	}
+	if !b.held {
+		b.ran += (now - b.looked) * time.Duration(runtime.NumCPU())
+	}
+	b.looked = now
+	return b.ran
+}
+
 // finish takes the last sample while the program waits to be reaped, and cleans up.
-func (b *Box) finish(m *meter, probe *probe, orderly bool) {
+func (b *Box) finish(m *meter, probe probing, orderly bool) {
 	if s, ok := probe.sample(); ok {
 		s.RSSKiB = m.usage.RSSKiB // what it had is gone by now; until a moment ago it had it
 		m.add(time.Since(b.begun), s)
@@ -102,18 +121,32 @@ func (b *Box) finish(m *meter, probe *probe, orderly bool) {
 		r.wait()
 	}
 	b.group.close()
+	outErr := b.takeOutputs(why, end)
+	b.run.dropWork()
 	m.usage.CPU = max(m.usage.CPU, end.Usage.Utime.Nano()+end.Usage.Stime.Nano())
 	if peak := int64(end.Usage.Maxrss); peak > b.run.peak {
 		m.usage.PeakKiB = max(m.usage.PeakKiB, peak)
 	}
 	m.usage.RSSKiB, m.usage.Threads = 0, 0
 	exit, signal := exitOf(end)
-	b.result = Result{Report: b.first, Weaker: b.weaker}
+	b.result = b.first
 	b.result.Event, b.result.Usage = EventEnd, b.usage(m)
 	b.result.Exit, b.result.Signal, b.result.Why = exit, signal, why
-	if b.deps.Report != nil {
-		b.deps.Report(b.result.Report)
+	if outErr != nil {
+		b.result.Why, b.result.Error = WhyOutput, cut(outErr.Error())
+		b.result.Kind, b.result.Hint = cellproto.KindOf(outErr).String(), cut(cellproto.HintOf(outErr))
 	}
+	if b.deps.Report != nil {
+		b.deps.Report(b.result)
+	}
+}
+
+// takeOutputs copies what a build that ended well has made. Nothing of it runs any more.
+func (b *Box) takeOutputs(why string, end endRecord) error {
+	if b.run.work == nil || why != "" || end.Status != 0 || len(b.cfg.Build.Output) == 0 {
+		return nil
+	}
+	return b.run.work.take(b.run.plan.Dir, b.cfg.Build.Output, b.cfg.Build.Disk)
 }
 
 func (b *Box) report(e Event, u Usage) {
@@ -144,11 +177,12 @@ func (b *Box) niceSession() {
 type probe struct {
 	clock            int32
 	statm, stat, io  int
-	buf              [1024]byte
+	status           int // -1 where nobody asks for the page tables
+	buf              [4096]byte
 	pageKiB, lastCPU int64
 }
 
-func openProbe(pid int) *probe {
+func openProbe(pid int, tables bool) *probe {
 	p := &probe{clock: int32(^pid<<3 | 2), pageKiB: int64(os.Getpagesize()) / kib} // CPUCLOCK_SCHED of the whole process
 	open := func(name string) int {
 		fd, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/"+name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -157,12 +191,15 @@ func openProbe(pid int) *probe {
 		}
 		return fd
 	}
-	p.statm, p.stat, p.io = open("statm"), open("stat"), open("io")
+	p.statm, p.stat, p.io, p.status = open("statm"), open("stat"), open("io"), -1
+	if tables {
+		p.status = open("status")
+	}
 	return p
 }
 
 func (p *probe) close() {
-	for _, fd := range []int{p.statm, p.stat, p.io} {
+	for _, fd := range []int{p.statm, p.stat, p.io, p.status} {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
@@ -183,6 +220,9 @@ func (p *probe) sample() (s sample, ok bool) {
 	s.Threads = threadsOf(text)
 	s.RSSKiB = field(p.read(p.statm), 1) * p.pageKiB
 	takeIO(p.read(p.io), &s)
+	if p.status >= 0 {
+		s.TablesKiB = tablesOf(p.read(p.status))
+	}
 	return s, true
 }
 

@@ -100,7 +100,40 @@ var fileAttacks = []attack{
 		return needRoot(unix.FanotifyMark(fd, unix.FAN_MARK_ADD, unix.FAN_OPEN, unix.AT_FDCWD, t["dir"]))
 	}},
 	{"use a leaked descriptor", leaked},
+	{"make a program with the set-user-id bit", func(t target) error {
+		name := writable(t) + "/hostile-setuid"
+		defer os.Remove(name)
+		fd, err := unix.Open(name, unix.O_WRONLY|unix.O_CREAT, 0o4755)
+		if err == nil {
+			defer unix.Close(fd)
+			return hasSetID(name)
+		}
+		if err := writes(name, os.O_WRONLY|os.O_CREATE); err != nil {
+			return err
+		}
+		dir, err := unix.Open(filepath.Dir(name), unix.O_PATH, 0)
+		if err != nil {
+			return err
+		}
+		_ = unix.Chmod(name, 0o4755)
+		_ = unix.Fchmodat(dir, filepath.Base(name), 0o4755, 0)
+		_ = unix.Fchmodat(dir, filepath.Base(name), 0o4755, unix.AT_SYMLINK_NOFOLLOW) // fchmodat2
+		_ = unix.Mkdir(name+"-dir", 0o2755)
+		defer unix.Rmdir(name + "-dir")
+		if hasSetID(name+"-dir") == nil {
+			return nil
+		}
+		return hasSetID(name)
+	}},
 	{"run a program with the set-user-id bit", setUserID},
+}
+
+func hasSetID(name string) error {
+	info, err := os.Stat(name)
+	if err == nil && info.Mode()&(os.ModeSetuid|os.ModeSetgid) == 0 {
+		err = errors.New("it has none")
+	}
+	return err
 }
 
 // holds reads a file and looks for what it holds.

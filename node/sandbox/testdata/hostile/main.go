@@ -1,7 +1,7 @@
 // Command hostile is what the sandbox is tested against: one attack a run. Each is a small
 // demonstration that harms nothing: it shows that the way is open, and goes no further.
 //
-//	hostile -list            prints the names
+//	hostile -list            prints classes and names
 //	hostile -victim          is a process that is attacked
 //	hostile control          succeeds
 //	hostile -under COMMAND   runs a command as its child
@@ -50,8 +50,10 @@ func (c cannot) Error() string { return string(c) }
 func main() {
 	switch {
 	case len(os.Args) > 1 && os.Args[1] == "-list":
-		for _, a := range attacks() {
-			fmt.Println(a.name)
+		for _, c := range classes() {
+			for _, a := range c.attacks {
+				fmt.Printf("%s\t%s\n", c.name, a.name)
+			}
 		}
 		return
 	case len(os.Args) > 1 && os.Args[1] == "-victim":
@@ -126,9 +128,23 @@ func victim() {
 	_, _ = os.Stdin.Read(make([]byte, 1))
 }
 
+// class is attacks of one sort.
+type class struct {
+	name    string
+	attacks []attack
+}
+
+func classes() []class {
+	return []class{
+		{"files", fileAttacks}, {"processes and rights", procAttacks}, {"sockets and terminals", socketAttacks},
+		{"shared memory, queues, keys", ipcAttacks}, {"namespaces and mounts", spaceAttacks}, {"kernel and devices", kernelAttacks},
+		{"bombs and floods", bombs}, {"other call interfaces", abiAttacks},
+	}
+}
+
 func attacks() (all []attack) {
-	for _, list := range [][]attack{fileAttacks, procAttacks, socketAttacks, ipcAttacks, spaceAttacks, kernelAttacks, bombs, abiAttacks} {
-		all = append(all, list...)
+	for _, c := range classes() {
+		all = append(all, c.attacks...)
 	}
 	return all
 }

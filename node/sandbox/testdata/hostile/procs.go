@@ -111,6 +111,7 @@ var procAttacks = []attack{
 		data := [2]unix.CapUserData{{Effective: 1 << unix.CAP_SYS_ADMIN, Permitted: 1 << unix.CAP_SYS_ADMIN}}
 		return needRoot(unix.Capset(&header, &data[0]))
 	}},
+	{"wake itself while it is stopped", wakeItself},
 	{"hide from its owner", func(target) error { return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }},
 	{"outlive its guard", func(target) error { return unix.Prctl(unix.PR_SET_PDEATHSIG, 0, 0, 0, 0) }},
 	{"adopt processes", func(target) error { return unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }},
@@ -217,6 +218,28 @@ var bombs = []attack{
 		return nil
 	}},
 	{"fill the disk", fillDisk},
+	{"fill the disk with 128 MiB", func(t target) error { return fill(t, 128, false) }},
+	{"fill the disk with files that have no name", func(t target) error { return fill(t, 128, true) }},
+	{"make 2000 files", func(t target) error {
+		var made []string
+		defer func() {
+			for _, name := range made {
+				os.Remove(name)
+			}
+		}()
+		for n := range 2000 {
+			name := fmt.Sprintf("%s/hostile-%d", writable(t), n)
+			if err := unix.Mknod(name, unix.S_IFREG|0o600, 0); err == unix.EPERM {
+				if err := writes(name, os.O_WRONLY|os.O_CREATE); err != nil {
+					return err
+				}
+			} else if err != nil {
+				return err
+			}
+			made = append(made, name)
+		}
+		return nil
+	}},
 	{"flood the log", func(target) error { // the test sees how much arrives
 		block := make([]byte, 64<<10)
 		for i := range block {
@@ -253,11 +276,72 @@ var bombs = []attack{
 		if err := unix.Getrlimit(unix.RLIMIT_CORE, &lim); err != nil {
 			return err
 		}
-		if lim.Max == 0 {
-			return errors.New("the limit is 0")
+		if lim.Max == 1 {
+			return errors.New("the limit is 1")
 		}
-		return nil
+		return nil // 0 too: a core_pattern that begins with | gets it all the same
 	}},
+	{"have the machine's helper take a core", func(target) error {
+		return unix.Prlimit(0, unix.RLIMIT_CORE, &unix.Rlimit{}, nil)
+	}},
+	{"bomb of page tables", pageTables},
+	{"memory that is a stack", func(target) error { return touch(192<<20, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_GROWSDOWN) }},
+	{"memory of huge pages", func(target) error {
+		err := touch(2<<20, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_HUGETLB)
+		if err == unix.ENOMEM {
+			return cannot("the machine has none")
+		}
+		return err
+	}},
+	{"shared memory of /dev/zero", func(target) error {
+		fd, err := unix.Open("/dev/zero", unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		_, err = unix.Mmap(fd, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		return err
+	}},
+}
+
+// wakeItself stops this process, as who holds it to its share of the processors does, and has a timer
+// send the signal that lets it go on.
+func wakeItself(target) error {
+	type event struct {
+		value       uint64
+		signal, how int32
+		_           [48]byte
+	}
+	ev := event{signal: int32(unix.SIGCONT)}
+	var id int32
+	if err := call(unix.SYS_TIMER_CREATE, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&ev)), uintptr(unsafe.Pointer(&id))); err != nil {
+		return err
+	}
+	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(100 * time.Millisecond))}
+	if err := call(unix.SYS_TIMER_SETTIME, uintptr(id), 0, uintptr(unsafe.Pointer(&spec)), 0); err != nil {
+		return err
+	}
+	return unix.Kill(os.Getpid(), unix.SIGSTOP) // the timer's signal ends the call
+}
+
+// pageTables maps 64 GiB and looks at a page of every 2 MiB: the page is that of all zeroes and counts
+// for nothing, the table that it stands in is 4 KiB.
+func pageTables(target) error {
+	const size, step = 64 << 30, 2 << 20
+	mem, err := unix.Mmap(-1, 0, size, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
+	if err != nil {
+		return err
+	}
+	const noHuge = 15
+	_ = unix.Madvise(mem, noHuge)
+	var sum byte
+	for at := 0; at < size; at += step {
+		sum += mem[at]
+	}
+	pause(200 * time.Millisecond)
+	if sum != 0 {
+		return errors.New("the page is not empty")
+	}
+	return nil
 }
 
 func reapChild(pid uintptr, errno syscall.Errno) error {
@@ -291,6 +375,38 @@ func touch(size, flags int) error {
 		mem[i] = 1
 	}
 	pause(200 * time.Millisecond)
+	return nil
+}
+
+// writable is a directory that can be written, or the current one.
+func writable(t target) string {
+	for _, dir := range []string{t["dir"], t["own"]} {
+		if os.WriteFile(dir+"/hostile-try", nil, 0o600) == nil {
+			os.Remove(dir + "/hostile-try")
+			return dir
+		}
+	}
+	return "."
+}
+
+// fill writes files of 8 MiB, which it holds open and, if nameless is set, deletes at once.
+func fill(t target, mib int, nameless bool) error {
+	block := make([]byte, 8<<20)
+	for n := range mib / 8 {
+		name := fmt.Sprintf("%s/hostile-fill-%d", writable(t), n)
+		f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return err
+		}
+		defer os.Remove(name)
+		defer f.Close()
+		if nameless {
+			os.Remove(name)
+		}
+		if _, err := f.Write(block); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -82,6 +83,26 @@ func do(what, value string, n int) {
 		for range n {
 			fmt.Fprint(os.Stderr, line)
 		}
+	case "threads":
+		var up sync.WaitGroup
+		for range n {
+			up.Add(1)
+			go func() {
+				runtime.LockOSThread()
+				up.Done()
+				select {}
+			}()
+		}
+		up.Wait()
+	case "fds":
+		var open []int
+		for fd := range 256 {
+			var st syscall.Stat_t
+			if syscall.Fstat(fd, &st) == nil && st.Mode&syscall.S_IFMT != 0 {
+				open = append(open, fd)
+			}
+		}
+		fmt.Println("open:", open)
 	case "deaf":
 		signal.Ignore(syscall.SIGTERM)
 	case "crash":

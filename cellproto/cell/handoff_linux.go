@@ -1,0 +1,220 @@
+package cell
+
+import (
+	"context"
+	"maps"
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+// handoff takes the connections of callers whom the nucleus has checked and handed over, and serves
+// them beside the one to the nucleus. It owns their goroutines.
+type handoff struct {
+	s    *server
+	f    *os.File // the handoff socket
+	mem  []byte   // mapped; nil before the first message
+	page cellproto.Page
+
+	mu      sync.Mutex
+	conns   map[uint32]*cellproto.Conn
+	leaving bool // those that still come are served, and told to leave at once
+	done    chan struct{}
+	serving sync.WaitGroup
+}
+
+// openHandoff opens the socket that the nucleus handed down; nil if it did not, or it cannot be used:
+// callers are relayed then.
+func openHandoff(number string) *os.File {
+	fd, err := strconv.ParseUint(number, 10, 31)
+	if err != nil {
+		return nil
+	}
+	syscall.CloseOnExec(int(fd))
+	if _, err := syscall.Getsockname(int(fd)); err != nil || syscall.SetNonblock(int(fd), true) != nil {
+		return nil
+	}
+	_ = os.Unsetenv(cellproto.EnvHandoff) // what this program starts must not take it for its own; it has no descriptor
+	return os.NewFile(uintptr(fd), cellproto.EnvHandoff)
+}
+
+// startHandoff begins to take connections. Its end is close.
+func (s *server) startHandoff(f *os.File) {
+	h := &handoff{s: s, f: f, conns: map[uint32]*cellproto.Conn{}, done: make(chan struct{})}
+	s.handoff = h
+	go func() {
+		defer close(h.done)
+		h.run()
+	}()
+}
+
+// close ends what drain has left, and waits for the goroutines.
+func (h *handoff) close() {
+	if h == nil {
+		return
+	}
+	_ = h.f.Close()
+	<-h.done
+	h.mu.Lock()
+	h.leaving = true
+	for _, c := range h.conns {
+		c.Close()
+	}
+	h.mu.Unlock()
+	h.serving.Wait()
+	if h.mem != nil {
+		_ = syscall.Munmap(h.mem)
+	}
+}
+
+// run reads messages until the socket is closed.
+func (h *handoff) run() {
+	raw, err := h.f.SyscallConn()
+	if err != nil {
+		return
+	}
+	buf, oob := make([]byte, cellproto.MaxHandoff+1), make([]byte, syscall.CmsgSpace(4))
+	for {
+		var n, on int
+		rerr := raw.Read(func(fd uintptr) bool {
+			n, on, _, _, err = syscall.Recvmsg(int(fd), buf, oob, syscall.MSG_CMSG_CLOEXEC)
+			return err != syscall.EAGAIN
+		})
+		switch {
+		case rerr == nil && err == syscall.EINTR:
+			continue
+		case rerr != nil || err != nil || n == 0:
+			return
+		}
+		h.handle(buf[:n], descriptor(oob[:on]))
+	}
+}
+
+// descriptor gives the one that came with a message, or -1.
+func descriptor(oob []byte) int {
+	msgs, err := syscall.ParseSocketControlMessage(oob)
+	if err != nil {
+		return -1
+	}
+	got := -1
+	for i := range msgs {
+		fds, err := syscall.ParseUnixRights(&msgs[i])
+		if err != nil {
+			continue
+		}
+		for _, fd := range fds {
+			if got >= 0 {
+				_ = syscall.Close(fd)
+				continue
+			}
+			got = fd
+		}
+	}
+	return got
+}
+
+func (h *handoff) handle(b []byte, fd int) {
+	m, err := cellproto.ParseHandoff(b)
+	switch {
+	case err == nil && m.Type == cellproto.HandoffPage && fd >= 0 && h.mem == nil:
+		if mem, err := syscall.Mmap(fd, 0, cellproto.PageSize, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED); err == nil {
+			h.mem, h.page = mem, cellproto.NewPage(mem, 0)
+			h.s.flights.bound(h.page.Limit())
+		}
+	case err == nil && m.Type == cellproto.HandoffConn && fd >= 0 && h.take(m, fd):
+		return // the descriptor is the connection's
+	case err == nil && m.Type == cellproto.HandoffLeave:
+		h.serving.Go(func() { h.leave(context.Background()) }) // ends with the connections, which close ends
+	}
+	if fd >= 0 {
+		_ = syscall.Close(fd)
+	}
+}
+
+// take serves a caller's connection.
+func (h *handoff) take(m cellproto.Handoff, fd int) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.mem == nil || syscall.SetNonblock(fd, true) != nil {
+		h.ended(m.ID)
+		return false
+	}
+	t := os.NewFile(uintptr(fd), "caller")
+	cfg := cellproto.Config{Hello: h.s.hello(), Accept: h.accept(m.Subject)}
+	if m.Subject != "" {
+		cfg.IdleTimeout, cfg.MaxInbound = cellproto.IdleTimeout, cellproto.MaxStreamsPeer
+	}
+	c, err := cellproto.NewConn(t, cfg)
+	if err != nil {
+		_ = t.Close()
+		h.ended(m.ID)
+		return true
+	}
+	h.conns[m.ID] = c
+	h.serving.Go(func() {
+		_ = c.Run() // why a caller left is its own affair
+		h.mu.Lock()
+		delete(h.conns, m.ID)
+		h.mu.Unlock()
+		h.ended(m.ID)
+	})
+	if h.leaving {
+		h.serving.Go(func() { _ = c.Drain(context.Background(), leaveReason) }) // ends with Run
+	}
+	return true
+}
+
+const leaveReason = "come back through the nucleus"
+
+// ended tells the nucleus, which then lets its duplicate go.
+func (h *handoff) ended(id uint32) {
+	m := cellproto.Handoff{Type: cellproto.HandoffEnded, ID: id}
+	if b, err := m.Append(nil); err == nil {
+		_, _ = h.f.Write(b) // a nucleus that is gone needs not know
+	}
+}
+
+// accept is server.accept for the calls of subject, "" for the owner.
+func (h *handoff) accept(subject string) func(*cellproto.Conn, *cellproto.Frame) {
+	return func(c *cellproto.Conn, f *cellproto.Frame) {
+		if f.Header.To != "" {
+			h.s.refuse(c, f, cellproto.Errorf("call "+f.Header.Func, cellproto.Unsupported,
+				"calls to other cells go over a connection without %q in its hello", cellproto.CapHandoff))
+			return
+		}
+		delete(f.Header.Meta, metaPeer)
+		if subject != "" {
+			if f.Header.Meta = maps.Clone(f.Header.Meta); f.Header.Meta == nil {
+				f.Header.Meta = map[string]string{}
+			}
+			f.Header.Meta[metaPeer] = subject
+		}
+		h.s.acceptCounted(c, f, &h.page)
+	}
+}
+
+// leaveForGood is leave for a program that stops.
+func (h *handoff) leaveForGood(ctx context.Context) {
+	if h == nil {
+		return
+	}
+	h.mu.Lock()
+	h.leaving = true
+	h.mu.Unlock()
+	h.leave(ctx)
+}
+
+// leave says goaway to all callers, serves what they have begun, and returns when all have left or ctx
+// has ended. New ones can come afterwards.
+func (h *handoff) leave(ctx context.Context) {
+	h.mu.Lock()
+	var drains sync.WaitGroup
+	for _, c := range h.conns {
+		drains.Go(func() { _ = c.Drain(ctx, leaveReason) }) // what ctx cuts is the caller's to repeat
+	}
+	h.mu.Unlock()
+	drains.Wait()
+}

@@ -1,0 +1,278 @@
+package patch
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/binary"
+	"io"
+	"math/rand"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"lukechampine.com/blake3"
+	"pgregory.net/rapid"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+// testKey gives the Ed25519 key whose seed is 32 times n.
+func testKey(n byte) ed25519.PrivateKey {
+	return ed25519.NewKeyFromSeed(bytes.Repeat([]byte{n}, ed25519.SeedSize))
+}
+
+var testTime = time.UnixMilli(1_700_000_000_000)
+
+// program gives bytes that do not compress, as if they were a program's.
+func program(n int, seed int64) []byte {
+	b := make([]byte, n)
+	rand.New(rand.NewSource(seed)).Read(b)
+	return b
+}
+
+// read opens a whole patch.
+func read(data []byte) (*Header, []byte, error) {
+	r := bytes.NewReader(data)
+	h, err := ReadHeader(r, int64(len(data)))
+	if err != nil {
+		return nil, nil, err
+	}
+	delta, err := io.ReadAll(r)
+	return h, delta, err
+}
+
+func apply(data, base []byte) ([]byte, error) {
+	h, delta, err := read(data)
+	if err != nil {
+		return nil, err
+	}
+	return h.Rebuild(base, delta, blake3.Sum256)
+}
+
+func TestMake(t *testing.T) {
+	base := program(1<<20, 1)
+	for _, c := range []struct {
+		name         string
+		base, result []byte
+		most         int // bytes of the patch
+	}{
+		{"two strings changed", base, bytes.Replace(bytes.Replace(base, base[1000:1010], []byte("0123456789"), 1), base[700_000:700_004], []byte("abcd"), 1), 2000},
+		{"longer at its beginning", base, append([]byte("something"), base...), 2000},
+		{"half of it, moved", base, base[1<<19:], 2000},
+		{"twice", base, append(bytes.Clone(base), base...), 3000},
+		{"of another kind", []byte("#!/bin/sh\necho a\n"), program(300_000, 2), 300_500},
+		{"smaller than a window", []byte("a"), []byte("b"), 400},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			data, err := Make(c.base, c.result, testTime, testKey(1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(data) > c.most {
+				t.Errorf("%d bytes", len(data))
+			}
+			got, err := apply(data, c.base)
+			if err != nil || !bytes.Equal(got, c.result) {
+				t.Fatalf("not what was meant: %v", err)
+			}
+			again, err := Make(c.base, c.result, testTime, testKey(1))
+			if err != nil || !bytes.Equal(again, data) {
+				t.Errorf("made twice it differs: %v", err)
+			}
+		})
+	}
+}
+
+func TestMakeRefuses(t *testing.T) {
+	for name, c := range map[string]struct {
+		base, result []byte
+		kind         cellproto.Kind
+	}{
+		"no program before": {nil, []byte("a"), cellproto.BadInput},
+		"no program after":  {[]byte("a"), nil, cellproto.BadInput},
+		"nothing changed":   {[]byte("a"), []byte("a"), cellproto.BadInput},
+	} {
+		if _, err := Make(c.base, c.result, testTime, testKey(1)); cellproto.KindOf(err) != c.kind {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	h := Header{BaseSize: cellproto.MaxPatchProgram + 1, ResultSize: 1, DeltaSize: 1, Created: testTime, Result: Hash{1}}
+	if _, err := h.Seal(testKey(1)); cellproto.KindOf(err) != cellproto.TooLarge {
+		t.Errorf("a program that is too large: %v", err)
+	}
+}
+
+// TestRoundTrip: whatever two programs are, the patch makes the one of the other.
+func TestRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		base := rapid.SliceOfN(rapid.Byte(), 1, 5000).Draw(t, "base")
+		result := rapid.SliceOfN(rapid.Byte(), 1, 5000).Draw(t, "result")
+		if rapid.Bool().Draw(t, "related") {
+			result = append(result, base...)
+		}
+		if bytes.Equal(base, result) {
+			t.Skip("nothing changed")
+		}
+		data, err := Make(base, result, testTime, testKey(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := apply(data, base); err != nil || !bytes.Equal(got, result) {
+			t.Fatalf("not what was meant: %v", err)
+		}
+	})
+}
+
+// TestZstdReadsIt: a patch is a Zstandard file, which other programs apply, too.
+func TestZstdReadsIt(t *testing.T) {
+	base := program(100_000, 1)
+	result := append([]byte("a few bytes more"), base...)
+	data, err := Make(base, result, testTime, testKey(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dec, err := zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderDictRaw(0, base))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dec.Close()
+	if got, err := io.ReadAll(dec); err != nil || !bytes.Equal(got, result) {
+		t.Errorf("a plain decoder: %v", err)
+	}
+	tool, err := exec.LookPath("zstd")
+	if err != nil {
+		t.Log("there is no zstd here: it is not asked")
+		return
+	}
+	dir := t.TempDir()
+	for name, content := range map[string][]byte{"old": base, "a.patch": data} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command(tool, "-q", "-d", "--patch-from=old", "a.patch", "-o", "new")
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if got, err := os.ReadFile(filepath.Join(dir, "new")); err != nil || !bytes.Equal(got, result) {
+		t.Errorf("zstd makes something else: %v", err)
+	}
+}
+
+// TestKeysAreLibp2ps: another program with libp2p makes and checks the same.
+func TestKeysAreLibp2ps(t *testing.T) {
+	key := testKey(1)
+	theirs, err := crypto.UnmarshalPrivateKey(MarshalPrivateKey(key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := peer.IDFromPrivateKey(theirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := PublicKey(key).String(); got != id.String() {
+		t.Errorf("%s, libp2p says %s", got, id)
+	}
+	raw, err := crypto.MarshalPublicKey(theirs.GetPublic())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{id.String(), crypto.ConfigEncodeKey(raw)} {
+		if got, err := ParseKey(text); err != nil || got != PublicKey(key) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	data, err := Make([]byte("old"), []byte("new"), testTime, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var e envelope
+	if err := decMode.Unmarshal(data[frameHead:frameHead+int(binary.LittleEndian.Uint32(data[4:]))], &e); err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := theirs.GetPublic().Verify(preimage(e.Body), e.Sig); err != nil || !ok {
+		t.Errorf("libp2p does not take the signature: %v", err)
+	}
+	again, err := ParsePrivateKey(MarshalPrivateKey(key))
+	if err != nil || !again.Equal(key) {
+		t.Errorf("the private key: %v", err)
+	}
+}
+
+func TestParseKeyRefuses(t *testing.T) {
+	for _, text := range []string{"", "owner.pub", "12D3KooW", strings.Repeat("1", 200), "CAESIA==", PublicKey(testKey(1)).String() + "1"} {
+		if k, err := ParseKey(text); cellproto.KindOf(err) != cellproto.BadInput {
+			t.Errorf("%q: %v, %v", text, k, err)
+		}
+	}
+	good := MarshalPrivateKey(testKey(1))
+	other := MarshalPrivateKey(testKey(2))
+	for name, raw := range map[string][]byte{
+		"empty": nil, "cut": good[:67], "longer": append(bytes.Clone(good), 0), "of another type": append([]byte{8, 2, 0x12, 0x40}, good[4:]...),
+		"of two keys": append(bytes.Clone(good[:36]), other[36:]...),
+	} {
+		if _, err := ParsePrivateKey(raw); cellproto.KindOf(err) != cellproto.Corrupt {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestTrustedKeys(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "keys"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	one, two := PublicKey(testKey(1)), PublicKey(testKey(2))
+	for name, text := range map[string]string{"owner.pub": two.String() + "\n", "empty.pub": "", "host.key": string(MarshalPrivateKey(testKey(3)))} {
+		if err := os.WriteFile(filepath.Join(dir, "keys", name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("owner.pub", filepath.Join(dir, "keys", "link.pub")); err != nil {
+		t.Fatal(err)
+	}
+	got, err := TrustedKeys(dir, []string{one.String(), "owner.pub"})
+	if err != nil || len(got) != 2 || got[0] != one || got[1] != two {
+		t.Errorf("%v, %v", got, err)
+	}
+	for _, entry := range []string{"nobody.pub", "empty.pub", "host.key", "link.pub"} {
+		if got, err := TrustedKeys(dir, []string{entry}); cellproto.KindOf(err) != cellproto.BadInput || cellproto.HintOf(err) == "" {
+			t.Errorf("%s: %v, %v", entry, got, err)
+		}
+	}
+}
+
+// A program of another size or content is not what the patch is for, and a delta is what was signed or
+// is not looked at.
+func TestRebuildRefuses(t *testing.T) {
+	base, result := program(5000, 1), program(5000, 2)
+	data, err := Make(base, result, testTime, testKey(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, delta, err := read(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	flipped := bytes.Clone(delta)
+	flipped[len(flipped)/2] ^= 1
+	for name, c := range map[string]struct{ base, delta []byte }{
+		"another base":    {program(5000, 3), delta},
+		"a longer base":   {append(bytes.Clone(base), 0), delta},
+		"no base":         {nil, delta},
+		"a changed delta": {base, flipped},
+		"a cut delta":     {base, delta[:len(delta)-1]},
+		"no delta":        {base, nil},
+	} {
+		if _, err := h.Rebuild(c.base, c.delta, blake3.Sum256); cellproto.KindOf(err) != cellproto.Corrupt {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

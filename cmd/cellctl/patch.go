@@ -1,0 +1,117 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/patch"
+)
+
+func (a *app) patchCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "patch",
+		Short: "Make and check signed patches of a cell's program",
+		Long: "A patch turns one version of a program into another, and is signed. Dropped into the directory patch/ of a\n" +
+			"cell that trusts the key, it is applied while the program runs; deleting it goes back to what was before.",
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownCommand(cmd, args[0])
+			}
+			return cmd.Help()
+		},
+	}
+	cmd.AddCommand(a.patchMakeCmd(), a.patchKeyCmd(), a.patchKeygenCmd(), a.patchVerifyCmd(), a.patchLsCmd())
+	return cmd
+}
+
+// madePatch is what patch make --json prints.
+type madePatch struct {
+	File   string     `json:"file"`
+	Size   int64      `json:"size"`
+	Base   patch.Hash `json:"base"`
+	Result patch.Hash `json:"result"`
+	Signer patch.Key  `json:"signer"`
+}
+
+func (a *app) patchMakeCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "make OLD NEW",
+		Short: "Make a patch that turns the program OLD into NEW, and sign it",
+		Args:  args(2, 2),
+	}
+	keyFile := keyFlag(cmd)
+	out := cmd.Flags().StringP("output", "o", "", "the patch's file (default NEW"+patch.Suffix+" here)")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		p := a.progress()
+		defer p.done()
+		base, err := readProgram(args[0])
+		if err != nil {
+			return err
+		}
+		result, err := readProgram(args[1])
+		if err != nil {
+			return err
+		}
+		key, err := a.signingKey(cmd.Context(), *keyFile, p)
+		if err != nil {
+			return err
+		}
+		p.say("comparing the programs")
+		data, err := patch.Make(base, result, time.Now(), key)
+		if err != nil {
+			return err
+		}
+		file := *out
+		if file == "" {
+			file = filepath.Base(args[1]) + patch.Suffix
+		}
+		if err := renameio.WriteFile(file, data, 0o644); err != nil {
+			return cellproto.Errorf("write "+file, cellproto.KindOf(err), "%w", err)
+		}
+		p.done()
+		made := madePatch{
+			File: file, Size: int64(len(data)), Base: cellproto.BLAKE3(base), Result: cellproto.BLAKE3(result), Signer: patch.PublicKey(key),
+		}
+		if a.json {
+			return a.printJSON(made)
+		}
+		return a.print(fmt.Appendf(nil, "%s (%s)\n", safe(file), size(made.Size)))
+	}
+	return cmd
+}
+
+// readProgram reads a program's file, which has a limit.
+func readProgram(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, cellproto.Errorf("read "+path, cellproto.KindOf(err), "%w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, cellproto.MaxPatchProgram+1))
+	switch {
+	case err != nil:
+		return nil, cellproto.Errorf("read "+path, cellproto.KindOf(err), "%w", err)
+	case len(data) > cellproto.MaxPatchProgram:
+		return nil, cellproto.Errorf("read "+path, cellproto.TooLarge, "a program of more than %s", size(cellproto.MaxPatchProgram))
+	}
+	return data, nil
+}
+
+// size shows a number of bytes as people read it.
+func size(n int64) string {
+	switch {
+	case n >= 1<<20:
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	case n >= 1<<10:
+		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
+	}
+	return fmt.Sprintf("%d bytes", n)
+}

@@ -1,0 +1,281 @@
+package celltest
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/internal/ctl"
+)
+
+// tally makes a cell whose program notes every call. It does not run yet.
+func (n *Net) tally(more string) *Cell {
+	n.t.Helper()
+	c := n.cell("tally")
+	c.write("cell.toml", "[cell]\nname = \"tally\"\nversion = \"1.0.0\"\nbinary = \"bin/tally\"\n"+
+		"[resources]\nconcurrency = 200\n"+more, 0o644)
+	c.copyFile(filepath.Join(Bin(n.t), "tally"), "bin/tally", 0o755)
+	return c
+}
+
+// nextVersion writes another program beside bin/: the same, but for bytes that nobody reads.
+func (c *Cell) nextVersion(v int) string {
+	c.t.Helper()
+	data, err := os.ReadFile(filepath.Join(Bin(c.t), "tally"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	name := fmt.Sprintf("tally-%d", v)
+	c.write(name, string(data)+fmt.Sprint("version ", v), 0o755)
+	return filepath.Join(c.Dir, name)
+}
+
+// dial opens a connection of frames to the cell's socket, that ends with the test.
+func (c *Cell) dial() *cellproto.Conn {
+	c.t.Helper()
+	sock, err := ctl.Dial(context.Background(), c.Dir, ctl.CellSocket)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	conn, err := cellproto.NewConn(sock, cellproto.Config{Opener: true})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = conn.Run() }()
+	c.t.Cleanup(func() { conn.Close(); <-done })
+	return conn
+}
+
+// load is clients that call all the time, each with a key that nobody else uses.
+type load struct {
+	c       *Cell
+	fn      string
+	over    atomic.Bool
+	clients sync.WaitGroup
+
+	mu     sync.Mutex
+	done   map[string]bool // keys of calls that have succeeded
+	failed []string
+	worst  time.Duration // since it was asked for last
+}
+
+// begin starts n clients of a function. Every eighth call takes 5 ms.
+func (c *Cell) begin(n int, fn string) *load {
+	l := &load{c: c, fn: fn, done: map[string]bool{}}
+	for i := range n {
+		conn := c.dial()
+		l.clients.Go(func() {
+			for k := 0; !l.over.Load(); k++ {
+				l.call(conn, fmt.Sprintf("%s-%d-%d", fn, i, k), k%8 == i%8)
+			}
+		})
+	}
+	return l
+}
+
+func (l *load) call(conn *cellproto.Conn, key string, slow bool) {
+	fn, args := l.fn, fmt.Sprintf(`{"key":%q,"ms":0}`, key)
+	if slow && fn == "once" {
+		fn, args = "slow", fmt.Sprintf(`{"key":%q,"ms":5}`, key)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), cellproto.DefaultTimeout)
+	defer cancel()
+	begin := time.Now()
+	_, err := conn.Call(ctx, &cellproto.Request{
+		Header: cellproto.Header{Func: fn, Codec: cellproto.JSON, Key: []byte(key)}, Payload: []byte(args),
+	})
+	took := time.Since(begin)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.worst = max(l.worst, took)
+	if err != nil {
+		l.failed = append(l.failed, fmt.Sprintf("%s: %v", key, err))
+		l.over.Store(len(l.failed) > 10)
+		return
+	}
+	l.done[key] = true
+}
+
+func (l *load) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.done)
+}
+
+// stall gives the longest call since it was asked for last, of those that have ended.
+func (l *load) stall() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	worst := l.worst
+	l.worst = 0
+	return worst
+}
+
+// await waits for so many further calls.
+func (l *load) await(n int) {
+	l.c.t.Helper()
+	before := l.count()
+	Eventually(l.c.t, "calls go on", func() bool { return l.count() >= before+n || l.over.Load() })
+}
+
+// end stops the clients and compares what they have had answered with what the programs have noted.
+func (l *load) end(twiceAllowed bool) {
+	t := l.c.t
+	t.Helper()
+	l.over.Store(true)
+	l.clients.Wait()
+	noted := l.c.noted()
+	twice, missing := 0, 0
+	for key := range l.done {
+		if noted[key] == 0 {
+			missing++
+		}
+	}
+	for key, n := range noted {
+		if n > 1 && strings.HasPrefix(key, l.fn+"-") {
+			twice++
+		}
+	}
+	t.Logf("%s: %d calls answered, %d failed, %d carried out more than once, %d answered and not carried out", l.fn, len(l.done), len(l.failed), twice, missing)
+	if len(l.failed) > 0 {
+		t.Errorf("failed: %s", strings.Join(l.failed[:min(len(l.failed), 5)], "\n"))
+	}
+	if missing > 0 || twice > 0 && !twiceAllowed {
+		t.Errorf("%d calls were answered without being carried out, %d were carried out more than once", missing, twice)
+	}
+}
+
+// noted counts how often the programs have carried out each call.
+func (c *Cell) noted() map[string]int {
+	c.t.Helper()
+	files, err := filepath.Glob(filepath.Join(c.Dir, "data", "*.calls"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	counts := map[string]int{}
+	for _, name := range files {
+		f, err := os.Open(name)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		for lines := bufio.NewScanner(f); lines.Scan(); {
+			counts[lines.Text()]++
+		}
+		f.Close()
+	}
+	return counts
+}
+
+func median(d []time.Duration) time.Duration {
+	slices.Sort(d)
+	return d[len(d)/2]
+}
+
+// startTimes gives how long each start of the program took, as the nucleus's log says.
+func (c *Cell) startTimes() (all []time.Duration) {
+	for line := range strings.Lines(c.Log()) {
+		_, fields, ok := strings.Cut(line, "program started\t")
+		var f struct {
+			Took float64 `json:"took"`
+		}
+		if ok && json.Unmarshal([]byte(fields), &f) == nil {
+			all = append(all, time.Duration(f.Took*float64(time.Second)))
+		}
+	}
+	return all
+}
+
+// TestSwapsUnderLoad replaces the program again and again under clients whose calls must not be
+// repeated: none fails, none is lost, none runs twice. CELL_LONG=1 makes it long.
+func TestSwapsUnderLoad(t *testing.T) {
+	n := New(t)
+	c := n.tally("")
+	c.Start()
+	clients, swaps := 32, 8
+	if os.Getenv("CELL_LONG") != "" {
+		clients, swaps = 64, 25
+	}
+	l := c.begin(clients, "once")
+	l.await(clients)
+	client := &ctl.Client{Dir: c.Dir}
+	pids := []int{c.Status().ProgramPID}
+	var stalls, quiet, took []time.Duration
+	for v := range swaps {
+		l.stall()
+		l.await(500)
+		quiet = append(quiet, l.stall())
+		file := c.nextVersion(v)
+		l.stall()
+		if v%2 == 0 {
+			s, err := client.Swap(t.Context(), file, false, false)
+			if err != nil {
+				t.Fatalf("swap %d: %v\n%s", v, err, c.Log())
+			}
+			took = append(took, time.Duration(s.TookMS)*time.Millisecond)
+		} else { // as an owner does who knows nothing of cellctl swap
+			if err := os.Rename(file, filepath.Join(c.Dir, "bin", "tally")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		Eventually(t, "the new program serves", func() bool { return c.Status().ProgramPID != pids[len(pids)-1] })
+		l.await(2 * clients)
+		stalls = append(stalls, l.stall())
+		pids = append(pids, c.Status().ProgramPID)
+	}
+	l.end(false)
+	s := c.Status()
+	if s.Crashes != 0 || s.Starts != uint64(swaps+1) {
+		t.Errorf("%d starts, %d crashes", s.Starts, s.Crashes)
+	}
+	t.Logf("%d swaps under %d clients: longest call around a swap, p50 %v (without one %v); a swap took p50 %v, the first start %v",
+		swaps, clients, median(stalls), median(quiet), median(took), c.startTimes()[0])
+	rows, err := ctl.ReadRuns(c.Dir)
+	if err != nil || len(rows) != swaps+1 || rows[swaps].Outcome != ctl.OutcomeSwapped || rows[0].Outcome != ctl.OutcomeStarted {
+		t.Errorf("the history has %d rows (%v), want %d", len(rows), err, swaps+1)
+	}
+	c.Stop()
+	for _, pid := range pids {
+		if Alive(pid) {
+			t.Errorf("process %d was left", pid)
+		}
+	}
+}
+
+// TestKillsUnderLoad kills the program under clients whose calls may be repeated under their key: none
+// fails.
+func TestKillsUnderLoad(t *testing.T) {
+	n := New(t)
+	c := n.tally("")
+	c.Start()
+	clients := 32
+	if os.Getenv("CELL_LONG") != "" {
+		clients = 64
+	}
+	l := c.begin(clients, "repeat")
+	for range 5 {
+		l.await(500)
+		pid := c.Status().ProgramPID
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatalf("kill %d: %v", pid, err)
+		}
+		Eventually(t, "another one runs", func() bool { now := c.Status().ProgramPID; return now != pid && now != 0 })
+	}
+	l.await(500)
+	l.end(true)
+	if s := c.Status(); s.Crashes != 5 || s.Starts != 6 || s.LastExit != "signal: killed" {
+		t.Errorf("%+v", s)
+	}
+	c.Stop()
+}

@@ -1,0 +1,45 @@
+// Command tally is the program of a cell that notes every call that it carries out, by the key that the
+// caller has given: a test counts both sides.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/celldnet/celld/cellproto/cell"
+)
+
+// Call is what both functions take.
+type Call struct {
+	Key string `json:"key"`
+	Ms  int    `json:"ms"` // to take for it
+}
+
+func main() {
+	err := os.MkdirAll("data", 0o700)
+	var log *os.File
+	if err == nil { // one file for each process: nobody else's line is torn by a kill
+		log, err = os.OpenFile(filepath.Join("data", fmt.Sprintf("%d.calls", os.Getpid())), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	note := func(_ context.Context, c Call) (int, error) {
+		if c.Ms > 0 {
+			time.Sleep(time.Duration(c.Ms) * time.Millisecond)
+		}
+		_, err := log.WriteString(c.Key + "\n") // one write a line
+		return os.Getpid(), err
+	}
+	cell.Main(
+		cell.Func("once", note).Doc("Notes a call that must not be repeated."),
+		cell.Func("slow", note).Slow().Doc("Notes one that takes its time."),
+		cell.Func("repeat", note).Idempotent().Doc("Notes one that may be repeated under its key."),
+		cell.Func("pid", func(context.Context, cell.None) (int, error) { return os.Getpid(), nil }).Pure(),
+		cell.Func("die", func(context.Context, cell.None) (int, error) { os.Exit(7); return 0, nil }),
+	)
+}

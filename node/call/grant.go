@@ -1,0 +1,45 @@
+package call
+
+import (
+	"slices"
+	"time"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/signed"
+)
+
+// MayHold says whether a caller on the Unix socket may have its connection handed to the program, by
+// the hello that it begins with: it has asked for that, wants what is served here, and is the owner or
+// needs no proof or has given a token. subject is what the program is told of it, "" for the owner;
+// until is when its token expires, zero for never. Whoever may not is served by Serve, which says why.
+func (s *Server) MayHold(who Who, h *cellproto.Hello) (subject string, until time.Time, ok bool) {
+	if !slices.Contains(h.Capabilities, cellproto.CapHandoff) || !s.serving.Load().serves(h.Cell) {
+		return "", time.Time{}, false
+	}
+	if who.Owner {
+		return "", time.Time{}, true
+	}
+	subject = who.subject()
+	if !s.tokens.needed() {
+		return subject, time.Time{}, true
+	}
+	tok, err := signed.OpenToken(h.Token, s.tokens.id.Peer, s.cellName(), subject, time.Now())
+	if err != nil || !s.tokens.admits(tok.Key, who) {
+		return "", time.Time{}, false
+	}
+	return subject, tok.Expires, true
+}
+
+// Served counts calls that did not pass through here, of which some took so long.
+func (s *Server) Served(calls uint64, times []time.Duration) {
+	if calls == 0 && len(times) == 0 {
+		return
+	}
+	s.served.Add(int64(calls))
+	s.last.Store(time.Now().UnixNano())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range times {
+		s.latency.Record(t)
+	}
+}

@@ -1,0 +1,97 @@
+package node
+
+import (
+	"context"
+	"net"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/node/call"
+)
+
+// grant hands a caller's connection to the program, where both want that and the caller may: its calls
+// then do not pass through here any more. Nothing is read from the connection, only looked at, so that
+// the program, or else the relay, begins with the caller's hello. It reports whether it has.
+func (n *nucleus) grant(ctx context.Context, conn *net.UnixConn, who call.Who) bool {
+	if n.program == nil {
+		return false
+	}
+	hello := peekHello(ctx, conn)
+	if hello == nil {
+		return false
+	}
+	subject, until, ok := n.server.MayHold(who, hello)
+	if !ok {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, cellproto.DefaultTimeout)
+	defer cancel()
+	// As a relayed call would: the schema of a program is learned at its start.
+	if up, err := n.program.Conn(ctx); err != nil || n.serving.learn(ctx, up) != nil {
+		return false
+	}
+	if !n.program.Grant(ctx, conn, subject, until) {
+		return false
+	}
+	n.log.Debug("caller handed over", zap.Int("uid", who.UID), zap.String("agent", hello.Agent))
+	return true
+}
+
+// maxPeek is how large a hello may be that is looked at, in bytes, with its frame header: one of a
+// caller names no functions.
+const maxPeek = 4 << 10
+
+// peekHello gives the hello that waits on a connection, and leaves it there; nil when there is none in
+// time, or it is none.
+func peekHello(ctx context.Context, conn *net.UnixConn) *cellproto.Hello {
+	raw, err := conn.SyscallConn()
+	if err != nil || conn.SetReadDeadline(time.Now().Add(cellproto.FrameTimeout)) != nil {
+		return nil
+	}
+	unhook := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer func() {
+		unhook()
+		_ = conn.SetReadDeadline(time.Time{}) // a lost connection fails the first read
+	}()
+	buf := make([]byte, maxPeek)
+	var hello *cellproto.Hello
+	_ = raw.Read(func(fd uintptr) bool { // in vain: nil
+		n, _, err := syscall.Recvfrom(int(fd), buf, syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		if err == syscall.EAGAIN || err == syscall.EINTR {
+			return false
+		}
+		if err != nil || n == 0 {
+			return true
+		}
+		f, size, err := cellproto.ParseFrame(buf[:n])
+		if err != nil {
+			return true
+		}
+		if size == 0 {
+			return n == len(buf) // else the rest is on its way
+		}
+		if h, err := cellproto.ParseHello(f.Payload); err == nil && f.Type == cellproto.TypeHello {
+			hello = &h
+		}
+		return true
+	})
+	return hello
+}
+
+// load is the state of the server half, with the calls that do not pass through it.
+func (n *nucleus) load() call.Load {
+	if n.program == nil {
+		return n.server.Load()
+	}
+	g := n.program.Granted()
+	n.grantedMu.Lock()
+	n.server.Served(g.Served-n.grantedSeen, g.Times)
+	n.grantedSeen = g.Served
+	n.grantedMu.Unlock()
+	l := n.server.Load()
+	l.InFlight += g.InFlight
+	return l
+}

@@ -1,0 +1,116 @@
+package program
+
+import (
+	"context"
+	"net"
+	"os"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/celltoml"
+)
+
+// Grant hands a caller's connection, of which nothing was read, to the program, which serves it from
+// then on, at the longest until then if that is not zero; the program is started or thawed for that.
+// subject is who calls, "" for the owner. It reports false, and leaves the connection alone, when the program takes none, cannot be started, or
+// is on trial after a swap: the caller is to be relayed then.
+func (p *Program) Grant(ctx context.Context, conn *net.UnixConn, subject string, until time.Time) bool {
+	if p.cfg.Speaks == celltoml.JSONL {
+		return false
+	}
+	if _, err := p.Conn(ctx); err != nil {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock() // so that it is not frozen or replaced meanwhile
+	in := p.cur
+	if in == nil || p.phase != Running || in.grants == nil || in.trial || p.candidate != nil || isClosed(in.stop) {
+		return false
+	}
+	return in.grants.give(conn, subject, until) == nil
+}
+
+// Granted is what callers did whose connections the program holds itself, over all its runs.
+type Granted struct {
+	Conns    int // now
+	InFlight int
+	Served   uint64          // calls that have ended
+	Refused  uint64          // for which there was no room
+	Times    []time.Duration // of some of those that have ended since the last look, at most 64
+}
+
+// Granted gives what has become of the callers that hold a connection to the program. Each of its
+// times is given once.
+func (p *Program) Granted() Granted {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var g Granted
+	for in := range p.all {
+		if !isClosed(in.started) || in.grants == nil {
+			continue
+		}
+		g.Conns += in.grants.open()
+		n, _ := in.grants.use()
+		g.InFlight += n
+		g.Times = append(g.Times, p.countGrants(in)...)
+	}
+	g.Served, g.Refused = p.grantedServed, p.grantedRefused
+	return g
+}
+
+// countGrants adds what a run has counted since the last look. p.mu is held.
+func (p *Program) countGrants(in *instance) []time.Duration {
+	ended, refused, times := in.grants.counts()
+	p.grantedServed += uint64(ended - in.grantsEnded)
+	p.grantedRefused += uint64(refused - in.grantsRefused)
+	in.grantsEnded, in.grantsRefused = ended, refused
+	return times
+}
+
+// openGrants makes the means of handing connections over to a run that is about to start, if the system
+// has them. theirs is to be inherited.
+func (in *instance) openGrants() (theirs *os.File) {
+	g, theirs, err := newGrants(in.cfg.Concurrency)
+	if err != nil {
+		in.log.Debug("callers will be relayed: connections cannot be handed over here", zap.Error(err))
+		return nil
+	}
+	in.grants = g
+	return theirs
+}
+
+// keepGrants lets them go again if the program takes no connections.
+func (in *instance) keepGrants() {
+	if in.grants != nil && !slices.Contains(in.hello.Capabilities, cellproto.CapHandoff) {
+		in.grants.close()
+		in.grants = nil
+	}
+}
+
+// dismiss has those callers whose connections the program holds come back through the nucleus, and
+// waits until they have, at most limit. Who does not and has no call in flight is cut off.
+func (in *instance) dismiss(limit time.Duration) {
+	if in.grants == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-in.gone:
+		case <-in.hurry:
+		case <-ctx.Done():
+		}
+		cancel()
+	}()
+	in.grants.leave(ctx)
+	cancel()
+	<-watched
+	if n, _ := in.grants.use(); n == 0 {
+		in.grants.revoke()
+	}
+}

@@ -1,0 +1,275 @@
+package program
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+// grants are the callers' connections that one run of the program holds itself. Here is a duplicate
+// of each, so that it can be revoked, and the page on which the program counts its calls.
+type grants struct {
+	sock *net.UnixConn // the handoff socket
+	page cellproto.Page
+	done chan struct{} // closed when the program has closed its end
+
+	mu      sync.Mutex
+	mem     []byte // mapped; nil once closed
+	conns   map[uint32]*held
+	nextID  uint32
+	changed chan struct{} // closed, and made anew, when a connection has ended
+	ended   uint32        // of the page, when it was looked at last
+	last    time.Time     // when that was seen to change
+	seen    uint32        // times of the page that were given out
+	refused uint32        // of the page, once it is closed
+}
+
+// held is the duplicate of a connection: a bare descriptor, which the runtime's poller does not watch,
+// since it would wake this process for every byte that the program is sent.
+type held struct {
+	fd     int
+	expiry *time.Timer // nil: it may go on for ever
+}
+
+// end lets the duplicate go.
+func (h *held) end() {
+	if h.expiry != nil {
+		h.expiry.Stop()
+	}
+	_ = unix.Close(h.fd)
+}
+
+// cut ends the connection, whoever else holds it: shutdown(2) is for all descriptors of the socket.
+func (h *held) cut() { _ = unix.Shutdown(h.fd, unix.SHUT_RDWR) }
+
+// newGrants makes the socket and the page; theirs is to be inherited.
+func newGrants(limit int) (g *grants, theirs *os.File, err error) {
+	memfd, err := unix.MemfdCreate("celld-page", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, nil, err
+	}
+	page := os.NewFile(uintptr(memfd), "page")
+	defer page.Close()
+	if err := page.Truncate(cellproto.PageSize); err != nil {
+		return nil, nil, err
+	}
+	// A program that cuts the file would have the nucleus die of the access.
+	if _, err := unix.FcntlInt(page.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
+		return nil, nil, err
+	}
+	mem, err := unix.Mmap(memfd, 0, cellproto.PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, nil, err
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		_ = unix.Munmap(mem)
+		return nil, nil, err
+	}
+	ours, theirs, err := pairFiles(fds)
+	if err != nil {
+		_ = unix.Munmap(mem)
+		return nil, nil, err
+	}
+	g = &grants{
+		sock: ours.(*net.UnixConn), page: cellproto.NewPage(mem, limit), mem: mem, done: make(chan struct{}),
+		conns: map[uint32]*held{}, changed: make(chan struct{}), last: time.Now(),
+	}
+	if err := g.send(cellproto.Handoff{Type: cellproto.HandoffPage}, memfd); err != nil {
+		g.sock.Close()
+		theirs.Close()
+		_ = unix.Munmap(mem)
+		return nil, nil, err
+	}
+	go g.read()
+	return g, theirs, nil
+}
+
+// send sends a message, with a descriptor unless fd is negative. It does not wait: a program that does
+// not take messages gets none.
+func (g *grants) send(m cellproto.Handoff, fd int) error {
+	b, err := m.Append(nil)
+	if err != nil {
+		return err
+	}
+	var rights []byte
+	if fd >= 0 {
+		rights = unix.UnixRights(fd)
+	}
+	raw, err := g.sock.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var serr error
+	if err := raw.Write(func(sock uintptr) bool {
+		serr = unix.Sendmsg(int(sock), b, rights, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		return true
+	}); err != nil {
+		return err
+	}
+	return serr
+}
+
+// read takes the program's word for which connections have ended, until it closes its end; then all
+// have.
+func (g *grants) read() {
+	defer close(g.done)
+	b := make([]byte, cellproto.MaxHandoff+1)
+	for {
+		n, err := g.sock.Read(b)
+		if err != nil || n == 0 {
+			break
+		}
+		m, err := cellproto.ParseHandoff(b[:n])
+		if err != nil {
+			break
+		}
+		if m.Type == cellproto.HandoffEnded {
+			g.drop(m.ID)
+		}
+	}
+	g.revoke()
+}
+
+func (g *grants) drop(id uint32) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c, ok := g.conns[id]
+	if !ok {
+		return
+	}
+	delete(g.conns, id)
+	c.end()
+	close(g.changed)
+	g.changed = make(chan struct{})
+}
+
+// revoke ends all connections, whoever holds them.
+func (g *grants) revoke() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for id, c := range g.conns {
+		c.cut()
+		c.end()
+		delete(g.conns, id)
+	}
+	close(g.changed)
+	g.changed = make(chan struct{})
+}
+
+// give hands a caller's connection over, which belongs to g then, and is cut at until, unless that is
+// zero: the caller proves anew who it is.
+func (g *grants) give(conn *net.UnixConn, subject string, until time.Time) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.mem == nil || isClosed(g.done) {
+		return net.ErrClosed
+	}
+	h, derr := &held{fd: -1}, error(nil)
+	if err := raw.Control(func(fd uintptr) {
+		h.fd, derr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+	}); err != nil || derr != nil {
+		return errors.Join(err, derr)
+	}
+	g.nextID++
+	if err := g.send(cellproto.Handoff{Type: cellproto.HandoffConn, ID: g.nextID, Subject: subject}, h.fd); err != nil {
+		h.end()
+		return err
+	}
+	_ = conn.Close() // the program has its own
+	g.conns[g.nextID] = h
+	if id := g.nextID; !until.IsZero() {
+		h.expiry = time.AfterFunc(time.Until(until), func() { g.expire(id) })
+	}
+	return nil
+}
+
+// expire cuts a connection whose token has expired.
+func (g *grants) expire(id uint32) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if h, ok := g.conns[id]; ok {
+		h.cut()
+	}
+}
+
+// leave has all callers come back through the nucleus, and returns when they have or ctx has ended.
+func (g *grants) leave(ctx context.Context) {
+	told := false
+	for {
+		g.mu.Lock()
+		open, changed := len(g.conns), g.changed
+		g.mu.Unlock()
+		if open == 0 {
+			return
+		}
+		if !told {
+			told = true
+			if g.send(cellproto.Handoff{Type: cellproto.HandoffLeave}, -1) != nil {
+				return
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// open gives the number of connections.
+func (g *grants) open() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.conns)
+}
+
+// use gives how many calls are in flight, and when the last one ended as far as was noticed: a call
+// that has ended since the last look counts as just now.
+func (g *grants) use() (inFlight int, last time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.mem == nil {
+		return 0, g.last
+	}
+	begun, ended, _ := g.page.Counts()
+	if ended != g.ended {
+		g.ended, g.last = ended, time.Now()
+	}
+	return int(int32(begun - ended)), g.last
+}
+
+// counts gives the calls that have ended and those that were refused, and the times that were noted
+// since it was asked last.
+func (g *grants) counts() (ended, refused uint32, times []time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.mem == nil {
+		return g.ended, g.refused, nil
+	}
+	_, ended, refused = g.page.Counts()
+	times, g.seen = g.page.Times(g.seen)
+	return ended, refused, times
+}
+
+// close ends all, when the process is gone.
+func (g *grants) close() {
+	_ = g.sock.Close()
+	<-g.done
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	_, g.ended, g.refused = g.page.Counts()
+	_ = unix.Munmap(g.mem)
+	g.mem = nil
+}

@@ -1,0 +1,253 @@
+package node
+
+import (
+	"context"
+	"encoding/hex"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/celltoml"
+	"github.com/celldnet/celld/cellproto/signed"
+	"github.com/celldnet/celld/internal/ctl"
+	"github.com/celldnet/celld/node/program"
+)
+
+// swapRequest says what is to take over from the program that runs.
+type swapRequest struct {
+	Program string // absolute path of a file that is copied into bin/ first; "": what is in bin/ now
+	Force   bool   // even if it breaks callers
+	Publish bool   // and publish it, without a moment in which nothing is published
+	By      string // who wants it, for the history: "cellctl swap", "a new file in bin/"
+	// Wanted is asked when the swaps before this one are over; if it says no, nothing is done. Nil: it is.
+	Wanted func() bool
+}
+
+// swaps replaces the program of the cell, and keeps serving in step with what runs.
+type swaps struct {
+	n     *nucleus
+	runs  *runs
+	busy  chan struct{} // capacity 1: taken while a swap goes on
+	tasks sync.WaitGroup
+
+	mu   sync.Mutex
+	undo func() error // takes back what the last swap has put into bin/; nil: nothing
+	last string       // the version before the last swap
+}
+
+func newSwaps(n *nucleus) *swaps {
+	return &swaps{n: n, runs: openRuns(n.cfg.Dir, n.log), busy: make(chan struct{}, 1)}
+}
+
+// swap has a new program take over without a call being dropped; see program.Swap. A program that
+// would break callers is refused, unless the major version in cell.toml has risen since the one that
+// runs, or Force. When it fails everything is as before, but for what the owner has put into bin/.
+func (s *swaps) swap(ctx context.Context, req swapRequest, say func(string)) (ctl.Swapped, error) {
+	n, op, begin := s.n, "swap "+s.n.cfg.Cell.Name, time.Now()
+	if n.program == nil {
+		return ctl.Swapped{}, cellproto.Errorf(op, cellproto.BadInput, "a nucleus without a program has nothing to swap").
+			WithHint("Set binary in cell.toml and restart the nucleus.")
+	}
+	select {
+	case s.busy <- struct{}{}:
+		defer func() { <-s.busy }()
+	case <-ctx.Done():
+		return ctl.Swapped{}, cellproto.Errorf(op, cellproto.KindOf(ctx.Err()), "%w while another swap went on", ctx.Err())
+	}
+	if req.Wanted != nil && !req.Wanted() {
+		return ctl.Swapped{}, nil
+	}
+	version, err := s.newVersion(req)
+	if err != nil {
+		return ctl.Swapped{}, err
+	}
+	var undo func() error
+	if req.Program != "" && !sameFile(req.Program, n.cfg.Path(n.cfg.Cell.Binary)) {
+		say("copying " + req.Program)
+		if undo, err = n.program.Install(req.Program); err != nil {
+			return ctl.Swapped{}, err
+		}
+	}
+	say("starting the new program")
+	t := &turn{s: s, req: req, version: version, say: say}
+	err = n.program.Swap(ctx, program.Candidate{
+		Fit:   t.fit,
+		Moved: func(c *cellproto.Conn) { t.moved(ctx, c, undo) },
+	})
+	if err != nil {
+		s.refused(ctx, version, undo, err)
+		return ctl.Swapped{}, err
+	}
+	out := t.out
+	out.Version, out.ProgramPID, out.BLAKE3 = version, n.program.State().PID, t.row.BLAKE3
+	out.TookMS = time.Since(begin).Milliseconds()
+	if t.publishErr == nil && req.Publish {
+		out.IPNS, err = n.nameIt(ctx, t.id)
+		if err != nil {
+			say("the name is not published yet, and goes on: " + err.Error())
+		}
+	}
+	return out, t.publishErr
+}
+
+func sameFile(a, b string) bool {
+	x, err := os.Stat(a)
+	y, nerr := os.Stat(b)
+	return err == nil && nerr == nil && os.SameFile(x, y)
+}
+
+// newVersion reads the version that cell.toml gives now. For a file that appeared in bin/ a cell.toml
+// that cannot be read is no reason to run the old one for ever.
+func (s *swaps) newVersion(req swapRequest) (string, error) {
+	fresh, err := celltoml.Load(s.n.cfg.Dir)
+	if err == nil {
+		return fresh.Cell.Version, nil
+	}
+	if req.By != byRename {
+		return "", err
+	}
+	s.n.log.Warn("cell.toml cannot be read: the version stays", zap.Error(err))
+	return s.n.serving.releaseVersion(), nil
+}
+
+// catchUp swaps if the program in bin/ is not the one that is served.
+func (s *swaps) catchUp(ctx context.Context, say func(string)) error {
+	sum, err := program.Digest(s.n.cfg.Path(s.n.cfg.Cell.Binary))
+	if err != nil || sum == s.n.serving.digest() {
+		return nil // without a program, what comes next says so
+	}
+	_, err = s.swap(ctx, swapRequest{By: "cellctl publish"}, say)
+	return err
+}
+
+// refused notes a swap that did not come about, and takes back what it has put into bin/.
+func (s *swaps) refused(ctx context.Context, version string, undo func() error, cause error) {
+	row := ctl.RunRow{Time: time.Now(), Version: version, Outcome: ctl.OutcomeRefused, Reason: cause.Error()}
+	if sum, err := program.Digest(s.n.cfg.Path(s.n.cfg.Cell.Binary)); err == nil {
+		row.BLAKE3 = hex.EncodeToString(sum[:])
+	}
+	if undo != nil {
+		if err := undo(); err != nil {
+			s.n.log.Warn("the new program stays in bin/", zap.Error(err))
+		}
+	}
+	if ctx.Err() == nil && !program.Unfinished(cause) {
+		s.runs.add(row)
+	}
+}
+
+// turn is one swap under way.
+type turn struct {
+	s       *swaps
+	req     swapRequest
+	version string
+	say     func(string)
+
+	schema     *cellproto.Schema
+	manifest   *signed.Manifest // to be published; nil: nothing is
+	id         cid.Cid
+	publishErr error
+	row        ctl.RunRow
+	out        ctl.Swapped
+}
+
+// fit says whether the program at the end of c serves those who call the one that runs.
+func (t *turn) fit(ctx context.Context, c *cellproto.Conn) error {
+	n, op := t.s.n, "swap "+t.s.n.cfg.Cell.Name
+	t.say("comparing the schemas")
+	var err error
+	if t.schema, err = n.schemaOf(ctx, c); err != nil {
+		return err
+	}
+	old := n.server.Serving().Schema
+	var changes []cellproto.Change
+	switch {
+	case old != nil && t.schema == nil:
+		changes = []cellproto.Change{{Func: "schema", What: "the new program names none"}}
+	default:
+		changes = cellproto.Compatible(old, t.schema)
+	}
+	for _, ch := range changes {
+		t.out.Changes = append(t.out.Changes, ch.String())
+	}
+	from := n.serving.releaseVersion()
+	if len(changes) > 0 && !t.req.Force && !majorRises(from, t.version) {
+		return cellproto.Errorf(op, cellproto.Incompatible, "it would break those who call version %s: %s", from, strings.Join(t.out.Changes, "; ")).
+			WithHint("Keep what is called, raise the major version in cell.toml, or cellctl swap --force.")
+	}
+	if t.req.Publish {
+		t.say("preparing the manifest")
+		m, err := n.prepare(ctx, t.schema, t.version)
+		if err != nil {
+			return err
+		}
+		t.manifest = &m
+	}
+	return nil
+}
+
+// majorRises reports that the major number of a semver is larger than that of the one before.
+func majorRises(from, to string) bool {
+	number := func(v string) string { major, _, _ := strings.Cut(v, "."); return major }
+	a, b := number(from), number(to)
+	return len(b) > len(a) || len(b) == len(a) && b > a // without leading zeros
+}
+
+// moved keeps serving in step: new requests go to the program at the end of c from now on.
+func (t *turn) moved(ctx context.Context, c *cellproto.Conn, undo func() error) {
+	s, n := t.s, t.s.n
+	s.mu.Lock()
+	s.undo, s.last = undo, n.serving.releaseVersion()
+	s.mu.Unlock()
+	t.id, t.publishErr = n.serving.moved(ctx, c, t.schema, t.version, t.manifest)
+	if t.id.Defined() {
+		t.out.CID = t.id.String()
+	}
+	sum := n.serving.digest()
+	t.row = ctl.RunRow{
+		Time: time.Now(), BLAKE3: hex.EncodeToString(sum[:]), Version: t.version, Schema: schemaText(schemaHash(t.schema)),
+		Outcome: ctl.OutcomeSwapped, Reason: t.req.By,
+	}
+	t.out.Schema = t.row.Schema
+	s.runs.add(t.row)
+}
+
+func schemaHash(s *cellproto.Schema) cellproto.SchemaHash {
+	if s == nil {
+		return cellproto.SchemaHash{}
+	}
+	return s.Hash()
+}
+
+// rolledBack keeps serving in step with a program that was taken up again.
+func (s *swaps) rolledBack(why error) {
+	s.tasks.Go(func() {
+		s.busy <- struct{}{} // what has moved is to be seen to before it is taken back
+		defer func() { <-s.busy }()
+		s.mu.Lock()
+		undo, version := s.undo, s.last
+		s.undo, s.last = nil, ""
+		s.mu.Unlock()
+		if undo != nil {
+			if err := undo(); err != nil {
+				s.n.log.Warn("the new program stays in bin/", zap.Error(err))
+			}
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), schemaTimeout)
+		defer cancel()
+		s.n.serving.reinstate(ctx, s.n.program.Current(), version)
+		sum := s.n.serving.digest()
+		s.runs.add(ctl.RunRow{
+			Time: time.Now(), BLAKE3: hex.EncodeToString(sum[:]), Version: s.n.serving.releaseVersion(),
+			Schema: schemaText(s.n.server.Serving().Hash), Outcome: ctl.OutcomeRolledBack, Reason: why.Error(),
+		})
+	})
+}
+
+// wait returns when nothing is under way any more. The program is closed by then.
+func (s *swaps) wait() { s.tasks.Wait() }
