@@ -1,10 +1,14 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -64,8 +68,15 @@ func (a *app) patchMakeCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if bytes.Equal(base, result) {
+			return cellproto.Errorf("make patch", cellproto.BadInput, "it changes nothing: %s and %s are one program", args[0], args[1])
+		}
 		p.say("comparing the programs")
-		data, err := patch.Make(base, result, time.Now(), key)
+		delta, err := compare(cmd.Context(), args[0], args[1], cellproto.BLAKE3(base), cellproto.BLAKE3(result))
+		if err != nil {
+			return err
+		}
+		data, err := patch.Make(base, result, delta, time.Now(), key)
 		if err != nil {
 			return err
 		}
@@ -86,6 +97,28 @@ func (a *app) patchMakeCmd() *cobra.Command {
 		return a.print(fmt.Appendf(nil, "%s (%s)\n", safe(file), size(made.Size)))
 	}
 	return cmd
+}
+
+// compare has celld make the delta between two programs: the compressor would slow each start of
+// cellctl down. celld says what it has read, which is to be what is signed.
+func compare(ctx context.Context, basePath, resultPath string, base, result patch.Hash) ([]byte, error) {
+	const op = "compare the programs"
+	celld, err := findCelld()
+	if err != nil {
+		return nil, err
+	}
+	var out, errs bytes.Buffer
+	cmd := exec.CommandContext(ctx, celld, "-delta", "--", basePath, resultPath)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		return nil, cellproto.Errorf(op, cellproto.Failed, "%s (%w)", strings.TrimSpace(errs.String()), err)
+	}
+	want := append(base[:], result[:]...)
+	delta, ok := bytes.CutPrefix(out.Bytes(), want)
+	if !ok {
+		return nil, cellproto.Errorf(op, cellproto.Failed, "one of them has just been written").WithHint("the same again")
+	}
+	return delta, nil
 }
 
 // readProgram reads a program's file, which has a limit.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/patch"
+	"github.com/celldnet/celld/cellproto/patch/delta"
 	"github.com/celldnet/celld/internal/ctl"
 )
 
@@ -320,13 +321,13 @@ func (p *Patcher) rebuild(pl plan) (data []byte, broken string, err error) {
 		if err != nil {
 			return nil, "", err
 		}
-		h, delta, err := p.read(f, info.Size())
+		h, tail, err := p.read(f, info.Size())
 		f.Close()
 		if err == nil && (h.Base != l.Base || h.Result != l.Result) {
 			return nil, "", cellproto.Errorf("read "+l.File, cellproto.Failed, "it has just been replaced")
 		}
 		if err == nil {
-			data, err = h.Rebuild(data, delta, last.sum)
+			data, err = delta.Apply(h, data, tail, last.sum)
 		}
 		if err != nil {
 			return nil, l.File, err

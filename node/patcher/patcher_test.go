@@ -21,6 +21,7 @@ import (
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/patch"
+	"github.com/celldnet/celld/cellproto/patch/delta"
 	"github.com/celldnet/celld/internal/ctl"
 )
 
@@ -143,7 +144,11 @@ func patchOf(t testing.TB, from, to int, signer byte) []byte {
 	if data, ok := made[name]; ok {
 		return data
 	}
-	data, err := patch.Make(program(from), program(to), time.UnixMilli(1), key(signer))
+	tail, err := delta.Make(program(from), program(to))
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := patch.Make(program(from), program(to), tail, time.UnixMilli(1), key(signer))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -367,13 +372,13 @@ func lie(t *testing.T) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	delta := b[int64(len(b))-hb.DeltaSize:]
+	tail := b[int64(len(b))-hb.DeltaSize:]
 	ha.Delta, ha.DeltaSize = hb.Delta, hb.DeltaSize
 	sealed, err := ha.Seal(key(1))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return append(sealed, delta...)
+	return append(sealed, tail...)
 }
 
 func TestDirectoryRefused(t *testing.T) {
