@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -107,6 +108,24 @@ func Make(base, result, delta []byte, created time.Time, key ed25519.PrivateKey)
 		return nil, err
 	}
 	return append(head, delta...), nil
+}
+
+// ReadProgram reads a program's file whole; TooLarge past cellproto.MaxPatchProgram.
+func ReadProgram(path string) ([]byte, error) {
+	op := "read " + path
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, cellproto.Errorf(op, cellproto.KindOf(err), "%w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, cellproto.MaxPatchProgram+1))
+	if err != nil {
+		return nil, cellproto.Errorf(op, cellproto.KindOf(err), "%w", err)
+	}
+	if len(data) > cellproto.MaxPatchProgram {
+		return nil, cellproto.Errorf(op, cellproto.TooLarge, "the program has more than %d bytes", cellproto.MaxPatchProgram)
+	}
+	return data, nil
 }
 
 // Seal gives the skippable frame with the signed header, which the delta follows. Kinds: BadInput and

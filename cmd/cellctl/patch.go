@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -56,11 +54,11 @@ func (a *app) patchMakeCmd() *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		p := a.progress()
 		defer p.done()
-		base, err := readProgram(args[0])
+		base, err := patch.ReadProgram(args[0])
 		if err != nil {
 			return err
 		}
-		result, err := readProgram(args[1])
+		result, err := patch.ReadProgram(args[1])
 		if err != nil {
 			return err
 		}
@@ -119,23 +117,6 @@ func compare(ctx context.Context, basePath, resultPath string, base, result patc
 		return nil, cellproto.Errorf(op, cellproto.Failed, "one of them has just been written").WithHint("the same again")
 	}
 	return delta, nil
-}
-
-// readProgram reads a program's file, which has a limit.
-func readProgram(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, cellproto.Errorf("read "+path, cellproto.KindOf(err), "%w", err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, cellproto.MaxPatchProgram+1))
-	switch {
-	case err != nil:
-		return nil, cellproto.Errorf("read "+path, cellproto.KindOf(err), "%w", err)
-	case len(data) > cellproto.MaxPatchProgram:
-		return nil, cellproto.Errorf("read "+path, cellproto.TooLarge, "a program of more than %s", size(cellproto.MaxPatchProgram))
-	}
-	return data, nil
 }
 
 // size shows a number of bytes as people read it.

@@ -8,6 +8,7 @@ import (
 	"lukechampine.com/blake3"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/patch"
 	"github.com/celldnet/celld/cellproto/patch/delta"
 )
 
@@ -26,7 +27,7 @@ func writeDelta(base, result string, out io.Writer) error {
 	var programs [2][]byte
 	for i, path := range []string{base, result} {
 		var err error
-		if programs[i], err = readProgram(path); err != nil {
+		if programs[i], err = patch.ReadProgram(path); err != nil {
 			return err
 		}
 		sum := blake3.Sum256(programs[i])
@@ -42,17 +43,4 @@ func writeDelta(base, result string, out io.Writer) error {
 		return cellproto.Errorf("write the delta", cellproto.Failed, "%w", err)
 	}
 	return nil
-}
-
-func readProgram(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, cellproto.Errorf("read "+path, cellproto.KindOf(err), "%w", err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, cellproto.MaxPatchProgram+1))
-	if err != nil {
-		return nil, cellproto.Errorf("read "+path, cellproto.KindOf(err), "%w", err)
-	}
-	return data, nil
 }

@@ -63,6 +63,7 @@ type Patcher struct {
 	looked  map[string]looked // by name, of the last look
 	current hashed
 	base    hashed
+	retry   bool              // a change has failed for a reason that may pass
 	trial   *trial            // nil: the program that runs has proven itself, or none runs
 	at      func(step string) // called before each step of a change, in tests
 }
@@ -137,7 +138,7 @@ func (p *Patcher) scan(ctx context.Context) {
 			return
 		}
 		again, err := p.change(ctx, rec, pl, haveBase)
-		if err != nil {
+		if p.retry = err != nil; err != nil {
 			p.log.Warn("cannot change the program", zap.Error(err))
 			p.publish(refuse(files, err))
 		}

@@ -495,6 +495,55 @@ func TestProgramIsALink(t *testing.T) {
 	}
 }
 
+// The owner puts another program there while a patch is rebuilt: that is not lost, and looked at again.
+func TestReplacedMeanwhile(t *testing.T) {
+	c := newCell(t)
+	c.drop("1", 0, 1)
+	c.p.at = func(step string) {
+		if step != "rename" {
+			return
+		}
+		c.p.at = func(string) {}
+		c.write("bin/new", program(0), 0o755) // what it was, built anew
+		if err := os.Rename(filepath.Join(c.dir, "bin/new"), filepath.Join(c.dir, "bin/prog")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.expect(0, "1-")
+	c.says("1.patch", "it has just been replaced")
+	if !c.p.retry {
+		t.Error("nobody looks again")
+	}
+	c.expect(1, "1+")
+	if c.p.retry {
+		t.Error("it looks again and again")
+	}
+}
+
+// Another name for a file, by which programs are kept for a rollback, makes it no other file.
+func TestStamp(t *testing.T) {
+	c := newCell(t)
+	path := filepath.Join(c.dir, "bin/prog")
+	stampNow := func() stamp {
+		info, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stampOf(info)
+	}
+	before := stampNow()
+	if err := os.Link(path, filepath.Join(c.dir, "other")); err != nil {
+		t.Fatal(err)
+	}
+	if stampNow() != before {
+		t.Error("a link makes another stamp")
+	}
+	c.write("bin/prog", program(1), 0o755)
+	if stampNow() == before {
+		t.Error("a write makes no other stamp")
+	}
+}
+
 // TestKilled: a nucleus that is killed at any step of a change leaves the program as it was or as it
 // is to be, whole, and the next one finishes the change and leaves nothing behind.
 func TestKilled(t *testing.T) {
