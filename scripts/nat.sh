@@ -1,13 +1,13 @@
 #!/bin/sh
-# The main job behind home NATs: a provider and a caller, each in a home of its own behind a router that
-# masquerades, both homes with the same addresses, and no port forwarded. Outside there are two nuclei
+# The main job behind home NATs: providers and a caller, in two homes, each behind a router that
+# masquerades, both with the same addresses inside, and no port forwarded. Outside there are two nuclei
 # without a program, as on routers with an address of their own; one of them is the bootstrap peer. Each
 # machine is a network namespace, the network between them a bridge that leads nowhere else.
 #
-# It is asserted that the provider learns that it cannot be reached and gets a relay by itself, that a
-# caller in the other home uses the cell by its CID, that a hole is punched so that the calls become
-# direct, that a body that no relay would carry gets through, and that calls are answered through the
-# relay where no hole can be punched. For the public network's protocols and for a private network.
+# It is asserted that the providers learn that they cannot be reached and get relays by themselves, that a
+# caller in the other home uses a cell by its CID, that a hole is punched so that the calls become
+# direct, that bodies that no relay would carry get through both ways, and that calls are answered through
+# the relay where no hole can be punched. For the public network's protocols and for a private network.
 #
 # usage: scripts/nat.sh [public|private]...   both unless named
 #
@@ -21,7 +21,7 @@ need iptables 'install iptables'
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/celld-nat.XXXXXX")
 ns=cn$$ # the names of what is made begin with it
-made='' cells='' cid=''
+made='' cells='' cid='' digest='' port=4001
 
 finish() {
 	code=$?
@@ -102,7 +102,7 @@ cellctl() {
 	on=$1
 	shift
 	in_ns "$on" env -u CELL_LOG CELL_HOME="$work/$on/home" CELL_NETWORK="$network" CELL_MDNS=off CELL_BOOTSTRAP="$(cat "$work/bootstrap")" \
-		CELL_LISTEN=/ip4/0.0.0.0/udp/4001/quic-v1,/ip4/0.0.0.0/tcp/4001 "$work/bin/cellctl" "$@"
+		CELL_LISTEN="/ip4/0.0.0.0/udp/$port/quic-v1,/ip4/0.0.0.0/tcp/$port" "$work/bin/cellctl" "$@"
 }
 
 # start MACHINE DIR
@@ -125,25 +125,35 @@ outside() {
 	cat "$work/bootstrap"
 }
 
-provider() {
-	mkdir -p "$work/alice/digest/bin"
-	cp examples/digest/cell.toml "$work/alice/digest/"
-	cp "$work/bin/digest" "$work/alice/digest/bin/"
-	start alice alice/digest || return 1
-	cellctl alice publish --json "$work/alice/digest" >"$work/published" || return 1
-	cid=$(field cid <"$work/published")
-	[ -n "$cid" ] || return 1
-	echo "published as $cid"
+# publish NAME starts an example in alice's home and prints its CID.
+publish() {
+	mkdir -p "$work/alice/$1/bin"
+	cp "examples/$1/cell.toml" "$work/alice/$1/"
+	cp "$work/bin/$1" "$work/alice/$1/bin/"
+	cellctl alice start "$work/alice/$1" >&2 || return 1
+	cellctl alice publish --json "$work/alice/$1" >"$work/published" || return 1
+	field cid <"$work/published"
 }
 
-# relayed reports whether the provider tells others that it is reached through a relay.
+providers() {
+	cells="$cells $work/alice/calculator $work/alice/digest"
+	cid=$(publish calculator) || return 1
+	port=4002
+	digest=$(publish digest) || return 1
+	port=4001
+	[ -n "$cid" ] && [ -n "$digest" ] || return 1
+	echo "published as $cid and $digest"
+}
+
+# relayed reports whether the providers tell others that they are reached through a relay.
 relayed() {
-	cellctl alice status "$work/alice/digest" | grep '^address .*/p2p-circuit'
+	cellctl alice status "$work/alice/digest" | grep -q '^address .*/p2p-circuit' &&
+		cellctl alice status "$work/alice/calculator" | grep '^address .*/p2p-circuit'
 }
 
 has_relay() {
 	wait_for 180 relayed || return 1
-	cellctl alice doctor "$work/alice/digest" | grep reachable || :
+	cellctl alice doctor "$work/alice/calculator" | grep reachable || :
 }
 
 # bytes_between prints how much of bob's has come to alice's router from his, relays left aside.
@@ -155,9 +165,9 @@ watch_between() {
 	in_ns routeralice iptables -t mangle -A PREROUTING -i to-wan -s 11.40.0.1
 }
 
-# use ARGS... calls the cell from the other home.
+# use ARGS... calls from the other home.
 use() {
-	cellctl bob use "$cid" "$@" --timeout 60s
+	cellctl bob use "$@" --timeout 60s
 }
 
 caller() {
@@ -165,15 +175,24 @@ caller() {
 	mkdir -p "$work/bob"
 	cells="$cells $work/bob/home"
 	began=$(now_ms)
-	reply=$(use zeros 3 | od -An -tx1 | tr -d ' \n') || return 1
+	reply=$(use "$cid" add 3 4) || return 1
 	echo "the first call took $(($(now_ms) - began)) ms, with the start of the nucleus, the search and the race"
-	[ "$reply" = 000000 ]
+	[ "$reply" = 7 ]
+}
+
+# body_back is the first call of a nucleus, whose reply no relay would carry.
+body_back() {
+	cellctl bob stop "$work/bob/home" || return 1
+	began=$(now_ms)
+	size=$(use "$digest" zeros 1000000 | wc -c) || return 1
+	echo "$size bytes in $(($(now_ms) - began)) ms"
+	[ "$size" -eq 1000000 ]
 }
 
 # digest_of BYTES sends a body of that size through the cell.
 digest_of() {
 	head -c "$1" /dev/zero >"$work/body"
-	use sha256 --input "$work/body" >"$work/reply" || return 1
+	use "$digest" sha256 --input "$work/body" >"$work/reply" || return 1
 	grep -qF "$(sha256sum <"$work/body" | cut -d' ' -f1)" "$work/reply"
 }
 
@@ -185,7 +204,7 @@ direct() {
 
 punched() {
 	wait_for 60 direct || return 1
-	cellctl bob race "$cid" || return 1
+	cellctl bob race "$digest" || return 1
 	began=$(now_ms)
 	digest_of 20000000 || return 1
 	echo "20 MB from home to home in $(($(now_ms) - began)) ms"
@@ -196,23 +215,25 @@ no_hole() {
 	cellctl bob stop "$work/bob/home" || return 1
 	before=$(bytes_between)
 	began=$(now_ms)
-	reply=$(use zeros 3 | od -An -tx1 | tr -d ' \n') || return 1
+	reply=$(use "$cid" add 30 4) || return 1
 	echo "the first call took $(($(now_ms) - began)) ms"
-	[ "$reply" = 000000 ] && [ "$(bytes_between)" = "$before" ] || return 1
+	[ "$reply" = 34 ] && [ "$(bytes_between)" = "$before" ] || return 1
 	# A relayed path is penalised with 50 ms.
 	cellctl bob race --json "$cid" >"$work/race" || return 1
 	cat "$work/race"
 	[ "$(field score_us <"$work/race")" -ge 50000 ] || return 1
 	# A body that no relay would carry is refused, and not cut off.
 	head -c 1000000 /dev/zero >"$work/body"
-	if use sha256 --input "$work/body" >"$work/reply" 2>"$work/err"; then return 1; fi
+	if use "$digest" sha256 --input "$work/body" >"$work/reply" 2>"$work/err"; then return 1; fi
 	cat "$work/err"
-	grep -q relay "$work/err"
+	grep -q relay "$work/err" || return 1
+	# A reply is tried with the relay when no hole comes about; this one is small enough.
+	[ "$(use "$digest" zeros 1000 | wc -c)" -eq 1000 ]
 }
 
 mkdir -p "$work/bin"
 scripts/build.sh "$work/bin"
-go build -o "$work/bin/digest" ./examples/digest
+go build -o "$work/bin/" ./examples/calculator ./examples/digest
 [ $# -gt 0 ] || set -- public private
 for network in "$@"; do
 	case $network in
@@ -221,9 +242,10 @@ for network in "$@"; do
 	esac
 	step "$network: two homes behind NATs, and two machines outside" networks
 	step "$network: the nuclei outside start" outside
-	step "$network: a provider at home starts and publishes" provider
-	step "$network: it gets a relay by itself" has_relay
-	step "$network: a caller in the other home uses it" caller
+	step "$network: two providers at home start and publish" providers
+	step "$network: they get a relay by themselves" has_relay
+	step "$network: a caller in the other home uses one of them" caller
+	step "$network: the reply of the first call is a large body" body_back
 	step "$network: a hole is punched" punched
 	step "$network: where none can be, calls go through the relay" no_hole
 	tear_down

@@ -16,14 +16,12 @@ var (
 )
 
 func main() {
-	keep(node.Run)
+	weight = append(weight, node.Run)
 	cell.Main(cell.Func("version", current).Pure().Doc("Says which build this is."))
 }
 
-// keep keeps the linker from leaving out what it is given.
-//
-//go:noinline
-func keep(any) {}
+// weight keeps the linker from leaving the nucleus out.
+var weight []any
 
 type nothing struct{}
 

@@ -37,7 +37,7 @@ func TestReadingCommands(t *testing.T) {
 		w.Fail(&ctl.RemoteError{Kind: cellproto.Timeout.String(), Message: "time is up"})
 	}
 	n.routes[ctl.RouteHistory] = func(w *ctl.Writer, _ *http.Request, _ http.ResponseWriter) {
-		w.Result([]ctl.HistoryRow{{CID: "bafy2", Version: "1.0.1", Created: day, Schema: strings.Repeat("ab", 32)}})
+		w.Result([]ctl.HistoryRow{{CID: "bafy2", Version: "1.0.1", Created: day, Schema: strings.Repeat("ab", 32), Owner: "P1"}})
 	}
 	n.routes[ctl.RouteSchema] = func(w *ctl.Writer, _ *http.Request, raw http.ResponseWriter) {
 		fmt.Fprintf(raw, "{\"result\":%s}\n", strings.ReplaceAll(testSchema, "\n", ""))
@@ -50,7 +50,7 @@ func TestReadingCommands(t *testing.T) {
 		{"race --json", `[{"peer":"P1","median_us":310,"p99_us":1200000,"queue":2,"score_us":12345,"winner":true},{"peer":"P2","median_us":0,"p99_us":0,"queue":0,"score_us":0,"winner":false,"error":"no answer"}]` + "\n"},
 		{"find bafy", "P1  dht     /a /b\n"},
 		{"find bafy --json", `[{"peer":"P1","addrs":["/a","/b"],"source":"dht"}]` + "\n"},
-		{"history --json", `[{"cid":"bafy2","version":"1.0.1","created":"2026-01-02T03:04:05Z","schema":"` + strings.Repeat("ab", 32) + `"}]` + "\n"},
+		{"history --json", `[{"cid":"bafy2","version":"1.0.1","created":"2026-01-02T03:04:05Z","schema":"` + strings.Repeat("ab", 32) + `","owner":"P1"}]` + "\n"},
 		{"publish", "bafy2\nk51\n"},
 		{"publish --json", `{"cid":"bafy2","name":"calculator","version":"1.0.1","ipns":"k51"}` + "\n"},
 		{"schema", "calculator\n  add a:number b:number -> number    (pure)\n      Adds.\n"},

@@ -119,7 +119,7 @@ func TestErrorJSON(t *testing.T) {
 		{[]string{"use", n.dir, "nothing", "--json"}, errorJSON{Kind: "not found", Exit: 3}},
 		{[]string{"use", n.dir, "add", "1", "--json"}, errorJSON{Kind: "bad input", Exit: 2}},
 		{[]string{"--json", "nonsense"}, errorJSON{Kind: "bad input", Hint: "cellctl --help lists the commands.", Exit: 2}},
-		{[]string{"status", "--no-such-flag", "--json"}, errorJSON{Kind: "bad input", Hint: "cellctl --help", Exit: 2}},
+		{[]string{"status", "--no-such-flag", "--json"}, errorJSON{Kind: "bad input", Hint: "cellctl status --help", Exit: 2}},
 		{[]string{"status", "--json", t.TempDir()}, errorJSON{Kind: "not found", Exit: 3}},
 	} {
 		o := run(t, "", c.args...)

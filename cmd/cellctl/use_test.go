@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -96,16 +97,19 @@ func TestUseStaleSchema(t *testing.T) {
 func TestUseRemote(t *testing.T) {
 	n := startFake(t)
 	t.Chdir(n.dir)
-	var got ctl.UseRequest
-	var body string
+	var mu sync.Mutex // a handler may still run when the next one begins
+	var last ctl.UseRequest
+	var lastBody string
 	n.routes[ctl.RouteUse] = func(w *ctl.Writer, r *http.Request, raw http.ResponseWriter) {
-		var err error
-		if got, err = ctl.ParseUse(r.URL.Query(), 0); err != nil {
+		req, err := ctl.ParseUse(r.URL.Query(), 0)
+		if err != nil {
 			t.Error(err)
 		}
 		b, _ := io.ReadAll(r.Body)
-		body = string(b)
-		switch got.Func {
+		mu.Lock()
+		last, lastBody = req, string(b)
+		mu.Unlock()
+		switch req.Func {
 		case "add":
 			w.Result(ctl.UseMeta{Codec: ctl.CodecJSON, Source: "dht", Provider: "P", TookUS: 12, Raced: true})
 			io.WriteString(raw, "7")
@@ -126,9 +130,15 @@ func TestUseRemote(t *testing.T) {
 			w.Fail(&ctl.RemoteError{Op: "find bafy", Kind: cellproto.NotFound.String(), Message: "asked 20 peers", Hint: "Check the CID."})
 		}
 	}
+	seen := func() (ctl.UseRequest, string) {
+		mu.Lock()
+		defer mu.Unlock()
+		return last, lastBody
+	}
 	if out := must(t, run(t, "", "use", "bafy", "add", "3", "4", "--timeout", "4s", "--key", "k")); out != "7\n" {
 		t.Errorf("prints %q", out)
 	}
+	got, body := seen()
 	if got.Timeout <= 3*time.Second || got.Timeout > 4*time.Second {
 		t.Errorf("timeout %v", got.Timeout)
 	}
@@ -140,7 +150,7 @@ func TestUseRemote(t *testing.T) {
 	if out := must(t, run(t, "input", "use", "/ipfs/bafy", "add", "--input", "-", "--json")); !strings.HasPrefix(out, `{"reply":7,"provider":"P","source":"dht","took_us":12,"raced":true,"cached":false}`) {
 		t.Errorf("prints %q", out)
 	}
-	if got.Target != "bafy" || got.Body != ctl.BodyAuto || got.Argv != nil || body != "input" {
+	if got, body = seen(); got.Target != "bafy" || got.Body != ctl.BodyAuto || got.Argv != nil || body != "input" {
 		t.Errorf("the nucleus got %+v and %q", got, body)
 	}
 	if out := must(t, run(t, "", "use", "bafy", "cbor")); out != "{\"a\":[1,\"/w==\"]}\n" {

@@ -18,9 +18,9 @@ import (
 )
 
 // boundedStore holds at most so many blocks of 4 KiB, and never removes those that are pinned.
-func boundedStore(t *testing.T, dir string, blocks int, pinned map[string]string) *Store {
+func boundedStore(t *testing.T, dir string, blocks int64, pinned map[string]string) *Store {
 	t.Helper()
-	s, err := New(Config{Dir: dir, MaxBlocks: int64(blocks) * diskBlock}, Deps{Host: newHost(t), Originals: func(h mh.Multihash) (string, bool) {
+	s, err := New(Config{Dir: dir, MaxBlocks: blocks * diskBlock}, Deps{Host: newHost(t), Originals: func(h mh.Multihash) (string, bool) {
 		path, ok := pinned[string(h)]
 		return path, ok
 	}})

@@ -608,3 +608,26 @@ func TestHistoryOfTwoOwners(t *testing.T) {
 		t.Errorf("exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
 	}
 }
+
+// A cell whose tokens hold for a moment only is called again and again, with bodies too.
+func TestShortTokens(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	n.Bootstrap()
+	c := n.Example("digest")
+	c.Edit(`challenge = "simple"`, "challenge = \"simple\"\ntoken_ttl = 1")
+	c.Start()
+	published := c.Publish()
+	caller := n.Headless("caller")
+	caller.Start()
+	caller.AwaitProviders(published.CID, 1)
+	want := fmt.Sprintf("%x", sha256.Sum256([]byte("abc")))
+	caller.write("data", "abc", 0o644)
+	for range 3 {
+		if got := caller.Must("use", published.CID, "sha256", "--input", "data"); !strings.Contains(got, want) {
+			t.Errorf("%s, want %s", got, want)
+		}
+		given := time.Now()
+		Eventually(t, "the provider's token has expired", func() bool { return time.Since(given) > 1100*time.Millisecond })
+	}
+}

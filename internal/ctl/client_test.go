@@ -282,7 +282,7 @@ func TestReady(t *testing.T) {
 
 func TestBudget(t *testing.T) {
 	for left, want := range map[time.Duration]time.Duration{
-		10 * time.Second: 9950 * time.Millisecond, 100 * time.Millisecond: 95 * time.Millisecond, 0: 0,
+		10 * time.Second: 9800 * time.Millisecond, 100 * time.Millisecond: 90 * time.Millisecond, 0: 0,
 	} {
 		if got := Budget(left); got != want {
 			t.Errorf("of %v the nucleus gets %v, want %v", left, got, want)

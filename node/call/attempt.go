@@ -233,7 +233,15 @@ func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *
 // exchange sends the request over the peer's link, or over one of its own when it has a body.
 func (c *Caller) exchange(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request) attempt {
 	a := attempt{from: who}
-	lk, err := c.connect(ctx, r, who.Peer, req.Body != nil)
+	bulk := req.Body != nil
+	hoping := !bulk && r.givesBody(req.Header.Func) && c.links.hopeful(who.Peer)
+	lk, err := c.connect(ctx, r, who.Peer, bulk || hoping)
+	if hoping {
+		bulk = err == nil
+		if err != nil && ctx.Err() == nil {
+			lk, err = c.connect(ctx, r, who.Peer, false) // the reply may be small enough for the relay
+		}
+	}
 	if err != nil {
 		a.err = err
 		return a
@@ -241,7 +249,7 @@ func (c *Caller) exchange(ctx context.Context, r *remote, who race.Ranked, req *
 	a.sent = true
 	a.reply, a.err = c.send(ctx, lk, req, string(who.Peer), string(r.name))
 	a.err = ownWord(ctx, a.err)
-	if req.Body != nil {
+	if bulk {
 		a = a.until(lk.conn.Close)
 	}
 	return a

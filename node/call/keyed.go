@@ -1,6 +1,7 @@
 package call
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"sync"
 	"time"
@@ -85,7 +86,15 @@ func (k *keyed) enter(f *cellproto.Frame, args [32]byte) (verdict, onceAnswer) {
 	if k.tracked = v == toRun || v == toWait; v != toWait {
 		return v, answer
 	}
-	k.frame = f.Clone()
+	// All who wait want the same: one copy of the arguments is enough.
+	bare := *f
+	bare.Payload = nil
+	k.frame = bare.Clone()
+	if first := ks.once.waiting(k.name)[0]; first != k {
+		k.frame.Payload = first.frame.Payload
+	} else {
+		k.frame.Payload = bytes.Clone(f.Payload)
+	}
 	if k.budget > 0 {
 		k.timer = time.AfterFunc(k.budget, func() {
 			k.relay.Fail(cellproto.Errorf("call "+k.name.fn, cellproto.Timeout, "the call with the same key that runs already did not end in time"))

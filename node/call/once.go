@@ -82,6 +82,14 @@ func (o *once[W]) begin(now time.Time, name onceKey, args [32]byte, w W) (verdic
 	return toWait, onceAnswer{}
 }
 
+// waiting gives those who wait for the call of that name, the first first.
+func (o *once[W]) waiting(name onceKey) []W {
+	if c := o.calls[name]; c != nil {
+		return c.waiting
+	}
+	return nil
+}
+
 // answered notes what w, which runs, was answered with, and gives those who waited for it.
 func (o *once[W]) answered(now time.Time, name onceKey, w W, a onceAnswer) []W {
 	c := o.calls[name]

@@ -90,6 +90,28 @@ func (l *links) renew(p peer.ID) {
 	}
 }
 
+// hopeful reports that a peer is reached through a relay, and that there may be a direct connection
+// soon: it has not been waited for in vain.
+func (l *links) hopeful(p cellproto.PeerID) bool {
+	id, err := peer.Decode(string(p))
+	if err != nil || !l.relayedOnly(id) {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.renewed[id] < maxRenewed
+}
+
+// givesBody reports that a function's replies have bodies, as far as the schema is known.
+func (r *remote) givesBody(function string) bool {
+	_, s := r.description()
+	if s == nil {
+		return false
+	}
+	fn, err := s.Function(function)
+	return err == nil && fn.BodyOut
+}
+
 // bulk makes a link of its own, for a large body; the caller closes its connection. It is never
 // relayed: a relay grants 128 KiB, and would cut the body off.
 func (l *links) bulk(ctx context.Context, info peer.AddrInfo, cell string) (*link, error) {

@@ -87,9 +87,12 @@ func TestReplay(t *testing.T) {
 		next := repeatable(pipe{bytes.NewReader(body)}).(*attemptBody)
 		for range rapid.IntRange(1, 5).Draw(t, "attempts") {
 			var got []byte
+			lost := next.r.read > replayable
 			buf := make([]byte, rapid.IntRange(1, 100_000).Draw(t, "buffer"))
 			var err error
+			tried := false
 			for range rapid.IntRange(0, 20).Draw(t, "reads") {
+				tried = true
 				var n int
 				if n, err = next.Read(buf); n > 0 {
 					got = append(got, buf[:n]...)
@@ -103,6 +106,9 @@ func TestReplay(t *testing.T) {
 			}
 			if err == io.EOF && len(got) != len(body) || errors.Is(err, errBodyLost) && (next.r.read <= replayable || len(got) > 0) {
 				t.Fatalf("%v after %d of %d bytes", err, len(got), len(body))
+			}
+			if lost && tried && !errors.Is(err, errBodyLost) {
+				t.Fatalf("its beginning is lost, and it gives %d bytes, %v", len(got), err)
 			}
 			old := next
 			again, ok := next.rewound()

@@ -250,12 +250,6 @@ func (g *grants) use() (inFlight int, last time.Time) {
 	return int(int32(begun - ended)), g.last
 }
 
-// inFlight gives how many calls are in flight.
-func (g *grants) inFlight() int {
-	n, _ := g.use()
-	return n
-}
-
 // counts gives the calls that have ended and those that were refused, and the times that were noted
 // since it was asked last.
 func (g *grants) counts() (ended, refused uint32, times []time.Duration) {

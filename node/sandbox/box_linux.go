@@ -98,12 +98,7 @@ func (b *Box) strongest(f facts, std [3]*os.File) error {
 	}
 	var failed []error
 	for _, t := range try {
-		p, err := makePlan(b.cfg, f, t, false)
-		if err == nil {
-			argv := append([]string{p.Path}, b.cfg.Args...)
-			b.begun = time.Now()
-			b.run, err = launch(p, argv, std, b.deps.Keep, b.group)
-		}
+		err := b.try(&f, t, std)
 		if err == nil {
 			b.describe(t)
 			b.first.Weaker = cut(joinErrors(failed))
@@ -117,6 +112,29 @@ func (b *Box) strongest(f facts, std [3]*os.File) error {
 	}
 	return cellproto.Errorf("start "+f.Program, cellproto.Unavailable, "no sandbox works here: %s", joinErrors(failed)).
 		WithHint("cellbox --probe says what this machine lacks.")
+}
+
+// try starts the program in a tier. Control groups that cannot be entered are given up, one way after
+// the other: the limits are then held without.
+func (b *Box) try(f *facts, t Tier, std [3]*os.File) error {
+	for {
+		p, err := makePlan(b.cfg, *f, t, false)
+		if err != nil {
+			return err
+		}
+		argv := append([]string{p.Path}, b.cfg.Args...)
+		b.begun = time.Now()
+		b.run, err = launch(p, argv, std, b.deps.Keep, b.group)
+		switch {
+		case err == nil || !groupFailed(err):
+			return err
+		case b.group.enter != nil && !b.group.noClone3:
+			b.group.noClone3 = true // by its number
+		default:
+			b.group.close()
+			b.group, f.Join = &group{holds: map[string]string{}}, 0
+		}
+	}
 }
 
 func joinErrors(errs []error) string {

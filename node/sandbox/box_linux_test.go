@@ -388,6 +388,85 @@ func TestWeakerTier(t *testing.T) {
 	}
 }
 
+// startIn starts the obedient program in this process's name, in a group that a test has made.
+func startIn(t *testing.T, g *group, args ...string) *Box {
+	t.Helper()
+	c := Config{Dir: built, Program: "obedient", Args: args, CPU: 0.5}.WithDefaults()
+	f, err := look(c, nil, len(g.join))
+	if err != nil {
+		t.Fatal(err)
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	b := &Box{cfg: c, group: g, done: make(chan struct{})}
+	if err := b.strongest(f, [3]*os.File{null, null, null}); err != nil {
+		t.Fatal(err)
+	}
+	go b.watch()
+	return b
+}
+
+// A group that cannot be entered holds nothing: the limits are held otherwise, and said to be.
+func TestGroupThatCannotBeEntered(t *testing.T) {
+	working(t)
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.Open(t.TempDir()) // no control group
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, g := range map[string]*group{
+		"v1": {join: []*os.File{full}, holds: map[string]string{"cpu": byGroup1, "memory": byGroup1}},
+		"v2": {enter: dir, holds: map[string]string{"cpu": byGroup2, "memory": byGroup2}},
+	} {
+		if r := startIn(t, g, "exit=6").Wait(); r.Exit != 6 || r.CPUBy != byDuty || r.MemoryBy != byWatchdog {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+}
+
+// A program is in its group of version 2 from its first instruction on.
+func TestGroupV2(t *testing.T) {
+	working(t)
+	places, err := readPlaces()
+	parent := places[""].Dir
+	if err != nil || parent == "" {
+		t.Skip("there is no control group of version 2 here")
+	}
+	dir := filepath.Join(parent, fmt.Sprintf("sandbox-test-%d", os.Getpid()))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Skip("a control group of version 2 cannot be made here: " + err.Error())
+	}
+	for _, how := range []string{"by clone3", "by its number"} {
+		enter, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := &group{enter: enter, holds: map[string]string{"cpu": byGroup2}, noClone3: how == "by its number"}
+		b := startIn(t, g, "sleep=60000")
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", b.run.pid))
+		if err != nil || !strings.Contains(string(text), "/"+filepath.Base(dir)+"\n") {
+			t.Errorf("%s: it is in %s, %v", how, text, err)
+		}
+		b.Kill()
+		if r := b.Wait(); r.CPUBy != byGroup2 {
+			t.Errorf("%s: %+v", how, r)
+		}
+	}
+	eventually(t, "the group is empty", func() bool { return os.Remove(dir) == nil })
+}
+
+func TestMoreCPUThanThereIs(t *testing.T) {
+	if r, _ := tell(t, Config{CPU: 1000}, nil, "exit=4").end(); r.Exit != 4 || r.CPUBy != byNothing {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestRunInProcess(t *testing.T) {
 	r, err := Run(t.Context(), Config{Dir: built, Program: "obedient", Args: []string{"exit=5"}}, Deps{})
 	if err != nil || r.Exit != 5 || r.Event != EventEnd {

@@ -33,12 +33,13 @@ const (
 
 // group is the control groups of one program, in as many hierarchies as there are.
 type group struct {
-	dirs   []string // that were made
-	join   []*os.File
-	enter  *os.File // directory of version 2, or nil
-	holds  map[string]string
-	oom    string // the file that counts what was killed for want of memory
-	oomKey string
+	dirs     []string // that were made
+	join     []*os.File
+	enter    *os.File // directory of version 2, or nil
+	holds    map[string]string
+	noClone3 bool   // the kernel cannot fork into enter
+	oom      string // the file that counts what was killed for want of memory
+	oomKey   string
 }
 
 // groupCount numbers the groups of this process.
@@ -224,6 +225,25 @@ func writeExisting(path, text string) error {
 	}
 	_, err = file.WriteString(text)
 	return errors.Join(err, file.Close())
+}
+
+// take puts a process, which waits and has no children, into the group of version 2, where it was not
+// forked into it.
+func (g *group) take(pid int) error {
+	if g.enter == nil || !g.noClone3 {
+		return nil
+	}
+	conn, err := g.enter.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("%w: %w", errGroup, err)
+	}
+	ctlErr := conn.Control(func(fd uintptr) {
+		err = writeExisting(fmt.Sprintf("/proc/self/fd/%d/cgroup.procs", fd), strconv.Itoa(pid))
+	})
+	if err = firstError(ctlErr, err); err != nil {
+		return fmt.Errorf("%w: %w", errGroup, err)
+	}
+	return nil
 }
 
 // killedForMemory says whether the kernel has killed the program because it took too much.

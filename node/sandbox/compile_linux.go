@@ -24,6 +24,7 @@ type descriptors struct {
 	kept    map[int]int // target -> here
 	join    []int       // tasks files of control groups
 	group   int         // directory of a control group (v2) to begin in; -1: none
+	late    bool        // the owner puts the guard there
 	ruleset int         // of Landlock; -1: none
 }
 
@@ -52,7 +53,7 @@ func compile(p *plan, argv []string, d *descriptors) (*boot, error) {
 		return nil, err
 	}
 	b.clone = cloneArgs{flags: flags, exitSignal: uint64(unix.SIGCHLD)}
-	if d.group >= 0 {
+	if d.group >= 0 && !d.late {
 		b.clone.flags |= cloneIntoCgroup
 		b.clone.cgroup = uint64(d.group)
 	}

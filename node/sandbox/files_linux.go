@@ -34,7 +34,7 @@ func (s *fileSet) prepare(p *plan, std [3]*os.File, kept map[int]*os.File, g *gr
 	for target := range kept {
 		s.base = max(s.base, target+1)
 	}
-	d := &descriptors{base: s.base, kept: map[int]int{}, group: -1, ruleset: -1}
+	d := &descriptors{base: s.base, kept: map[int]int{}, group: -1, late: g.noClone3, ruleset: -1}
 	fail := func(err error) (*descriptors, ownerEnds, error) { return nil, ownerEnds{}, err }
 	var err error
 	for i, f := range std {

@@ -63,7 +63,7 @@ func plainCalls() []string {
 		poll ppoll ppoll_time64 select _newselect pselect6 pselect6_time64 epoll_create epoll_create1
 		epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2
 		timerfd_create timerfd_settime timerfd_settime64 timerfd_gettime timerfd_gettime64
-		mprotect munmap mremap madvise brk msync membarrier
+		mprotect munmap mremap madvise brk msync
 		futex futex_time64 futex_waitv set_robust_list rseq set_tid_address set_thread_area
 		get_thread_area arch_prctl cacheflush set_tls gettid getpid getppid
 		sched_yield sched_getaffinity sched_getparam sched_getscheduler sched_get_priority_max
@@ -177,6 +177,7 @@ func filterRules(t Tier, abi int, build bool) []callRule {
 	if t != T2 || abi >= abiScopes {
 		rules = append(rules, callRule{Name: "tkill"}) // musl's raise; elsewhere the kernel keeps it inside
 	}
+	each("membarrier", 0, 0, 8, 16, 32, 64) // of its own threads, not of the whole machine's
 	for _, name := range []string{"mmap", "mmap2"} {
 		when(name, cond{3, lacks, mapGrowsDown | mapHuge | mapAnonymous})
 		when(name, cond{3, lacks, mapGrowsDown | mapHuge | mapShared})

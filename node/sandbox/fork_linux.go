@@ -98,7 +98,8 @@ const (
 	sayGoOn  = 'G' // from the owner: let them go on
 )
 
-// spawn forks the guard and gives its number. The caller has locked its thread.
+// spawn forks the guard, into its control group if it has one, and gives its number. The caller has
+// locked its thread.
 //
 //go:norace
 //go:nosplit
@@ -106,13 +107,11 @@ func (b *boot) spawn() (pid uintptr, errno syscall.Errno) {
 	// A signal that came to a copy would run the runtime's handler in it.
 	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&b.full)),
 		uintptr(unsafe.Pointer(&b.old)), sigSetBytes, 0, 0)
-	errno = syscall.ENOSYS
 	if b.clone.cgroup != 0 {
 		pid, _, errno = syscall.RawSyscall6(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&b.clone)),
 			unsafe.Sizeof(b.clone), 0, 0, 0, 0)
-	}
-	if errno != 0 {
-		pid, _, errno = syscall.RawSyscall6(unix.SYS_CLONE, uintptr(b.clone.flags&^cloneIntoCgroup)|uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	} else {
+		pid, _, errno = syscall.RawSyscall6(unix.SYS_CLONE, uintptr(b.clone.flags)|uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
 	}
 	if errno == 0 && pid == 0 {
 		runGuard(b)

@@ -30,9 +30,19 @@ type launched struct {
 	peak   int64    // KiB: the most that this process had in memory before the fork
 }
 
+// errGroup says that a control group could not be entered.
+var errGroup = errors.New("cannot enter the control group")
+
+// groupFailed says that a program was not started for want of its control group.
+func groupFailed(err error) bool {
+	var failed *stepError
+	return errors.Is(err, errGroup) || errors.As(err, &failed) && failed.Join
+}
+
 // stepError is a step that failed.
 type stepError struct {
 	Step  string
+	Join  bool // it was to enter a control group
 	Exec  bool // it was the last one: the program itself cannot be run
 	Errno syscall.Errno
 }
@@ -66,13 +76,19 @@ func launch(p *plan, argv []string, std [3]*os.File, kept map[int]*os.File, g *g
 	}
 	l.peak = ownPeak()
 	l.guard, err = fork(boot)
+	if err != nil && d.group >= 0 && !d.late {
+		err = fmt.Errorf("%w: %w", errGroup, err)
+	}
 	files.close()
 	if err != nil {
 		l.status.Close()
 		l.life.Close()
 		return nil, err
 	}
-	if err = l.open(p, ours.gate); err == nil {
+	if err = g.take(l.guard); err == nil {
+		err = l.open(p, ours.gate)
+	}
+	if err == nil {
 		err = l.await(ours, p)
 	}
 	if err != nil {
@@ -230,7 +246,7 @@ func failedStep(p *plan, word []byte) error {
 	}
 	e := &stepError{Step: "fork", Errno: syscall.Errno(uint16(word[4]) | uint16(word[5])<<8)}
 	if n := int(word[2]) | int(word[3])<<8; n < len(steps) {
-		e.Step, e.Exec = steps[n].String(), steps[n].Do == doExec
+		e.Step, e.Exec, e.Join = steps[n].String(), steps[n].Do == doExec, steps[n].Do == doJoin
 	}
 	return e
 }

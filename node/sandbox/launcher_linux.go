@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -51,6 +52,7 @@ func Confine(ctx context.Context, launcher string, c Config, d Deps) (*Confined,
 	if err := checkKeep(d.Keep); err != nil {
 		return nil, err
 	}
+	c.CPU = min(c.CPU, float64(runtime.NumCPU())) // the command line knows no more
 	p := &Confined{report: d.Report, began: make(chan struct{}), done: make(chan struct{})}
 	reports, err := p.start(launcher, c, d)
 	if err != nil {

@@ -127,6 +127,9 @@ func TestFilterAnswers(t *testing.T) {
 		{T1, 7, "prlimit64", []uint64{0, unix.RLIMIT_CORE, high}, eperm},
 		{T1, 7, "setrlimit", []uint64{unix.RLIMIT_CORE, 1}, eperm},
 		{T1, 7, "setrlimit", []uint64{unix.RLIMIT_NOFILE, 1}, answerAllow},
+		{T1, 7, "membarrier", []uint64{8}, answerAllow},
+		{T1, 7, "membarrier", []uint64{1}, eperm}, // of all processes
+		{T1, 7, "membarrier", []uint64{2}, eperm},
 		{T1, 7, "timer_create", nil, enosys}, // SIGCONT to itself while it is stopped
 		{T1, 7, "mmap", []uint64{0, 4096, 3, unix.MAP_PRIVATE | unix.MAP_ANON}, answerAllow},
 		{T1, 7, "mmap", []uint64{0, 4096, 1, unix.MAP_SHARED}, answerAllow},

@@ -226,6 +226,10 @@ var kernelAttacks = []attack{
 		vec := [1]byte{}
 		return call(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&mem[0])), uintptr(len(mem)), uintptr(unsafe.Pointer(&vec)))
 	}},
+	{"interrupt all processors", func(target) error {
+		const globalExpedited = 2
+		return missing(call(unix.SYS_MEMBARRIER, globalExpedited, 0, 0))
+	}},
 	{"write out all disks", func(target) error { unix.Sync(); return syncErr() }},
 	{"take the file system's pulse", func(t target) error {
 		return passes(call(unix.SYS_SYNCFS, 0), unix.EBADF)
