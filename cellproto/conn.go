@@ -64,6 +64,8 @@ type Conn struct {
 	w      writer
 	r      *reader // the current one; only who reads touches it
 	turn   *turn   // nil: the reading goroutine reads
+	own    []byte  // payload of this side's hello
+	input  []byte  // to be handled before what is read
 
 	mu       sync.Mutex
 	nextID   uint32
@@ -75,10 +77,12 @@ type Conn struct {
 	closed   error            // set once, before done is closed
 	lost     map[uint32]entry // calls that the end has cut
 	handed   uint64           // writer.handed at the end
+	held     held
 	idle     chan struct{}
 
 	hello      atomic.Pointer[peerHello]
 	helloReady chan struct{}
+	holding    atomic.Bool // requests are held back, or were and are not taken up yet; set with mu held
 	gathering  atomic.Bool // a caller waits for others, and flushes then
 	leaving    atomic.Bool // the peer said goaway; set with mu held
 	done       chan struct{}
@@ -97,12 +101,22 @@ type entry struct {
 
 type peerHello struct {
 	Hello
+	payload []byte // as it came
 	once    sync.Once
 	numbers map[string]uint32
 }
 
 // NewConn makes a connection over t and queues the hello. Nothing is read before Run.
 func NewConn(t Transport, cfg Config) (*Conn, error) {
+	c := newConn(t, cfg)
+	var err error
+	if c.own, err = c.cfg.Hello.Marshal(); err != nil {
+		return nil, err
+	}
+	return c, c.Queue(&Frame{Type: TypeHello, Payload: c.own})
+}
+
+func newConn(t Transport, cfg Config) *Conn {
 	if cfg.MaxInbound == 0 {
 		cfg.MaxInbound = MaxStreams
 	}
@@ -125,11 +139,7 @@ func NewConn(t Transport, cfg Config) (*Conn, error) {
 	if cfg.Opener {
 		c.nextID = ^uint32(0) // the first one is 1, for the other side 2
 	}
-	payload, err := c.cfg.Hello.Marshal()
-	if err != nil {
-		return nil, err
-	}
-	return c, c.Queue(&Frame{Type: TypeHello, Payload: payload})
+	return c
 }
 
 // Run reads frames until the connection ends, and returns why; nil after Close. It returns when
@@ -143,10 +153,12 @@ func (c *Conn) Run() error {
 		c.tasks.Go(func() { c.w.run(c.done) })
 		c.w.wake() // the hello
 		c.tasks.Go(c.watch)
-		c.tasks.Go(func() { c.readLoop(&reader{buf: make([]byte, readBuffer)}) })
+		c.tasks.Go(func() { c.readLoop(readerOf(c.input)) })
 		<-c.done
 		c.stopTurn()
-		c.closeTransport()
+		if c.err() != ErrSuspended {
+			c.closeTransport()
+		}
 	}
 	c.mu.Lock()
 	err, lost, handed := c.closed, c.lost, c.handed
@@ -160,6 +172,13 @@ func (c *Conn) Run() error {
 		return nil
 	}
 	return err
+}
+
+// err gives why the connection has ended, nil if it has not.
+func (c *Conn) err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed
 }
 
 // Done is closed when the connection has ended.

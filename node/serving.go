@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,18 +38,21 @@ type serving struct {
 	mu       sync.Mutex
 	version  string // of the program that runs, as cell.toml said when it took over
 	schema   *cellproto.Schema
-	binary   signed.Digest    // BLAKE3 of the program, as of the last look
-	stat     os.FileInfo      // of the program then
-	conn     *cellproto.Conn  // to the program for whose start that was
-	manifest *signed.Manifest // nil: not published
-	id       cid.Cid          // of manifest
-	name     string           // IPNS; "" while it is not known
+	binary   signed.Digest                // BLAKE3 of the program, as of the last look
+	stat     os.FileInfo                  // of the program then
+	conn     *cellproto.Conn              // to the program for whose start that was
+	met      map[*cellproto.Conn]struct{} // that were met before, and live: a swap can be taken back
+	manifest *signed.Manifest             // nil: not published
+	id       cid.Cid                      // of manifest
+	name     string                       // IPNS; "" while it is not known
 
 	asking chan struct{} // capacity 1: taken while the program is asked for its schema
 }
 
 func newServing(n *nucleus) *serving {
-	return &serving{n: n, version: n.cfg.Cell.Version, asking: make(chan struct{}, 1)}
+	return &serving{
+		n: n, version: n.cfg.Cell.Version, met: map[*cellproto.Conn]struct{}{}, asking: make(chan struct{}, 1),
+	}
 }
 
 // releaseVersion gives the version that is served.
@@ -321,7 +325,22 @@ func (s *serving) meet(ctx context.Context, conn *cellproto.Conn) bool {
 	if s.settle(ctx) {
 		s.apply()
 	}
-	return true
+	return s.greet(conn)
+}
+
+// greet notes a connection to the program, and reports whether it is new. s.mu is held.
+func (s *serving) greet(conn *cellproto.Conn) bool {
+	maps.DeleteFunc(s.met, func(c *cellproto.Conn, _ struct{}) bool { // those that have ended
+		select {
+		case <-c.Done():
+			return true
+		default:
+			return false
+		}
+	})
+	_, known := s.met[conn]
+	s.met[conn] = struct{}{}
+	return !known
 }
 
 // settle sees which manifest fits the program that runs. It reports whether that is another one than
@@ -353,6 +372,7 @@ func (s *serving) settle(ctx context.Context) (changed bool) {
 func (s *serving) moved(ctx context.Context, conn *cellproto.Conn, schema *cellproto.Schema, version string, m *signed.Manifest) (id cid.Cid, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.greet(conn)
 	s.conn, s.version, s.schema = conn, version, schema
 	if m != nil {
 		if id, err = s.publishLocked(ctx, *m, schema); err == nil {

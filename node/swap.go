@@ -35,9 +35,10 @@ type swaps struct {
 	busy  chan struct{} // capacity 1: taken while a swap goes on
 	tasks sync.WaitGroup
 
-	mu   sync.Mutex
-	undo func() error // takes back what the last swap has put into bin/; nil: nothing
-	last string       // the version before the last swap
+	mu    sync.Mutex
+	moved *cellproto.Conn // to the program of the last swap
+	undo  func() error    // takes back what that has put into bin/; nil: nothing
+	last  ctl.RunRow      // what ran before it
 }
 
 func newSwaps(n *nucleus) *swaps {
@@ -66,12 +67,9 @@ func (s *swaps) swap(ctx context.Context, req swapRequest, say func(string)) (ct
 	if err != nil {
 		return ctl.Swapped{}, err
 	}
-	var undo func() error
-	if req.Program != "" && !sameFile(req.Program, n.cfg.Path(n.cfg.Cell.Binary)) {
-		say("copying " + req.Program)
-		if undo, err = n.program.Install(req.Program); err != nil {
-			return ctl.Swapped{}, err
-		}
+	undo, err := s.install(req, say)
+	if err != nil {
+		return ctl.Swapped{}, err
 	}
 	say("starting the new program")
 	t := &turn{s: s, req: req, version: version, say: say}
@@ -93,6 +91,21 @@ func (s *swaps) swap(ctx context.Context, req swapRequest, say func(string)) (ct
 		}
 	}
 	return out, t.publishErr
+}
+
+// install puts the program that is asked for into bin/. What the last swap has put there is not taken
+// back any more.
+func (s *swaps) install(req swapRequest, say func(string)) (undo func() error, err error) {
+	if req.Program == "" || sameFile(req.Program, s.n.cfg.Path(s.n.cfg.Cell.Binary)) {
+		return nil, nil
+	}
+	say("copying " + req.Program)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if undo, err = s.n.program.Install(req.Program); err == nil {
+		s.undo = nil
+	}
+	return undo, err
 }
 
 func sameFile(a, b string) bool {
@@ -117,12 +130,23 @@ func (s *swaps) newVersion(req swapRequest) (string, error) {
 
 // catchUp swaps if the program in bin/ is not the one that is served.
 func (s *swaps) catchUp(ctx context.Context, say func(string)) error {
-	sum, err := program.Digest(s.n.cfg.Path(s.n.cfg.Cell.Binary))
-	if err != nil || sum == s.n.serving.digest() {
-		return nil // without a program, what comes next says so
+	changed := func() bool {
+		sum, err := program.Digest(s.n.cfg.Path(s.n.cfg.Cell.Binary))
+		return err == nil && sum != s.inUse() // without a program, what comes next says so
 	}
-	_, err = s.swap(ctx, swapRequest{By: "cellctl publish"}, say)
+	_, err := s.swap(ctx, swapRequest{By: "cellctl publish", Wanted: changed}, say)
 	return err
+}
+
+// inUse gives the BLAKE3 of the program that runs, or that ran last. It asks the program: when one was
+// rolled back, serving follows a moment later.
+func (s *swaps) inUse() signed.Digest {
+	if s.n.program.Current() != nil {
+		if sum, err := program.Digest(s.n.program.Binary()); err == nil {
+			return sum
+		}
+	}
+	return s.n.serving.digest()
 }
 
 // refused notes a swap that did not come about, and takes back what it has put into bin/.
@@ -202,7 +226,8 @@ func majorRises(from, to string) bool {
 func (t *turn) moved(ctx context.Context, c *cellproto.Conn, undo func() error) {
 	s, n := t.s, t.s.n
 	s.mu.Lock()
-	s.undo, s.last = undo, n.serving.releaseVersion()
+	s.moved, s.undo = c, undo
+	s.last = ctl.RunRow{Version: n.serving.releaseVersion(), Schema: schemaText(n.server.Serving().Hash)}
 	s.mu.Unlock()
 	t.id, t.publishErr = n.serving.moved(ctx, c, t.schema, t.version, t.manifest)
 	if t.id.Defined() {
@@ -224,28 +249,32 @@ func schemaHash(s *cellproto.Schema) cellproto.SchemaHash {
 	return s.Hash()
 }
 
-// rolledBack keeps serving in step with a program that was taken up again.
-func (s *swaps) rolledBack(why error) {
-	s.tasks.Go(func() {
-		s.busy <- struct{}{} // what has moved is to be seen to before it is taken back
-		defer func() { <-s.busy }()
-		s.mu.Lock()
-		undo, version := s.undo, s.last
-		s.undo, s.last = nil, ""
-		s.mu.Unlock()
-		if undo != nil {
-			if err := undo(); err != nil {
+// rolledBack keeps serving in step with a program that was taken up again, since the one at the end of
+// failed was no good.
+func (s *swaps) rolledBack(failed *cellproto.Conn, why error) {
+	s.mu.Lock()
+	row := ctl.RunRow{Version: s.n.serving.releaseVersion()}
+	if failed != nil && failed == s.moved {
+		row = s.last
+		if s.undo != nil {
+			if err := s.undo(); err != nil {
 				s.n.log.Warn("the new program stays in bin/", zap.Error(err))
 			}
 		}
+		s.moved, s.undo, s.last = nil, nil, ctl.RunRow{}
+	}
+	s.mu.Unlock()
+	row.Time, row.Outcome, row.Reason = time.Now(), ctl.OutcomeRolledBack, why.Error()
+	if sum, err := program.Digest(s.n.program.Binary()); err == nil {
+		row.BLAKE3 = hex.EncodeToString(sum[:])
+	}
+	s.runs.add(row)
+	s.tasks.Go(func() {
+		s.busy <- struct{}{} // what a swap is about to say is said first
+		defer func() { <-s.busy }()
 		ctx, cancel := context.WithTimeout(context.Background(), schemaTimeout)
 		defer cancel()
-		s.n.serving.reinstate(ctx, s.n.program.Current(), version)
-		sum := s.n.serving.digest()
-		s.runs.add(ctl.RunRow{
-			Time: time.Now(), BLAKE3: hex.EncodeToString(sum[:]), Version: s.n.serving.releaseVersion(),
-			Schema: schemaText(s.n.server.Serving().Hash), Outcome: ctl.OutcomeRolledBack, Reason: why.Error(),
-		})
+		s.n.serving.reinstate(ctx, s.n.program.Current(), row.Version)
 	})
 }
 

@@ -134,29 +134,40 @@ func (f *fileWatch) concerns(name string) bool {
 // swap swaps if there is another program than the one that is served. It reports whether it is still
 // being written.
 func (f *fileWatch) swap(ctx context.Context) (unfinished bool) {
-	if !f.changed() {
-		f.n.program.NotWaiting()
-		return false
-	}
 	ctx, cancel := context.WithTimeout(ctx, fileSwapLimit)
 	defer cancel()
-	_, err := f.n.swaps.swap(ctx, swapRequest{By: byRename, Wanted: f.changed}, func(string) {}) // status and log have the error
+	req := swapRequest{By: byRename, Wanted: f.changed}
+	_, err := f.n.swaps.swap(ctx, req, func(string) {}) // status and log have the error
 	return program.Unfinished(err)
 }
 
 // changed reports that the program in bin/ is not the one that is served. A missing one is not: whoever
 // takes it away is about to put another one there.
 func (f *fileWatch) changed() bool {
+	before, err := os.Stat(f.files[0])
+	if err != nil {
+		return false
+	}
 	sum, err := program.Digest(f.files[0])
 	if err != nil {
 		return !os.IsNotExist(err) // one that cannot be read is refused, with the reason
 	}
-	if sum != f.n.serving.digest() {
+	other := sum != f.n.swaps.inUse()
+	if f.n.program.Refuses() {
+		return false // nobody has mended it
+	}
+	if after, err := os.Stat(f.files[0]); err != nil || !os.SameFile(before, after) {
+		return false // there is another one already, whose turn comes
+	}
+	if other {
 		return true
 	}
-	if len(f.files) == 1 {
-		return false
+	if len(f.files) > 1 {
+		schema, err := readSchema(f.files[1])
+		if err == nil && schema.Hash() != f.n.server.Serving().Hash {
+			return true
+		}
 	}
-	schema, err := readSchema(f.files[1])
-	return err == nil && schema.Hash() != f.n.server.Serving().Hash
+	f.n.program.NotWaiting()
+	return false
 }

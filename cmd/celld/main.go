@@ -29,13 +29,17 @@ var version = "dev"
 func main() {
 	showVersion := flag.Bool("version", false, "print the version and exit")
 	check := flag.Bool("handover-check", false, "say which handovers this celld can take, and whether it could run the cell in DIR")
+	compare := flag.Bool("delta", false, "compare two programs, for cellctl patch make")
 	flag.Usage = usage
 	flag.Parse()
 	if *showVersion {
 		fmt.Println("celld", buildVersion())
 		return
 	}
-	if flag.NArg() != 1 {
+	if *compare && flag.NArg() == 2 {
+		os.Exit(makeDelta(flag.Arg(0), flag.Arg(1), os.Stdout))
+	}
+	if flag.NArg() != 1 || *compare {
 		usage()
 		os.Exit(2)
 	}

@@ -224,6 +224,36 @@ func TestKilledLines(t *testing.T) {
 	over.Wait()
 }
 
+// A directory is replaced as a whole, with the program in it.
+func TestSwapOfADirectory(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	c := n.tally("")
+	c.Start()
+	conn := c.dial()
+	first := pid(t, conn)
+	if err := os.Mkdir(filepath.Join(c.Dir, "bin.new"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for from, to := range map[string]string{c.nextVersion(1): filepath.Join(c.Dir, "bin.new", "tally")} {
+		if err := os.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, names := range [][2]string{{"bin", "bin.old"}, {"bin.new", "bin"}} {
+		if err := os.Rename(filepath.Join(c.Dir, names[0]), filepath.Join(c.Dir, names[1])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	Eventually(t, "the new program answers", func() bool { return pid(t, conn) != first })
+	second := pid(t, conn)
+	c.replaceProgram("", 0o755) // in the new directory, which is watched too
+	Eventually(t, "the file is seen", func() bool { s := c.Status().Swap; return s != nil && s.State == "waiting" })
+	if again := pid(t, conn); again != second {
+		t.Errorf("process %s answers, want %s", again, second)
+	}
+}
+
 // A program that speaks lines gets no more calls at a time than its cell.toml says, whoever makes them.
 func TestConcurrencyOfLines(t *testing.T) {
 	t.Parallel()

@@ -279,3 +279,39 @@ func TestKillsUnderLoad(t *testing.T) {
 	}
 	c.Stop()
 }
+
+// TestRollBackUnderLoad swaps in a program that dies on trial, under clients whose calls may be repeated:
+// the old one answers those that were lost.
+func TestRollBackUnderLoad(t *testing.T) {
+	n := New(t)
+	c := n.tally("")
+	c.Start()
+	l := c.begin(16, "repeat")
+	l.await(200)
+	old := c.Status().ProgramPID
+	client := &ctl.Client{Dir: c.Dir}
+	for v := range 3 {
+		swapped, err := client.Swap(t.Context(), c.nextVersion(v), false, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.await(200)
+		if err := syscall.Kill(swapped.ProgramPID, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		Eventually(t, "the old one is back", func() bool { return c.Status().ProgramPID == old })
+		l.await(200)
+	}
+	l.end(true)
+	Eventually(t, "the reason is known", func() bool {
+		s := c.Status().Swap
+		return s != nil && s.State == "rolled back" && strings.Contains(s.Reason, "signal: killed")
+	})
+	var rows []ctl.RunRow
+	var err error
+	Eventually(t, "the history is written", func() bool { rows, err = ctl.ReadRuns(c.Dir); return err != nil || len(rows) >= 7 })
+	if err != nil || len(rows) != 7 || rows[6].Outcome != ctl.OutcomeRolledBack || rows[6].BLAKE3 != rows[0].BLAKE3 {
+		t.Errorf("history %+v, %v", rows, err)
+	}
+	c.Stop()
+}

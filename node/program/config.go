@@ -56,9 +56,9 @@ type Deps struct {
 	Output io.Writer
 	// Accept takes the program's calls to other cells; see cellproto.Config. Nil refuses them.
 	Accept func(c *cellproto.Conn, f *cellproto.Frame)
-	// RolledBack is told when a new program was no good and the one before it was taken up again. It
-	// must not wait for the Program. Nil: nothing.
-	RolledBack func(why error)
+	// RolledBack is told when a new program was no good and the one before it was taken up again. c was
+	// the connection to the new one, nil if it had none. It must not wait for the Program. Nil: nothing.
+	RolledBack func(c *cellproto.Conn, why error)
 }
 
 func (c Config) withDefaults() Config {

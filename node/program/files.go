@@ -93,9 +93,9 @@ func (f *files) choose() staged {
 	return s
 }
 
-// sameFile reports that two looks saw the same file with the same content.
+// sameFile reports that two looks saw the same file with the same content and the same mode.
 func sameFile(a, b os.FileInfo) bool {
-	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
+	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime()) && a.Mode() == b.Mode()
 }
 
 // sameContent reports that the kept program is the one in bin/.
@@ -266,14 +266,38 @@ func (f *files) load(bin os.FileInfo) {
 		return
 	}
 	f.loaded = true
-	data, err := os.ReadFile(filepath.Join(f.dir, refusedFile))
-	var why refusal
-	if err != nil || json.Unmarshal(data, &why) != nil {
+	why, ok := readRefusal(filepath.Join(f.dir, refusedFile))
+	if !ok {
 		return
 	}
 	if sum, err := Digest(f.bin); err == nil && hex.EncodeToString(sum[:]) == why.BLAKE3 {
 		f.bad, f.why = bin, why
 	}
+}
+
+// maxRefusal is what is read of refused.json, in bytes.
+const maxRefusal = 64 << 10
+
+func readRefusal(path string) (why refusal, ok bool) {
+	f, err := os.Open(path)
+	if err != nil {
+		return why, false
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxRefusal))
+	return why, err == nil && json.Unmarshal(data, &why) == nil
+}
+
+// Refuses reports that the file at Config.Binary was refused and is the same still.
+func (p *Program) Refuses() bool {
+	info, err := os.Stat(p.files.bin)
+	if err != nil {
+		return false
+	}
+	p.files.mu.Lock()
+	defer p.files.mu.Unlock()
+	p.files.load(info)
+	return p.files.bad != nil && sameFile(p.files.bad, info)
 }
 
 // refused gives why the program in bin/ is not run, if it is not.

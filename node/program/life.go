@@ -268,7 +268,7 @@ func (p *Program) noteEnd(in *instance, why reason) {
 	p.mu.Unlock()
 	if rolledBack {
 		p.files.note()
-		p.tellRolledBack()
+		p.tellRolledBack(in)
 	}
 	p.files.dropped(in.file)
 }

@@ -38,7 +38,7 @@ type Program struct {
 	out    *output
 	accept func(*cellproto.Conn, *cellproto.Frame)
 
-	rolledBack func(error)
+	rolledBack func(*cellproto.Conn, error)
 
 	files     *files
 	pids      *pids

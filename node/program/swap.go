@@ -66,10 +66,15 @@ func (p *Program) Swap(ctx context.Context, c Candidate) error {
 		return err
 	}
 	if err := p.audition(ctx, in, c); err != nil {
+		stopped := isClosed(in.stop)
 		in.askStop("it does not take over")
-		if ctx.Err() != nil {
-			p.withdraw(in, before)
+		switch {
+		case ctx.Err() != nil:
+			p.withdraw(before)
 			return cellproto.Errorf(op, cellproto.KindOf(ctx.Err()), "%w before the new program was ready", ctx.Err())
+		case stopped: // by somebody who has not found fault with it
+			p.withdraw(before)
+			return err
 		}
 		return p.swapFailed(in, err)
 	}
@@ -153,11 +158,12 @@ func (p *Program) move(in *instance) (old *instance, ok bool) {
 }
 
 // withdraw takes back a swap that nobody waits for any more.
-func (p *Program) withdraw(in *instance, before SwapState) {
+func (p *Program) withdraw(before SwapState) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.candidate == in {
-		p.candidate, p.swap = nil, before
+	p.candidate = nil
+	if p.swap.Phase == SwapStarting {
+		p.swap = before
 	}
 }
 
@@ -174,13 +180,12 @@ func (p *Program) swapFailed(in *instance, cause error) error {
 	if !told {
 		p.setSwap(phase, e)
 	}
-	stopped := p.closed
 	p.mu.Unlock()
 	if told {
 		return e
 	}
 	p.log.Warn("the new program does not take over", zap.Error(e), zap.String("hint", e.Hint))
-	if in != nil && !stopped && phase == SwapRefused {
+	if in != nil && phase == SwapRefused {
 		p.files.refuse(in.file, e.Error(), e.Hint)
 		p.files.note()
 	}
@@ -243,6 +248,7 @@ func (p *Program) rollBack(in *instance) {
 		return
 	}
 	in.rolledBack = true
+	p.files.refuse(in.file, "", "") // why is known when it has ended
 	p.setSwap(SwapRolledBack, nil)
 }
 
@@ -254,15 +260,15 @@ func (p *Program) refuse(in *instance, why *cellproto.Error) {
 	p.log.Warn("the new program is no good, the one before it is taken up again", zap.Error(why), zap.String("hint", why.Hint))
 }
 
-// tellRolledBack tells whoever has to know which program serves.
-func (p *Program) tellRolledBack() {
+// tellRolledBack tells whoever has to know that in does not serve any more.
+func (p *Program) tellRolledBack(in *instance) {
 	if p.rolledBack == nil {
 		return
 	}
 	p.mu.Lock()
 	reason := p.swap.Reason
 	p.mu.Unlock()
-	p.rolledBack(errors.New(reason))
+	p.rolledBack(in.conn, errors.New(reason))
 }
 
 // Current gives the connection to the program that runs, frozen or not; nil if none does.

@@ -151,9 +151,9 @@ func TestBadSwaps(t *testing.T) {
 			cfg := swapCell(t, "serve")
 			cfg.StartTimeout, cfg.StopTimeout = 2*time.Second, 100*time.Millisecond
 			var told atomic.Int64
-			p := newProgram(t, cfg, Deps{RolledBack: func(why error) {
-				if !strings.Contains(why.Error(), "exit status 4") {
-					t.Errorf("rolled back because of %v", why)
+			p := newProgram(t, cfg, Deps{RolledBack: func(c *cellproto.Conn, why error) {
+				if c == nil || !strings.Contains(why.Error(), "exit status 4") {
+					t.Errorf("%v rolled back because of %v", c, why)
 				}
 				told.Add(1)
 			}})
@@ -364,6 +364,41 @@ func TestSwapGivenUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantError(t, p.Swap(testContext(t), Candidate{}), cellproto.Unavailable, "stopping", "")
+}
+
+// TestStopDuringSwap stops everything while the new one starts, which is no fault of it.
+func TestStopDuringSwap(t *testing.T) {
+	p := newProgram(t, swapCell(t, "serve"), Deps{})
+	version(t, p)
+	install(t, p.cfg.Dir, script(t, "serve", 2), 0o755)
+	swapped := make(chan error, 1)
+	begun := make(chan struct{})
+	go func() {
+		swapped <- p.Swap(context.Background(), Candidate{Fit: func(_ context.Context, c *cellproto.Conn) error {
+			close(begun)
+			<-c.Done()
+			return cellproto.Errorf("fit", cellproto.Failed, "it is gone")
+		}})
+	}()
+	<-begun
+	if err := p.Stop(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, <-swapped, cellproto.Unavailable, "stopped while it started", "")
+	if s := p.State().Swap; s.Phase != SwapNone {
+		t.Errorf("%+v", s)
+	}
+	if v := version(t, p); v != 2 {
+		t.Errorf("version %d", v)
+	}
+}
+
+func FuzzWholeELF(f *testing.F) {
+	f.Add(elfHead(elfAMD64))
+	f.Add([]byte("\x7fELF"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		wholeELF(bytes.NewReader(data), int64(len(data)))
+	})
 }
 
 // TestStopDuringTrial stops everything while the old one stands by.
