@@ -404,7 +404,7 @@ func (n *nucleus) welcome() {
 		n.log.Error("the other celld could not be executed: this one goes on", zap.String("error", h.Failed), zap.Duration("held", took))
 		return
 	}
-	n.log.Info("taken over", zap.String("from", h.From), zap.String("to", n.version), zap.Int("callers", len(h.Callers)), zap.Duration("held", took))
+	n.log.Info("celld was replaced", zap.String("from", h.From), zap.String("to", n.version), zap.Int("callers", len(h.Callers)), zap.Duration("held", took))
 }
 
 // listenAddrs gives what to listen on: what the celld before did, so that the addresses that others know

@@ -58,7 +58,7 @@ func (n *nucleus) watchProgram(started *closers) {
 	f.dirs = append(f.dirs, n.cfg.Dir)
 	f.look()
 	first := time.Duration(-1)
-	if _, bad := n.program.Refused(); n.taken != nil && !bad {
+	if n.taken != nil {
 		first = 0 // somebody may have replaced it while nobody watched
 	}
 	ctx, cancel := context.WithCancel(context.Background())

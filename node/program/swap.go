@@ -281,12 +281,6 @@ func (p *Program) Current() *cellproto.Conn {
 	return p.cur.conn
 }
 
-// Refused gives why the program in bin/ is not run, if it is not.
-func (p *Program) Refused() (reason string, bad bool) {
-	why, bad := p.files.refused()
-	return why.Reason, bad
-}
-
 // NotWaiting says that nobody writes a new program any more.
 func (p *Program) NotWaiting() {
 	p.mu.Lock()
