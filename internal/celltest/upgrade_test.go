@@ -1,6 +1,7 @@
 package celltest
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/internal/ctl"
 )
 
@@ -112,4 +114,38 @@ func TestSwapsAndUpgradesUnderLoad(t *testing.T) {
 			t.Errorf("process %d was left", pid)
 		}
 	}
+}
+
+// TestUpgradeUnderRemoteCalls replaces the celld of a cell that another one calls by its CID: connections
+// of the network cannot be carried, so its calls are made again.
+func TestUpgradeUnderRemoteCalls(t *testing.T) {
+	n := New(t)
+	n.Bootstrap()
+	c := n.tally("[privacy]\nplacement = \"public\"\n")
+	c.Start()
+	published := c.Publish()
+	caller := n.Headless("caller")
+	caller.Start()
+	caller.AwaitProviders(published.CID, 1)
+	remote := func(ctx context.Context, fn, args, key string) error {
+		r, err := (&ctl.Client{Dir: caller.Dir}).Use(ctx, ctl.UseRequest{
+			Target: published.CID, Func: fn, Args: json.RawMessage(args), Key: key, Timeout: cellproto.DefaultTimeout,
+		}, nil)
+		if err == nil {
+			err = r.Close()
+		}
+		return err
+	}
+	l := c.beginWith("repeat", []client{remote, remote, remote, remote})
+	l.await(50)
+	before := c.Status()
+	for range 3 {
+		c.Must("upgrade")
+		l.await(50)
+	}
+	l.end(true)
+	if after := c.Status(); after.NucleusPID != before.NucleusPID || after.ProgramPID != before.ProgramPID || after.Addrs[0] != before.Addrs[0] || after.CID != before.CID {
+		t.Errorf("%+v became %+v", before, after)
+	}
+	c.Stop()
 }
