@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -107,7 +108,7 @@ func TestSwapsAndUpgradesUnderLoad(t *testing.T) {
 		t.Errorf("%d upgrades with %v callers carried, of %d clients", len(held), carried, clients)
 	}
 	t.Logf("%d swaps and %d upgrades under %d clients: longest call around a swap, p50 %v; around an upgrade, p50 %v, most %v; callers were held for %v",
-		swaps, upgrades, clients, median(swapStalls), median(upgradeStalls), upgradeStalls[len(upgradeStalls)-1], held)
+		swaps, upgrades, clients, median(swapStalls), median(upgradeStalls), slices.Max(upgradeStalls), held)
 	c.Stop()
 	for _, pid := range pids {
 		if Alive(pid) {

@@ -40,8 +40,7 @@ type HandedRun struct {
 	Begun     int64         `cbor:"3,keyasint"` // unix ms
 	LastEnd   int64         `cbor:"4,keyasint"` // of the last call, unix ms
 	Frozen    bool          `cbor:"5,keyasint,omitempty"`
-	Path      string        `cbor:"6,keyasint"` // that was executed
-	Staged    string        `cbor:"7,keyasint,omitempty"`
+	Path      string        `cbor:"6,keyasint"`           // that was executed
 	Device    uint64        `cbor:"8,keyasint,omitempty"` // of the file that was executed
 	Inode     uint64        `cbor:"9,keyasint,omitempty"`
 	Conn      []byte        `cbor:"10,keyasint"` // cellproto.Suspended
@@ -126,7 +125,7 @@ func ParseHandover(b []byte) (*Handover, error) {
 		return h, nil
 	case r.PID <= 1 || int(int32(r.PID)) != r.PID:
 		return nil, bad("no process has that number")
-	case len(r.Path) > maxHandedPath || len(r.Staged) > maxHandedPath:
+	case len(r.Path) > maxHandedPath:
 		return nil, bad("a path that is too long")
 	case len(r.Line) > maxLogLine || r.LineCut < 0:
 		return nil, bad("a line that is too long")

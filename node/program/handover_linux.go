@@ -120,7 +120,7 @@ func (in *instance) suspend(ctx context.Context) (*HandedRun, []*os.File, error)
 	<-in.connDone
 	run := &HandedRun{
 		PID: in.proc.pid, StartTime: startTime(in.proc.pid), Begun: in.begun.UnixMilli(), Frozen: in.frozen.Load(),
-		Path: in.file.path, Staged: in.file.link,
+		Path: in.file.path, // which has proven itself, so that nothing is staged
 	}
 	if run.Conn, err = s.Marshal(); err != nil { // it is bounded; what is held of it is
 		closeAll()
@@ -187,8 +187,8 @@ func (g *grants) hand() (*HandedGrants, []*os.File) {
 	<-g.done
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	h := &HandedGrants{NextID: g.nextID, Ended: g.ended, Seen: g.seen, Last: unixMS(g.last)}
-	_, h.Ended, h.Refused = g.page.Counts()
+	_, g.ended, g.refused = g.page.Counts()
+	h := &HandedGrants{NextID: g.nextID, Ended: g.ended, Refused: g.refused, Seen: g.seen, Last: unixMS(g.last)}
 	var files []*os.File
 	for id, c := range g.conns {
 		if c.expiry != nil {
@@ -302,8 +302,8 @@ func (in *instance) resume(f *os.File, s *cellproto.Suspended) error {
 
 // again finds the file of a process that was started by another nucleus.
 func (f *files) again(h *HandedRun) staged {
-	s := staged{path: h.Path, link: h.Staged}
-	for _, path := range []string{h.Path, f.kept(), h.Staged} {
+	s := staged{path: h.Path}
+	for _, path := range []string{h.Path, f.kept()} {
 		info, err := os.Stat(path)
 		if err != nil {
 			continue
