@@ -372,6 +372,9 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 			return err
 		}
 		prog = watched{n.program, n.serving}
+		n.taken.reap(n.program.State().PID)
+	} else {
+		n.taken.reap(0)
 	}
 	agent := "celld/" + n.version
 	n.server = call.NewServer(call.ServerConfig{

@@ -161,6 +161,30 @@ func Inherit() (*Inherited, error) {
 	return &Inherited{h}, nil
 }
 
+// reap waits for the children that the celld before has started, but for the program, which has somebody
+// who waits: other cells' nuclei, which live for themselves. It must be called before any is started.
+func (i *Inherited) reap(program int) {
+	if i == nil {
+		return
+	}
+	lists, _ := filepath.Glob("/proc/self/task/*/children") // the pattern is good
+	for _, list := range lists {
+		data, err := os.ReadFile(list)
+		if err != nil {
+			continue // a thread that has ended
+		}
+		for _, word := range strings.Fields(string(data)) {
+			pid, err := strconv.Atoi(word)
+			if err != nil || pid == program {
+				continue
+			}
+			if p, err := os.FindProcess(pid); err == nil {
+				go p.Wait() // it may outlive this process
+			}
+		}
+	}
+}
+
 // Stderr says whether the celld before wrote its log to standard error too.
 func (i *Inherited) Stderr() bool { return i != nil && i.h.Stderr }
 

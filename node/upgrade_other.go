@@ -42,6 +42,7 @@ func (*Inherited) Stderr() bool { return false }
 func (*Inherited) acquire(ctx context.Context, dir string) (*runLock, error) {
 	return acquire(ctx, dir)
 }
+func (*Inherited) reap(int)                                       {}
 func (*Inherited) listener(ctl.Socket) (*net.UnixListener, error) { return nil, nil }
 func (*Inherited) conn(int) (*net.UnixConn, error)                { return nil, errNoHandover() }
 func (*Inherited) program() ([]byte, []*os.File)                  { return nil, nil }

@@ -3,6 +3,7 @@ package celltest
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,6 +25,12 @@ func TestUpgradeIdle(t *testing.T) {
 	l.end(false)
 	before := c.Status()
 	t.Log(c.Must("upgrade"))
+	nucleus, program := descriptors(t, c.PID()), descriptors(t, before.ProgramPID)
+	for range 3 {
+		c.Must("upgrade")
+	}
+	// None is left over, and a program that is started now inherits none.
+	Eventually(t, "the nucleus has no more descriptors than before", func() bool { return descriptors(t, c.PID()) <= nucleus })
 	after := c.Status()
 	if after.NucleusPID != before.NucleusPID || after.ProgramPID != before.ProgramPID || after.NucleusPID != c.PID() {
 		t.Errorf("nucleus %d, program %d became nucleus %d, program %d", before.NucleusPID, before.ProgramPID, after.NucleusPID, after.ProgramPID)
@@ -34,7 +41,27 @@ func TestUpgradeIdle(t *testing.T) {
 	if after.Served != before.Served || after.Starts != 1 || after.Crashes != 0 || after.Addrs[0] != before.Addrs[0] {
 		t.Errorf("%+v became %+v", before, after)
 	}
+	c.Must("swap", "--program", c.nextVersion(1))
+	swapped := c.Status().ProgramPID
+	if n := descriptors(t, swapped); n > program {
+		t.Errorf("the next program has %d descriptors, the first one %d", n, program)
+	}
 	c.Stop()
+	for _, pid := range []int{before.ProgramPID, swapped} {
+		if Alive(pid) {
+			t.Errorf("process %d was left", pid)
+		}
+	}
+}
+
+// descriptors counts those of a process.
+func descriptors(t *testing.T, pid int) int {
+	t.Helper()
+	all, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(all)
 }
 
 // takeovers gives how long callers were held back at each upgrade, and how many connections were
