@@ -1,6 +1,7 @@
 package call
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,9 +30,13 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 	tried := map[cellproto.PeerID]bool{}
 	res := &Result{}
 	var last error
+	var pause grace
 	for len(tried) < attempts {
 		who, err := c.pick(ctx, r, tried, res)
 		if err != nil {
+			if pause.again(ctx, c, r, tried, cmp.Or(last, err)) {
+				continue
+			}
 			return nil, r.worse(last, err)
 		}
 		if err := p.prepare(ctx, c, r, who, req); err != nil {
