@@ -64,6 +64,8 @@ type Conn struct {
 	w      writer
 	r      *reader // the current one; only who reads touches it
 	turn   *turn   // nil: the reading goroutine reads
+	own    []byte  // payload of this side's hello
+	input  []byte  // to be handled before what is read
 
 	mu       sync.Mutex
 	nextID   uint32
@@ -75,10 +77,12 @@ type Conn struct {
 	closed   error            // set once, before done is closed
 	lost     map[uint32]entry // calls that the end has cut
 	handed   uint64           // writer.handed at the end
+	held     held
 	idle     chan struct{}
 
 	hello      atomic.Pointer[peerHello]
 	helloReady chan struct{}
+	holding    atomic.Bool // requests are held back, or were and are not taken up yet; set with mu held
 	gathering  atomic.Bool // a caller waits for others, and flushes then
 	leaving    atomic.Bool // the peer said goaway; set with mu held
 	done       chan struct{}
@@ -97,12 +101,22 @@ type entry struct {
 
 type peerHello struct {
 	Hello
+	payload []byte // as it came
 	once    sync.Once
 	numbers map[string]uint32
 }
 
 // NewConn makes a connection over t and queues the hello. Nothing is read before Run.
 func NewConn(t Transport, cfg Config) (*Conn, error) {
+	c := newConn(t, cfg)
+	var err error
+	if c.own, err = c.cfg.Hello.Marshal(); err != nil {
+		return nil, err
+	}
+	return c, c.Queue(&Frame{Type: TypeHello, Payload: c.own})
+}
+
+func newConn(t Transport, cfg Config) *Conn {
 	if cfg.MaxInbound == 0 {
 		cfg.MaxInbound = MaxStreams
 	}
@@ -125,11 +139,7 @@ func NewConn(t Transport, cfg Config) (*Conn, error) {
 	if cfg.Opener {
 		c.nextID = ^uint32(0) // the first one is 1, for the other side 2
 	}
-	payload, err := c.cfg.Hello.Marshal()
-	if err != nil {
-		return nil, err
-	}
-	return c, c.Queue(&Frame{Type: TypeHello, Payload: payload})
+	return c
 }
 
 // Run reads frames until the connection ends, and returns why; nil after Close. It returns when
@@ -143,10 +153,12 @@ func (c *Conn) Run() error {
 		c.tasks.Go(func() { c.w.run(c.done) })
 		c.w.wake() // the hello
 		c.tasks.Go(c.watch)
-		c.tasks.Go(func() { c.readLoop(&reader{buf: make([]byte, readBuffer)}) })
+		c.tasks.Go(func() { c.readLoop(readerOf(c.input)) })
 		<-c.done
 		c.stopTurn()
-		c.closeTransport()
+		if c.err() != ErrSuspended {
+			c.closeTransport()
+		}
 	}
 	c.mu.Lock()
 	err, lost, handed := c.closed, c.lost, c.handed
@@ -160,6 +172,13 @@ func (c *Conn) Run() error {
 		return nil
 	}
 	return err
+}
+
+// err gives why the connection has ended, nil if it has not.
+func (c *Conn) err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed
 }
 
 // Done is closed when the connection has ended.
@@ -478,57 +497,4 @@ func (c *Conn) finish(id uint32, inbound bool) {
 		c.inbound--
 	}
 	c.signalIdle()
-}
-
-// watch checks the time limits now and then, until the connection ends.
-func (c *Conn) watch() {
-	period := c.cfg.FrameTimeout / 2
-	if c.cfg.IdleTimeout > 0 {
-		period = min(period, c.cfg.IdleTimeout/2)
-	}
-	tick := time.NewTicker(max(period, time.Millisecond))
-	defer tick.Stop()
-	use := usage{at: c.born}
-	for {
-		select {
-		case <-c.done:
-			return
-		case now := <-tick.C:
-			c.checkTime(now, &use)
-		}
-	}
-}
-
-// usage is when a call was last in flight, as far as the watch has seen.
-type usage struct {
-	at    time.Time
-	begun uint64
-	busy  bool // when it looked last
-	ended bool // the connection is being closed because nobody uses it
-}
-
-func (c *Conn) checkTime(now time.Time, use *usage) {
-	limit := c.cfg.FrameTimeout
-	if at := c.partial.Load(); at != 0 && now.Sub(c.born)-time.Duration(at) > limit {
-		c.fail(Errorf("read frame", Timeout, "a frame was not complete after %v", limit))
-	}
-	if c.w.stalled(now) {
-		c.fail(Errorf("write frame", Timeout, "the peer took nothing for %v", StallTimeout))
-	}
-	if c.cfg.IdleTimeout == 0 || use.ended {
-		return
-	}
-	if c.hello.Load() == nil && now.Sub(c.born) > limit {
-		c.fail(Errorf("read frame", Timeout, "the peer has not said hello for %v", limit))
-	}
-	c.mu.Lock()
-	busy := len(c.calls) > 0
-	if busy || use.busy || c.begun != use.begun {
-		use.at, use.begun, use.busy = now, c.begun, busy
-	}
-	c.mu.Unlock()
-	if now.Sub(use.at) >= c.cfg.IdleTimeout {
-		use.ended = true
-		c.tasks.Go(func() { _ = c.Drain(context.Background(), "idle") }) // without a limit it cuts no call
-	}
 }

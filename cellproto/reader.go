@@ -1,6 +1,7 @@
 package cellproto
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -41,6 +42,11 @@ func (c *Conn) readLoop(r *reader) {
 		c.flushDirty(r)
 		if goOn := c.yieldTurn(r); !goOn {
 			return
+		}
+		if more, stop := c.lookUp(r); stop {
+			return
+		} else if more {
+			continue
 		}
 		if err := c.fill(r); err != nil && err != errInterrupted {
 			c.fail(err)
@@ -154,6 +160,9 @@ func (c *Conn) dispatch(f *Frame) error {
 	if c.hello.Load() == nil {
 		return c.firstFrame(f)
 	}
+	if kept, err := c.keepBack(f); kept {
+		return err
+	}
 	switch f.Type {
 	case TypeRequest:
 		return c.accept(f)
@@ -195,7 +204,7 @@ func (c *Conn) firstFrame(f *Frame) error {
 	if err != nil {
 		return err
 	}
-	c.hello.Store(&peerHello{Hello: h})
+	c.hello.Store(&peerHello{Hello: h, payload: bytes.Clone(f.Payload)})
 	close(c.helloReady)
 	return nil
 }

@@ -205,15 +205,18 @@ func (c *Conn) stopTurn() {
 	}
 }
 
-// interrupted reports that a read ended because of tickTurn, perhaps in an earlier turn, and makes the
-// next ones wait again.
+// interrupted reports that a read ended because of tickTurn, perhaps in an earlier turn, or because the
+// reading goroutine is to look up, and makes the next ones wait again.
 func (c *Conn) interrupted(err error) bool {
-	if c.turn == nil || !isTimeout(err) {
+	t, ok := c.t.(interruptible)
+	if !ok || !isTimeout(err) {
 		return false
 	}
-	c.turn.mu.Lock()
-	defer c.turn.mu.Unlock()
-	_ = c.t.(interruptible).SetReadDeadline(time.Time{}) // a lost connection fails the next read
+	if c.turn != nil {
+		c.turn.mu.Lock()
+		defer c.turn.mu.Unlock()
+	}
+	_ = t.SetReadDeadline(time.Time{}) // a lost connection fails the next read
 	return true
 }
 

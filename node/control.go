@@ -52,6 +52,7 @@ func (n *nucleus) routes() http.Handler {
 		mux.HandleFunc(route, n.answer(h))
 	}
 	mux.HandleFunc("POST "+ctl.RouteUse, n.ctlUse)
+	mux.HandleFunc("POST "+ctl.RouteUpgrade, n.ctlUpgrade)
 	return n.ownerOnly(mux)
 }
 

@@ -6,9 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
-
-	"github.com/gofrs/flock"
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/internal/ctl"
@@ -20,15 +19,15 @@ const lockPause = 10 * time.Millisecond
 // acquire takes run/lock of a cell. Starting twice is a success that does nothing: when the nucleus
 // that has the lock answers, the error is ErrRunning. One that is just starting or just stopping is
 // waited for, and so is whoever only looks at the lock for a moment, as cellctl does.
-func acquire(ctx context.Context, dir string) (unlock func(), err error) {
+func acquire(ctx context.Context, dir string) (*runLock, error) {
 	ctx, cancel := context.WithTimeout(ctx, wakeTimeout)
 	defer cancel()
 	tick := time.NewTicker(lockPause)
 	defer tick.Stop()
 	for {
-		unlock, err := lock(dir)
+		l, err := lock(dir)
 		if !errors.Is(err, ErrRunning) {
-			return unlock, err
+			return l, err
 		}
 		conn, derr := ctl.Dial(ctx, dir, ctl.ControlSocket)
 		if derr == nil {
@@ -44,26 +43,58 @@ func acquire(ctx context.Context, dir string) (unlock func(), err error) {
 	}
 }
 
+// runLock is run/lock, taken. The lock belongs to the open file, not to the process: who inherits the
+// descriptor across an exec has it, which is why there is no library between.
+type runLock struct {
+	file *os.File
+	dir  string
+}
+
 // lock takes run/lock, or fails with ErrRunning at once.
-func lock(dir string) (unlock func(), err error) {
-	run := filepath.Join(dir, ctl.RunDir)
+func lock(dir string) (*runLock, error) {
+	op, run := "lock "+dir, filepath.Join(dir, ctl.RunDir)
 	if err := os.MkdirAll(run, 0o700); err != nil {
-		return nil, cellproto.Errorf("start "+dir, cellproto.KindOf(err), "%w", err)
+		return nil, cellproto.Errorf(op, cellproto.KindOf(err), "%w", err)
 	}
-	l := flock.New(filepath.Join(run, "lock"))
-	ok, err := l.TryLock()
+	f, err := os.OpenFile(filepath.Join(run, "lock"), os.O_RDONLY|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return nil, cellproto.Errorf("lock "+dir, cellproto.KindOf(err), "%w", err)
+		return nil, cellproto.Errorf(op, cellproto.KindOf(err), "%w", err)
 	}
-	if !ok {
+	l := &runLock{file: f, dir: dir}
+	err = l.control(func(fd int) error { return syscall.Flock(fd, syscall.LOCK_EX|syscall.LOCK_NB) })
+	if err == nil {
+		if err = os.WriteFile(l.pid(), fmt.Appendln(nil, os.Getpid()), 0o600); err == nil {
+			return l, nil
+		}
+	}
+	f.Close()
+	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return nil, ErrRunning
 	}
-	pid := filepath.Join(run, "pid")
-	if err := os.WriteFile(pid, fmt.Appendln(nil, os.Getpid()), 0o600); err != nil {
-		return nil, errors.Join(cellproto.Errorf("start "+dir, cellproto.KindOf(err), "%w", err), l.Unlock())
+	return nil, cellproto.Errorf(op, cellproto.KindOf(err), "%w", err)
+}
+
+// control calls use with the descriptor.
+func (l *runLock) control(use func(fd int) error) error {
+	raw, err := l.file.SyscallConn()
+	if err != nil {
+		return err
 	}
-	return func() {
-		os.Remove(pid)
-		l.Unlock() // the kernel does so too
-	}, nil
+	var uerr error
+	for {
+		if err := raw.Control(func(fd uintptr) { uerr = use(int(fd)) }); err != nil {
+			return err
+		}
+		if uerr != syscall.EINTR {
+			return uerr
+		}
+	}
+}
+
+func (l *runLock) pid() string { return filepath.Join(l.dir, ctl.RunDir, "pid") }
+
+// unlock lets it go.
+func (l *runLock) unlock() {
+	os.Remove(l.pid())
+	l.file.Close() // the kernel does so too
 }

@@ -17,7 +17,7 @@ import (
 
 func TestAcquire(t *testing.T) {
 	dir := t.TempDir()
-	unlock, err := acquire(t.Context(), dir)
+	l, err := acquire(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,14 +26,14 @@ func TestAcquire(t *testing.T) {
 	}
 
 	// A nucleus that answers is good enough.
-	l, err := ctl.Listen(dir, ctl.ControlSocket)
+	sock, err := ctl.Listen(dir, ctl.ControlSocket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := acquire(t.Context(), dir); !errors.Is(err, ErrRunning) {
 		t.Errorf("beside one that answers: %v", err)
 	}
-	l.Close()
+	sock.Close()
 
 	// One that does not is waited for, as long as there is time.
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -46,13 +46,13 @@ func TestAcquire(t *testing.T) {
 	// One that ends makes room.
 	got := make(chan error, 1)
 	go func() {
-		unlock, err := acquire(t.Context(), dir)
+		l, err := acquire(t.Context(), dir)
 		if err == nil {
-			unlock()
+			l.unlock()
 		}
 		got <- err
 	}()
-	unlock()
+	l.unlock()
 	if err := <-got; err != nil {
 		t.Errorf("after one that ended: %v", err)
 	}
@@ -73,9 +73,9 @@ func TestAcquireBesideALook(t *testing.T) {
 	}
 	got := make(chan error, 1)
 	go func() {
-		unlock, err := acquire(t.Context(), dir)
+		l, err := acquire(t.Context(), dir)
 		if err == nil {
-			unlock()
+			l.unlock()
 		}
 		got <- err
 	}()

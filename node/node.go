@@ -25,6 +25,7 @@ import (
 	"github.com/celldnet/celld/cellproto/celltoml"
 	"github.com/celldnet/celld/dht"
 	"github.com/celldnet/celld/dht/content"
+	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/node/call"
 	"github.com/celldnet/celld/node/program"
 )
@@ -39,7 +40,10 @@ type Config struct {
 	Version string              // of celld
 	Getenv  func(string) string // overrides of cell.toml; nil: none
 	Ready   func()              // called once, when the nucleus answers; nil: nothing
-	Overdue func()              // called if it has not stopped stopLimit after it began to; nil: nothing
+	Stderr  bool                // the log goes to standard error too; another celld has to know
+	// Inherited is what another celld has handed over; nil: the nucleus starts.
+	Inherited *Inherited
+	Overdue   func() // called if it has not stopped stopLimit after it began to; nil: nothing
 }
 
 // Deps is what a nucleus needs besides.
@@ -85,6 +89,17 @@ type nucleus struct {
 	active      atomic.Int64 // unix ns of the begin or end of the last control request
 	asked       atomic.Int64 // control requests in progress
 	stop        context.CancelFunc
+	stopping    chan struct{}   // closed when it begins to stop
+	serveCtx    context.Context // of callers, who are drained before they are cut
+	taken       *Inherited      // nil: it was started
+	started     time.Time       // of this celld, for the nucleus
+	upgraded    *ctl.UpgradeStatus
+	upgrades    *upgrades
+	stderr      bool
+	lock        *runLock
+	cell        *door
+	control     *door
+	lobby       *lobby
 	wasReady    bool      // it has come so far
 	retired     bool      // it ends because of nucleus_timeout
 	stopBy      time.Time // until then calls in flight may go on; set when the nucleus begins to stop
@@ -106,14 +121,15 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	if err != nil {
 		return err
 	}
-	unlock, err := acquire(ctx, dir)
+	lock, err := cfg.Inherited.acquire(ctx, dir)
 	if err != nil {
 		return err
 	}
-	started.add(unlock)
+	started.add(lock.unlock)
 	debug.SetGCPercent(gcPercent)
 	sweepTrash(dir, deps.Log)
-	n := &nucleus{cfg: toml, version: cfg.Version, log: deps.Log, stop: cancel, begun: time.Now()}
+	n := newNucleus(ctx, toml, cfg, deps)
+	n.stop, n.lock = cancel, lock
 	started.add(n.tidy)
 	n.active.Store(time.Now().UnixNano())
 	if n.identity, err = loadIdentity(toml, cfg); err != nil {
@@ -129,6 +145,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 		return err
 	}
 	n.serving.resume(ctx)
+	n.welcome()
 	n.watchProgram(&started)
 	n.log.Info("ready", zap.String("cell", toml.Cell.Name), zap.Stringer("peer", n.identity.Peer), zap.Strings("addrs", n.addrs()))
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // without systemd there is nobody to tell
@@ -137,7 +154,12 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 		cfg.Ready()
 	}
 	n.wasReady = true
-	n.retired = n.waitForEnd(ctx)
+	var next *departure
+	if n.retired, next = n.waitForEnd(ctx); next != nil {
+		n.log.Info("handing over", zap.String("file", next.next.path), zap.String("version", next.next.version))
+		err = next.depart(n.log)
+	}
+	close(n.stopping)
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
 	n.log.Info("stopping")
 	if cfg.Overdue != nil {
@@ -145,7 +167,22 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 		started = append(closers{func() { overdue.Stop() }}, started...) // the last one
 	}
 	n.stopBy = time.Now().Add(stopGrace)
-	return nil
+	return err
+}
+
+// newNucleus makes a nucleus of which nothing runs.
+func newNucleus(ctx context.Context, toml *celltoml.Config, cfg Config, deps Deps) *nucleus {
+	now := time.Now()
+	n := &nucleus{
+		cfg: toml, version: cfg.Version, log: deps.Log, begun: now, started: now, stderr: cfg.Stderr,
+		stopping: make(chan struct{}), serveCtx: context.WithoutCancel(ctx), taken: cfg.Inherited,
+	}
+	if n.taken != nil {
+		n.begun = n.taken.h.begun()
+		n.upgraded = &ctl.UpgradeStatus{From: n.taken.h.From, At: now, Error: n.taken.h.Failed}
+	}
+	n.upgrades = newUpgrades(n)
+	return n
 }
 
 // How long a nucleus takes to stop. Calls in flight may go on for stopGrace, and the program has
@@ -220,11 +257,13 @@ func (n *nucleus) startNetwork(ctx context.Context, started *closers) error {
 	net := n.cfg.Network
 	g := newGater(!net.IsPublic(), slices.Concat(net.Bootstrap, net.Static, remoteAddrs(n.cfg)))
 	n.gater = g
-	h, err := newHost(n.cfg, n.identity.Host, g, "celld/"+n.version)
+	h, err := n.openHost(g)
 	if err != nil {
 		return err
 	}
-	started.add(func() { h.Close() })
+	// What is added twice is closed before another celld takes over, too.
+	end := func(f func()) { f = once(f); started.add(f); n.upgrades.goodbye.add(f) }
+	end(func() { h.Close() })
 	n.host = h
 	if n.reach, err = watchReachability(h); err != nil {
 		return err
@@ -234,7 +273,7 @@ func (n *nucleus) startNetwork(ctx context.Context, started *closers) error {
 	if err != nil {
 		return err
 	}
-	started.add(func() { store.Close() })
+	end(func() { store.Close() })
 	n.dht, err = dht.New(dht.Config{
 		Network: net.Name, Bootstrap: net.Bootstrap, MDNS: net.MDNS, Static: staticList(n.cfg),
 	}, dht.Deps{Host: h, Datastore: store, Log: n.log.Named("dht"), Seen: g.allow})
@@ -244,7 +283,7 @@ func (n *nucleus) startNetwork(ctx context.Context, started *closers) error {
 	if err := n.dht.Start(ctx); err != nil {
 		return err
 	}
-	started.add(n.dht.Stop)
+	end(n.dht.Stop)
 	n.blocks, err = content.New(content.Config{Dir: filepath.Join(n.cfg.Dir, "cache", "blocks")},
 		content.Deps{
 			Host: h, Routing: n.dht.Routing(), Originals: n.originals.path,
@@ -254,8 +293,21 @@ func (n *nucleus) startNetwork(ctx context.Context, started *closers) error {
 		return err
 	}
 	n.blocks.Start()
-	started.add(n.blocks.Stop)
+	end(n.blocks.Stop)
 	return nil
+}
+
+// openHost makes the host, where the celld before had it if that is possible.
+func (n *nucleus) openHost(g *gater) (host.Host, error) {
+	agent, same := "celld/"+n.version, *n.cfg
+	if same.Network.Listen = n.listenAddrs(); !slices.Equal(same.Network.Listen, n.cfg.Network.Listen) {
+		h, err := newHost(&same, n.identity.Host, g, agent)
+		if err == nil {
+			return h, nil
+		}
+		n.log.Warn("the addresses of the celld before cannot be listened on", zap.Error(err))
+	}
+	return newHost(n.cfg, n.identity.Host, g, agent)
 }
 
 // openStore opens the small database of the DHT. A damaged one is moved away: it only caches.
@@ -304,7 +356,13 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 		return err
 	}
 	var caller *call.Caller
-	outgoing := func(c *cellproto.Conn, f *cellproto.Frame) { caller.Accept(c, f) }
+	made := make(chan struct{}) // caller: a program that was handed over calls others before that
+	defer close(made)
+	outgoing := func(c *cellproto.Conn, f *cellproto.Frame) {
+		if <-made; caller != nil {
+			caller.Accept(c, f)
+		}
+	}
 	n.serving = newServing(n)
 	n.swaps = newSwaps(n)
 	started.add(n.swaps.wait)
@@ -327,7 +385,12 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 		Wake: wake, Own: n.server, Log: n.log.Named("caller"),
 	})
 	n.caller = caller
-	started.add(caller.Close)
+	if n.taken != nil {
+		n.server.Count(n.taken.h.Server)
+	}
+	shut := once(caller.Close)
+	started.add(shut)
+	n.upgrades.goodbye.add(shut)
 	started.add(func() {
 		ctx, cancel := n.grace(0)
 		defer cancel()
@@ -337,8 +400,7 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 		return err
 	}
 	n.adverts = newAdverts(n)
-	serveCtx := context.WithoutCancel(ctx) // Close drains before it cuts
-	n.handle(cellproto.ProtocolCall, func(s network.Stream) error { return n.server.ServeStream(serveCtx, s) })
+	n.handle(cellproto.ProtocolCall, func(s network.Stream) error { return n.server.ServeStream(n.serveCtx, s) })
 	n.handle(cellproto.ProtocolAdvert, n.adverts.serve)
 	return nil
 }
@@ -350,12 +412,15 @@ func (n *nucleus) newProgram(outgoing func(*cellproto.Conn, *cellproto.Frame), s
 		return nil, err
 	}
 	started.add(func() { out.Close() })
-	p, err := program.New(program.Config{
+	cfg, deps := program.Config{
 		Dir: n.cfg.Dir, Name: n.cfg.Cell.Name, Binary: n.cfg.Cell.Binary, Speaks: n.cfg.Cell.Speaks,
 		FreezeAfter: n.cfg.LifeCycle.FreezeAfter, IdleTimeout: n.cfg.LifeCycle.IdleTimeout, Concurrency: n.cfg.Resources.Concurrency,
-	}, program.Deps{Log: n.log.Named("program"), Output: out, Accept: outgoing, RolledBack: n.swaps.rolledBack})
-	if err != nil {
-		return nil, err
+	}, program.Deps{Log: n.log.Named("program"), Output: out, Accept: outgoing, RolledBack: n.swaps.rolledBack}
+	p := n.adoptProgram(cfg, deps)
+	if p == nil {
+		if p, err = program.New(cfg, deps); err != nil {
+			return nil, err
+		}
 	}
 	started.add(func() {
 		ctx, cancel := n.grace(stopProgram)
@@ -365,19 +430,21 @@ func (n *nucleus) newProgram(outgoing func(*cellproto.Conn, *cellproto.Frame), s
 	return p, nil
 }
 
-// waitForEnd returns when the nucleus is to stop, and reports whether that is because of nucleus_timeout.
-func (n *nucleus) waitForEnd(ctx context.Context) (retired bool) {
+// waitForEnd returns when the nucleus is to stop, and reports whether that is because of nucleus_timeout,
+// or when another celld is to take over, which it gives.
+func (n *nucleus) waitForEnd(ctx context.Context) (retired bool, next *departure) {
 	limit := n.cfg.LifeCycle.NucleusTimeout
 	if limit == 0 {
-		<-ctx.Done()
-		return false
+		limit = 100 * 365 * 24 * time.Hour
 	}
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return false
+			return false, nil
+		case next = <-n.upgrades.ready:
+			return false, next
 		case <-timer.C:
 		}
 		load := n.load()
@@ -388,7 +455,7 @@ func (n *nucleus) waitForEnd(ctx context.Context) (retired bool) {
 		left := limit - time.Since(last)
 		if left <= 0 && load.InFlight == 0 && n.asked.Load() == 0 {
 			n.log.Info("nobody has called for nucleus_timeout", zap.Duration("timeout", limit))
-			return true
+			return true, nil
 		}
 		timer.Reset(max(left, time.Second))
 	}

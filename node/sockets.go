@@ -16,26 +16,26 @@ import (
 	"github.com/celldnet/celld/node/call"
 )
 
-// listen opens the two Unix sockets. When the nucleus stops, nobody new is let in by either before
-// those who are in are waited for.
+// listen opens the two Unix sockets, or goes on with those that another celld has handed over. When the
+// nucleus stops, nobody new is let in by either before those who are in are waited for.
 func (n *nucleus) listen(ctx context.Context, started *closers) error {
-	cell, err := n.openSocket(ctl.CellSocket, started)
-	if err != nil {
+	var err error
+	if n.cell, err = n.openSocket(ctl.CellSocket, started); err != nil {
 		return err
 	}
-	control, err := n.openSocket(ctl.ControlSocket, started)
-	if err != nil {
+	if n.control, err = n.openSocket(ctl.ControlSocket, started); err != nil {
 		return err
 	}
 	srv := &http.Server{
 		Handler: n.routes(), ReadHeaderTimeout: cellproto.FrameTimeout,
-		ConnContext: withPeer, ErrorLog: zap.NewStdLog(n.log.Named("control")),
+		ConnContext: withPeer, ConnState: n.upgrades.watch, ErrorLog: zap.NewStdLog(n.log.Named("control")),
 	}
 	var serving sync.WaitGroup
-	serving.Go(func() { n.accept(context.WithoutCancel(ctx), cell) })
-	serving.Go(func() { _ = srv.Serve(control) }) // ends with Shutdown or Close
+	n.lobby = newLobby(context.WithoutCancel(ctx))
+	serving.Go(func() { n.accept(context.WithoutCancel(ctx), n.cell) })
+	serving.Go(func() { _ = srv.Serve(n.control) }) // ends with Shutdown or Close
 	started.add(func() {
-		cell.Close()
+		n.cell.Close()
 		ctx, cancel := n.grace(0)
 		defer cancel()
 		if srv.Shutdown(ctx) != nil {
@@ -48,11 +48,13 @@ func (n *nucleus) listen(ctx context.Context, started *closers) error {
 
 // openSocket opens one of the cell's Unix sockets. A left-over of a killed nucleus is removed: the
 // lock says that nobody listens on it.
-func (n *nucleus) openSocket(which ctl.Socket, started *closers) (*net.UnixListener, error) {
-	if err := ctl.Remove(n.cfg.Dir, which); err != nil {
-		return nil, cellproto.Errorf("open "+string(which), cellproto.KindOf(err), "%w", err)
+func (n *nucleus) openSocket(which ctl.Socket, started *closers) (*door, error) {
+	l, err := n.taken.listener(which)
+	if err == nil && l == nil {
+		if err = ctl.Remove(n.cfg.Dir, which); err == nil {
+			l, err = ctl.Listen(n.cfg.Dir, which)
+		}
 	}
-	l, err := ctl.Listen(n.cfg.Dir, which)
 	if err != nil {
 		return nil, cellproto.Errorf("open "+string(which), cellproto.KindOf(err), "%w", err)
 	}
@@ -60,15 +62,14 @@ func (n *nucleus) openSocket(which ctl.Socket, started *closers) (*net.UnixListe
 		l.Close()
 		_ = ctl.Remove(n.cfg.Dir, which) // the next start does so too
 	})
-	return l, nil
+	return &door{UnixListener: l}, nil
 }
 
 // accept serves the callers on the cell's socket until it is closed. The server half owns and waits
 // for the connections that are relayed, the program for those that are handed to it.
-func (n *nucleus) accept(ctx context.Context, l *net.UnixListener) {
-	looking, cancel := context.WithCancel(ctx)
+func (n *nucleus) accept(ctx context.Context, l *door) {
 	var callers sync.WaitGroup
-	defer func() { cancel(); callers.Wait() }()
+	defer func() { n.lobby.end(); callers.Wait() }()
 	for {
 		conn, err := l.AcceptUnix()
 		if errors.Is(err, net.ErrClosed) {
@@ -79,21 +80,34 @@ func (n *nucleus) accept(ctx context.Context, l *net.UnixListener) {
 			time.Sleep(acceptPause)
 			continue
 		}
-		who, ok := whoIs(conn)
-		if !ok {
-			conn.Close()
-			continue
+		callers.Go(func() { n.receive(ctx, conn) })
+	}
+}
+
+// receive sees to a caller of whom nothing was read.
+func (n *nucleus) receive(ctx context.Context, conn *net.UnixConn) {
+	who, ok := whoIs(conn)
+	if !ok {
+		conn.Close()
+		return
+	}
+	looking, ok := n.lobby.enter(conn)
+	if !ok {
+		return // it waits
+	}
+	granted := n.grant(looking, conn, who)
+	n.lobby.leave(conn, granted, func() {
+		run, err := n.server.Admit(ctx, conn, who)
+		if err == nil {
+			go n.relay(run, who)
 		}
-		callers.Go(func() {
-			if n.grant(looking, conn, who) {
-				return
-			}
-			go func() {
-				if err := n.server.Serve(ctx, conn, who); err != nil {
-					n.log.Debug("caller left", zap.Int("uid", who.UID), zap.Error(err))
-				}
-			}()
-		})
+	})
+}
+
+// relay serves a caller whose calls pass through here.
+func (n *nucleus) relay(run func() error, who call.Who) {
+	if err := run(); err != nil {
+		n.log.Debug("caller left", zap.Int("uid", who.UID), zap.Error(err))
 	}
 }
 

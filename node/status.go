@@ -14,6 +14,7 @@ func (n *nucleus) status() ctl.Status {
 		Name: n.cfg.Cell.Name, Version: n.serving.releaseVersion(), State: ctl.Idle, NucleusPID: os.Getpid(),
 		PeerID: n.identity.Peer.String(), Addrs: n.addrs(), Network: n.cfg.Network.Name,
 		InFlight: load.InFlight, Served: load.Served, SandboxTier: "none", Dir: n.cfg.Dir,
+		Celld: n.version, CelldStarted: n.started.UTC(), Upgrade: n.upgraded,
 	}
 	n.serving.mu.Lock()
 	if n.serving.manifest != nil {

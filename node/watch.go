@@ -57,9 +57,13 @@ func (n *nucleus) watchProgram(started *closers) {
 	}
 	f.dirs = append(f.dirs, n.cfg.Dir)
 	f.look()
+	first := time.Duration(-1)
+	if n.taken != nil {
+		first = 0 // somebody may have replaced it while nobody watched
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
-	running.Go(func() { f.run(ctx) })
+	running.Go(func() { f.run(ctx, first) })
 	started.add(func() {
 		cancel()
 		_ = w.Close() // the descriptor is only ours
@@ -76,9 +80,12 @@ func (f *fileWatch) look() {
 	}
 }
 
-func (f *fileWatch) run(ctx context.Context) {
-	timer := time.NewTimer(0)
-	<-timer.C
+// run looks at the file when something has happened to it, and after first, unless that is negative.
+func (f *fileWatch) run(ctx context.Context, first time.Duration) {
+	timer := time.NewTimer(max(first, 0))
+	if first < 0 {
+		<-timer.C
+	}
 	tries := 0
 	for {
 		select {

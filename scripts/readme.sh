@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs what README.md tells a newcomer to paste: the sh blocks of "A first cell in five minutes" and
-# "Writing a cell", in order, in one shell, with the binaries of bin/ in the PATH; and checks that what
+# Runs what README.md tells a newcomer to paste: the sh blocks of "A first cell in five minutes", and
+# those of "Writing a cell" that begin with making one, in order, in one shell, with the binaries of bin/ in the PATH; and checks that what
 # the text promises is what comes. All of it stays on this machine, and needs nothing that is not in the
 # clone: Go may fetch nothing.
 #
@@ -27,22 +27,27 @@ finish() {
 trap finish EXIT
 trap 'exit 130' HUP INT TERM
 
-# blocks TITLE prints the sh blocks of a section, each with a line in front that says where it begins.
+# blocks TITLE [BEGINNING] prints the sh blocks of a section, those that begin so, each with a line in
+# front that says where it is.
 blocks() {
-	awk -v title="## $1" '
+	awk -v title="## $1" -v beginning="${2:-}" '
 		/^## / { inside = $0 == title }
-		inside && /^```/ {
-			if ($0 == "```sh") { block = 1; print "echo \"## README.md line " NR "\""; next }
-			block = 0
+		!inside { next }
+		$0 == "```sh" { first = 1; next }
+		/^```/ { first = block = 0; next }
+		first {
+			first = 0
+			block = index($0, beginning) == 1
+			if (block) print "echo \"## README.md line " NR "\""
 		}
-		inside && block { print }
+		block { print }
 	' README.md
 }
 
 {
 	echo 'set -eu'
 	blocks 'A first cell in five minutes'
-	blocks 'Writing a cell'
+	blocks 'Writing a cell' 'cellctl init '
 } >"$work/script"
 grep -q '^cellctl publish' "$work/script" || die 'README.md has no blocks that publish a cell'
 if ! command -v python3 >/dev/null 2>&1; then

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -94,6 +95,39 @@ func (h Header) body() body {
 	}
 }
 
+// Make gives the patch that turns the program base into result by delta (see cellproto/patch/delta),
+// signed with key. Kinds: TooLarge past a limit of cellproto, BadInput for programs that are empty or
+// the same.
+func Make(base, result, delta []byte, created time.Time, key ed25519.PrivateKey) ([]byte, error) {
+	h := Header{
+		Base: cellproto.BLAKE3(base), BaseSize: int64(len(base)), Result: cellproto.BLAKE3(result), ResultSize: int64(len(result)),
+		Delta: cellproto.BLAKE3(delta), DeltaSize: int64(len(delta)), Created: created,
+	}
+	head, err := h.Seal(key)
+	if err != nil {
+		return nil, err
+	}
+	return append(head, delta...), nil
+}
+
+// ReadProgram reads a program's file whole; TooLarge past cellproto.MaxPatchProgram.
+func ReadProgram(path string) ([]byte, error) {
+	op := "read " + path
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, cellproto.Errorf(op, cellproto.KindOf(err), "%w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, cellproto.MaxPatchProgram+1))
+	if err != nil {
+		return nil, cellproto.Errorf(op, cellproto.KindOf(err), "%w", err)
+	}
+	if len(data) > cellproto.MaxPatchProgram {
+		return nil, cellproto.Errorf(op, cellproto.TooLarge, "the program has more than %d bytes", cellproto.MaxPatchProgram)
+	}
+	return data, nil
+}
+
 // Seal gives the skippable frame with the signed header, which the delta follows. Kinds: BadInput and
 // TooLarge for fields that are out of bounds.
 func (h Header) Seal(key ed25519.PrivateKey) ([]byte, error) {
@@ -114,6 +148,14 @@ func (h Header) Seal(key ed25519.PrivateKey) ([]byte, error) {
 	out := binary.LittleEndian.AppendUint32(nil, skippable)
 	out = binary.LittleEndian.AppendUint32(out, uint32(len(block)))
 	return append(out, block...), nil
+}
+
+// CheckDelta says whether delta, the bytes after the header, are those that were signed; Corrupt if not.
+func (h *Header) CheckDelta(delta []byte) error {
+	if int64(len(delta)) != h.DeltaSize || cellproto.BLAKE3(delta) != h.Delta {
+		return cellproto.Errorf("read patch", cellproto.Corrupt, "its delta is not the one that was signed")
+	}
+	return nil
 }
 
 // ReadHeader reads the header of a patch of size bytes from its beginning, checks the signature, and

@@ -1,4 +1,4 @@
-package patch
+package patch_test
 
 import (
 	"bytes"
@@ -20,6 +20,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/patch"
+	"github.com/celldnet/celld/cellproto/patch/delta"
 )
 
 // testKey gives the Ed25519 key whose seed is 32 times n.
@@ -37,22 +39,31 @@ func program(n int, seed int64) []byte {
 }
 
 // read opens a whole patch.
-func read(data []byte) (*Header, []byte, error) {
+func read(data []byte) (*patch.Header, []byte, error) {
 	r := bytes.NewReader(data)
-	h, err := ReadHeader(r, int64(len(data)))
+	h, err := patch.ReadHeader(r, int64(len(data)))
 	if err != nil {
 		return nil, nil, err
 	}
-	delta, err := io.ReadAll(r)
-	return h, delta, err
+	tail, err := io.ReadAll(r)
+	return h, tail, err
 }
 
 func apply(data, base []byte) ([]byte, error) {
-	h, delta, err := read(data)
+	h, tail, err := read(data)
 	if err != nil {
 		return nil, err
 	}
-	return h.Rebuild(base, delta, blake3.Sum256)
+	return delta.Apply(h, base, tail, blake3.Sum256)
+}
+
+// makePatch compares two programs and signs what comes of it.
+func makePatch(base, result []byte, created time.Time, key ed25519.PrivateKey) ([]byte, error) {
+	tail, err := delta.Make(base, result)
+	if err != nil {
+		return nil, err
+	}
+	return patch.Make(base, result, tail, created, key)
 }
 
 func TestMake(t *testing.T) {
@@ -70,7 +81,7 @@ func TestMake(t *testing.T) {
 		{"smaller than a window", []byte("a"), []byte("b"), 400},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			data, err := Make(c.base, c.result, testTime, testKey(1))
+			data, err := makePatch(c.base, c.result, testTime, testKey(1))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -81,7 +92,7 @@ func TestMake(t *testing.T) {
 			if err != nil || !bytes.Equal(got, c.result) {
 				t.Fatalf("not what was meant: %v", err)
 			}
-			again, err := Make(c.base, c.result, testTime, testKey(1))
+			again, err := makePatch(c.base, c.result, testTime, testKey(1))
 			if err != nil || !bytes.Equal(again, data) {
 				t.Errorf("made twice it differs: %v", err)
 			}
@@ -98,11 +109,11 @@ func TestMakeRefuses(t *testing.T) {
 		"no program after":  {[]byte("a"), nil, cellproto.BadInput},
 		"nothing changed":   {[]byte("a"), []byte("a"), cellproto.BadInput},
 	} {
-		if _, err := Make(c.base, c.result, testTime, testKey(1)); cellproto.KindOf(err) != c.kind {
+		if _, err := makePatch(c.base, c.result, testTime, testKey(1)); cellproto.KindOf(err) != c.kind {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	h := Header{BaseSize: cellproto.MaxPatchProgram + 1, ResultSize: 1, DeltaSize: 1, Created: testTime, Result: Hash{1}}
+	h := patch.Header{BaseSize: cellproto.MaxPatchProgram + 1, ResultSize: 1, DeltaSize: 1, Created: testTime, Result: patch.Hash{1}}
 	if _, err := h.Seal(testKey(1)); cellproto.KindOf(err) != cellproto.TooLarge {
 		t.Errorf("a program that is too large: %v", err)
 	}
@@ -119,7 +130,7 @@ func TestRoundTrip(t *testing.T) {
 		if bytes.Equal(base, result) {
 			t.Skip("nothing changed")
 		}
-		data, err := Make(base, result, testTime, testKey(1))
+		data, err := makePatch(base, result, testTime, testKey(1))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -133,7 +144,7 @@ func TestRoundTrip(t *testing.T) {
 func TestZstdReadsIt(t *testing.T) {
 	base := program(100_000, 1)
 	result := append([]byte("a few bytes more"), base...)
-	data, err := Make(base, result, testTime, testKey(1))
+	data, err := makePatch(base, result, testTime, testKey(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +180,7 @@ func TestZstdReadsIt(t *testing.T) {
 // TestKeysAreLibp2ps: another program with libp2p makes and checks the same.
 func TestKeysAreLibp2ps(t *testing.T) {
 	key := testKey(1)
-	theirs, err := crypto.UnmarshalPrivateKey(MarshalPrivateKey(key))
+	theirs, err := crypto.UnmarshalPrivateKey(patch.MarshalPrivateKey(key))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +188,7 @@ func TestKeysAreLibp2ps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := PublicKey(key).String(); got != id.String() {
+	if got := patch.PublicKey(key).String(); got != id.String() {
 		t.Errorf("%s, libp2p says %s", got, id)
 	}
 	raw, err := crypto.MarshalPublicKey(theirs.GetPublic())
@@ -185,40 +196,40 @@ func TestKeysAreLibp2ps(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, text := range []string{id.String(), crypto.ConfigEncodeKey(raw)} {
-		if got, err := ParseKey(text); err != nil || got != PublicKey(key) {
+		if got, err := patch.ParseKey(text); err != nil || got != patch.PublicKey(key) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
-	data, err := Make([]byte("old"), []byte("new"), testTime, key)
+	data, err := makePatch([]byte("old"), []byte("new"), testTime, key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var e envelope
-	if err := decMode.Unmarshal(data[frameHead:frameHead+int(binary.LittleEndian.Uint32(data[4:]))], &e); err != nil {
+	var e patch.Envelope
+	if err := patch.DecMode.Unmarshal(data[patch.FrameHead:patch.FrameHead+int(binary.LittleEndian.Uint32(data[4:]))], &e); err != nil {
 		t.Fatal(err)
 	}
-	if ok, err := theirs.GetPublic().Verify(preimage(e.Body), e.Sig); err != nil || !ok {
+	if ok, err := theirs.GetPublic().Verify(patch.Preimage(e.Body), e.Sig); err != nil || !ok {
 		t.Errorf("libp2p does not take the signature: %v", err)
 	}
-	again, err := ParsePrivateKey(MarshalPrivateKey(key))
+	again, err := patch.ParsePrivateKey(patch.MarshalPrivateKey(key))
 	if err != nil || !again.Equal(key) {
 		t.Errorf("the private key: %v", err)
 	}
 }
 
 func TestParseKeyRefuses(t *testing.T) {
-	for _, text := range []string{"", "owner.pub", "12D3KooW", strings.Repeat("1", 200), "CAESIA==", PublicKey(testKey(1)).String() + "1"} {
-		if k, err := ParseKey(text); cellproto.KindOf(err) != cellproto.BadInput {
+	for _, text := range []string{"", "owner.pub", "12D3KooW", strings.Repeat("1", 200), "CAESIA==", patch.PublicKey(testKey(1)).String() + "1"} {
+		if k, err := patch.ParseKey(text); cellproto.KindOf(err) != cellproto.BadInput {
 			t.Errorf("%q: %v, %v", text, k, err)
 		}
 	}
-	good := MarshalPrivateKey(testKey(1))
-	other := MarshalPrivateKey(testKey(2))
+	good := patch.MarshalPrivateKey(testKey(1))
+	other := patch.MarshalPrivateKey(testKey(2))
 	for name, raw := range map[string][]byte{
 		"empty": nil, "cut": good[:67], "longer": append(bytes.Clone(good), 0), "of another type": append([]byte{8, 2, 0x12, 0x40}, good[4:]...),
 		"of two keys": append(bytes.Clone(good[:36]), other[36:]...),
 	} {
-		if _, err := ParsePrivateKey(raw); cellproto.KindOf(err) != cellproto.Corrupt {
+		if _, err := patch.ParsePrivateKey(raw); cellproto.KindOf(err) != cellproto.Corrupt {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -229,8 +240,8 @@ func TestTrustedKeys(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "keys"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	one, two := PublicKey(testKey(1)), PublicKey(testKey(2))
-	for name, text := range map[string]string{"owner.pub": two.String() + "\n", "empty.pub": "", "host.key": string(MarshalPrivateKey(testKey(3)))} {
+	one, two := patch.PublicKey(testKey(1)), patch.PublicKey(testKey(2))
+	for name, text := range map[string]string{"owner.pub": two.String() + "\n", "empty.pub": "", "host.key": string(patch.MarshalPrivateKey(testKey(3)))} {
 		if err := os.WriteFile(filepath.Join(dir, "keys", name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -238,40 +249,40 @@ func TestTrustedKeys(t *testing.T) {
 	if err := os.Symlink("owner.pub", filepath.Join(dir, "keys", "link.pub")); err != nil {
 		t.Fatal(err)
 	}
-	got, err := TrustedKeys(dir, []string{one.String(), "owner.pub"})
+	got, err := patch.TrustedKeys(dir, []string{one.String(), "owner.pub"})
 	if err != nil || len(got) != 2 || got[0] != one || got[1] != two {
 		t.Errorf("%v, %v", got, err)
 	}
 	for _, entry := range []string{"nobody.pub", "empty.pub", "host.key", "link.pub"} {
-		if got, err := TrustedKeys(dir, []string{entry}); cellproto.KindOf(err) != cellproto.BadInput || cellproto.HintOf(err) == "" {
+		if got, err := patch.TrustedKeys(dir, []string{entry}); cellproto.KindOf(err) != cellproto.BadInput || cellproto.HintOf(err) == "" {
 			t.Errorf("%s: %v, %v", entry, got, err)
 		}
 	}
 }
 
-// A program of another size or content is not what the patch is for, and a delta is what was signed or
+// A program of another size or content is not what the patch is for, and a tail is what was signed or
 // is not looked at.
 func TestRebuildRefuses(t *testing.T) {
 	base, result := program(5000, 1), program(5000, 2)
-	data, err := Make(base, result, testTime, testKey(1))
+	data, err := makePatch(base, result, testTime, testKey(1))
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, delta, err := read(data)
+	h, tail, err := read(data)
 	if err != nil {
 		t.Fatal(err)
 	}
-	flipped := bytes.Clone(delta)
+	flipped := bytes.Clone(tail)
 	flipped[len(flipped)/2] ^= 1
-	for name, c := range map[string]struct{ base, delta []byte }{
-		"another base":    {program(5000, 3), delta},
-		"a longer base":   {append(bytes.Clone(base), 0), delta},
-		"no base":         {nil, delta},
+	for name, c := range map[string]struct{ base, tail []byte }{
+		"another base":    {program(5000, 3), tail},
+		"a longer base":   {append(bytes.Clone(base), 0), tail},
+		"no base":         {nil, tail},
 		"a changed delta": {base, flipped},
-		"a cut delta":     {base, delta[:len(delta)-1]},
+		"a cut delta":     {base, tail[:len(tail)-1]},
 		"no delta":        {base, nil},
 	} {
-		if _, err := h.Rebuild(c.base, c.delta, blake3.Sum256); cellproto.KindOf(err) != cellproto.Corrupt {
+		if _, err := delta.Apply(h, c.base, c.tail, blake3.Sum256); cellproto.KindOf(err) != cellproto.Corrupt {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -1,4 +1,4 @@
-package patch
+package patch_test
 
 import (
 	"bytes"
@@ -16,6 +16,8 @@ import (
 	"lukechampine.com/blake3"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/patch"
+	"github.com/celldnet/celld/cellproto/patch/delta"
 )
 
 var update = flag.Bool("update", false, "write the vectors anew")
@@ -86,13 +88,13 @@ func TestVectors(t *testing.T) {
 		if !bytes.Equal(got, result) {
 			t.Errorf("%s: makes something else", v.Name)
 		}
-		h, delta, err := read(v.bytes(t))
+		h, tail, err := read(v.bytes(t))
 		if err != nil || h.Signer.String() != file.Signer {
 			t.Errorf("%s: signed by %v, %v", v.Name, h, err)
 		}
 		// The header has one form only.
 		sealed, err := h.Seal(testKey(1))
-		if err != nil || !bytes.Equal(append(sealed, delta...), v.bytes(t)) {
+		if err != nil || !bytes.Equal(append(sealed, tail...), v.bytes(t)) {
 			t.Errorf("%s: sealed again it differs: %v", v.Name, err)
 		}
 	}
@@ -102,33 +104,33 @@ func TestVectors(t *testing.T) {
 }
 
 // forge seals whatever is given, as nobody does who keeps to the rules.
-func forge(t testing.TB, key ed25519.PrivateKey, body any, delta []byte) []byte {
+func forge(t testing.TB, key ed25519.PrivateKey, body any, tail []byte) []byte {
 	t.Helper()
-	raw, err := encMode.Marshal(body)
+	raw, err := patch.EncMode.Marshal(body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return frame(t, envelope{Body: raw, Key: PublicKey(key).marshal(), Sig: ed25519.Sign(key, preimage(raw))}, delta)
+	return frame(t, patch.Envelope{Body: raw, Key: patch.PublicKey(key).Marshal(), Sig: ed25519.Sign(key, patch.Preimage(raw))}, tail)
 }
 
-func frame(t testing.TB, block any, delta []byte) []byte {
+func frame(t testing.TB, block any, tail []byte) []byte {
 	t.Helper()
 	raw, ok := block.([]byte)
 	if !ok {
 		var err error
-		if raw, err = encMode.Marshal(block); err != nil {
+		if raw, err = patch.EncMode.Marshal(block); err != nil {
 			t.Fatal(err)
 		}
 	}
-	out := binary.LittleEndian.AppendUint32(nil, skippable)
+	out := binary.LittleEndian.AppendUint32(nil, patch.Skippable)
 	out = binary.LittleEndian.AppendUint32(out, uint32(len(raw)))
-	return append(append(out, raw...), delta...)
+	return append(append(out, raw...), tail...)
 }
 
 // fields gives a body as a map, to be tampered with.
-func fields(t testing.TB, b body) map[string]any {
+func fields(t testing.TB, b patch.Body) map[string]any {
 	t.Helper()
-	raw, err := encMode.Marshal(b)
+	raw, err := patch.EncMode.Marshal(b)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,25 +145,25 @@ func writeVectors(t *testing.T) {
 	base := []byte("#!/bin/sh\necho one\nexit 0\n")
 	result := []byte("#!/bin/sh\necho two\nexit 0\n")
 	key := testKey(1)
-	good, err := Make(base, result, testTime, key)
+	good, err := makePatch(base, result, testTime, key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, delta, err := read(good)
+	h, tail, err := read(good)
 	if err != nil {
 		t.Fatal(err)
 	}
 	file := vectorFile{
 		About: "Patches of base to result, signed with the Ed25519 key whose seed is 32 times 01; those with a kind have to fail with it.",
-		Base:  hex.EncodeToString(base), Result: hex.EncodeToString(result), Signer: PublicKey(key).String(),
+		Base:  hex.EncodeToString(base), Result: hex.EncodeToString(result), Signer: patch.PublicKey(key).String(),
 		Vectors: []vector{{Name: "good", Hex: hex.EncodeToString(good)}},
 	}
 	add := func(name string, kind cellproto.Kind, data []byte) {
 		file.Vectors = append(file.Vectors, vector{Name: name, Hex: hex.EncodeToString(data), Kind: kind.String()})
 	}
-	badFrames(add, t, good, *h, delta)
-	badBodies(add, t, *h, delta)
-	badDeltas(add, t, *h, base, delta)
+	badFrames(add, t, good, *h, tail)
+	badBodies(add, t, *h, tail)
+	badDeltas(add, t, *h, base, tail)
 	if err := os.MkdirAll(filepath.Dir(vectorPath), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -178,13 +180,13 @@ func writeVectors(t *testing.T) {
 
 type adder func(name string, kind cellproto.Kind, data []byte)
 
-func badFrames(add adder, t *testing.T, good []byte, h Header, delta []byte) {
+func badFrames(add adder, t *testing.T, good []byte, h patch.Header, tail []byte) {
 	flip := func(at int) []byte {
 		out := bytes.Clone(good)
 		out[at] ^= 1
 		return out
 	}
-	headerEnd := len(good) - len(delta)
+	headerEnd := len(good) - len(tail)
 	add("empty", cellproto.BadInput, nil)
 	add("cut in the number", cellproto.BadInput, good[:3])
 	add("cut in the length", cellproto.BadInput, good[:6])
@@ -193,7 +195,7 @@ func badFrames(add adder, t *testing.T, good []byte, h Header, delta []byte) {
 	add("cut in the delta", cellproto.BadInput, good[:len(good)-1])
 	add("a byte more", cellproto.BadInput, append(bytes.Clone(good), 0))
 	add("another number", cellproto.BadInput, flip(0))
-	add("no header, only a delta", cellproto.BadInput, delta)
+	add("no header, only a delta", cellproto.BadInput, tail)
 	add("an elf", cellproto.BadInput, []byte("\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00"))
 	long := bytes.Clone(good)
 	binary.LittleEndian.PutUint32(long[4:], cellproto.MaxPatchHeader+1)
@@ -201,31 +203,31 @@ func badFrames(add adder, t *testing.T, good []byte, h Header, delta []byte) {
 	most := bytes.Clone(good)
 	binary.LittleEndian.PutUint32(most[4:], 1<<32-1)
 	add("a header of 4 GiB", cellproto.TooLarge, most)
-	add("a header of no bytes", cellproto.BadInput, frame(t, []byte{}, delta))
-	add("a header that is no CBOR", cellproto.BadInput, frame(t, []byte{0xff, 0xff}, delta))
-	add("a header that is a list", cellproto.BadInput, frame(t, []byte{0x80}, delta))
+	add("a header of no bytes", cellproto.BadInput, frame(t, []byte{}, tail))
+	add("a header that is no CBOR", cellproto.BadInput, frame(t, []byte{0xff, 0xff}, tail))
+	add("a header that is a list", cellproto.BadInput, frame(t, []byte{0x80}, tail))
 	add("a flipped bit in the body", cellproto.Corrupt, flip(headerEnd-3))
-	raw, err := encMode.Marshal(h.body())
+	raw, err := patch.EncMode.Marshal(h.Body())
 	if err != nil {
 		t.Fatal(err)
 	}
 	one, two := testKey(1), testKey(2)
-	sig := ed25519.Sign(one, preimage(raw))
-	add("signed by another key than it says", cellproto.Corrupt, frame(t, envelope{Body: raw, Key: PublicKey(two).marshal(), Sig: sig}, delta))
-	add("no signature", cellproto.Corrupt, frame(t, envelope{Body: raw, Key: PublicKey(one).marshal(), Sig: []byte{}}, delta))
-	add("a longer signature", cellproto.Corrupt, frame(t, envelope{Body: raw, Key: PublicKey(one).marshal(), Sig: append(sig, 0)}, delta))
-	add("a signature of another domain", cellproto.Corrupt, frame(t, envelope{Body: raw, Key: PublicKey(one).marshal(), Sig: ed25519.Sign(one, raw)}, delta))
-	add("a key that is cut", cellproto.BadInput, frame(t, envelope{Body: raw, Key: PublicKey(one).marshal()[:35], Sig: sig}, delta))
-	add("a key of another type", cellproto.BadInput, frame(t, envelope{Body: raw, Key: append([]byte{8, 2}, PublicKey(one).marshal()[2:]...), Sig: sig}, delta))
-	add("a field more in the header", cellproto.BadInput, frame(t, map[string]any{"body": cbor.RawMessage(raw), "key": PublicKey(one).marshal(), "sig": sig, "x": 1}, delta))
-	add("a field less in the header", cellproto.BadInput, frame(t, map[string]any{"body": cbor.RawMessage(raw), "sig": sig}, delta))
+	sig := ed25519.Sign(one, patch.Preimage(raw))
+	add("signed by another key than it says", cellproto.Corrupt, frame(t, patch.Envelope{Body: raw, Key: patch.PublicKey(two).Marshal(), Sig: sig}, tail))
+	add("no signature", cellproto.Corrupt, frame(t, patch.Envelope{Body: raw, Key: patch.PublicKey(one).Marshal(), Sig: []byte{}}, tail))
+	add("a longer signature", cellproto.Corrupt, frame(t, patch.Envelope{Body: raw, Key: patch.PublicKey(one).Marshal(), Sig: append(sig, 0)}, tail))
+	add("a signature of another domain", cellproto.Corrupt, frame(t, patch.Envelope{Body: raw, Key: patch.PublicKey(one).Marshal(), Sig: ed25519.Sign(one, raw)}, tail))
+	add("a key that is cut", cellproto.BadInput, frame(t, patch.Envelope{Body: raw, Key: patch.PublicKey(one).Marshal()[:35], Sig: sig}, tail))
+	add("a key of another type", cellproto.BadInput, frame(t, patch.Envelope{Body: raw, Key: append([]byte{8, 2}, patch.PublicKey(one).Marshal()[2:]...), Sig: sig}, tail))
+	add("a field more in the header", cellproto.BadInput, frame(t, map[string]any{"body": cbor.RawMessage(raw), "key": patch.PublicKey(one).Marshal(), "sig": sig, "x": 1}, tail))
+	add("a field less in the header", cellproto.BadInput, frame(t, map[string]any{"body": cbor.RawMessage(raw), "sig": sig}, tail))
 }
 
-func badBodies(add adder, t *testing.T, h Header, delta []byte) {
+func badBodies(add adder, t *testing.T, h patch.Header, tail []byte) {
 	change := func(name string, kind cellproto.Kind, tamper func(m map[string]any)) {
-		m := fields(t, h.body())
+		m := fields(t, h.Body())
 		tamper(m)
-		add(name, kind, forge(t, testKey(1), m, delta))
+		add(name, kind, forge(t, testKey(1), m, tail))
 	}
 	set := func(field string, value any) func(m map[string]any) {
 		return func(m map[string]any) { m[field] = value }
@@ -248,7 +250,7 @@ func badBodies(add adder, t *testing.T, h Header, delta []byte) {
 	change("a result of nearly 2^63", cellproto.TooLarge, set("result_size", int64(1<<63-1)))
 	change("a result past 2^63", cellproto.BadInput, set("result_size", uint64(1<<63)))
 	change("a delta past the limit", cellproto.TooLarge, set("delta_size", cellproto.MaxPatchDelta+1))
-	change("a longer delta than there is", cellproto.BadInput, set("delta_size", len(delta)+1))
+	change("a longer delta than there is", cellproto.BadInput, set("delta_size", len(tail)+1))
 	change("another base", cellproto.Corrupt, set("base", make([]byte, 32)))
 	change("another size of the base", cellproto.Corrupt, set("base_size", h.BaseSize+1))
 	change("another delta", cellproto.Corrupt, set("delta", make([]byte, 32)))
@@ -258,11 +260,11 @@ func badBodies(add adder, t *testing.T, h Header, delta []byte) {
 }
 
 // badDeltas are signed by the right key: what they do when they are decompressed has to be harmless, too.
-func badDeltas(add adder, t *testing.T, h Header, base, delta []byte) {
-	signed := func(name string, kind cellproto.Kind, delta []byte) {
+func badDeltas(add adder, t *testing.T, h patch.Header, base, tail []byte) {
+	signed := func(name string, kind cellproto.Kind, tail []byte) {
 		h := h
-		h.Delta, h.DeltaSize = blake3.Sum256(delta), int64(len(delta))
-		add(name, kind, forge(t, testKey(1), h.body(), delta))
+		h.Delta, h.DeltaSize = blake3.Sum256(tail), int64(len(tail))
+		add(name, kind, forge(t, testKey(1), h.Body(), tail))
 	}
 	enc, err := zstd.NewWriter(nil, zstd.WithSingleSegment(true))
 	if err != nil {
@@ -271,9 +273,9 @@ func badDeltas(add adder, t *testing.T, h Header, base, delta []byte) {
 	defer enc.Close()
 	signed("a delta that is no frame", cellproto.BadInput, []byte("no frame"))
 	signed("a delta that is a skippable frame", cellproto.BadInput, []byte{0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 0})
-	signed("a delta without its last byte", cellproto.BadInput, delta[:len(delta)-1])
+	signed("a delta without its last byte", cellproto.BadInput, tail[:len(tail)-1])
 	signed("a delta that swells", cellproto.BadInput, enc.EncodeAll(make([]byte, 10<<20), nil))
-	twice := append(bytes.Clone(delta), delta...)
+	twice := append(bytes.Clone(tail), tail...)
 	signed("two deltas", cellproto.BadInput, twice)
 	signed("a delta to another program", cellproto.Corrupt, enc.EncodeAll(bytes.ToUpper(base), nil))
 }
@@ -285,29 +287,29 @@ func FuzzPatch(f *testing.F) {
 	}
 	key := testKey(1)
 	f.Fuzz(func(t *testing.T, data []byte) {
-		h, delta, err := read(data)
+		h, tail, err := read(data)
 		if err == nil {
-			again, err := Header{
+			again, err := patch.Header{
 				Base: h.Base, BaseSize: h.BaseSize, Result: h.Result, ResultSize: h.ResultSize, Delta: h.Delta, DeltaSize: h.DeltaSize, Created: h.Created,
 			}.Seal(key)
-			if h.Signer == PublicKey(key) && (err != nil || !bytes.HasPrefix(data, again)) {
+			if h.Signer == patch.PublicKey(key) && (err != nil || !bytes.HasPrefix(data, again)) {
 				t.Fatalf("sealed again it differs: %v", err)
 			}
-			if out, err := h.Rebuild(base, delta, cellproto.BLAKE3); err == nil && Hash(cellproto.BLAKE3(out)) != h.Result {
+			if out, err := delta.Apply(h, base, tail, cellproto.BLAKE3); err == nil && patch.Hash(cellproto.BLAKE3(out)) != h.Result {
 				t.Fatal("not the result")
 			}
 		} else if kind := cellproto.KindOf(err); kind != cellproto.BadInput && kind != cellproto.TooLarge && kind != cellproto.Unsupported && kind != cellproto.Corrupt {
 			t.Fatalf("%v: %v", kind, err)
 		}
-		// The same bytes as a delta that the right key has signed.
+		// The same bytes as a tail that the right key has signed.
 		if len(data) == 0 {
 			return
 		}
-		signed := Header{
-			Base: cellproto.BLAKE3(base), BaseSize: int64(len(base)), Result: Hash{1}, ResultSize: 64,
+		signed := patch.Header{
+			Base: cellproto.BLAKE3(base), BaseSize: int64(len(base)), Result: patch.Hash{1}, ResultSize: 64,
 			Delta: cellproto.BLAKE3(data), DeltaSize: int64(len(data)),
 		}
-		if out, err := signed.Rebuild(base, data, cellproto.BLAKE3); err == nil {
+		if out, err := delta.Apply(&signed, base, data, cellproto.BLAKE3); err == nil {
 			t.Fatalf("%x makes %x", data, out)
 		}
 	})

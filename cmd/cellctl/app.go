@@ -126,7 +126,7 @@ func (a *app) root() *cobra.Command {
 	root.SetVersionTemplate("cellctl {{.Version}}\n")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
 	root.AddCommand(
-		a.initCmd(), a.buildCmd(), a.startCmd(), a.stopCmd(), a.restartCmd(), a.swapCmd(), a.statusCmd(), a.logsCmd(),
+		a.initCmd(), a.buildCmd(), a.startCmd(), a.stopCmd(), a.restartCmd(), a.swapCmd(), a.upgradeCmd(), a.statusCmd(), a.logsCmd(),
 		a.publishCmd(), a.useCmd(), a.findCmd(), a.raceCmd(), a.schemaCmd(), a.historyCmd(), a.patchCmd(),
 		a.topCmd(), a.doctorCmd(), a.versionCmd(), a.completionCmd(),
 	)

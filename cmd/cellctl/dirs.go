@@ -123,7 +123,7 @@ func parseTarget(word string) (target, error) {
 	if word == "" {
 		return target{}, usageError{cellproto.Errorf("find the cell", cellproto.BadInput, "the target is empty")}
 	}
-	for _, prefix := range []string{"/ipfs/", "/ipns/"} {
+	for _, prefix := range []string{"/ipfs/", "/ipns/", "ipfs://", "ipns://"} {
 		if rest, ok := strings.CutPrefix(word, prefix); ok && !strings.Contains(rest, "/") {
 			return target{text: rest}, nil
 		}

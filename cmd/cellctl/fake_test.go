@@ -36,7 +36,8 @@ func startFake(t *testing.T) *fakeNucleus {
 		"cache/schema.json": testSchema,
 	})
 	n.routes = map[string]func(*ctl.Writer, *http.Request, http.ResponseWriter){
-		ctl.RouteStatus: func(w *ctl.Writer, _ *http.Request, _ http.ResponseWriter) { w.Result(n.status) },
+		ctl.RouteStatus:  func(w *ctl.Writer, _ *http.Request, _ http.ResponseWriter) { w.Result(n.status) },
+		ctl.RouteMetrics: metrics(),
 	}
 	n.serveControl(t)
 	n.serveCalls(t)

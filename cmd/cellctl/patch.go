@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"fmt"
-	"io"
-	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -52,11 +54,11 @@ func (a *app) patchMakeCmd() *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		p := a.progress()
 		defer p.done()
-		base, err := readProgram(args[0])
+		base, err := patch.ReadProgram(args[0])
 		if err != nil {
 			return err
 		}
-		result, err := readProgram(args[1])
+		result, err := patch.ReadProgram(args[1])
 		if err != nil {
 			return err
 		}
@@ -64,8 +66,15 @@ func (a *app) patchMakeCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if bytes.Equal(base, result) {
+			return cellproto.Errorf("make patch", cellproto.BadInput, "it changes nothing: %s and %s are one program", args[0], args[1])
+		}
 		p.say("comparing the programs")
-		data, err := patch.Make(base, result, time.Now(), key)
+		delta, err := compare(cmd.Context(), args[0], args[1], cellproto.BLAKE3(base), cellproto.BLAKE3(result))
+		if err != nil {
+			return err
+		}
+		data, err := patch.Make(base, result, delta, time.Now(), key)
 		if err != nil {
 			return err
 		}
@@ -88,21 +97,26 @@ func (a *app) patchMakeCmd() *cobra.Command {
 	return cmd
 }
 
-// readProgram reads a program's file, which has a limit.
-func readProgram(path string) ([]byte, error) {
-	f, err := os.Open(path)
+// compare has celld make the delta between two programs: the compressor would slow each start of
+// cellctl down. celld says what it has read, which is to be what is signed.
+func compare(ctx context.Context, basePath, resultPath string, base, result patch.Hash) ([]byte, error) {
+	const op = "compare the programs"
+	celld, err := findCelld()
 	if err != nil {
-		return nil, cellproto.Errorf("read "+path, cellproto.KindOf(err), "%w", err)
+		return nil, err
 	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, cellproto.MaxPatchProgram+1))
-	switch {
-	case err != nil:
-		return nil, cellproto.Errorf("read "+path, cellproto.KindOf(err), "%w", err)
-	case len(data) > cellproto.MaxPatchProgram:
-		return nil, cellproto.Errorf("read "+path, cellproto.TooLarge, "a program of more than %s", size(cellproto.MaxPatchProgram))
+	var out, errs bytes.Buffer
+	cmd := exec.CommandContext(ctx, celld, "-delta", "--", basePath, resultPath)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		return nil, cellproto.Errorf(op, cellproto.Failed, "%s (%w)", strings.TrimSpace(errs.String()), err)
 	}
-	return data, nil
+	want := append(base[:], result[:]...)
+	delta, ok := bytes.CutPrefix(out.Bytes(), want)
+	if !ok {
+		return nil, cellproto.Errorf(op, cellproto.Failed, "one of them has just been written").WithHint("the same again")
+	}
+	return delta, nil
 }
 
 // size shows a number of bytes as people read it.

@@ -110,7 +110,7 @@ func (c *checkedPatch) compare(dir string) (refused, err error) {
 	trusted := slices.Contains(keys, c.Signer)
 	fits := false
 	if !cfg.Headless() {
-		program, err := readProgram(filepath.Join(dir, cfg.Cell.Binary))
+		program, err := patch.ReadProgram(filepath.Join(dir, cfg.Cell.Binary))
 		if err != nil {
 			return nil, err
 		}

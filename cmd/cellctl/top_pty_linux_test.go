@@ -68,7 +68,6 @@ func TestTopOnATerminal(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n := startFake(t)
-			n.serveMetrics()
 			master, slave := pty(t, 200, 10)
 			before := termios(t, slave)
 			cmd := exec.Command(filepath.Join(binDir, "cellctl"), "top", n.dir, "--interval", "100ms")

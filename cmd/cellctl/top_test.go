@@ -87,11 +87,11 @@ func TestNucleiOf(t *testing.T) {
 	}
 }
 
-// serveMetrics has a fake nucleus count up: 10 calls and 100 ms more at each look.
-func (n *fakeNucleus) serveMetrics() {
+// metrics counts up: 10 calls and 100 ms more at each look.
+func metrics() func(*ctl.Writer, *http.Request, http.ResponseWriter) {
 	looks := make(chan int, 1)
 	looks <- 0
-	n.routes[ctl.RouteMetrics] = func(w *ctl.Writer, _ *http.Request, _ http.ResponseWriter) {
+	return func(w *ctl.Writer, _ *http.Request, _ http.ResponseWriter) {
 		i := <-looks
 		looks <- i + 1
 		_ = w.Result(ctl.Metrics{
@@ -104,7 +104,6 @@ func (n *fakeNucleus) serveMetrics() {
 
 func TestTopOnce(t *testing.T) {
 	n := startFake(t)
-	n.serveMetrics()
 	var out, errs bytes.Buffer
 	a := &app{in: strings.NewReader(""), out: &out, errOut: &errs, getenv: func(string) string { return "" }}
 	if code := a.run([]string{"top", n.dir, "--once", "--interval", "100ms"}); code != 0 {
@@ -125,7 +124,6 @@ func TestTopOnce(t *testing.T) {
 
 func TestTopJSON(t *testing.T) {
 	n := startFake(t)
-	n.serveMetrics()
 	stopped := filepath.Join(t.TempDir(), "asleep")
 	writeFiles(t, stopped, map[string]string{"cell.toml": "[cell]\nname = \"asleep\"\n"})
 	var out, errs bytes.Buffer

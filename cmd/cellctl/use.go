@@ -30,7 +30,7 @@ func (a *app) useCmd() *cobra.Command {
 	var output string
 	cmd.Flags().StringVarP(&c.input, "input", "i", "", "`FILE` with the function's body or JSON arguments; - is stdin")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "write the reply to `FILE`")
-	cmd.Flags().StringVar(&c.key, "key", "", "idempotency `KEY`: calls with the same one run once")
+	cmd.Flags().StringVar(&c.key, "key", "", "idempotency `KEY`: calls of an idempotent function with the same one run once")
 	timeout := timeoutFlag(cmd, cellproto.DefaultTimeout)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		t, err := parseTarget(args[0])

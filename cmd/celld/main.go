@@ -28,15 +28,23 @@ var version = "dev"
 
 func main() {
 	showVersion := flag.Bool("version", false, "print the version and exit")
+	check := flag.Bool("handover-check", false, "say which handovers this celld can take, and whether it could run the cell in DIR")
+	compare := flag.Bool("delta", false, "compare two programs, for cellctl patch make")
 	flag.Usage = usage
 	flag.Parse()
 	if *showVersion {
 		fmt.Println("celld", buildVersion())
 		return
 	}
-	if flag.NArg() != 1 {
+	if *compare && flag.NArg() == 2 {
+		os.Exit(makeDelta(flag.Arg(0), flag.Arg(1), os.Stdout))
+	}
+	if flag.NArg() != 1 || *compare {
 		usage()
 		os.Exit(2)
+	}
+	if *check {
+		os.Exit(checkHandover(flag.Arg(0)))
 	}
 	os.Exit(run(flag.Arg(0)))
 }
@@ -44,6 +52,15 @@ func main() {
 func usage() {
 	fmt.Fprint(os.Stderr, "usage: celld DIR\n\nRuns the nucleus of the cell in DIR, a directory with a cell.toml.\n"+
 		"cellctl start DIR does so in the background.\n")
+}
+
+// checkHandover answers the celld that runs, before it lets this one take over.
+func checkHandover(dir string) int {
+	if err := node.CheckHandover(os.Stdout, dir, buildVersion(), os.Getenv); err != nil {
+		fmt.Fprintf(os.Stderr, "%v\n", err)
+		return 1
+	}
+	return 0
 }
 
 func buildVersion() string {
@@ -59,12 +76,17 @@ func run(dir string) int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends it at once
 	ready := readyPipe()
-	log, closeLog, err := logger(dir, ready == nil)
+	inherited, inheritErr := node.Inherit()
+	stderr := ready == nil && inherited == nil || inherited.Stderr()
+	log, closeLog, err := logger(dir, stderr)
+	if err == nil {
+		err = inheritErr
+	}
 	if err == nil {
 		defer closeLog()
 		err = node.Run(ctx, node.Config{
 			Dir: dir, Version: buildVersion(), Getenv: os.Getenv, Ready: func() { tellReady(ready, nil) },
-			Overdue: func() { abandon(log) },
+			Overdue: func() { abandon(log) }, Inherited: inherited, Stderr: stderr,
 		}, node.Deps{Log: log})
 	}
 	switch {

@@ -40,7 +40,8 @@ var table = []line{
 	{0, "cellproto", none, "github.com/fxamacker/cbor/v2 lukechampine.com/blake3 golang.org/x"},
 	{0, "cellproto/cell", "cellproto", "github.com/fxamacker/cbor/v2"},
 	{0, "cellproto/celltoml", "cellproto", "github.com/pelletier/go-toml/v2"},
-	{0, "cellproto/patch", "cellproto", "github.com/fxamacker/cbor/v2 github.com/klauspost/compress/zstd github.com/mr-tron/base58"},
+	{0, "cellproto/patch", "cellproto", "github.com/fxamacker/cbor/v2 github.com/mr-tron/base58"},
+	{0, "cellproto/patch/delta", "cellproto cellproto/patch", "github.com/klauspost/compress/zstd"},
 	{0, "cellproto/signed", "cellproto", "github.com/fxamacker/cbor/v2 github.com/ipfs/go-cid github.com/libp2p/go-libp2p/core github.com/multiformats"},
 	{0, "internal/ctl", none, none},
 
@@ -86,7 +87,7 @@ var reserved = map[string]string{
 var notLinked = map[string]string{
 	"cellproto/cell": "net net/http text/template html/template github.com/libp2p github.com/ipfs github.com/multiformats github.com/pelletier go.uber.org",
 	"cmd/cellbox":    "net net/http github.com/libp2p github.com/ipfs github.com/multiformats github.com/pelletier github.com/quic-go go.uber.org lukechampine.com",
-	"cmd/cellctl":    "lukechampine.com github.com/libp2p github.com/ipfs github.com/multiformats github.com/quic-go go.uber.org",
+	"cmd/cellctl":    "github.com/klauspost lukechampine.com github.com/libp2p github.com/ipfs github.com/multiformats github.com/quic-go go.uber.org",
 }
 
 // mayExit are the packages besides main that end the process: the SDK's Main is a program's main,

@@ -501,7 +501,7 @@ func TestUnknownCID(t *testing.T) {
 	router := n.Bootstrap()
 	caller := n.Headless("caller")
 	caller.Start()
-	howFar := regexp.MustCompile(`no provider found: [1-9][0-9]* answers of the 1 peers that are known in the DHT of the network ` + n.name + `, under [4-7] keys, named 0 providers`)
+	howFar := regexp.MustCompile(`no provider found: the DHT of the network ` + n.name + `, of which 1 peer is known, gave [1-9][0-9]* answers? under [4-7] keys and named 0 providers`)
 	if r := caller.Ctl("use", unknown, "add", "3", "4", "--timeout", "5s"); r.Code != 3 || !howFar.MatchString(r.Stderr) {
 		t.Errorf("exit code %d, want 3 and how far it got\n%s", r.Code, r.Stderr)
 	}
@@ -509,7 +509,7 @@ func TestUnknownCID(t *testing.T) {
 	router.Stop()
 	caller.Start()
 	r := caller.Ctl("use", unknown, "add", "3", "4", "--timeout", "2s")
-	if want := "no peer of the network " + n.name + " can be reached (0 of 1 bootstrap peers are connected)"; r.Code != 3 || !strings.Contains(r.Stderr, want) {
+	if want := "no peer of the network " + n.name + " can be reached (0 of 1 bootstrap peers connected)"; r.Code != 3 || !strings.Contains(r.Stderr, want) {
 		t.Errorf("exit code %d, want %q\n%s", r.Code, want, r.Stderr)
 	}
 }
@@ -522,112 +522,4 @@ func (c *Cell) relative(path string) string {
 		c.t.Fatal(err)
 	}
 	return rel
-}
-
-// Who is named by the owner is asked at once: it takes no DHT, not even one that cannot be joined.
-func TestStaticListWithoutDHT(t *testing.T) {
-	t.Parallel()
-	n := New(t)
-	c := n.Example("calculator")
-	c.Start()
-	published := c.Publish()
-	caller := n.Headless("caller")
-	caller.Edit("", "[network]\nstatic = [\""+c.Status().Addrs[0]+"\"]\n"+
-		"bootstrap = [\"/ip4/127.0.0.1/tcp/1/p2p/12D3KooWGRUaD8GkFs5Cn7eqqEZzQr8LqpzAxcPNzq2xTPCm1oYC\"]\n")
-	caller.Start()
-	reply, meta, err := caller.Use(t.Context(), published.CID, "add", "3", "4")
-	if err != nil || string(reply) != "7" || meta.Source != "static" {
-		t.Fatalf("%s from %q: %v", reply, meta.Source, err)
-	}
-	// The same by the provider's advert file.
-	byFile := n.Headless("by-file")
-	byFile.Edit("", "[network]\nstatic = [\""+byFile.relative(filepath.Join(c.Dir, "cache", "advert.json"))+"\"]\n"+
-		"bootstrap = [\"/ip4/127.0.0.1/tcp/1/p2p/12D3KooWGRUaD8GkFs5Cn7eqqEZzQr8LqpzAxcPNzq2xTPCm1oYC\"]\n")
-	byFile.Start()
-	if reply, meta, err = byFile.Use(t.Context(), published.CID, "add", "3", "4"); err != nil || string(reply) != "7" || meta.Source != "static" {
-		t.Fatalf("by its advert file: %s from %q: %v", reply, meta.Source, err)
-	}
-}
-
-// A key's first answer is that of its repeats, whatever has become of the program's own memory.
-func TestKeysAreRemembered(t *testing.T) {
-	t.Parallel()
-	n := New(t)
-	n.Bootstrap()
-	c := n.Example("counter")
-	c.Edit(`placement = "local"`, `placement = "public"`)
-	c.Start()
-	published := c.Publish()
-	caller := n.Headless("caller")
-	caller.Start()
-	caller.AwaitProviders(published.CID, 1)
-	sum := func(from *Cell, target, want string, args ...string) {
-		t.Helper()
-		if got := from.Must(append([]string{"use", target, "increment"}, args...)...); got != want {
-			t.Errorf("increment %v is %s, want %s", args, got, want)
-		}
-	}
-	sum(c, ".", "1")
-	sum(c, ".", "2", "--key", "k")
-	sum(c, ".", "2", "--key", "k")
-	sum(caller, published.CID, "3", "--key", "theirs")
-	if err := os.Remove(filepath.Join(c.Dir, "data", "counter.json")); err != nil {
-		t.Fatal(err)
-	}
-	sum(c, ".", "2", "--key", "k")
-	sum(caller, published.CID, "3", "--key", "theirs")
-	sum(c, ".", "1")
-	r := c.Ctl("use", ".", "increment", "by=5", "--key", "k")
-	if r.Code != 2 || !strings.Contains(r.Stderr, "key was used before") {
-		t.Errorf("exit code %d\n%s", r.Code, r.Stderr)
-	}
-}
-
-// A version that somebody else has signed is not one of the cell's: its history ends there and says so.
-func TestHistoryOfTwoOwners(t *testing.T) {
-	t.Parallel()
-	n := New(t)
-	c := n.Example("greet")
-	c.Start()
-	old := c.Publish()
-	c.Stop()
-	if err := os.Remove(filepath.Join(n.root, "home", "keys", "account.key")); err != nil {
-		t.Fatal(err)
-	}
-	c.Edit(`version = "1.0.0"`, `version = "1.1.0"`)
-	c.Start()
-	published := c.Publish()
-	var rows []ctl.HistoryRow
-	if err := json.Unmarshal([]byte(c.Must("history", published.CID, "--json")), &rows); err != nil {
-		t.Fatal(err)
-	}
-	if len(rows) != 1 || rows[0].CID != published.CID || !strings.Contains(rows[0].Note, old.CID+", is signed by another owner") {
-		t.Errorf("history %+v", rows)
-	}
-	if r := c.Ctl("history"); r.Code != 0 || strings.Contains(r.Stdout, old.CID) || !strings.Contains(r.Stderr, "another owner") {
-		t.Errorf("exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
-	}
-}
-
-// A cell whose tokens hold for a moment only is called again and again, with bodies too.
-func TestShortTokens(t *testing.T) {
-	t.Parallel()
-	n := New(t)
-	n.Bootstrap()
-	c := n.Example("digest")
-	c.Edit(`challenge = "simple"`, "challenge = \"simple\"\ntoken_ttl = 1")
-	c.Start()
-	published := c.Publish()
-	caller := n.Headless("caller")
-	caller.Start()
-	caller.AwaitProviders(published.CID, 1)
-	want := fmt.Sprintf("%x", sha256.Sum256([]byte("abc")))
-	caller.write("data", "abc", 0o644)
-	for range 3 {
-		if got := caller.Must("use", published.CID, "sha256", "--input", "data"); !strings.Contains(got, want) {
-			t.Errorf("%s, want %s", got, want)
-		}
-		given := time.Now()
-		Eventually(t, "the provider's token has expired", func() bool { return time.Since(given) > 1100*time.Millisecond })
-	}
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/cell"
 	"github.com/celldnet/celld/internal/ctl"
 )
 
@@ -71,21 +72,86 @@ type load struct {
 	worst  time.Duration // since it was asked for last
 }
 
+// client makes one call.
+type client func(ctx context.Context, fn, args, key string) error
+
+// raw is a client without the SDK, whose one connection is never replaced.
+func (c *Cell) raw() client {
+	conn := c.dial()
+	return func(ctx context.Context, fn, args, key string) error {
+		_, err := conn.Call(ctx, &cellproto.Request{
+			Header: cellproto.Header{Func: fn, Codec: cellproto.JSON, Key: []byte(key)}, Payload: []byte(args),
+		})
+		return err
+	}
+}
+
+// sdk is a client with the SDK, through the nucleus or past it. It connects anew every now and then: while
+// a program is on trial, callers are let through the nucleus only.
+func (c *Cell) sdk(relay bool) client {
+	const renew = 500 // calls
+	var local *cell.Local
+	calls := 0
+	c.t.Cleanup(func() {
+		if local != nil {
+			local.Close()
+		}
+	})
+	return func(ctx context.Context, fn, args, key string) error {
+		if calls%renew == 0 {
+			if local != nil {
+				local.Close()
+			}
+			var err error
+			if local, err = (cell.LocalConfig{Dir: c.Dir, Relay: relay}).Open(); err != nil {
+				return err
+			}
+		}
+		calls++
+		_, err := local.Do(ctx, &cell.Request{Func: fn, Args: json.RawMessage(args), Key: key})
+		return err
+	}
+}
+
 // begin starts n clients of a function. Every eighth call takes 5 ms.
 func (c *Cell) begin(n int, fn string) *load {
+	clients := make([]client, n)
+	for i := range clients {
+		clients[i] = c.raw()
+	}
+	return c.beginWith(fn, clients)
+}
+
+// beginMixed is begin with clients half of whom the program serves itself, while the other half is
+// relayed, with the SDK and without.
+func (c *Cell) beginMixed(n int, fn string) *load {
+	clients := make([]client, n)
+	for i := range clients {
+		switch i % 4 {
+		case 0:
+			clients[i] = c.raw()
+		case 1:
+			clients[i] = c.sdk(true)
+		default:
+			clients[i] = c.sdk(false)
+		}
+	}
+	return c.beginWith(fn, clients)
+}
+
+func (c *Cell) beginWith(fn string, clients []client) *load {
 	l := &load{c: c, fn: fn, done: map[string]bool{}}
-	for i := range n {
-		conn := c.dial()
+	for i, do := range clients {
 		l.clients.Go(func() {
 			for k := 0; !l.over.Load(); k++ {
-				l.call(conn, fmt.Sprintf("%s-%d-%d", fn, i, k), k%8 == i%8)
+				l.call(do, fmt.Sprintf("%s-%d-%d", fn, i, k), k%8 == i%8)
 			}
 		})
 	}
 	return l
 }
 
-func (l *load) call(conn *cellproto.Conn, key string, slow bool) {
+func (l *load) call(do client, key string, slow bool) {
 	fn, args := l.fn, fmt.Sprintf(`{"key":%q,"ms":0}`, key)
 	if slow && fn == "once" {
 		fn, args = "slow", fmt.Sprintf(`{"key":%q,"ms":5}`, key)
@@ -93,9 +159,7 @@ func (l *load) call(conn *cellproto.Conn, key string, slow bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), cellproto.DefaultTimeout)
 	defer cancel()
 	begin := time.Now()
-	_, err := conn.Call(ctx, &cellproto.Request{
-		Header: cellproto.Header{Func: fn, Codec: cellproto.JSON, Key: []byte(key)}, Payload: []byte(args),
-	})
+	err := do(ctx, fn, args, key)
 	took := time.Since(begin)
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -21,6 +21,7 @@ const (
 	RouteSchema  = "/v1/schema"  // GET target, timeout_ms; result is the schema, as in schema.json
 	RouteDoctor  = "/v1/doctor"  // GET; result []Check
 	RouteSwap    = "/v1/swap"    // POST program, force, publish, timeout_ms; result Swapped
+	RouteUpgrade = "/v1/upgrade" // POST file, cut, timeout_ms; result Upgrading, just before the other celld takes over
 	RouteStop    = "/v1/stop"    // POST; result null, before the nucleus begins to stop
 )
 
@@ -92,6 +93,11 @@ type Status struct {
 	IPNS        string   `json:"ipns,omitempty"`
 	Dir         string   `json:"dir"`
 
+	// Of celld, which can be another one than that which the nucleus was started with; see Upgrade.
+	Celld        string         `json:"celld"`         // its version
+	CelldStarted time.Time      `json:"celld_started"` // when it took over, or the nucleus started
+	Upgrade      *UpgradeStatus `json:"upgrade,omitempty"`
+
 	// Of the program, since the nucleus started.
 	Starts    uint64      `json:"starts"`
 	Crashes   uint64      `json:"crashes"`              // runs that ended by themselves
@@ -110,6 +116,22 @@ type SwapStatus struct {
 	Reason string    `json:"reason,omitempty"`
 	Hint   string    `json:"hint,omitempty"`
 	Since  time.Time `json:"since"`
+}
+
+// UpgradeStatus says what became of the last attempt to replace celld that came as far as handing over.
+type UpgradeStatus struct {
+	From  string    `json:"from"`            // the version before
+	At    time.Time `json:"at"`              // when it was over
+	Error string    `json:"error,omitempty"` // why the one before goes on
+}
+
+// Upgrading says that another celld is about to take over. Who asks for the status next is answered by
+// it, or else by the one before, which goes on.
+type Upgrading struct {
+	File    string    `json:"file"`
+	From    string    `json:"from"`    // the version that runs
+	To      string    `json:"to"`      // the version of File
+	Started time.Time `json:"started"` // CelldStarted of the one that runs
 }
 
 // Swapped is a program that has taken over. It is on trial for 5 s; status tells how that ends.

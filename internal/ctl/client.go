@@ -88,6 +88,20 @@ func (c *Client) Swap(ctx context.Context, program string, force, publish bool) 
 	return result[Swapped](ctx, c, "POST", RouteSwap, withTimeout(ctx, q))
 }
 
+// Upgrade has another celld take the nucleus over: file, absolute, or whatever is at the path of the one
+// that runs if it is "". With cut, calls that do not end in time are cut. When it returns without an
+// error the other one is about to take over; Status waits for that.
+func (c *Client) Upgrade(ctx context.Context, file string, cut bool) (Upgrading, error) {
+	q := url.Values{}
+	if file != "" {
+		q.Set("file", file)
+	}
+	if cut {
+		q.Set("cut", "1")
+	}
+	return result[Upgrading](ctx, c, "POST", RouteUpgrade, withTimeout(ctx, q))
+}
+
 // Stop tells the nucleus to stop. It has not yet stopped when Stop returns.
 func (c *Client) Stop(ctx context.Context) error {
 	_, err := result[json.RawMessage](ctx, c, "POST", RouteStop, nil)

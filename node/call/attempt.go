@@ -1,8 +1,10 @@
 package call
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -28,13 +30,17 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 	tried := map[cellproto.PeerID]bool{}
 	res := &Result{}
 	var last error
+	var pause grace
 	for len(tried) < attempts {
 		who, err := c.pick(ctx, r, tried, res)
 		if err != nil {
-			return nil, worse(last, err)
+			if pause.again(ctx, c, r, tried, cmp.Or(last, err)) {
+				continue
+			}
+			return nil, r.worse(last, err)
 		}
 		if err := p.prepare(ctx, c, r, who, req); err != nil {
-			return nil, worse(last, err)
+			return nil, r.worse(last, err)
 		}
 		tried[who.Peer] = true
 		a := c.hedged(ctx, r, who, req, p, tried)
@@ -54,12 +60,19 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 	return nil, last
 }
 
-// worse gives the error that says more: that of a provider before that of having no further one.
-func worse(of, none error) error {
-	if of != nil {
-		return of
+// worse gives the error that says more: that of the last provider before that of having no further one.
+func (r *remote) worse(of, none error) error {
+	if of == nil {
+		return none
 	}
-	return none
+	hint := cellproto.HintOf(of)
+	if hint == "" {
+		hint = "See all providers with cellctl race " + string(r.name) + "."
+	}
+	return &cellproto.Error{
+		Op: "use " + string(r.name), Kind: cellproto.KindOf(of), RetryAfter: cellproto.RetryAfterOf(of), Hint: hint,
+		Err: fmt.Errorf("there is no further provider after: %w", of),
+	}
 }
 
 // policy is what may be done with one call when a provider fails; it follows from the schema.
@@ -248,7 +261,7 @@ func (c *Caller) exchange(ctx context.Context, r *remote, who race.Ranked, req *
 	}
 	a.sent = true
 	a.reply, a.err = c.send(ctx, lk, req, string(who.Peer), string(r.name))
-	a.err = ownWord(ctx, a.err)
+	a.err = ownWord(ctx, req.Header.Func, a.err)
 	if bulk {
 		a = a.until(lk.conn.Close)
 	}
@@ -257,14 +270,14 @@ func (c *Caller) exchange(ctx context.Context, r *remote, who race.Ranked, req *
 
 // ownWord gives the error of a call that was sent. Whether its caller has given up is not for the other
 // side to say: that a callee says so means only that it did not finish.
-func ownWord(ctx context.Context, err error) error {
+func ownWord(ctx context.Context, fn string, err error) error {
 	switch {
 	case err == nil:
 	case errors.Is(err, context.DeadlineExceeded):
-		return cellproto.Errorf("call", cellproto.Timeout, "no answer in time; it may have run").
+		return cellproto.Errorf("call "+fn, cellproto.Timeout, "no answer in time; it may have run").
 			WithHint("Give it more time (--timeout).")
 	case cellproto.KindOf(err) == cellproto.Canceled && ctx.Err() == nil:
-		return cellproto.Errorf("call", cellproto.MayHaveRun, "the callee broke it off: %w", err)
+		return cellproto.Errorf("call "+fn, cellproto.MayHaveRun, "the callee broke it off: %w", err)
 	}
 	return err
 }

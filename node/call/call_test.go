@@ -2,6 +2,7 @@ package call
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"slices"
 	"strings"
@@ -81,6 +82,64 @@ func TestCallFailsOver(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A provider that has come back at another address is called there, though the caller remembers the
+// old one from an earlier run and tries that first.
+func TestCallFindsWhoHasMoved(t *testing.T) {
+	cell := publish(t, testSchema())
+	p := provide(t, cell, nil)
+	old, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tried := make(chan struct{})
+	go func() {
+		defer close(tried)
+		if c, err := old.Accept(); err == nil {
+			c.Close() // somebody else has the port now
+		}
+		old.Close()
+	}()
+	peers := &gated{gate: tried}
+	peers.add(p.host)
+	dir := t.TempDir()
+	c := use(t, cell, peers, func(cfg *CallerConfig, _ *CallerDeps) { cfg.Dir = dir })
+	was := fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", old.Addr().(*net.TCPAddr).Port)
+	c.cache.write(fmt.Appendf(nil, `{"peer":%q,"providers":[{"peer":%[1]q,"addrs":[%q]}]}`, p.host.ID(), was),
+		0o600, cellDirName(cell.id.String()), "winner.json")
+	call(t, c, cell, "once")
+	c.Close()
+
+	// Nor does it have to be found: who has not moved is called where it was.
+	still := use(t, cell, &book{}, func(cfg *CallerConfig, _ *CallerDeps) { cfg.Dir = dir })
+	call(t, still, cell, "once")
+}
+
+// gated is a book that is opened when gate is closed.
+type gated struct {
+	book
+	gate chan struct{}
+}
+
+func (g *gated) Find(ctx context.Context, id cid.Cid) (<-chan Found, func() string) {
+	out := make(chan Found)
+	go func() {
+		defer close(out)
+		select {
+		case <-g.gate:
+		case <-ctx.Done():
+			return
+		}
+		found, _ := g.book.Find(ctx, id)
+		for f := range found {
+			select {
+			case out <- f:
+			case <-ctx.Done():
+			}
+		}
+	}()
+	return out, func() string { return "" }
 }
 
 // What may have run is sent again only if the schema says that it may be.

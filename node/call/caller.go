@@ -234,7 +234,7 @@ func (c *Caller) callDirect(ctx context.Context, t resolved, req *cellproto.Requ
 			return nil, err
 		}
 		res.Reply, err = c.send(ctx, lk, req, t.where(), t.where())
-		if err = ownWord(ctx, err); err == nil {
+		if err = ownWord(ctx, req.Header.Func, err); err == nil {
 			return res, nil
 		}
 		// The nucleus may just have been restarted: a request that never left is sent once more.

@@ -361,7 +361,7 @@ func (p *provider) stop() {
 }
 
 // use makes a caller that finds what the book has.
-func use(t testing.TB, cell Blocks, b *book, change func(*CallerConfig, *CallerDeps)) *Caller {
+func use(t testing.TB, cell Blocks, b Finder, change func(*CallerConfig, *CallerDeps)) *Caller {
 	t.Helper()
 	h, key := newHost(t)
 	cfg := CallerConfig{Dir: t.TempDir(), Agent: "test"}

@@ -2,7 +2,10 @@ package call
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -10,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
@@ -198,7 +202,7 @@ func (l *links) dialPeer(dial, ctx context.Context, info peer.AddrInfo, cell str
 		return nil, cellproto.Errorf(op, cellproto.Unavailable, "this nucleus has no network")
 	}
 	if err := l.host.Connect(dial, info); err != nil {
-		return nil, cellproto.Errorf(op, unavailable(ctx), "%w", err)
+		return nil, cellproto.Errorf(op, unavailable(ctx), "%w", dialError(err))
 	}
 	s, err := l.host.NewStream(dial, info.ID, cellproto.ProtocolCall)
 	if err != nil {
@@ -214,6 +218,27 @@ func (l *links) dialPeer(dial, ctx context.Context, info peer.AddrInfo, cell str
 	}
 	lk.relayed = s.Conn().Stat().Limited
 	return lk, nil
+}
+
+// dialError says why no address could be reached, in one line: libp2p's own error takes several.
+func dialError(err error) error {
+	var all *swarm.DialError
+	if !errors.As(err, &all) || len(all.DialErrors) == 0 {
+		return err
+	}
+	const shown = 3
+	var why []string
+	for _, e := range all.DialErrors[:min(len(all.DialErrors), shown)] {
+		cause := e.Cause
+		for next := errors.Unwrap(cause); next != nil; next = errors.Unwrap(cause) {
+			cause = next
+		}
+		why = append(why, fmt.Sprintf("%s: %v", e.Address, cause))
+	}
+	if more := max(len(all.DialErrors)-shown, 0) + all.Skipped; more > 0 {
+		why = append(why, fmt.Sprintf("and %d addresses more", more))
+	}
+	return errors.New(strings.Join(why, "; "))
 }
 
 // unavailable is the kind of a failed attempt to connect: nothing has run, unless the caller's own

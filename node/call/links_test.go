@@ -115,3 +115,20 @@ func TestLinksGet(t *testing.T) {
 		}
 	})
 }
+
+// Why a peer cannot be reached fits into one line, and names the address.
+func TestDialError(t *testing.T) {
+	cell := publish(t, testSchema())
+	p := provide(t, cell, nil)
+	gone := infoOf(p.host)
+	p.host.Close()
+	c := use(t, cell, &book{}, nil)
+	_, err := c.links.peer(t.Context(), gone, "x")
+	wantKind(t, err, cellproto.Unavailable)
+	if want := "connect to " + gone.ID.String() + ": " + gone.Addrs[0].String() + ": connection refused"; err.Error() != want {
+		t.Errorf("it says %q, want %q", err, want)
+	}
+	if err := dialError(errors.New("x")); err.Error() != "x" {
+		t.Errorf("another error becomes %q", err)
+	}
+}

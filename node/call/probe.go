@@ -3,9 +3,11 @@ package call
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
@@ -121,7 +123,10 @@ func (c *Caller) race(ctx context.Context, r *remote, patient bool, why race.Rea
 	}
 	ctx, cancel := context.WithTimeout(ctx, cellproto.DefaultTimeout)
 	defer cancel()
-	d := &driver{c: c, r: r, ctx: ctx, events: make(chan raceEvent, 16)}
+	d := &driver{
+		c: c, r: r, ctx: ctx, events: make(chan raceEvent, 16),
+		renewed: map[cellproto.PeerID]chan struct{}{}, searched: make(chan struct{}),
+	}
 	c.work.Go(d.find)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -153,6 +158,9 @@ type driver struct {
 	r      *remote
 	ctx    context.Context
 	events chan raceEvent
+
+	renewed  map[cellproto.PeerID]chan struct{} // of those remembered: closed when they are found elsewhere; guarded by r.mu
+	searched chan struct{}                      // closed when nobody is found any more
 }
 
 func (d *driver) tell(ev raceEvent) bool {
@@ -167,12 +175,16 @@ func (d *driver) tell(ev raceEvent) bool {
 // find joins the providers to the race as they are found: those remembered first.
 func (d *driver) find() {
 	defer d.tell(func(now time.Time, rc *race.Race) { rc.Close(now) })
+	defer close(d.searched)
 	if d.c.deps.Finder == nil || d.c.deps.Host == nil {
 		return
 	}
 	ctx, cancel := context.WithCancel(d.ctx)
 	defer cancel()
 	for _, f := range d.c.cache.candidates(d.r) {
+		d.r.mu.Lock()
+		d.renewed[cellproto.PeerID(f.Info.ID.String())] = make(chan struct{})
+		d.r.mu.Unlock()
 		d.join(f, cancel)
 	}
 	found, progress := d.c.deps.Finder.Find(ctx, d.r.id)
@@ -181,6 +193,39 @@ func (d *driver) find() {
 	d.r.mu.Unlock()
 	for f := range found {
 		d.join(f, cancel)
+		d.renew(f.Info.ID)
+	}
+}
+
+// renew notes that a peer that was remembered has been found, perhaps at another address.
+func (d *driver) renew(p peer.ID) {
+	d.r.mu.Lock()
+	defer d.r.mu.Unlock()
+	id := cellproto.PeerID(p.String())
+	if found, ok := d.renewed[id]; ok {
+		close(found)
+		delete(d.renewed, id)
+	}
+}
+
+// moved says whether a peer that could not be reached has, or gets, an address that was not tried.
+func (d *driver) moved(p cellproto.PeerID, tried peer.AddrInfo) bool {
+	d.awaitRenewal(p)
+	return slices.ContainsFunc(d.info(p).Addrs, func(a multiaddr.Multiaddr) bool { return !containsAddr(tried.Addrs, a) })
+}
+
+// awaitRenewal waits until a peer that was remembered is found, or nobody is found any more.
+func (d *driver) awaitRenewal(p cellproto.PeerID) {
+	d.r.mu.Lock()
+	found, ok := d.renewed[p]
+	d.r.mu.Unlock()
+	if !ok {
+		return // it was found already, or never remembered
+	}
+	select {
+	case <-found:
+	case <-d.searched:
+	case <-d.ctx.Done():
 	}
 }
 
@@ -229,6 +274,10 @@ func (d *driver) carryOut(a race.Action) {
 func (d *driver) advert(cand race.Candidate) {
 	info := d.info(cand.Peer)
 	lk, err := d.c.links.peer(d.ctx, info, string(d.r.name))
+	if err != nil && d.moved(cand.Peer, info) {
+		info = d.info(cand.Peer)
+		lk, err = d.c.links.peer(d.ctx, info, string(d.r.name))
+	}
 	if err != nil {
 		d.tell(func(now time.Time, rc *race.Race) { rc.Failed(now, cand.Peer, cellproto.KindOf(err)) })
 		return

@@ -20,6 +20,7 @@ type remote struct {
 	used time.Time // by a call, last; Caller.mu guards it
 
 	mu       sync.Mutex
+	answered time.Time // when a provider did last
 	winner   race.Cached
 	decision *race.Decision // the last one with a winner
 	infos    map[cellproto.PeerID]peer.AddrInfo
@@ -137,6 +138,7 @@ func (r *remote) claims(p cellproto.PeerID, binary signed.Digest) error {
 
 func (c *Caller) succeeded(now time.Time, r *remote, p cellproto.PeerID, took time.Duration) {
 	r.mu.Lock()
+	r.answered = now
 	if r.winner.Peer == p {
 		r.winner.Called(took)
 	}

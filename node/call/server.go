@@ -67,6 +67,8 @@ type Server struct {
 	peers   map[string]*peerLoad // by subject, those with a connection
 	conns   map[*cellproto.Conn]*session
 	closed  bool
+	away    bool  // peers on the network are refused; see Leave
+	holding bool  // callers on Unix sockets are held
 	work    group // connections, and what their requests wait on
 }
 
@@ -155,7 +157,11 @@ type session struct {
 	load    *peerLoad
 	ctx     context.Context   // ends with the connection
 	meta    map[string]string // what the program is told of the caller
-	wanted  atomic.Pointer[string]
+	over    chan struct{}     // closed when the connection is not served here any more
+	begun   time.Time
+
+	transport cellproto.Transport
+	wanted    atomic.Pointer[string]
 
 	// For the goroutine that reads the connection only.
 	nonce   []byte    // nil: used
@@ -173,34 +179,61 @@ func (s *Server) ServeStream(ctx context.Context, st network.Stream) error {
 
 // Serve answers the calls on one connection until it ends, and closes it. It returns why.
 func (s *Server) Serve(ctx context.Context, t cellproto.Transport, who Who) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	nonce := s.tokens.challenge()
-	sess := &session{s: s, who: who, subject: who.subject(), cell: s.cellName(), ctx: ctx, nonce: nonce}
+	run, err := s.Admit(ctx, t, who)
+	if err != nil {
+		return err
+	}
+	return run()
+}
+
+// Admit makes a connection one of the server's; run, which is due, is the rest of Serve. If it fails the
+// connection is closed.
+func (s *Server) Admit(ctx context.Context, t cellproto.Transport, who Who) (run func() error, err error) {
+	sess := s.session(t, who, s.cellName(), s.tokens.challenge())
+	return s.admit(ctx, sess, func(cfg cellproto.Config) (*cellproto.Conn, error) {
+		cfg.Hello = s.hello(sess.cell, sess.nonce)
+		return cellproto.NewConn(t, cfg)
+	})
+}
+
+// session makes a session that is not served yet.
+func (s *Server) session(t cellproto.Transport, who Who, cell string, nonce []byte) *session {
+	sess := &session{s: s, transport: t, who: who, subject: who.subject(), cell: cell, nonce: nonce, over: make(chan struct{}), begun: time.Now()}
 	if !who.Owner {
 		sess.meta = map[string]string{metaPeer: sess.subject}
 	}
-	cfg := cellproto.Config{
-		Hello: s.hello(sess.cell, nonce), Accept: sess.accept, MaxInbound: s.cfg.MaxPeer,
-	}
-	if who.Owner {
+	return sess
+}
+
+// admit makes the connection of a session one of the server's. run serves it until it ends, and closes
+// it, or until it is suspended.
+func (s *Server) admit(ctx context.Context, sess *session, connect func(cellproto.Config) (*cellproto.Conn, error)) (run func() error, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	sess.ctx = ctx
+	cfg := cellproto.Config{Accept: sess.accept, MaxInbound: s.cfg.MaxPeer}
+	if sess.who.Owner {
 		cfg.MaxInbound = s.cfg.MaxInFlight
 	} else {
 		cfg.IdleTimeout = cellproto.IdleTimeout
 	}
-	c, err := cellproto.NewConn(t, cfg)
+	c, err := connect(cfg)
 	if err != nil {
-		t.Close()
-		return err
+		cancel()
+		sess.transport.Close()
+		return nil, err
 	}
 	if !s.enter(c, sess) {
+		cancel()
 		c.Close()
-		return cellproto.Errorf("serve", cellproto.Unavailable, "the nucleus is stopping")
+		return nil, cellproto.Errorf("serve", cellproto.Unavailable, "the nucleus is stopping, or about to be replaced")
 	}
-	defer s.leave(c, sess)
-	stop := context.AfterFunc(ctx, c.Close)
-	defer stop()
-	return c.Run()
+	return func() error {
+		defer cancel()
+		defer s.leave(c, sess)
+		stop := context.AfterFunc(ctx, c.Close)
+		defer stop()
+		return c.Run()
+	}, nil
 }
 
 func (s *Server) hello(cell string, nonce []byte) cellproto.Hello {
@@ -228,8 +261,11 @@ func (s *Server) cellName() string {
 func (s *Server) enter(c *cellproto.Conn, sess *session) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || !s.work.begin() {
+	if s.closed || s.away && sess.who.Peer != "" || !s.work.begin() {
 		return false
+	}
+	if s.holding && sess.who.Peer == "" {
+		_ = c.Hold() // every transport of theirs can be held
 	}
 	load := s.peers[sess.subject]
 	if load == nil {
@@ -249,6 +285,7 @@ func (s *Server) leave(c *cellproto.Conn, sess *session) {
 	if sess.load.conns--; sess.load.conns == 0 {
 		delete(s.peers, sess.subject)
 	}
+	close(sess.over)
 	s.work.end()
 }
 

@@ -32,16 +32,17 @@ const (
 	maxFile    = 8 + cellproto.MaxPatchHeader + cellproto.MaxPatchDelta
 )
 
-// stamp tells whether a file is the one that was looked at.
+// stamp tells whether a file is the one that was looked at. The time of its last change of state is not
+// in it: another name for the file, which is how programs are kept, is such a change.
 type stamp struct {
-	dev, ino            uint64
-	size, mtime, change int64
+	dev, ino    uint64
+	size, mtime int64
 }
 
 func stampOf(info os.FileInfo) stamp {
 	s := stamp{size: info.Size(), mtime: info.ModTime().UnixNano()}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		s.dev, s.ino, s.change = uint64(st.Dev), st.Ino, changeTime(st)
+		s.dev, s.ino = uint64(st.Dev), st.Ino
 	}
 	return s
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/patch"
+	"github.com/celldnet/celld/cellproto/patch/delta"
 	"github.com/celldnet/celld/internal/ctl"
 )
 
@@ -62,6 +63,7 @@ type Patcher struct {
 	looked  map[string]looked // by name, of the last look
 	current hashed
 	base    hashed
+	retry   bool              // a change has failed for a reason that may pass
 	trial   *trial            // nil: the program that runs has proven itself, or none runs
 	at      func(step string) // called before each step of a change, in tests
 }
@@ -136,7 +138,7 @@ func (p *Patcher) scan(ctx context.Context) {
 			return
 		}
 		again, err := p.change(ctx, rec, pl, haveBase)
-		if err != nil {
+		if p.retry = err != nil; err != nil {
 			p.log.Warn("cannot change the program", zap.Error(err))
 			p.publish(refuse(files, err))
 		}
@@ -320,13 +322,13 @@ func (p *Patcher) rebuild(pl plan) (data []byte, broken string, err error) {
 		if err != nil {
 			return nil, "", err
 		}
-		h, delta, err := p.read(f, info.Size())
+		h, tail, err := p.read(f, info.Size())
 		f.Close()
 		if err == nil && (h.Base != l.Base || h.Result != l.Result) {
 			return nil, "", cellproto.Errorf("read "+l.File, cellproto.Failed, "it has just been replaced")
 		}
 		if err == nil {
-			data, err = h.Rebuild(data, delta, last.sum)
+			data, err = delta.Apply(h, data, tail, last.sum)
 		}
 		if err != nil {
 			return nil, l.File, err

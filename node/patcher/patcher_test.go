@@ -21,6 +21,7 @@ import (
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/patch"
+	"github.com/celldnet/celld/cellproto/patch/delta"
 	"github.com/celldnet/celld/internal/ctl"
 )
 
@@ -143,7 +144,11 @@ func patchOf(t testing.TB, from, to int, signer byte) []byte {
 	if data, ok := made[name]; ok {
 		return data
 	}
-	data, err := patch.Make(program(from), program(to), time.UnixMilli(1), key(signer))
+	tail, err := delta.Make(program(from), program(to))
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := patch.Make(program(from), program(to), tail, time.UnixMilli(1), key(signer))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -367,13 +372,13 @@ func lie(t *testing.T) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	delta := b[int64(len(b))-hb.DeltaSize:]
+	tail := b[int64(len(b))-hb.DeltaSize:]
 	ha.Delta, ha.DeltaSize = hb.Delta, hb.DeltaSize
 	sealed, err := ha.Seal(key(1))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return append(sealed, delta...)
+	return append(sealed, tail...)
 }
 
 func TestDirectoryRefused(t *testing.T) {
@@ -487,6 +492,55 @@ func TestProgramIsALink(t *testing.T) {
 	work(c.p)
 	if got := c.p.Status(); len(got) != 1 || got[0].State != ctl.PatchRefused || got[0].Reason == "" {
 		t.Errorf("%v", got)
+	}
+}
+
+// The owner puts another program there while a patch is rebuilt: that is not lost, and looked at again.
+func TestReplacedMeanwhile(t *testing.T) {
+	c := newCell(t)
+	c.drop("1", 0, 1)
+	c.p.at = func(step string) {
+		if step != "rename" {
+			return
+		}
+		c.p.at = func(string) {}
+		c.write("bin/new", program(0), 0o755) // what it was, built anew
+		if err := os.Rename(filepath.Join(c.dir, "bin/new"), filepath.Join(c.dir, "bin/prog")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.expect(0, "1-")
+	c.says("1.patch", "it has just been replaced")
+	if !c.p.retry {
+		t.Error("nobody looks again")
+	}
+	c.expect(1, "1+")
+	if c.p.retry {
+		t.Error("it looks again and again")
+	}
+}
+
+// Another name for a file, by which programs are kept for a rollback, makes it no other file.
+func TestStamp(t *testing.T) {
+	c := newCell(t)
+	path := filepath.Join(c.dir, "bin/prog")
+	stampNow := func() stamp {
+		info, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stampOf(info)
+	}
+	before := stampNow()
+	if err := os.Link(path, filepath.Join(c.dir, "other")); err != nil {
+		t.Fatal(err)
+	}
+	if stampNow() != before {
+		t.Error("a link makes another stamp")
+	}
+	c.write("bin/prog", program(1), 0o755)
+	if stampNow() == before {
+		t.Error("a write makes no other stamp")
 	}
 }
 

@@ -56,7 +56,7 @@ func (p *Patcher) run(ctx context.Context) {
 			p.finish(ctx, err)
 			continue
 		case <-tick.C:
-			if err == nil {
+			if err == nil && !p.retry {
 				continue
 			}
 		}

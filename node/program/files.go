@@ -1,6 +1,7 @@
 package program
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -106,12 +107,39 @@ func (f *files) sameContent(kept, bin os.FileInfo) bool {
 	if kept.Size() != bin.Size() {
 		return false
 	}
-	a, err := Digest(f.kept())
+	same, err := sameBytes(f.kept(), f.bin)
+	return err == nil && same
+}
+
+// sameBytes compares two files up to their first difference. Programs that a patch tells apart have
+// one size, and to hash both is a good part of what a swap takes.
+func sameBytes(a, b string) (bool, error) {
+	x, err := os.Open(a)
 	if err != nil {
-		return false
+		return false, err
 	}
-	b, err := Digest(f.bin)
-	return err == nil && a == b
+	defer x.Close()
+	y, err := os.Open(b)
+	if err != nil {
+		return false, err
+	}
+	defer y.Close()
+	const piece = 256 << 10
+	p, q := make([]byte, piece), make([]byte, piece)
+	for {
+		n, err := io.ReadFull(x, p)
+		m, err2 := io.ReadFull(y, q)
+		if !bytes.Equal(p[:n], q[:m]) {
+			return false, nil
+		}
+		switch {
+		case err == nil && err2 == nil:
+		case (err == io.EOF || err == io.ErrUnexpectedEOF) && (err2 == io.EOF || err2 == io.ErrUnexpectedEOF):
+			return true, nil
+		default:
+			return false, errors.Join(err, err2)
+		}
+	}
 }
 
 // Digest gives the BLAKE3 of a file.

@@ -17,6 +17,7 @@ import (
 // of each, so that it can be revoked, and the page on which the program counts its calls.
 type grants struct {
 	sock *net.UnixConn // the handoff socket
+	file *os.File      // of the page
 	page cellproto.Page
 	done chan struct{} // closed when the program has closed its end
 
@@ -24,6 +25,7 @@ type grants struct {
 	mem     []byte // mapped; nil once closed
 	conns   map[uint32]*held
 	nextID  uint32
+	kept    bool          // the program goes on with them when read ends: they are handed over
 	changed chan struct{} // closed, and made anew, when a connection has ended
 	ended   uint32        // of the page, when it was looked at last
 	last    time.Time     // when that was seen to change
@@ -35,7 +37,8 @@ type grants struct {
 // since it would wake this process for every byte that the program is sent.
 type held struct {
 	fd     int
-	expiry *time.Timer // nil: it may go on for ever
+	until  time.Time   // zero: it may go on for ever
+	expiry *time.Timer // nil: the same
 }
 
 // end lets the duplicate go.
@@ -56,7 +59,11 @@ func newGrants(limit int) (g *grants, theirs *os.File, err error) {
 		return nil, nil, err
 	}
 	page := os.NewFile(uintptr(memfd), "page")
-	defer page.Close()
+	defer func() {
+		if err != nil {
+			page.Close()
+		}
+	}()
 	if err := page.Truncate(cellproto.PageSize); err != nil {
 		return nil, nil, err
 	}
@@ -79,7 +86,7 @@ func newGrants(limit int) (g *grants, theirs *os.File, err error) {
 		return nil, nil, err
 	}
 	g = &grants{
-		sock: ours.(*net.UnixConn), page: cellproto.NewPage(mem, limit), mem: mem, done: make(chan struct{}),
+		sock: ours.(*net.UnixConn), file: page, page: cellproto.NewPage(mem, limit), mem: mem, done: make(chan struct{}),
 		conns: map[uint32]*held{}, changed: make(chan struct{}), last: time.Now(),
 	}
 	if err := g.send(cellproto.Handoff{Type: cellproto.HandoffPage}, memfd); err != nil {
@@ -135,7 +142,12 @@ func (g *grants) read() {
 			g.drop(m.ID)
 		}
 	}
-	g.revoke()
+	g.mu.Lock()
+	kept := g.kept
+	g.mu.Unlock()
+	if !kept {
+		g.revoke()
+	}
 }
 
 func (g *grants) drop(id uint32) {
@@ -189,10 +201,16 @@ func (g *grants) give(conn *net.UnixConn, subject string, until time.Time) error
 	}
 	_ = conn.Close() // the program has its own
 	g.conns[g.nextID] = h
-	if id := g.nextID; !until.IsZero() {
+	g.limit(g.nextID, until)
+	return nil
+}
+
+// limit has a connection cut at until, unless that is zero. g.mu is held.
+func (g *grants) limit(id uint32, until time.Time) {
+	if h := g.conns[id]; !until.IsZero() {
+		h.until = until
 		h.expiry = time.AfterFunc(time.Until(until), func() { g.expire(id) })
 	}
-	return nil
 }
 
 // expire cuts a connection whose token has expired.
@@ -272,4 +290,5 @@ func (g *grants) close() {
 	_, g.ended, g.refused = g.page.Counts()
 	_ = unix.Munmap(g.mem)
 	g.mem = nil
+	_ = g.file.Close()
 }

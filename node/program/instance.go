@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"sync"
@@ -46,8 +47,10 @@ type instance struct {
 	hurryOnce   sync.Once
 	why         string // of stop; set before it is closed
 
-	look   chan struct{} // capacity 1: watch is to look again
-	frozen atomic.Bool   // its processes are stopped, or are about to be; set with Program.mu held
+	look chan struct{} // capacity 1: watch is to look again
+	// parking has the goroutine that supervises it let go of it, which is told by closing what is sent.
+	parking chan chan struct{}
+	frozen  atomic.Bool // its processes are stopped, or are about to be; set with Program.mu held
 
 	// started is closed when the start has succeeded or failed, left when it takes no new calls any
 	// more, gone when nothing of it is left.
@@ -63,6 +66,7 @@ type instance struct {
 	file    staged
 	proc    *process
 	begun   time.Time // of the process
+	sock    net.Conn  // that conn runs over
 	conn    *cellproto.Conn
 	hello   cellproto.Hello
 	adapter *adapter // nil: the program speaks frames
@@ -85,6 +89,7 @@ const (
 	exited                  // the process ended
 	connLost                // the connection ended
 	unstarted               // it could not be started
+	parked                  // it goes on, and somebody else sees to it
 )
 
 // Why an instance is asked to stop, where that makes a difference.
@@ -153,22 +158,30 @@ func (in *instance) exec(s spec) *cellproto.Error {
 }
 
 // connect runs the nucleus's side of the connection over t.
-func (in *instance) connect(t cellproto.Transport) error {
-	conn, err := cellproto.NewConn(t, cellproto.Config{
-		Opener: true,
-		Hello:  cellproto.Hello{Cell: in.cfg.Name, Agent: "celld", Codecs: []uint{uint(cellproto.JSON), uint(cellproto.CBOR)}},
-		Accept: in.accept,
-	})
+func (in *instance) connect(t net.Conn) error {
+	conn, err := cellproto.NewConn(t, in.connConfig())
 	if err != nil {
 		t.Close()
 		return err
 	}
-	in.conn, in.connDone = conn, make(chan struct{})
+	in.run(t, conn)
+	return nil
+}
+
+func (in *instance) connConfig() cellproto.Config {
+	return cellproto.Config{
+		Opener: true,
+		Hello:  cellproto.Hello{Cell: in.cfg.Name, Agent: "celld", Codecs: []uint{uint(cellproto.JSON), uint(cellproto.CBOR)}},
+		Accept: in.accept,
+	}
+}
+
+func (in *instance) run(t net.Conn, conn *cellproto.Conn) {
+	in.sock, in.conn, in.connDone = t, conn, make(chan struct{})
 	go func() {
 		in.connErr = conn.Run()
 		close(in.connDone)
 	}()
-	return nil
 }
 
 func (in *instance) startFrames() *cellproto.Error {

@@ -45,6 +45,12 @@ func (p *pids) record(pid int) {
 	p.write()
 }
 
+// adopt records a process that another nucleus has handed over. It is no left-over.
+func (p *pids) adopt(pid int) {
+	p.once.Do(func() {})
+	p.record(pid)
+}
+
 // forget says that process pid does not run any more.
 func (p *pids) forget(pid int) {
 	p.mu.Lock()

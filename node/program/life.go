@@ -11,9 +11,18 @@ import (
 
 // launch makes an instance and has it supervised. p.mu is held.
 func (p *Program) launch() *instance {
+	in := p.instance()
+	p.starts++
+	p.all[in] = struct{}{}
+	p.runs.Go(func() { p.supervise(in) })
+	return in
+}
+
+// instance makes an instance that has no process yet.
+func (p *Program) instance() *instance {
 	in := &instance{
 		cfg: p.cfg, log: p.log, out: p.out, bad: &p.bad, files: p.files, pids: p.pids,
-		stop: make(chan struct{}), hurry: make(chan struct{}), look: make(chan struct{}, 1),
+		stop: make(chan struct{}), hurry: make(chan struct{}), look: make(chan struct{}, 1), parking: make(chan chan struct{}),
 		started: make(chan struct{}), left: make(chan struct{}), gone: make(chan struct{}),
 	}
 	if p.accept != nil {
@@ -25,9 +34,6 @@ func (p *Program) launch() *instance {
 			}
 		}
 	}
-	p.starts++
-	p.all[in] = struct{}{}
-	p.runs.Go(func() { p.supervise(in) })
 	return in
 }
 
@@ -38,10 +44,22 @@ func (p *Program) begin() { p.cur, p.phase = p.launch(), Starting }
 func (p *Program) supervise(in *instance) {
 	err := in.start()
 	p.noteStart(in, err)
-	why := unstarted
-	if err == nil {
-		why = p.watch(in)
+	if err != nil {
+		p.end(in, unstarted)
+		return
 	}
+	p.attend(in)
+}
+
+// attend is the life of one instance from when it has started.
+func (p *Program) attend(in *instance) {
+	if why := p.watch(in); why != parked {
+		p.end(in, why)
+	}
+}
+
+// end ends what is left of an instance.
+func (p *Program) end(in *instance, why reason) {
 	p.retire(in, why)
 	in.shutdown(why)
 	p.noteEnd(in, why)
@@ -111,6 +129,9 @@ func (p *Program) watch(in *instance) reason {
 			return exited
 		case <-in.connDone:
 			return connLost
+		case told := <-in.parking:
+			close(told)
+			return parked
 		case <-in.look:
 		case <-timer.C:
 		}

@@ -41,25 +41,49 @@ func newOutput(w io.Writer, log *zap.Logger) *output {
 	return &output{w: w, log: log, now: time.Now}
 }
 
-// pump takes lines from r until it ends or is closed.
-func (o *output) pump(r *os.File) {
-	lines := lineSplitter{max: maxLogLine}
+// pump takes lines from a process's output until it ends or is closed, or the pump is stopped.
+type pump struct {
+	out     *output
+	r       *os.File
+	lines   lineSplitter
+	stopped atomic.Bool
+	over    chan struct{} // closed when run has returned
+}
+
+// newPump makes a pump that goes on with a line that has begun, of which cut bytes were dropped.
+func newPump(out *output, r *os.File, line []byte, cut int) *pump {
+	return &pump{out: out, r: r, lines: lineSplitter{max: maxLogLine, line: line, cut: cut}, over: make(chan struct{})}
+}
+
+func (p *pump) run() {
+	defer close(p.over)
 	buf := make([]byte, 32<<10)
 	for {
 		var deadline time.Time
-		if o.owes() {
-			deadline = o.now().Add(time.Second)
+		if p.out.owes() {
+			deadline = p.out.now().Add(time.Second)
 		}
-		_ = r.SetReadDeadline(deadline) // without deadlines the note of what was cut comes later
-		n, err := r.Read(buf)
-		lines.feed(buf[:n], o.line)
+		_ = p.r.SetReadDeadline(deadline) // without deadlines the note of what was cut comes later
+		if p.stopped.Load() {
+			return
+		}
+		n, err := p.r.Read(buf)
+		p.lines.feed(buf[:n], p.out.line)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			o.settle()
+			p.out.settle()
 		} else if err != nil {
-			lines.finish(o.line)
+			p.lines.finish(p.out.line)
 			return
 		}
 	}
+}
+
+// stop ends run, and gives the line that has begun and how much of it was dropped.
+func (p *pump) stop() (line []byte, cut int) {
+	p.stopped.Store(true)
+	_ = p.r.SetReadDeadline(time.Unix(1, 0)) // a closed pipe has ended run
+	<-p.over
+	return p.lines.line, p.lines.cut
 }
 
 // line takes one line of the program's, of which cut bytes are missing at the end.

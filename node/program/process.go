@@ -29,7 +29,7 @@ const (
 // killed, as soon as it ends.
 type process struct {
 	pid      int
-	cmd      *exec.Cmd
+	wait     func() error  // reaps it; an error says how it ended
 	exited   chan struct{} // closed when it has been reaped
 	finished chan struct{} // closed after exited, when its output has been taken in
 	status   string        // how it ended; set before exited is closed
@@ -39,6 +39,7 @@ type process struct {
 	reaped bool
 	pumps  sync.WaitGroup
 	pipes  []*os.File // that the pumps read
+	pump   *pump      // of its output
 }
 
 // spec is what startProcess starts.
@@ -59,18 +60,19 @@ func startProcess(s spec, out *output, abort <-chan struct{}) (*process, error) 
 	}
 	defer w.Close()
 	p := &process{exited: make(chan struct{}), finished: make(chan struct{}), pipes: []*os.File{r}}
+	var cmd *exec.Cmd
 	for try := 0; ; try++ {
-		p.cmd = exec.Command(s.path)
-		p.cmd.Dir, p.cmd.Env, p.cmd.ExtraFiles = s.dir, s.env, s.extra
-		p.cmd.Stdout, p.cmd.Stderr = w, w
+		cmd = exec.Command(s.path)
+		cmd.Dir, cmd.Env, cmd.ExtraFiles = s.dir, s.env, s.extra
+		cmd.Stdout, cmd.Stderr = w, w
 		if s.stdin != nil {
-			p.cmd.Stdin = s.stdin
+			cmd.Stdin = s.stdin
 		}
 		if s.stdout != nil {
-			p.cmd.Stdout = s.stdout
+			cmd.Stdout = s.stdout
 		}
-		p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-		if err = p.cmd.Start(); !errors.Is(err, syscall.ETXTBSY) || try == busyRetries {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		if err = cmd.Start(); !errors.Is(err, syscall.ETXTBSY) || try == busyRetries {
 			break
 		}
 		if wait(abort, busyPause, nil) {
@@ -81,10 +83,16 @@ func startProcess(s spec, out *output, abort <-chan struct{}) (*process, error) 
 		r.Close()
 		return nil, err
 	}
-	p.pid = p.cmd.Process.Pid
-	p.pumps.Go(func() { out.pump(r) })
-	go p.reap()
+	p.pid, p.wait = cmd.Process.Pid, cmd.Wait
+	p.watch(out, r, nil, 0)
 	return p, nil
+}
+
+// watch begins to take in what the process prints, after a line that has begun, and to wait for its end.
+func (p *process) watch(out *output, r *os.File, line []byte, cut int) {
+	p.pump = newPump(out, r, line, cut)
+	p.pumps.Go(p.pump.run)
+	go p.reap()
 }
 
 // reap waits for the process and cleans up behind it.

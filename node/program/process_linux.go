@@ -19,8 +19,9 @@ const (
 // it is reaped its number cannot be given to anybody else, so that only its own group is hit.
 func (p *process) collect() error {
 	var info [128]byte // siginfo_t
+	var errno syscall.Errno
 	for {
-		_, _, errno := syscall.Syscall6(syscall.SYS_WAITID, waitPID, uintptr(p.pid),
+		_, _, errno = syscall.Syscall6(syscall.SYS_WAITID, waitPID, uintptr(p.pid),
 			uintptr(unsafe.Pointer(&info)), waitExited|waitNoReap, 0, 0)
 		if errno != syscall.EINTR {
 			break
@@ -28,9 +29,11 @@ func (p *process) collect() error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	_ = syscall.Kill(-p.pid, syscall.SIGKILL) // the group has at least the process itself
+	if errno == 0 && !p.reaped {
+		_ = syscall.Kill(-p.pid, syscall.SIGKILL) // the group has at least the process itself
+	}
 	p.reaped = true
-	return p.cmd.Wait()
+	return p.wait()
 }
 
 // socketPair gives two connected sockets, one for this process and one to be inherited.

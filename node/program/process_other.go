@@ -11,7 +11,7 @@ import (
 // collect waits for the process, reaps it, and kills what is left of its group. Between the two the
 // number could be given to somebody else; it is not, as long as numbers are given in a circle.
 func (p *process) collect() error {
-	err := p.cmd.Wait()
+	err := p.wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_ = syscall.Kill(-p.pid, syscall.SIGKILL)

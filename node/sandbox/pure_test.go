@@ -196,6 +196,20 @@ func FuzzReport(f *testing.F) {
 	})
 }
 
+func FuzzSupport(f *testing.F) {
+	f.Add([]byte(`{"os":"linux","landlock_abi":7,"tiers":[{"tier":"T1","works":true},{"tier":"T2"},{"tier":"T3","why_not":"x"}]}`))
+	f.Add([]byte(`{"tiers":[{},{},{}]}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		s, err := parseSupport("x", text)
+		if err != nil {
+			return
+		}
+		if best, ok := s.Best(); ok != !strings.HasPrefix(s.String(), "none") || best > T3 {
+			t.Errorf("%v of %+v", best, s)
+		}
+	})
+}
+
 func FuzzELF(f *testing.F) {
 	f.Add(tinyELF(2, elfInterp))
 	f.Add(tinyELF(2, 1))

@@ -120,7 +120,8 @@ func TestFilterAnswers(t *testing.T) {
 		{T2, 5, "tgkill", []uint64{ownPID + 1, 1, 9}, eperm},
 		{T2, 5, "tkill", []uint64{1, 9}, eperm},
 		{T2, 6, "tkill", []uint64{1, 9}, answerAllow}, // Landlock keeps signals inside
-		{T3, 0, "tkill", []uint64{1, 9}, answerAllow}, // another user's processes
+		{T3, 0, "tkill", []uint64{1, 9}, eperm},       // others may have the same user
+		{T3, 7, "tkill", []uint64{1, 9}, eperm},
 		{T1, 7, "prlimit64", []uint64{0, 7, 1}, answerAllow},
 		{T1, 7, "prlimit64", []uint64{0, unix.RLIMIT_CORE, 0, 1}, answerAllow}, // only asks
 		{T1, 7, "prlimit64", []uint64{0, unix.RLIMIT_CORE, 1}, eperm},
