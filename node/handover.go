@@ -1,11 +1,13 @@
 package node
 
 import (
+	"os"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/signed"
 	"github.com/celldnet/celld/node/call"
 )
 
@@ -28,11 +30,21 @@ type handover struct {
 
 	Server     call.HandedServer `cbor:"12,keyasint"`
 	Release    string            `cbor:"13,keyasint"`           // the version of the cell that is served
+	Binary     hashed            `cbor:"19,keyasint"`           // the program that is served
 	Configured []string          `cbor:"14,keyasint,omitempty"` // [network] listen, as it was read
 	Listening  []string          `cbor:"15,keyasint,omitempty"` // the addresses that this came to
 	Stderr     bool              `cbor:"16,keyasint,omitempty"` // the log goes to standard error too
 	Held       int64             `cbor:"18,keyasint"`           // since when callers are held, unix µs
 	Failed     string            `cbor:"17,keyasint,omitempty"` // why the celld that hands over takes over itself
+}
+
+// hashed is a file and its BLAKE3.
+type hashed struct {
+	Device  uint64 `cbor:"1,keyasint"`
+	Inode   uint64 `cbor:"2,keyasint"`
+	Size    int64  `cbor:"3,keyasint"`
+	ModTime int64  `cbor:"4,keyasint"` // unix ns
+	BLAKE3  []byte `cbor:"5,keyasint,omitempty"`
 }
 
 // caller is one on the cell's socket whose calls pass through here.
@@ -128,6 +140,26 @@ func (h *handover) files() []int {
 		fds = append(fds, c.FD)
 	}
 	return append(fds, h.ProgramFiles...)
+}
+
+// identify describes a file that has been hashed; nil gives the zero value.
+func identify(info os.FileInfo, sum signed.Digest) hashed {
+	if info == nil {
+		return hashed{}
+	}
+	h := hashed{Size: info.Size(), ModTime: info.ModTime().UnixNano(), BLAKE3: sum[:]}
+	h.Device, h.Inode = inode(info)
+	return h
+}
+
+// of gives the hash of a file, if it is that one, and unchanged.
+func (h hashed) of(info os.FileInfo) (sum signed.Digest, ok bool) {
+	if len(h.BLAKE3) != len(sum) || h.Inode == 0 {
+		return sum, false
+	}
+	copy(sum[:], h.BLAKE3)
+	now := identify(info, sum)
+	return sum, now.Device == h.Device && now.Inode == h.Inode && now.Size == h.Size && now.ModTime == h.ModTime
 }
 
 func (h *handover) begun() time.Time { return time.UnixMilli(h.Begun) }

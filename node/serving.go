@@ -72,6 +72,7 @@ func (s *serving) resume(ctx context.Context) {
 	if s.n.cfg.Headless() {
 		return
 	}
+	s.inherit()
 	if err := s.look(); err != nil {
 		s.n.log.Warn("the program cannot be read", zap.Error(err))
 	}
@@ -90,6 +91,24 @@ func (s *serving) resume(ctx context.Context) {
 	if s.manifest != nil {
 		s.announce(ctx)
 		s.keepName()
+	}
+}
+
+// inherit takes up what the celld before knew of a program that goes on. s.mu is held.
+func (s *serving) inherit() {
+	if s.n.taken == nil {
+		return
+	}
+	conn := s.n.program.Current()
+	if conn == nil {
+		return
+	}
+	s.version, s.conn = s.n.taken.h.Release, conn
+	s.greet(conn)
+	if info, err := os.Stat(s.n.program.Binary()); err == nil {
+		if sum, ok := s.n.taken.h.Binary.of(info); ok {
+			s.binary, s.stat = sum, info
+		}
 	}
 }
 

@@ -166,11 +166,12 @@ func (u *upgrades) try(ctx context.Context, next *successor, cut bool) (h *hando
 	peers, cancel := context.WithTimeout(ctx, upgradeStall)
 	defer cancel()
 	undo.add(n.server.Welcome)
-	if left := n.server.Leave(peers); left > 0 && !cut {
+	left := n.server.Leave(peers)
+	if left > 0 && !cut {
 		return nil, nil, u.inFlight(left, "of peers on the network")
 	}
 	begun := time.Now()
-	if err := u.hold(ctx, cut, &undo); err != nil {
+	if err := u.hold(ctx, left, cut, &undo); err != nil {
 		return nil, nil, err
 	}
 	if !next.same() {
@@ -205,8 +206,9 @@ func (u *upgrades) inFlight(calls int, whose string) error {
 }
 
 // hold lets nobody in, holds back what callers and program ask, and waits for what is in flight: of the
-// callers first, since the program may have to ask others to answer them.
-func (u *upgrades) hold(ctx context.Context, cut bool, undo *closers) error {
+// callers first, since the program may have to ask others to answer them. With cut, what has not ended
+// then is cut, and so are the calls of peers that are left.
+func (u *upgrades) hold(ctx context.Context, left int, cut bool, undo *closers) error {
 	n := u.n
 	until := time.Now().Add(upgradeStall)
 	ctx, cancel := context.WithDeadline(ctx, until)
@@ -225,12 +227,13 @@ func (u *upgrades) hold(ctx context.Context, cut bool, undo *closers) error {
 	}
 	undo.add(n.server.Release)
 	n.server.Hold()
-	const own = 1 // request: the one for this upgrade
+	own := 1 // request: the one for this upgrade
 	busy := await(ctx, func() int { return n.server.Busy() + u.requests() - own })
 	if busy > 0 && !cut {
 		return u.inFlight(busy, "of callers here")
 	}
-	if busy > 0 {
+	if busy += left; busy > 0 {
+		n.log.Warn("calls in flight are cut", zap.Int("calls", busy))
 		n.server.Cut()
 	}
 	if n.program == nil {
@@ -244,13 +247,15 @@ func (u *upgrades) hold(ctx context.Context, cut bool, undo *closers) error {
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), cutTime)
 		defer cancel()
 	}
-	left := await(ctx, n.program.Busy)
-	if left > 0 && !cut {
-		return u.inFlight(left, "of the program")
+	own = await(ctx, n.program.Busy)
+	if own > 0 && !cut {
+		return u.inFlight(own, "of the program")
 	}
-	if left > 0 {
-		n.log.Warn("the program does not end calls that were cut: it is stopped, and started by the next call", zap.Int("calls", left))
-		return n.program.Stop(context.WithoutCancel(ctx))
+	if own > 0 {
+		n.log.Warn("the program does not end calls that were cut: it is stopped, and started by the next call", zap.Int("calls", own))
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), cutTime)
+		defer cancel()
+		_ = n.program.Stop(ctx) // it is killed when ctx ends
 	}
 	return nil
 }
@@ -298,7 +303,10 @@ func (u *upgrades) describe(h *handover, callers []call.Carried, files []*os.Fil
 	if h.Server, err = n.server.Counts(); err != nil {
 		return kept, cellproto.Errorf("hand over", cellproto.Failed, "%w", err)
 	}
-	h.Release, h.Configured, h.Stderr = n.serving.releaseVersion(), n.cfg.Network.Listen, n.stderr
+	n.serving.mu.Lock()
+	h.Release, h.Binary = n.serving.version, identify(n.serving.stat, n.serving.binary)
+	n.serving.mu.Unlock()
+	h.Configured, h.Stderr = n.cfg.Network.Listen, n.stderr
 	for _, a := range n.host.Network().ListenAddresses() {
 		h.Listening = append(h.Listening, a.String())
 	}
@@ -344,7 +352,6 @@ func (n *nucleus) ctlUpgrade(w http.ResponseWriter, r *http.Request) {
 	_ = http.NewResponseController(w).Flush() // who asked has perhaps left
 	select {
 	case n.upgrades.ready <- d:
-	case <-n.serveCtx.Done():
 	case <-n.stopping:
 	}
 }
@@ -378,6 +385,7 @@ func (n *nucleus) welcome() {
 		return
 	}
 	h := n.taken.h
+	n.relearn()
 	for _, c := range h.Callers {
 		conn, err := n.taken.conn(c.FD)
 		if err != nil {
@@ -405,6 +413,20 @@ func (n *nucleus) welcome() {
 		return
 	}
 	n.log.Info("celld was replaced", zap.String("from", h.From), zap.String("to", n.version), zap.Int("callers", len(h.Callers)), zap.Duration("held", took))
+}
+
+// relearn asks a program that was handed over for its schema, if that is in no cache any more.
+func (n *nucleus) relearn() {
+	if n.program == nil || n.server.Serving().Schema != nil || n.program.State().Phase != program.Running {
+		return
+	}
+	ctx, cancel := context.WithTimeout(n.serveCtx, schemaTimeout)
+	defer cancel()
+	if conn := n.program.Ready(); conn != nil {
+		if err := n.serving.learn(ctx, conn); err != nil {
+			n.log.Warn("the schema of the program is not known", zap.Error(err))
+		}
+	}
 }
 
 // listenAddrs gives what to listen on: what the celld before did, so that the addresses that others know

@@ -36,6 +36,14 @@ func descriptorOf(c descriptor) (int, error) {
 	return fd, err
 }
 
+// inode tells files apart.
+func inode(info os.FileInfo) (device, inode uint64) {
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		return uint64(stat.Dev), stat.Ino
+	}
+	return 0, 0
+}
+
 // reloading is what systemd is told: the process goes on, and says again when it is ready.
 func reloading() string {
 	var now unix.Timespec

@@ -24,6 +24,8 @@ func errNoHandover() error {
 
 func descriptorOf(descriptor) (int, error) { return -1, errNoHandover() }
 
+func inode(os.FileInfo) (device, inode uint64) { return 0, 0 }
+
 func reloading() string { return "RELOADING=1" }
 
 func (*departure) depart(*zap.Logger) error { return errNoHandover() }

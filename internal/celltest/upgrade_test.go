@@ -149,3 +149,160 @@ func TestUpgradeUnderRemoteCalls(t *testing.T) {
 	}
 	c.Stop()
 }
+
+// badCelld makes a celld that cannot take over, in a directory of its own.
+func (n *Net) badCelld(how string) string {
+	n.t.Helper()
+	dir := n.t.TempDir()
+	data, err := os.ReadFile(filepath.Join(Bin(n.t), "badcelld"))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "celld"), data, 0o755)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "how"), []byte(how), 0o600)
+	}
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return filepath.Join(dir, "celld")
+}
+
+// TestBadUpgrades has files take over that cannot: each is refused, or the celld before goes on, and the
+// clients notice nothing.
+func TestBadUpgrades(t *testing.T) {
+	n := New(t)
+	c := n.tally("")
+	c.Start()
+	l := c.beginMixed(4, "once")
+	l.await(20)
+	before := c.Status()
+	write := func(name, text string, mode os.FileMode) string {
+		c.write(name, text, mode)
+		path := filepath.Join(c.Dir, name)
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	celld, err := os.ReadFile(filepath.Join(Bin(t), "celld"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign := []byte(string(celld))
+	foreign[18]++ // e_machine
+	for _, bad := range []struct {
+		file, says string
+	}{
+		{filepath.Join(c.Dir, "nothing"), "no such file"},
+		{write("text", "#!/bin/sh\nexit 0\n", 0o755), "no program of this system"},
+		{write("foreign", string(foreign), 0o755), "another machine"},
+		{write("half", string(celld[:len(celld)/2]), 0o755), "it "},
+		{write("plain", string(celld), 0o644), "not executable"},
+		{write("open", string(celld), 0o757), "everybody can write"},
+		{filepath.Join(Bin(t), "tally"), ""},
+		{n.badCelld("future"), "format [999]"},
+		{n.badCelld("refuses"), "there is something about it"},
+		{n.badCelld("babbles"), "no celld that knows of handovers"},
+		{n.badCelld("changed"), "was changed after it was checked"},
+	} {
+		r := c.Ctl("upgrade", "--celld", bad.file)
+		if r.Code == 0 || !strings.Contains(r.Stderr, bad.says) {
+			t.Errorf("%s: exit code %d, %s", bad.file, r.Code, r.Stderr)
+		}
+	}
+	if now := c.Status(); !now.CelldStarted.Equal(before.CelldStarted) {
+		t.Errorf("it was replaced: %+v", now)
+	}
+	// What would not run the cell is refused too: exec cannot be taken back.
+	toml, err := os.ReadFile(filepath.Join(c.Dir, "cell.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Edit("", "nonsense = 1\n")
+	if r := c.Ctl("upgrade"); r.Code == 0 || !strings.Contains(r.Stderr, "nonsense") {
+		t.Errorf("with a bad cell.toml: exit code %d, %s", r.Code, r.Stderr)
+	}
+	c.write("cell.toml", string(toml), 0o644)
+	// One that cannot be executed when it comes to that: the celld before executes itself.
+	l.await(20)
+	r := c.Ctl("upgrade", "--celld", n.badCelld("unexecutable"))
+	if r.Code != 1 || !strings.Contains(r.Stderr, "cannot be executed: execve: permission denied") {
+		t.Errorf("exit code %d, %s", r.Code, r.Stderr)
+	}
+	l.await(20)
+	after := c.Status()
+	if after.NucleusPID != before.NucleusPID || after.ProgramPID != before.ProgramPID || after.CelldStarted.Equal(before.CelldStarted) || after.Upgrade == nil || after.Upgrade.Error == "" {
+		t.Errorf("%+v became %+v", before, after)
+	}
+	c.Must("upgrade") // and another one goes well
+	l.await(20)
+	l.end(false)
+	if s := c.Status(); s.Upgrade.Error != "" || s.Starts != 1 {
+		t.Errorf("%+v", s)
+	}
+	c.Stop()
+}
+
+// TestUpgradeDies: when the celld that has taken over dies, the nucleus has crashed, and its program ends
+// with it. The next one starts as after any crash.
+func TestUpgradeDies(t *testing.T) {
+	n := New(t)
+	c := n.tally("")
+	c.Start()
+	l := c.begin(1, "once")
+	l.await(5)
+	l.end(false)
+	program := c.Status().ProgramPID
+	r := c.Ctl("upgrade", "--celld", n.badCelld("dies"))
+	if r.Code == 0 {
+		t.Errorf("exit code 0, %s", r.Stdout)
+	}
+	t.Log(r.Stderr)
+	<-c.proc.ended
+	if code := c.proc.cmd.ProcessState.ExitCode(); code != 3 {
+		t.Errorf("exit code %d", code)
+	}
+	c.proc = nil
+	Eventually(t, "the program ends", func() bool { return !Alive(program) })
+	c.Start()
+	l = c.begin(1, "repeat")
+	l.await(5)
+	l.end(false)
+	c.Stop()
+}
+
+// TestUpgradeBusy: a call that takes its time is not cut by an upgrade, unless that is asked for.
+func TestUpgradeBusy(t *testing.T) {
+	n := New(t)
+	c := n.tally("")
+	c.Start()
+	before := c.Status()
+	long := c.raw()
+	result := make(chan error, 1)
+	go func() { result <- long(context.Background(), "slow", `{"key":"long-1","ms":20000}`, "long-1") }()
+	Eventually(t, "the call is in flight", func() bool { return c.Status().InFlight > 0 })
+	l := c.beginMixed(4, "once")
+	l.await(20)
+	r := c.Ctl("upgrade")
+	if r.Code != 5 || !strings.Contains(r.Stderr, "1 calls of callers here are in flight for longer than 1s") || !strings.Contains(r.Stderr, "--cut") {
+		t.Errorf("exit code %d, %s", r.Code, r.Stderr)
+	}
+	l.await(20)
+	l.end(false)
+	select {
+	case err := <-result:
+		t.Fatalf("the long call: %v", err)
+	default:
+	}
+	c.Must("upgrade", "--cut")
+	if err := <-result; cellproto.KindOf(err) != cellproto.MayHaveRun {
+		t.Errorf("a call that was cut: %v", err)
+	}
+	l = c.beginMixed(4, "repeat")
+	l.await(20)
+	l.end(true)
+	if after := c.Status(); after.NucleusPID != before.NucleusPID || after.CelldStarted.Equal(before.CelldStarted) {
+		t.Errorf("%+v became %+v", before, after)
+	}
+	c.Stop()
+}
