@@ -66,6 +66,11 @@ func (s samples) quantile(q float64) float64 {
 
 func (s samples) median() float64 { return s.quantile(0.5) }
 
+// spread gives the median with the quartiles.
+func (s samples) spread() string {
+	return fmt.Sprintf("%s (%s–%s)", duration(s.median()), duration(s.quantile(0.25)), duration(s.quantile(0.75)))
+}
+
 // side is one of the two that take turns: it gives one round's number.
 type side func() (float64, error)
 
@@ -77,12 +82,17 @@ type comparison struct {
 	format func(float64) string
 	atMost float64 // goal; 0: none
 	least  float64 // goal; 0: none
+	rounds int     // at most; 0: as many as the run has
 }
 
 // compare lets the two sides take turns, the one that begins alternating, and adds a row.
 func (b *bench) compare(c comparison) error {
 	var ours, peer, ratios samples
-	for i := range b.o.rounds + 1 {
+	rounds := b.o.rounds
+	if c.rounds > 0 {
+		rounds = min(rounds, c.rounds)
+	}
+	for i := range rounds + 1 {
 		sides := []side{c.ours, c.peer}
 		var got [2]float64
 		for k := range sides {
