@@ -71,6 +71,17 @@ func (s samples) spread() string {
 	return fmt.Sprintf("%s (%s–%s)", duration(s.median()), duration(s.quantile(0.25)), duration(s.quantile(0.75)))
 }
 
+// take appends what a measurement gave.
+func (s *samples) take(v float64, err error) error {
+	if err == nil {
+		*s = append(*s, v)
+	}
+	return err
+}
+
+// takeTime is take for a duration, in ns.
+func (s *samples) takeTime(d time.Duration, err error) error { return s.take(float64(d), err) }
+
 // side is one of the two that take turns: it gives one round's number.
 type side func() (float64, error)
 
@@ -82,17 +93,12 @@ type comparison struct {
 	format func(float64) string
 	atMost float64 // goal; 0: none
 	least  float64 // goal; 0: none
-	rounds int     // at most; 0: as many as the run has
 }
 
 // compare lets the two sides take turns, the one that begins alternating, and adds a row.
 func (b *bench) compare(c comparison) error {
-	var ours, peer, ratios samples
-	rounds := b.o.rounds
-	if c.rounds > 0 {
-		rounds = min(rounds, c.rounds)
-	}
-	for i := range rounds + 1 {
+	var ours, peer samples
+	for i := range b.o.rounds + 1 {
 		sides := []side{c.ours, c.peer}
 		var got [2]float64
 		for k := range sides {
@@ -106,7 +112,17 @@ func (b *bench) compare(c comparison) error {
 		if i == 0 {
 			continue // warms up
 		}
-		ours, peer, ratios = append(ours, got[0]), append(peer, got[1]), append(ratios, got[0]/got[1])
+		ours, peer = append(ours, got[0]), append(peer, got[1])
+	}
+	b.addRatio(c, ours, peer)
+	return nil
+}
+
+// addRatio adds the row of a comparison whose two sides were measured round by round.
+func (b *bench) addRatio(c comparison, ours, peer samples) {
+	ratios := make(samples, len(ours))
+	for i := range ratios {
+		ratios[i] = ours[i] / peer[i]
 	}
 	r := row{
 		what: c.what, ours: c.format(ours.median()), peer: c.format(peer.median()),
@@ -119,7 +135,6 @@ func (b *bench) compare(c comparison) error {
 		r.goal, r.met = fmt.Sprintf("≥ %g", c.least), yes(m >= c.least)
 	}
 	b.add(r)
-	return nil
 }
 
 func yes(b bool) string {

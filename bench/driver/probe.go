@@ -102,10 +102,12 @@ func (b *bench) awaitGrants(c *cellDir) error {
 func (b *bench) execReply(program, dir string) (time.Duration, error) {
 	payload := load.Payload()
 	begin := time.Now()
-	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
 	if err != nil {
 		return 0, os.NewSyscallError("socketpair", err)
 	}
+	syscall.CloseOnExec(fds[0]) // nothing else is started meanwhile
+	syscall.CloseOnExec(fds[1])
 	ours, theirs := os.NewFile(uintptr(fds[0]), "ours"), os.NewFile(uintptr(fds[1]), "theirs")
 	cmd := exec.CommandContext(b.ctx, program)
 	cmd.Dir, cmd.ExtraFiles = dir, []*os.File{theirs}
