@@ -3,10 +3,12 @@
 #
 # usage: scripts/bench.sh [--write] [--hour] [--no-kubo] [FLAGS OF THE DRIVER] [SECTION...]
 #
-# Sections: remote local use first artefact patch rest. All of them take a quarter of an hour.
+# Sections: remote local swap use first artefact patch rest. All of them take half an hour.
 #   --write    put the table into docs/benchmarks.md
 #   --hour     call a nucleus for an hour to see whether it grows, not for five minutes
 #   --no-kubo  measure the artefact without kubo, which is built on the first use, for some minutes
+# Flags of the driver: -rounds N and -round TIME, for a quick look: -rounds 3 -round 200ms local
+# One row of local needs a C compiler, cc, and is left out without one.
 set -eu
 . "$(dirname "$0")/lib.sh"
 need go 'see https://go.dev/dl'
@@ -19,7 +21,7 @@ while [ $# -gt 0 ]; do
 	--hour) extra="$extra -calls 1h" ;;
 	--no-kubo) kubo=no ;;
 	-h | --help)
-		sed -n '2,9s/^# \{0,1\}//p' "$root/scripts/bench.sh"
+		sed -n '2,11s/^# \{0,1\}//p' "$root/scripts/bench.sh"
 		exit
 		;;
 	*) break ;;
@@ -31,17 +33,26 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/celld-bench
 bin=$cache/bin
 scripts/build.sh "$bin" >&2
 go build -ldflags '-s -w' -o "$bin/" ./bench/driver ./bench/echo
-# One program in two builds, of which two strings differ.
+# Two programs in two builds each, of which a string or two differ.
+for build in one two; do
+	go build -ldflags "-s -w -X main.build=$build" -o "$bin/echo-$build" ./bench/echo
+done
 go build -ldflags '-s -w -X main.version=1 -X main.name=one' -o "$bin/large-one" ./bench/large
 go build -ldflags '-s -w -X main.version=2 -X main.name=two' -o "$bin/large-two" ./bench/large
 (cd bench/peers && go build -ldflags '-s -w' -o "$bin/" . ./hello)
+rm -f "$bin/pingpong" # of an earlier run, with a compiler
+if command -v cc >/dev/null; then
+	cc -std=c11 -O2 -Wall -o "$bin/pingpong" bench/peers/pingpong/pingpong.c
+else
+	echo 'bench.sh: no cc: the ping-pong in C is left out' >&2
+fi
 
 # Only the artefact has kubo as its peer.
 wants_kubo=$kubo
 for word in "$@"; do
 	case $word in
 	artefact) wants_kubo=$kubo && break ;;
-	remote | local | use | first | patch | rest) wants_kubo=no ;;
+	remote | local | swap | use | first | patch | rest) wants_kubo=no ;;
 	esac
 done
 if [ "$wants_kubo" = yes ]; then extra="$extra -kubo $(bench/kubo.sh)"; fi

@@ -66,6 +66,22 @@ func (s samples) quantile(q float64) float64 {
 
 func (s samples) median() float64 { return s.quantile(0.5) }
 
+// spread gives the median with the quartiles.
+func (s samples) spread() string {
+	return fmt.Sprintf("%s (%s–%s)", duration(s.median()), duration(s.quantile(0.25)), duration(s.quantile(0.75)))
+}
+
+// take appends what a measurement gave.
+func (s *samples) take(v float64, err error) error {
+	if err == nil {
+		*s = append(*s, v)
+	}
+	return err
+}
+
+// takeTime is take for a duration, in ns.
+func (s *samples) takeTime(d time.Duration, err error) error { return s.take(float64(d), err) }
+
 // side is one of the two that take turns: it gives one round's number.
 type side func() (float64, error)
 
@@ -81,7 +97,7 @@ type comparison struct {
 
 // compare lets the two sides take turns, the one that begins alternating, and adds a row.
 func (b *bench) compare(c comparison) error {
-	var ours, peer, ratios samples
+	var ours, peer samples
 	for i := range b.o.rounds + 1 {
 		sides := []side{c.ours, c.peer}
 		var got [2]float64
@@ -96,7 +112,17 @@ func (b *bench) compare(c comparison) error {
 		if i == 0 {
 			continue // warms up
 		}
-		ours, peer, ratios = append(ours, got[0]), append(peer, got[1]), append(ratios, got[0]/got[1])
+		ours, peer = append(ours, got[0]), append(peer, got[1])
+	}
+	b.addRatio(c, ours, peer)
+	return nil
+}
+
+// addRatio adds the row of a comparison whose two sides were measured round by round.
+func (b *bench) addRatio(c comparison, ours, peer samples) {
+	ratios := make(samples, len(ours))
+	for i := range ratios {
+		ratios[i] = ours[i] / peer[i]
 	}
 	r := row{
 		what: c.what, ours: c.format(ours.median()), peer: c.format(peer.median()),
@@ -109,7 +135,6 @@ func (b *bench) compare(c comparison) error {
 		r.goal, r.met = fmt.Sprintf("≥ %g", c.least), yes(m >= c.least)
 	}
 	b.add(r)
-	return nil
 }
 
 func yes(b bool) string {

@@ -61,8 +61,9 @@ func (n *network) path(name string) string {
 	return filepath.Join(n.b.dir, strings.TrimPrefix(n.env[1], cellproto.EnvNetwork+"=bench-"), name)
 }
 
-// cell makes a cell and starts its nucleus. Without a program it is headless.
-func (n *network) cell(name, program string) (*cellDir, error) {
+// cell makes a cell and starts its nucleus. Without a program it is headless. extra goes to the end of
+// its cell.toml.
+func (n *network) cell(name, program string, extra ...string) (*cellDir, error) {
 	dir := n.path(name)
 	toml := fmt.Sprintf("[cell]\nname = %q\nversion = \"1.0.0\"\n", name)
 	if err := os.MkdirAll(filepath.Join(dir, "bin"), 0o700); err != nil {
@@ -74,6 +75,7 @@ func (n *network) cell(name, program string) (*cellDir, error) {
 			return nil, err
 		}
 	}
+	toml += strings.Join(extra, "")
 	if err := os.WriteFile(filepath.Join(dir, "cell.toml"), []byte(toml), 0o600); err != nil {
 		return nil, err
 	}

@@ -57,7 +57,7 @@ func first(b *bench) error {
 	} {
 		m := r.took.median()
 		b.add(row{
-			what: r.what, ours: fmt.Sprintf("%s (%s–%s)", duration(m), duration(r.took.quantile(0.25)), duration(r.took.quantile(0.75))),
+			what: r.what, ours: r.took.spread(),
 			goal: "≤ " + r.goal.String(), met: yes(m <= float64(r.goal)),
 		})
 	}

@@ -23,7 +23,7 @@ import (
 
 // options are what a run of the benchmarks can be told.
 type options struct {
-	bin    string        // directory of celld, cellctl, echo, hello and peers
+	bin    string        // directory of celld, cellctl, the programs that are called, and the peers
 	kubo   string        // path of ipfs; "": the artefact is measured alone
 	rounds int           // of each comparison
 	round  time.Duration // length of one side's turn
@@ -38,7 +38,7 @@ var sections = []struct {
 	name string
 	run  func(*bench) error
 }{
-	{"remote", remote}, {"local", local}, {"use", use}, {"first", first}, {"artefact", artefact}, {"patch", patched}, {"rest", rest},
+	{"remote", remote}, {"local", local}, {"swap", swapped}, {"use", use}, {"first", first}, {"artefact", artefact}, {"patch", patched}, {"rest", rest},
 }
 
 func main() {
@@ -49,7 +49,7 @@ func main() {
 		return
 	}
 	var o options
-	flag.StringVar(&o.bin, "bin", "bin", "`directory` of celld, cellctl, echo, hello and peers")
+	flag.StringVar(&o.bin, "bin", "bin", "`directory` of celld, cellctl, the programs that are called, and the peers")
 	flag.StringVar(&o.kubo, "kubo", "", "`path` of kubo's ipfs; without it the artefact has no peer")
 	flag.IntVar(&o.rounds, "rounds", 15, "rounds of each comparison")
 	flag.DurationVar(&o.round, "round", time.Second, "length of one side's turn in a round")

@@ -1,19 +1,14 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"time"
-
-	"github.com/celldnet/celld/cellproto"
-	"github.com/celldnet/celld/internal/ctl"
 )
 
 // patchGoal is how long a patch may take, from the drop of its file to the first reply of the program
@@ -72,7 +67,7 @@ func patched(b *bench) error {
 	}
 	b.add(row{
 		what: fmt.Sprintf("patch: from the drop of %.0f KiB to the first reply of the new program of %.0f MiB, p50 (and quartiles)", size[0], size[1]),
-		ours: fmt.Sprintf("%s (%s–%s)", duration(totals.median()), duration(totals.quantile(0.25)), duration(totals.quantile(0.75))),
+		ours: totals.spread(),
 		goal: "≤ " + patchGoal.String(), met: yes(totals.median() <= float64(patchGoal)),
 	})
 	for i, what := range []string{"hashing and rebuilding the program", "writing, syncing and replacing its file", "starting it and moving to it"} {
@@ -111,43 +106,6 @@ func (b *bench) makePatch(n *network, c *cellDir) (file string, size [2]float64,
 		return "", size, err
 	}
 	return file, [2]float64{made.Size / 1024, float64(info.Size()) / (1 << 20)}, os.WriteFile(toml, append(text, "\n[patch]\ntrusted_keys = [\"owner.pub\"]\n"...), 0o600)
-}
-
-// firstReply does something, and gives how long it takes until the program says that it is another build.
-func (b *bench) firstReply(c *cellDir, want string, do func() error) (time.Duration, error) {
-	nc, err := net.Dial("unix", ctl.SocketPath(c.dir, ctl.CellSocket))
-	if err != nil {
-		return 0, err
-	}
-	conn, err := cellproto.NewConn(nc, cellproto.Config{Opener: true, Hello: cellproto.Hello{Agent: "bench"}})
-	if err != nil {
-		nc.Close()
-		return 0, err
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = conn.Run() // what is wrong with it the call says
-	}()
-	defer func() {
-		conn.Close()
-		<-ended
-	}()
-	ctx, cancel := context.WithTimeout(b.ctx, readyTimeout)
-	defer cancel()
-	begin := time.Now()
-	if err := do(); err != nil {
-		return 0, err
-	}
-	for {
-		r, err := conn.Call(ctx, &cellproto.Request{Header: cellproto.Header{Func: "version", Codec: cellproto.JSON}, Payload: []byte("{}")})
-		if err != nil {
-			return 0, fmt.Errorf("the call for %q: %w", want, err)
-		}
-		if string(r.Payload) == strconv.Quote(want) {
-			return time.Since(begin), nil
-		}
-	}
 }
 
 var lapPattern = regexp.MustCompile(`another program runs.*"rebuilt": ([0-9.e-]+), "replaced": ([0-9.e-]+), "swapped": ([0-9.e-]+)`)

@@ -41,8 +41,12 @@ func role(name string, args []string) error {
 	switch {
 	case name == "call-socket" && len(args) >= 1:
 		return callSocket(args)
-	case name == "call-local" && len(args) == 1:
-		return callLocal(args[0])
+	case name == "call-local" && len(args) == 2:
+		return callLocal(cell.LocalConfig{Dir: args[0]}, rawCall(args[1]))
+	case name == "call-local-relayed" && len(args) == 2:
+		return callLocal(cell.LocalConfig{Dir: args[0], Relay: true}, rawCall(args[1]))
+	case name == "call-local-message" && len(args) == 1:
+		return callLocal(cell.LocalConfig{Dir: args[0]}, messageCall)
 	case name == "call-cid" && len(args) == 3:
 		return callCID(args[0], args[1], args[2])
 	case name == "hold" && len(args) == 1:
@@ -67,30 +71,6 @@ func callSocket(args []string) error {
 		return err
 	}
 	return load.Worker(newCall)
-}
-
-// callLocal calls "echo" as any program of the owner does, with the SDK: over a connection that the
-// nucleus hands to the cell's program.
-func callLocal(dir string) error {
-	l, err := cell.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	return load.Worker(func() (load.Call, error) {
-		payload := load.Payload()
-		return func() error {
-			reply, err := l.Do(context.Background(), &cell.Request{Func: "echo", Args: payload})
-			if err != nil {
-				return err
-			}
-			got, err := reply.Bytes(load.PayloadSize)
-			if err != nil {
-				return err
-			}
-			return load.Check(payload, got)
-		}, nil
-	})
 }
 
 // found is the finder of a caller that was told where the provider is: finding is not what is

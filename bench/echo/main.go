@@ -13,6 +13,9 @@ import (
 	"github.com/celldnet/celld/cellproto/cell"
 )
 
+// build is which of two builds this is: -ldflags "-X main.build=two".
+var build = "one"
+
 func main() {
 	if len(os.Args) == 3 && os.Args[1] == "listen" {
 		if err := listen(os.Args[2]); err != nil {
@@ -26,11 +29,18 @@ func main() {
 func functions() []*cell.Function {
 	return []*cell.Function{
 		cell.FuncRaw("echo", echo).Pure().Doc("Gives back what it is given."),
+		cell.FuncRaw("echo-slow", echo).Pure().Slow().Doc("The same, in a goroutine for each call."),
+		cell.Func("message", message).Pure().Doc("Gives back a message."),
+		cell.Func("version", version).Pure().Doc("Says which build this is."),
 		cell.Func("add", add).Pure().Doc("Adds two integers."),
 	}
 }
 
 func echo(_ context.Context, in []byte) ([]byte, error) { return in, nil }
+
+func message(_ context.Context, in load.Message) (load.Message, error) { return in, nil }
+
+func version(context.Context, cell.None) (string, error) { return build, nil }
 
 type sum struct {
 	A int64 `json:"a"`

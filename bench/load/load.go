@@ -31,6 +31,7 @@ type Outcome struct {
 	Took  time.Duration `json:"took"`
 	P50   time.Duration `json:"p50"`
 	P99   time.Duration `json:"p99"`
+	Max   time.Duration `json:"max"` // the longest that a caller stood still
 	Error string        `json:"error,omitempty"`
 }
 
@@ -67,6 +68,7 @@ func Run(r Round, newCall func() (Call, error)) (Outcome, error) {
 	for i := range took {
 		all = append(all, took[i].took...)
 		out.Calls += took[i].calls
+		out.Max = max(out.Max, took[i].longest)
 	}
 	slices.Sort(all)
 	if len(all) > 0 {
@@ -79,6 +81,8 @@ func Run(r Round, newCall func() (Call, error)) (Outcome, error) {
 type caller struct {
 	calls int
 	took  []time.Duration // of the last maxKept calls
+
+	longest time.Duration // of all
 }
 
 const maxKept = 1 << 16 // a round can go on for an hour
@@ -90,11 +94,13 @@ func (c *caller) repeat(call Call, end time.Time) error {
 			return err
 		}
 		next := time.Now()
+		took := next.Sub(now)
 		if len(c.took) < maxKept {
-			c.took = append(c.took, next.Sub(now))
+			c.took = append(c.took, took)
 		} else {
-			c.took[c.calls%maxKept] = next.Sub(now)
+			c.took[c.calls%maxKept] = took
 		}
+		c.longest = max(c.longest, took)
 		now = next
 	}
 	return nil

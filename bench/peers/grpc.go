@@ -23,8 +23,11 @@ import (
 	"github.com/celldnet/celld/bench/load"
 )
 
-// One unary method on BytesValue: the protobuf message that has nothing but bytes.
-const method = "/bench.Echo/Echo"
+// A unary method and a bidirectional stream on BytesValue: the protobuf message that has nothing but bytes.
+const (
+	method       = "/bench.Echo/Echo"
+	streamMethod = "/bench.Echo/Stream"
+)
 
 var service = grpc.ServiceDesc{
 	ServiceName: "bench.Echo",
@@ -39,6 +42,20 @@ var service = grpc.ServiceDesc{
 			return in, nil
 		},
 	}},
+	Streams: []grpc.StreamDesc{{StreamName: "Stream", Handler: echoStream, ServerStreams: true, ClientStreams: true}},
+}
+
+// echoStream sends each message back until the client is gone.
+func echoStream(_ any, s grpc.ServerStream) error {
+	in := new(wrapperspb.BytesValue)
+	for {
+		if err := s.RecvMsg(in); err != nil {
+			return err
+		}
+		if err := s.SendMsg(in); err != nil {
+			return err
+		}
+	}
 }
 
 func grpcServe(l net.Listener, where string, opts ...grpc.ServerOption) error {
@@ -82,6 +99,43 @@ func grpcServeUnix(args []string) error {
 
 func grpcCallUnix(args []string) error {
 	return grpcCall("unix:"+args[0], grpc.WithTransportCredentials(insecure.NewCredentials()))
+}
+
+// maxStreams is how many callers a round may have: each has a stream of its own.
+const maxStreams = 64
+
+// grpcStreamUnix sends its messages over bidirectional streams of one connection. Rounds come one
+// after another, so that the streams of one serve the next.
+func grpcStreamUnix(args []string) error {
+	conn, err := grpc.NewClient("unix:"+args[0], grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel() // ends the streams
+	var streams [maxStreams]grpc.ClientStream
+	for i := range streams {
+		if streams[i], err = conn.NewStream(ctx, &service.Streams[0], streamMethod); err != nil {
+			return err
+		}
+	}
+	next := 0
+	return load.Worker(func() (load.Call, error) {
+		s := streams[next%maxStreams]
+		next++
+		payload := load.Payload()
+		in, out := wrapperspb.Bytes(payload), new(wrapperspb.BytesValue)
+		return func() error {
+			if err := s.SendMsg(in); err != nil {
+				return err
+			}
+			if err := s.RecvMsg(out); err != nil {
+				return err
+			}
+			return load.Check(payload, out.Value)
+		}, nil
+	})
 }
 
 // grpcServeTLS serves on a TCP port of the loopback, and writes its certificate into the directory

@@ -61,8 +61,8 @@ func (t *tokens) admits(key peer.ID, who Who) bool {
 		who.Peer != "" && slices.Contains(t.allowed, who.Peer)
 }
 
-// token answers cell.token.
-func (s *session) token(c *cellproto.Conn, f *cellproto.Frame) error {
+// prove answers cell.token.
+func (s *session) prove(c *cellproto.Conn, f *cellproto.Frame) error {
 	const op = "prove identity"
 	t := s.s.tokens
 	if len(f.Payload) == 0 {
@@ -103,8 +103,12 @@ func (s *session) authorise(f *cellproto.Frame) error {
 	if now.Before(s.until) {
 		return nil
 	}
-	if len(f.Header.Token) > 0 {
-		tok, err := signed.OpenToken(f.Header.Token, s.s.tokens.id.Peer, s.cell, s.subject, now)
+	token := f.Header.Token
+	if len(token) == 0 {
+		token = s.token
+	}
+	if len(token) > 0 {
+		tok, err := signed.OpenToken(token, s.s.tokens.id.Peer, s.cell, s.subject, now)
 		if err != nil {
 			return cellproto.Errorf("check token", cellproto.Denied, "%w", err)
 		}

@@ -10,7 +10,7 @@ import (
 
 // MayHold says whether a caller on the Unix socket may have its connection handed to the program, by
 // the hello that it begins with: it has asked for that, wants what is served here, and is the owner or
-// needs no proof or has given a token. subject is what the program is told of it, "" for the owner;
+// needs no proof or has given a token, and may see the schema. subject is what the program is told of it, "" for the owner;
 // until is when its token expires, zero for never. Whoever may not is served by Serve, which says why.
 func (s *Server) MayHold(who Who, h *cellproto.Hello) (subject string, until time.Time, ok bool) {
 	if !slices.Contains(h.Capabilities, cellproto.CapHandoff) || !s.serving.Load().serves(h.Cell) {
@@ -18,6 +18,9 @@ func (s *Server) MayHold(who Who, h *cellproto.Hello) (subject string, until tim
 	}
 	if who.Owner {
 		return "", time.Time{}, true
+	}
+	if !s.cfg.ShowSchema { // the program tells its own to whoever asks
+		return "", time.Time{}, false
 	}
 	subject = who.subject()
 	if !s.tokens.needed() {

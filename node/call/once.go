@@ -8,7 +8,8 @@ import (
 	"github.com/celldnet/celld/cellproto"
 )
 
-// Limits on what is remembered of calls with a key. Past them the oldest answers are forgotten.
+// Limits on what is remembered of calls with a key. Past them the oldest answer is forgotten of the
+// caller of whom most is remembered: so nobody can have the answers of others forgotten by calls of its own.
 const (
 	onceWindow  = 10 * time.Minute // after the answer; far more than a caller's retries take
 	onceEntries = 4096
@@ -22,8 +23,15 @@ type once[W comparable] struct {
 	calls  map[onceKey]*onceCall[W]
 	oldest *list.List // of *onceCall, those that are answered, the oldest first
 	bytes  int        // of those
+	shares map[string]*onceShare
 
 	maxCalls, maxBytes int
+}
+
+// onceShare is what is remembered of one subject.
+type onceShare struct {
+	oldest *list.List // of *onceCall, as above
+	bytes  int
 }
 
 // onceKey names what a caller means to have done once.
@@ -33,9 +41,10 @@ type onceKey struct{ subject, fn, key string }
 type onceCall[W comparable] struct {
 	name    onceKey
 	args    [32]byte
-	runner  W   // who runs it
-	waiting []W // who want the same, the first first
-	place   *list.Element
+	runner  W             // who runs it
+	waiting []W           // who want the same, the first first
+	place   *list.Element // in once.oldest; nil: it runs
+	own     *list.Element // in its subject's
 	answer  onceAnswer
 	until   time.Time
 }
@@ -48,7 +57,7 @@ type onceAnswer struct {
 
 func newOnce[W comparable]() *once[W] {
 	return &once[W]{
-		calls: map[onceKey]*onceCall[W]{}, oldest: list.New(), maxCalls: onceEntries, maxBytes: onceBytes,
+		calls: map[onceKey]*onceCall[W]{}, oldest: list.New(), shares: map[string]*onceShare{}, maxCalls: onceEntries, maxBytes: onceBytes,
 	}
 }
 
@@ -68,7 +77,7 @@ func (o *once[W]) begin(now time.Time, name onceKey, args [32]byte, w W) (verdic
 	o.expire(now)
 	c := o.calls[name]
 	switch {
-	case c == nil && len(o.calls) >= o.maxCalls && !o.forgetOldest():
+	case c == nil && len(o.calls) >= o.maxCalls && !o.forgetOne():
 		return isApart, onceAnswer{}
 	case c == nil:
 		o.calls[name] = &onceCall[W]{name: name, args: args, runner: w}
@@ -98,8 +107,14 @@ func (o *once[W]) answered(now time.Time, name onceKey, w W, a onceAnswer) []W {
 	}
 	waiting := c.waiting
 	c.answer, c.until, c.waiting = a, now.Add(onceWindow), nil
-	c.place = o.oldest.PushBack(c)
-	for o.bytes += c.size(); o.bytes > o.maxBytes && o.forgetOldest(); {
+	share := o.shares[name.subject]
+	if share == nil {
+		share = &onceShare{oldest: list.New()}
+		o.shares[name.subject] = share
+	}
+	c.place, c.own = o.oldest.PushBack(c), share.oldest.PushBack(c)
+	share.bytes += c.size()
+	for o.bytes += c.size(); o.bytes > o.maxBytes && o.forgetOne(); {
 	}
 	return waiting
 }
@@ -128,20 +143,35 @@ func (o *once[W]) end(name onceKey, w W) (next W, ok bool) {
 // expire forgets the answers whose window has passed.
 func (o *once[W]) expire(now time.Time) {
 	for e := o.oldest.Front(); e != nil && !now.Before(e.Value.(*onceCall[W]).until); e = o.oldest.Front() {
-		o.forgetOldest()
+		o.forget(e.Value.(*onceCall[W]))
 	}
 }
 
-// forgetOldest forgets the oldest answer, and says whether there was one.
-func (o *once[W]) forgetOldest() bool {
-	e := o.oldest.Front()
-	if e == nil {
+// forgetOne forgets the oldest answer of the subject with the most bytes, and says whether there was one.
+func (o *once[W]) forgetOne() bool {
+	var most *onceShare
+	for _, share := range o.shares {
+		if most == nil || share.bytes > most.bytes {
+			most = share
+		}
+	}
+	if most == nil {
 		return false
 	}
-	c := o.oldest.Remove(e).(*onceCall[W])
-	o.bytes -= c.size()
-	delete(o.calls, c.name)
+	o.forget(most.oldest.Front().Value.(*onceCall[W]))
 	return true
+}
+
+func (o *once[W]) forget(c *onceCall[W]) {
+	share := o.shares[c.name.subject]
+	o.oldest.Remove(c.place)
+	share.oldest.Remove(c.own)
+	o.bytes -= c.size()
+	share.bytes -= c.size()
+	if share.oldest.Len() == 0 {
+		delete(o.shares, c.name.subject)
+	}
+	delete(o.calls, c.name)
 }
 
 // size is about what an answer takes in memory, in bytes.

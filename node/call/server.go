@@ -64,7 +64,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	latency race.Latency
-	peers   map[string]*peerLoad // by subject, those with a connection
+	peers   map[string]*peerLoad // by subject, those with a connection or a call
 	conns   map[*cellproto.Conn]*session
 	closed  bool
 	away    bool  // peers on the network are refused; see Leave
@@ -72,10 +72,12 @@ type Server struct {
 	work    group // connections, and what their requests wait on
 }
 
-// peerLoad is what one peer has in flight over all its connections.
+// peerLoad is what one peer has in flight over all its connections, those that have ended included: the
+// program may still work for them.
 type peerLoad struct {
 	conns    int
 	inFlight atomic.Int64
+	left     atomic.Bool // conns is 0; set with Server.mu held
 }
 
 // NewServer makes the server half.
@@ -166,6 +168,7 @@ type session struct {
 	// For the goroutine that reads the connection only.
 	nonce   []byte    // nil: used
 	checked bool      // the peer's hello was looked at
+	token   []byte    // that it gave; nil: none
 	until   time.Time // may call until then
 }
 
@@ -273,6 +276,7 @@ func (s *Server) enter(c *cellproto.Conn, sess *session) bool {
 		s.peers[sess.subject] = load
 	}
 	load.conns++
+	load.left.Store(false)
 	sess.load = load
 	s.conns[c] = sess
 	return true
@@ -283,10 +287,22 @@ func (s *Server) leave(c *cellproto.Conn, sess *session) {
 	defer s.mu.Unlock()
 	delete(s.conns, c)
 	if sess.load.conns--; sess.load.conns == 0 {
-		delete(s.peers, sess.subject)
+		sess.load.left.Store(true)
+		if sess.load.inFlight.Load() == 0 { // else the last call's end does it
+			delete(s.peers, sess.subject)
+		}
 	}
 	close(sess.over)
 	s.work.end()
+}
+
+// forgetLoad forgets a peer that has left, once it has no call in flight.
+func (s *Server) forgetLoad(subject string, load *peerLoad) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.peers[subject] == load && load.conns == 0 && load.inFlight.Load() == 0 {
+		delete(s.peers, subject)
+	}
 }
 
 // Close lets calls in flight finish until ctx ends, then ends all connections and waits.

@@ -51,13 +51,13 @@ func (s *session) admit(c *cellproto.Conn, f *cellproto.Frame) error {
 			return err
 		}
 		s.wanted.Store(&h.Cell)
-		s.checked = true
+		s.token, s.checked = h.Token, true
 	}
 	if wanted := *s.wanted.Load(); !serving.serves(wanted) {
 		return cellproto.Errorf("call", cellproto.NotFound, "this peer does not serve %.80q", wanted)
 	}
 	if f.Header.Func == cellproto.FuncToken {
-		return s.token(c, f)
+		return s.prove(c, f)
 	}
 	if err := s.authorise(f); err != nil {
 		return err
@@ -209,7 +209,9 @@ func (s *session) take() error {
 
 // giveBack undoes take.
 func (s *session) giveBack() {
-	s.load.inFlight.Add(-1)
+	if n := s.load.inFlight.Add(-1); n == 0 && s.load.left.Load() {
+		s.s.forgetLoad(s.subject, s.load)
+	}
 	s.s.inFlight.Add(-1)
 }
 

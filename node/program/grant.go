@@ -84,7 +84,13 @@ func (in *instance) openGrants() (theirs *os.File) {
 
 // keepGrants lets them go again if the program takes no connections.
 func (in *instance) keepGrants() {
-	if in.grants != nil && !slices.Contains(in.hello.Capabilities, cellproto.CapHandoff) {
+	if !slices.Contains(in.hello.Capabilities, cellproto.CapHandoff) {
+		in.dropGrants()
+	}
+}
+
+func (in *instance) dropGrants() {
+	if in.grants != nil {
 		in.grants.close()
 		in.grants = nil
 	}
@@ -107,10 +113,10 @@ func (in *instance) dismiss(limit time.Duration) {
 		}
 		cancel()
 	}()
-	in.grants.leave(ctx)
+	last := in.grants.leave(ctx)
 	cancel()
 	<-watched
 	if n, _ := in.grants.use(); n == 0 {
-		in.grants.revoke()
+		in.grants.revoke(last)
 	}
 }

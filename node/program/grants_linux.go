@@ -3,6 +3,7 @@ package program
 import (
 	"context"
 	"errors"
+	"math"
 	"net"
 	"os"
 	"sync"
@@ -146,7 +147,7 @@ func (g *grants) read() {
 	kept := g.kept
 	g.mu.Unlock()
 	if !kept {
-		g.revoke()
+		g.revoke(all)
 	}
 }
 
@@ -159,21 +160,46 @@ func (g *grants) drop(id uint32) {
 	}
 	delete(g.conns, id)
 	c.end()
+	g.signal()
+}
+
+// signal wakes leave. g.mu is held.
+func (g *grants) signal() {
 	close(g.changed)
 	g.changed = make(chan struct{})
 }
 
-// revoke ends all connections, whoever holds them.
-func (g *grants) revoke() {
+// all is the number after the last connection.
+const all = math.MaxUint32
+
+// revoke ends the connections up to number last, whoever holds them.
+func (g *grants) revoke(last uint32) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for id, c := range g.conns {
-		c.cut()
-		c.end()
-		delete(g.conns, id)
+		if id <= last {
+			c.cut()
+			c.end()
+			delete(g.conns, id)
+		}
 	}
-	close(g.changed)
-	g.changed = make(chan struct{})
+	g.signal()
+}
+
+// maxHolders bounds the connections that one run holds; further callers are relayed. A descriptor is
+// kept here for each.
+const maxHolders = 1024
+
+// sweep lets those go whose callers have left, for a program that does not say so. g.mu is held.
+func (g *grants) sweep() {
+	for id, c := range g.conns {
+		look := []unix.PollFd{{Fd: int32(c.fd)}}
+		if n, err := unix.Poll(look, 0); err == nil && n > 0 {
+			c.end()
+			delete(g.conns, id)
+		}
+	}
+	g.signal()
 }
 
 // give hands a caller's connection over, which belongs to g then, and is cut at until, unless that is
@@ -187,6 +213,11 @@ func (g *grants) give(conn *net.UnixConn, subject string, until time.Time) error
 	defer g.mu.Unlock()
 	if g.mem == nil || isClosed(g.done) {
 		return net.ErrClosed
+	}
+	if len(g.conns) >= maxHolders {
+		if g.sweep(); len(g.conns) >= maxHolders {
+			return errors.New("the program holds as many connections as it may")
+		}
 	}
 	h, derr := &held{fd: -1}, error(nil)
 	if err := raw.Control(func(fd uintptr) {
@@ -222,26 +253,35 @@ func (g *grants) expire(id uint32) {
 	}
 }
 
-// leave has all callers come back through the nucleus, and returns when they have or ctx has ended.
-func (g *grants) leave(ctx context.Context) {
+// leave has those who hold a connection now come back through the nucleus, and returns when they have
+// or ctx has ended; last is the number of the last of them. Others may come meanwhile.
+func (g *grants) leave(ctx context.Context) (last uint32) {
 	told := false
 	for {
 		g.mu.Lock()
-		open, changed := len(g.conns), g.changed
+		if !told {
+			last = g.nextID
+		}
+		open, changed := 0, g.changed
+		for id := range g.conns {
+			if id <= last {
+				open++
+			}
+		}
 		g.mu.Unlock()
 		if open == 0 {
-			return
+			return last
 		}
 		if !told {
 			told = true
 			if g.send(cellproto.Handoff{Type: cellproto.HandoffLeave}, -1) != nil {
-				return
+				return last
 			}
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return
+			return last
 		}
 	}
 }
@@ -285,6 +325,7 @@ func (g *grants) counts() (ended, refused uint32, times []time.Duration) {
 func (g *grants) close() {
 	_ = g.sock.Close()
 	<-g.done
+	g.revoke(all) // of one that wrote nonsense, some may have come after it was read
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	_, g.ended, g.refused = g.page.Counts()

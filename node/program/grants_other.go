@@ -16,8 +16,8 @@ type grants struct{}
 func newGrants(int) (*grants, *os.File, error) { return nil, nil, errors.ErrUnsupported }
 
 func (*grants) give(*net.UnixConn, string, time.Time) error { return errors.ErrUnsupported }
-func (*grants) leave(context.Context)                       {}
-func (*grants) revoke()                                     {}
+func (*grants) leave(context.Context) (last uint32)         { return 0 }
+func (*grants) revoke(uint32)                               {}
 func (*grants) open() int                                   { return 0 }
 func (*grants) use() (inFlight int, last time.Time)         { return 0, time.Time{} }
 func (*grants) counts() (uint32, uint32, []time.Duration)   { return 0, 0, nil }

@@ -66,6 +66,7 @@ var programs = map[string]func(){
 	},
 	"background": func() { serveHello(cellproto.Hello{Capabilities: []string{cellproto.CapBackground}}, answerFrame) },
 	"sdk":        func() { serveSDK() },
+	"mute":       func() { serveMute() },
 	"lines":      func() { serveLines() },
 	"linesdeaf":  func() { signal.Ignore(syscall.SIGTERM); fmt.Fprintln(os.Stderr, "deaf"); block() },
 }

@@ -26,8 +26,8 @@ const (
 	// that the error can say how.
 	helloGrace = 250 * time.Millisecond
 	// dismissGrace is how long the callers that have a connection of their own may take to leave an
-	// idle program.
-	dismissGrace = time.Second
+	// idle program: longer than the program waits for one of them to have heard the goaway.
+	dismissGrace = 2 * time.Second
 )
 
 // instance is one run of the program: a process and the connection to it. It is made once, started
@@ -199,6 +199,7 @@ func (in *instance) startFrames() *cellproto.Error {
 	}
 	if xerr != nil {
 		ours.Close()
+		in.dropGrants()
 		return xerr
 	}
 	if err := in.connect(ours); err != nil {
