@@ -28,8 +28,14 @@ func (d *door) AcceptUnix() (*net.UnixConn, error) {
 	for {
 		d.enter()
 		conn, err := d.UnixListener.AcceptUnix()
-		if !errors.Is(err, os.ErrDeadlineExceeded) {
-			return conn, err
+		switch {
+		case err == nil:
+			return conn, nil
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			d.mu.Lock()
+			d.leave() // perhaps for good
+			d.mu.Unlock()
+			return nil, err
 		}
 	}
 }

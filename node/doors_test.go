@@ -63,6 +63,7 @@ func TestDoor(t *testing.T) {
 	if err := <-ended; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("%v", err)
 	}
+	d.close() // nobody comes back any more
 }
 
 // close waits for what was accepted before to be seen to.

@@ -177,17 +177,19 @@ func (u *upgrades) try(ctx context.Context, next *successor, cut bool) (h *hando
 	if !next.same() {
 		return nil, nil, cellproto.Errorf("upgrade "+n.cfg.Cell.Name, cellproto.BadInput, "%s was changed after it was checked", next.path)
 	}
-	callers, err := n.server.Suspend(ctx)
+	apart, cancel := context.WithTimeout(ctx, upgradeStall)
+	defer cancel()
+	callers, err := n.server.Suspend(apart)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, u.stuck(err)
 	}
 	undo.add(func() { n.server.Return(callers) })
 	h = &handover{Format: handoverFormat, Dir: n.cfg.Dir, From: n.version, Begun: n.begun.UnixMilli(), Held: begun.UnixMicro()}
 	var files []*os.File
 	if n.program != nil {
-		p, all, err := n.program.Suspend(ctx)
+		p, all, err := n.program.Suspend(apart)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, u.stuck(err)
 		}
 		files = all
 		if h.Program, err = p.Marshal(); err != nil {
@@ -203,6 +205,13 @@ func (u *upgrades) try(ctx context.Context, next *successor, cut bool) (h *hando
 func (u *upgrades) inFlight(calls int, whose string) error {
 	return cellproto.Errorf("upgrade "+u.n.cfg.Cell.Name, cellproto.Overloaded, "%d calls %s are in flight for longer than %v", calls, whose, upgradeStall).
 		WithHint("Try again when they are done, or cut them, which may have run: cellctl upgrade --cut")
+}
+
+// stuck says why connections could not be taken apart: somebody does not read what was written, or has
+// begun a call after all. It may go better the next time.
+func (u *upgrades) stuck(err error) error {
+	return cellproto.Errorf("upgrade "+u.n.cfg.Cell.Name, cellproto.Overloaded, "%w", err).
+		WithHint("Try again; cellctl upgrade --cut cuts calls that do not end.")
 }
 
 // hold lets nobody in, holds back what callers and program ask, and waits for what is in flight: of the

@@ -23,9 +23,7 @@ import (
 func (p *Program) Suspend(ctx context.Context) (*Handover, []*os.File, error) {
 	op := "hand " + p.cfg.Name + " over"
 	if p.cfg.Speaks == celltoml.JSONL {
-		if err := p.Stop(ctx); err != nil {
-			return nil, nil, err
-		}
+		_ = p.Stop(ctx) // it is killed when ctx ends
 	}
 	p.mu.Lock()
 	in := p.cur
