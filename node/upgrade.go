@@ -179,7 +179,7 @@ func (u *upgrades) try(ctx context.Context, next *successor, cut bool) (h *hando
 	}
 	apart, cancel := context.WithTimeout(ctx, upgradeStall)
 	defer cancel()
-	callers, err := n.server.Suspend(apart)
+	callers, err := n.server.Suspend(apart, cut)
 	if err != nil {
 		return nil, nil, u.stuck(err)
 	}

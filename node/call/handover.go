@@ -188,8 +188,8 @@ type Carried struct {
 
 // Suspend takes the connections on Unix sockets out of the server; Hold comes first. One whose caller
 // has not said hello for helloPatience is ended. If one has a call in
-// flight or takes no bytes, all are resumed here, and the error says so.
-func (s *Server) Suspend(ctx context.Context) ([]Carried, error) {
+// flight or takes no bytes, all are resumed here, and the error says so; with cut it is ended instead.
+func (s *Server) Suspend(ctx context.Context, cut bool) ([]Carried, error) {
 	s.mu.Lock()
 	conns := make(map[*cellproto.Conn]*session, len(s.conns))
 	for c, sess := range s.conns {
@@ -213,7 +213,11 @@ func (s *Server) Suspend(ctx context.Context) ([]Carried, error) {
 		if err != nil && isClosed(c.Done()) && suspended == nil {
 			continue // it has left
 		}
-		if err != nil {
+		switch {
+		case err != nil && cut:
+			c.Close()
+			continue
+		case err != nil:
 			s.Return(all)
 			return nil, err
 		}

@@ -72,7 +72,7 @@ func TestHandOverCallers(t *testing.T) {
 		go func() { _, err := ask(t, c, request("echo", "held")); held <- err }()
 	}
 	eventually(t, "nobody is expected to say hello any more", func() bool { return p.server.Busy() == 0 })
-	carried, err := p.server.Suspend(t.Context())
+	carried, err := p.server.Suspend(t.Context(), false)
 	if err != nil || len(carried) != 2 {
 		t.Fatalf("%d carried, %v", len(carried), err)
 	}
@@ -120,7 +120,7 @@ func TestHandOverBusyCallers(t *testing.T) {
 	}
 	later := make(chan error, 1)
 	go func() { _, err := ask(t, b, request("echo", "later")); later <- err }()
-	if _, err := p.server.Suspend(t.Context()); cellproto.KindOf(err) != cellproto.Overloaded {
+	if _, err := p.server.Suspend(t.Context(), false); cellproto.KindOf(err) != cellproto.Overloaded {
 		t.Errorf("%v", err)
 	}
 	release()
@@ -132,6 +132,32 @@ func TestHandOverBusyCallers(t *testing.T) {
 	if _, err := ask(t, a, request("echo", "x")); err != nil {
 		t.Error(err)
 	}
+}
+
+// With cut, who cannot be carried is ended, and the others are carried.
+func TestHandOverCut(t *testing.T) {
+	cell := publish(t, testSchema())
+	p := provide(t, cell, nil)
+	release := hold(p)
+	defer release()
+	a := admit(t, p.server, Who{UID: os.Getuid(), Owner: true})
+	b := admit(t, p.server, Who{UID: os.Getuid(), Owner: true})
+	cut := make(chan error, 1)
+	go func() { _, err := ask(t, a, request("echo", "x")); cut <- err }()
+	if _, err := b.Ping(t.Context()); err != nil { // its hello is there
+		t.Fatal(err)
+	}
+	eventually(t, "it is in flight", func() bool { return p.server.Load().InFlight == 1 })
+	p.server.Hold()
+	carried, err := p.server.Suspend(t.Context(), true)
+	if err != nil || len(carried) != 1 {
+		t.Errorf("%d carried, %v", len(carried), err)
+	}
+	wantKind(t, <-cut, cellproto.MayHaveRun)
+	for _, c := range carried {
+		c.Transport.Close()
+	}
+	<-b.Done()
 }
 
 func TestCut(t *testing.T) {
