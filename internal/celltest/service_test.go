@@ -96,18 +96,21 @@ func TestNotify(t *testing.T) {
 	c.CheckGone(0)
 }
 
-// unit gives a unit file with celld where it was built.
+// unit gives a unit file with celld and cellctl where they were built.
 func unit(t *testing.T, name, installed string) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(moduleRoot, "scripts/service", name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	line := "ExecStart=" + installed + " %f\n"
-	if !bytes.Contains(text, []byte(line)) {
-		t.Fatalf("%s has no line %q", name, line)
+	ctl := filepath.Join(filepath.Dir(installed), "cellctl")
+	for _, line := range []string{"ExecStart=" + installed + " %f\n", "ExecReload=" + ctl + " upgrade %f\n"} {
+		if !bytes.Contains(text, []byte(line)) {
+			t.Fatalf("%s has no line %q", name, line)
+		}
 	}
 	text = bytes.Replace(text, []byte(installed), []byte(filepath.Join(Bin(t), "celld")), 1)
+	text = bytes.Replace(text, []byte(ctl), []byte(filepath.Join(Bin(t), "cellctl")), 1)
 	path := filepath.Join(t.TempDir(), filepath.Base(name))
 	if err := os.WriteFile(path, text, 0o644); err != nil {
 		t.Fatal(err)
