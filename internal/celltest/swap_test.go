@@ -194,6 +194,28 @@ func (l *load) await(n int) {
 	Eventually(l.c.t, "calls go on", func() bool { return l.count() >= before+n || l.over.Load() })
 }
 
+// swap replaces the program: by cellctl swap, which takes so long, or, with an odd number, by rename, as
+// an owner does who knows nothing of it. It gives the new process and the longest call of so many clients
+// meanwhile.
+func (l *load) swap(v, clients int) (pid int, stall, took time.Duration) {
+	c, t := l.c, l.c.t
+	t.Helper()
+	file, before := c.nextVersion(v), c.Status().ProgramPID
+	l.stall()
+	if v%2 == 0 {
+		s, err := (&ctl.Client{Dir: c.Dir}).Swap(context.Background(), file, false, false)
+		if err != nil {
+			t.Fatalf("swap %d: %v\n%s", v, err, c.Log())
+		}
+		took = time.Duration(s.TookMS) * time.Millisecond
+	} else if err := os.Rename(file, filepath.Join(c.Dir, "bin", "tally")); err != nil {
+		t.Fatal(err)
+	}
+	Eventually(t, "the new program serves", func() bool { return c.Status().ProgramPID != before })
+	l.await(2 * clients)
+	return c.Status().ProgramPID, l.stall(), took
+}
+
 // end stops the clients and compares what they have had answered with what the programs have noted.
 func (l *load) end(twiceAllowed bool) {
 	t := l.c.t
@@ -273,30 +295,17 @@ func TestSwapsUnderLoad(t *testing.T) {
 	}
 	l := c.begin(clients, "once")
 	l.await(clients)
-	client := &ctl.Client{Dir: c.Dir}
 	pids := []int{c.Status().ProgramPID}
 	var stalls, quiet, took []time.Duration
 	for v := range swaps {
 		l.stall()
 		l.await(500)
 		quiet = append(quiet, l.stall())
-		file := c.nextVersion(v)
-		l.stall()
-		if v%2 == 0 {
-			s, err := client.Swap(t.Context(), file, false, false)
-			if err != nil {
-				t.Fatalf("swap %d: %v\n%s", v, err, c.Log())
-			}
-			took = append(took, time.Duration(s.TookMS)*time.Millisecond)
-		} else { // as an owner does who knows nothing of cellctl swap
-			if err := os.Rename(file, filepath.Join(c.Dir, "bin", "tally")); err != nil {
-				t.Fatal(err)
-			}
+		pid, stall, swap := l.swap(v, clients)
+		pids, stalls = append(pids, pid), append(stalls, stall)
+		if swap > 0 {
+			took = append(took, swap)
 		}
-		Eventually(t, "the new program serves", func() bool { return c.Status().ProgramPID != pids[len(pids)-1] })
-		l.await(2 * clients)
-		stalls = append(stalls, l.stall())
-		pids = append(pids, c.Status().ProgramPID)
 	}
 	l.end(false)
 	s := c.Status()

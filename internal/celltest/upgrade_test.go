@@ -92,7 +92,6 @@ func TestSwapsAndUpgradesUnderLoad(t *testing.T) {
 	}
 	l := c.beginMixed(clients, "once")
 	l.await(10 * clients)
-	client := &ctl.Client{Dir: c.Dir}
 	nucleus, pids := c.PID(), []int{c.Status().ProgramPID}
 	var swapStalls, upgradeStalls []time.Duration
 	upgrade := func() {
@@ -109,19 +108,8 @@ func TestSwapsAndUpgradesUnderLoad(t *testing.T) {
 	}
 	upgrade() // while half of the clients are the program's own
 	for v := range swaps {
-		file := c.nextVersion(v)
-		l.stall()
-		if v%2 == 0 {
-			if _, err := client.Swap(t.Context(), file, false, false); err != nil {
-				t.Fatalf("swap %d: %v", v, err)
-			}
-		} else if err := os.Rename(file, filepath.Join(c.Dir, "bin", "tally")); err != nil {
-			t.Fatal(err)
-		}
-		Eventually(t, "the new program serves", func() bool { return c.Status().ProgramPID != pids[len(pids)-1] })
-		l.await(2 * clients)
-		swapStalls = append(swapStalls, l.stall())
-		pids = append(pids, c.Status().ProgramPID)
+		pid, stall, _ := l.swap(v, clients)
+		pids, swapStalls = append(pids, pid), append(swapStalls, stall)
 		if (v+1)*(upgrades-1)/swaps > v*(upgrades-1)/swaps {
 			upgrade()
 		}
