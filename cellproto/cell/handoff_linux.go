@@ -65,7 +65,7 @@ func (h *handoff) close() {
 	}
 	h.mu.Unlock()
 	h.serving.Wait()
-	if h.mem != nil {
+	if h.mem != nil && h.s.flights.count() == 0 { // else a call that does not end is to be counted on it
 		_ = syscall.Munmap(h.mem)
 	}
 }

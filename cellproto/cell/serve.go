@@ -207,13 +207,13 @@ func (s *server) acceptCounted(conn *cellproto.Conn, f *cellproto.Frame, page *c
 
 // over counts the end of a call.
 func (s *server) over(c *call) {
-	s.flights.end()
 	if c.page != nil {
 		c.page.End()
 		if !c.timed.IsZero() {
 			c.page.Time(time.Since(c.timed))
 		}
 	}
+	s.flights.end() // last: without a call in flight the page may be taken away
 }
 
 // serveInline runs fn on the reading goroutine and answers with the batch of frames at hand, unless
