@@ -18,7 +18,7 @@ type HandoffType uint8
 const (
 	HandoffPage  HandoffType = 1 // nucleus to program, once, first: the shared page's
 	HandoffConn  HandoffType = 2 // nucleus to program: a caller's connection, of which nothing was read
-	HandoffLeave HandoffType = 3 // nucleus to program: goaway to all callers
+	HandoffLeave HandoffType = 3 // nucleus to program: goaway to one caller, with an id of 0 to all
 	HandoffEnded HandoffType = 4 // program to nucleus: a connection has ended
 )
 

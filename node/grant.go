@@ -40,6 +40,9 @@ func (n *nucleus) grant(ctx context.Context, conn *net.UnixConn, who call.Who) b
 	return true
 }
 
+// invite has those come back who were relayed because the program was on trial, and could be handed over now.
+func (n *nucleus) invite() { n.server.Invite() }
+
 // maxPeek is how large a hello may be that is looked at, in bytes, with its frame header: one of a
 // caller names no functions.
 const maxPeek = 4 << 10

@@ -418,7 +418,7 @@ func (n *nucleus) newProgram(outgoing func(*cellproto.Conn, *cellproto.Frame), s
 	cfg, deps := program.Config{
 		Dir: n.cfg.Dir, Name: n.cfg.Cell.Name, Binary: n.cfg.Cell.Binary, Speaks: n.cfg.Cell.Speaks,
 		FreezeAfter: n.cfg.LifeCycle.FreezeAfter, IdleTimeout: n.cfg.LifeCycle.IdleTimeout, Concurrency: n.cfg.Resources.Concurrency,
-	}, program.Deps{Log: n.log.Named("program"), Output: out, Accept: outgoing, RolledBack: n.swaps.rolledBack}
+	}, program.Deps{Log: n.log.Named("program"), Output: out, Accept: outgoing, RolledBack: n.swaps.rolledBack, Proven: n.invite}
 	p := n.adoptProgram(cfg, deps)
 	if p == nil {
 		if p, err = program.New(cfg, deps); err != nil {

@@ -275,6 +275,7 @@ func (s *swaps) rolledBack(failed *cellproto.Conn, why error) {
 		ctx, cancel := context.WithTimeout(context.Background(), schemaTimeout)
 		defer cancel()
 		s.n.serving.reinstate(ctx, s.n.program.Current(), row.Version)
+		s.n.invite()
 	})
 }
 

@@ -12,7 +12,9 @@ import (
 // KeyFrom gives the call's idempotency key, "" when the caller gave none: at most 64 bytes, unique
 // to what this caller (CallerFrom) means to have done once. The nucleus answers most repeats itself: it
 // remembers short replies of Idempotent functions for ten minutes, as long as it runs. A function
-// whose effect must not come twice even so keeps the key with its state.
+// whose effect must not come twice even so keeps the key with its state. Of callers whose connections
+// were handed to the program (Open) the nucleus sees and remembers nothing. It makes a key itself for a
+// call of an idempotent function that has none.
 func KeyFrom(ctx context.Context) string {
 	if c := callFrom(ctx); c != nil {
 		return c.key
@@ -64,8 +66,8 @@ type call struct {
 	trace    string
 	meta     map[string]string
 	deadline time.Time
-	page     *cellproto.Page // that counts the call; nil: the nucleus does
-	timed    time.Time       // when it began, if it is timed
+	by       *counted  // that counts the call; nil: the nucleus does
+	timed    time.Time // when it began, if it is timed
 
 	mu    sync.Mutex
 	frame *cellproto.Frame   // while it runs inline

@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/celldnet/celld/cellproto"
@@ -21,7 +22,8 @@ type handoff struct {
 
 	mu      sync.Mutex
 	conns   map[uint32]*cellproto.Conn
-	leaving bool // those that still come are served, and told to leave at once
+	shares  map[string]*atomic.Int32 // calls in flight of each stranger that was here
+	leaving bool                     // those that still come are served, and told to leave at once
 	done    chan struct{}
 	serving sync.WaitGroup
 }
@@ -43,7 +45,7 @@ func openHandoff(number string) *os.File {
 
 // startHandoff begins to take connections. Its end is close.
 func (s *server) startHandoff(f *os.File) {
-	h := &handoff{s: s, f: f, conns: map[uint32]*cellproto.Conn{}, done: make(chan struct{})}
+	h := &handoff{s: s, f: f, conns: map[uint32]*cellproto.Conn{}, shares: map[string]*atomic.Int32{}, done: make(chan struct{})}
 	s.handoff = h
 	go func() {
 		defer close(h.done)
@@ -65,7 +67,7 @@ func (h *handoff) close() {
 	}
 	h.mu.Unlock()
 	h.serving.Wait()
-	if h.mem != nil {
+	if h.mem != nil && h.s.flights.count() == 0 { // else a call that does not end is to be counted on it
 		_ = syscall.Munmap(h.mem)
 	}
 }
@@ -127,7 +129,7 @@ func (h *handoff) handle(b []byte, fd int) {
 	case err == nil && m.Type == cellproto.HandoffConn && fd >= 0 && h.take(m, fd):
 		return // the descriptor is the connection's
 	case err == nil && m.Type == cellproto.HandoffLeave:
-		h.serving.Go(func() { h.leave(context.Background()) }) // ends with the connections, which close ends
+		h.serving.Go(func() { h.leave(context.Background(), m.ID) }) // ends with the connections, which close ends
 	}
 	if fd >= 0 {
 		_ = syscall.Close(fd)
@@ -143,7 +145,7 @@ func (h *handoff) take(m cellproto.Handoff, fd int) bool {
 		return false
 	}
 	t := os.NewFile(uintptr(fd), "caller")
-	cfg := cellproto.Config{Hello: h.s.hello(), Accept: h.accept(m.Subject)}
+	cfg := cellproto.Config{Hello: h.s.hello(), Accept: h.accept(m.Subject, h.share(m.Subject))}
 	if m.Subject != "" {
 		cfg.IdleTimeout, cfg.MaxInbound = cellproto.IdleTimeout, cellproto.MaxStreamsPeer
 	}
@@ -167,6 +169,24 @@ func (h *handoff) take(m cellproto.Handoff, fd int) bool {
 	return true
 }
 
+// share gives the count of a stranger's calls in flight, over all its connections; nil for the owner.
+// h.mu is held.
+func (h *handoff) share(subject string) *atomic.Int32 {
+	if subject == "" {
+		return nil
+	}
+	if len(h.shares) >= maxShares {
+		maps.DeleteFunc(h.shares, func(_ string, n *atomic.Int32) bool { return n.Load() == 0 })
+	}
+	if h.shares[subject] == nil {
+		h.shares[subject] = new(atomic.Int32)
+	}
+	return h.shares[subject]
+}
+
+// maxShares is how many strangers are counted before those without a call are forgotten.
+const maxShares = 1024
+
 const leaveReason = "come back through the nucleus"
 
 // ended tells the nucleus, which then lets its duplicate go.
@@ -177,8 +197,9 @@ func (h *handoff) ended(id uint32) {
 	}
 }
 
-// accept is server.accept for the calls of subject, "" for the owner.
-func (h *handoff) accept(subject string) func(*cellproto.Conn, *cellproto.Frame) {
+// accept is server.accept for the calls of subject, "" for the owner, who has no share.
+func (h *handoff) accept(subject string, share *atomic.Int32) func(*cellproto.Conn, *cellproto.Frame) {
+	by := &counted{page: &h.page, share: share}
 	return func(c *cellproto.Conn, f *cellproto.Frame) {
 		if f.Header.To != "" {
 			h.s.refuse(c, f, cellproto.Errorf("call "+f.Header.Func, cellproto.Unsupported,
@@ -192,7 +213,7 @@ func (h *handoff) accept(subject string) func(*cellproto.Conn, *cellproto.Frame)
 			}
 			f.Header.Meta[metaPeer] = subject
 		}
-		h.s.acceptCounted(c, f, &h.page)
+		h.s.acceptCounted(c, f, by)
 	}
 }
 
@@ -204,15 +225,18 @@ func (h *handoff) leaveForGood(ctx context.Context) {
 	h.mu.Lock()
 	h.leaving = true
 	h.mu.Unlock()
-	h.leave(ctx)
+	h.leave(ctx, 0)
 }
 
-// leave says goaway to all callers, serves what they have begun, and returns when all have left or ctx
-// has ended. New ones can come afterwards.
-func (h *handoff) leave(ctx context.Context) {
+// leave says goaway to the caller of connection id, or to all of them if it is 0, serves what they have
+// begun, and returns when they have left or ctx has ended. New ones can come afterwards.
+func (h *handoff) leave(ctx context.Context, id uint32) {
 	h.mu.Lock()
 	var drains sync.WaitGroup
-	for _, c := range h.conns {
+	for this, c := range h.conns {
+		if id != 0 && this != id {
+			continue
+		}
 		drains.Go(func() { _ = c.Drain(ctx, leaveReason) }) // what ctx cuts is the caller's to repeat
 	}
 	h.mu.Unlock()

@@ -34,8 +34,11 @@ type Local struct {
 	mu     sync.Mutex
 	cur    *localConn // nil: none was made yet
 	closed bool
+	open   map[*cellproto.Conn]struct{} // all that have not ended, those that are being left too
 	conns  sync.WaitGroup
-	schema *cellproto.Schema // nil: not asked for yet
+
+	schema   *cellproto.Schema // nil: not asked for yet
+	schemaOf *cellproto.Conn   // over which it came: another one may lead to another program
 }
 
 // localConn is a connection that is being made or is there.
@@ -50,7 +53,7 @@ func (cfg LocalConfig) Open() (*Local, error) {
 	if cfg.Dir == "" {
 		return nil, cellproto.Errorf("open cell", cellproto.BadInput, "no directory is given")
 	}
-	return &Local{cfg: cfg}, nil
+	return &Local{cfg: cfg, open: map[*cellproto.Conn]struct{}{}}, nil
 }
 
 // Open is LocalConfig.Open with the defaults.
@@ -64,10 +67,12 @@ func (l *Local) Close() error {
 	l.mu.Unlock()
 	if cur != nil {
 		<-cur.ready
-		if cur.conn != nil {
-			cur.conn.Close()
-		}
 	}
+	l.mu.Lock()
+	for conn := range l.open {
+		conn.Close()
+	}
+	l.mu.Unlock()
 	l.conns.Wait()
 	return nil
 }
@@ -90,25 +95,35 @@ func (l *Local) Do(ctx context.Context, r *Request) (*Reply, error) {
 	if request.Header.To != "" {
 		return nil, cellproto.Errorf("call "+r.Func, cellproto.BadInput, "a connection to one cell does not call others")
 	}
+	var ran error // of a try that may have run
+	fail := func(err error) (*Reply, error) {
+		if ran != nil && cellproto.KindOf(err).NeverRan() {
+			err = ran
+		}
+		return nil, remote(err)
+	}
 	pause := localPause
 	for try := 1; ; try++ {
 		conn, err := l.conn(ctx)
 		if err != nil {
-			return nil, err
+			return fail(err)
 		}
 		reply, err := conn.Call(ctx, request)
 		if err == nil {
 			return &Reply{reply: reply}, nil
 		}
 		if try == localTries || !l.again(ctx, conn, request, err) {
-			return nil, remote(err)
+			return fail(err)
+		}
+		if !cellproto.KindOf(err).NeverRan() {
+			ran = err
 		}
 		if try > 1 { // the first time the new connection is there at once
 			select {
 			case <-time.After(pause):
 				pause *= 2
 			case <-ctx.Done():
-				return nil, remote(err)
+				return fail(err)
 			}
 		}
 	}
@@ -138,16 +153,19 @@ func (l *Local) again(ctx context.Context, conn *cellproto.Conn, r *cellproto.Re
 	return known && (fn.Pure || fn.Idempotent && len(r.Header.Key) > 0)
 }
 
-// function says what callers may rely on, by the cell's schema.
+// function says what callers may rely on, by the schema of the program that they reach now.
 func (l *Local) function(ctx context.Context, name string) (cellproto.Function, bool) {
+	conn, err := l.conn(ctx)
+	if err != nil {
+		return cellproto.Function{}, false
+	}
 	l.mu.Lock()
 	schema := l.schema
+	if l.schemaOf != conn {
+		schema = nil
+	}
 	l.mu.Unlock()
 	if schema == nil {
-		conn, err := l.conn(ctx)
-		if err != nil {
-			return cellproto.Function{}, false
-		}
 		reply, err := conn.Call(ctx, &cellproto.Request{Header: cellproto.Header{Func: cellproto.FuncSchema}})
 		if err != nil {
 			return cellproto.Function{}, false
@@ -160,7 +178,7 @@ func (l *Local) function(ctx context.Context, name string) (cellproto.Function, 
 			return cellproto.Function{}, false
 		}
 		l.mu.Lock()
-		l.schema = schema
+		l.schema, l.schemaOf = schema, conn
 		l.mu.Unlock()
 	}
 	fn, err := schema.Function(name)
@@ -176,6 +194,10 @@ func (l *Local) conn(ctx context.Context) (*cellproto.Conn, error) {
 		return nil, cellproto.Errorf("call "+l.cfg.Dir, cellproto.Canceled, "the connection was closed")
 	}
 	if cur == nil || cur.dead() {
+		if cur != nil && cur.conn != nil {
+			left := cur.conn
+			l.conns.Go(func() { _ = left.Drain(context.Background(), "the caller goes on elsewhere") }) // Close cuts it
+		}
 		cur = &localConn{ready: make(chan struct{})}
 		l.cur = cur
 		l.mu.Unlock()
@@ -227,7 +249,15 @@ func (l *Local) connect() (*cellproto.Conn, error) {
 	if err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
-	l.conns.Go(func() { _ = conn.Run() }) // its calls are told why it ended
+	l.mu.Lock()
+	l.open[conn] = struct{}{}
+	l.mu.Unlock()
+	l.conns.Go(func() {
+		_ = conn.Run() // its calls are told why it ended
+		l.mu.Lock()
+		delete(l.open, conn)
+		l.mu.Unlock()
+	})
 	return conn, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/celldnet/celld/cellproto"
@@ -170,8 +171,48 @@ func (s *server) refuse(conn *cellproto.Conn, f *cellproto.Frame, err error) {
 	}
 }
 
-// acceptCounted takes a call, which is counted on a page if there is one.
-func (s *server) acceptCounted(conn *cellproto.Conn, f *cellproto.Frame, page *cellproto.Page) {
+// counted is where the calls on a connection that was handed over are counted.
+type counted struct {
+	page  *cellproto.Page
+	share *atomic.Int32 // in flight of the same stranger; nil: the owner's are not limited
+}
+
+// begin takes a place of the caller's share.
+func (by *counted) begin() bool {
+	if by == nil || by.share == nil || by.share.Add(1) <= cellproto.MaxStreamsPeer {
+		return true
+	}
+	by.share.Add(-1)
+	return false
+}
+
+// end gives it back.
+func (by *counted) end() {
+	if by != nil && by.share != nil {
+		by.share.Add(-1)
+	}
+}
+
+// enter takes the places of a call, which over gives back.
+func (s *server) enter(by *counted) error {
+	err := errBusy
+	if by.begin() {
+		if err := s.flights.begin(); err == nil {
+			return nil
+		} else if err != errBusy {
+			by.end()
+			return err
+		}
+		by.end()
+	}
+	if by != nil {
+		by.page.Refuse()
+	}
+	return err
+}
+
+// acceptCounted takes a call; by is nil for those that the nucleus counts.
+func (s *server) acceptCounted(conn *cellproto.Conn, f *cellproto.Frame, by *counted) {
 	fn := s.functions[f.Header.Func]
 	var err error
 	switch {
@@ -180,17 +221,15 @@ func (s *server) acceptCounted(conn *cellproto.Conn, f *cellproto.Frame, page *c
 	case f.More && !fn.flags.BodyIn:
 		err = cellproto.Errorf("call "+fn.name, cellproto.BadInput, "it takes no body")
 	default:
-		if err = s.flights.begin(); err == errBusy && page != nil {
-			page.Refuse()
-		}
+		err = s.enter(by)
 	}
 	if err != nil {
 		s.refuse(conn, f, err)
 		return
 	}
 	c := s.begin(conn, f)
-	if page != nil {
-		if c.page = page; page.Begin() {
+	if by != nil {
+		if c.by = by; by.page.Begin() {
 			c.timed = time.Now()
 		}
 	}
@@ -207,13 +246,14 @@ func (s *server) acceptCounted(conn *cellproto.Conn, f *cellproto.Frame, page *c
 
 // over counts the end of a call.
 func (s *server) over(c *call) {
-	s.flights.end()
-	if c.page != nil {
-		c.page.End()
+	if c.by != nil {
+		c.by.page.End()
 		if !c.timed.IsZero() {
-			c.page.Time(time.Since(c.timed))
+			c.by.page.Time(time.Since(c.timed))
 		}
+		c.by.end()
 	}
+	s.flights.end() // last: without a call in flight the page may be taken away
 }
 
 // serveInline runs fn on the reading goroutine and answers with the batch of frames at hand, unless

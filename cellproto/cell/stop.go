@@ -34,8 +34,9 @@ func (s *server) serve(ctx context.Context, conn *cellproto.Conn, l *link) error
 		err = errors.Join(err, s.drain(conn, l))
 	}
 	conn.Close()
+	over := s.flights.close() // callers with connections of their own may still be there
 	s.stop()
-	runErr, ended := s.wait(ran)
+	runErr, ended := s.wait(ran, over)
 	switch {
 	case err != nil:
 		return err
@@ -109,10 +110,10 @@ func barrier(ctx context.Context, conn *cellproto.Conn) {
 	_, _ = conn.Ping(ctx) // a peer that does not answer loses what it sent
 }
 
-// wait waits for the connection's and the calls' goroutines.
-func (s *server) wait(ran <-chan error) (err error, ended bool) {
+// wait waits for the connection, for all calls, and for their goroutines.
+func (s *server) wait(ran <-chan error, over <-chan struct{}) (err error, ended bool) {
 	all := make(chan error, 1)
-	go func() { err := <-ran; s.tasks.Wait(); all <- err }()
+	go func() { err := <-ran; <-over; s.tasks.Wait(); all <- err }()
 	timer := time.NewTimer(graceTimeout)
 	defer timer.Stop()
 	select {

@@ -49,7 +49,10 @@ func TestFreeze(t *testing.T) {
 			t.Errorf("it is %s after a call", s)
 		}
 	}
-	Eventually(t, "it is stopped", func() bool { s := c.Status(); return s.State == ctl.Idle && s.ProgramPID == 0 })
+	Eventually(t, "it is stopped", func() bool {
+		s := c.Status()
+		return s.State == ctl.Idle && s.ProgramPID == 0 && s.LastExit != ""
+	})
 	if s := c.Status(); s.LastExit != "exit status 0" || s.Crashes != 0 || s.Starts != 1 {
 		t.Errorf("%+v", s)
 	}

@@ -1,6 +1,7 @@
 package call
 
 import (
+	"context"
 	"slices"
 	"time"
 
@@ -31,6 +32,27 @@ func (s *Server) MayHold(who Who, h *cellproto.Hello) (subject string, until tim
 		return "", time.Time{}, false
 	}
 	return subject, tok.Expires, true
+}
+
+// Invite has those callers on the Unix socket come back who are relayed, and may have their connections
+// handed to the program. It does not wait.
+func (s *Server) Invite() {
+	now, cancel := context.WithCancel(context.Background())
+	cancel() // a hello that is not here yet is not waited for
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c, sess := range s.conns {
+		if sess.who.Peer != "" {
+			continue
+		}
+		hello, err := c.PeerHello(now)
+		if err != nil {
+			continue
+		}
+		if _, _, ok := s.MayHold(sess.who, &hello); ok {
+			s.work.Go(func() { _ = c.Goaway("the program takes connections again") }) // a lost connection has left
+		}
+	}
 }
 
 // Served counts calls that did not pass through here, of which some took so long.

@@ -58,8 +58,9 @@ func TestLostProgram(t *testing.T) {
 			taken := make(chan struct{}, 4)
 			var runs atomic.Int64
 			p.program.handle = func(in *cellproto.Inbound) {
+				n := runs.Add(1)
 				taken <- struct{}{}
-				if runs.Add(1) > 1 {
+				if n > 1 {
 					answer(in)
 				}
 			}

@@ -59,6 +59,9 @@ type Deps struct {
 	// RolledBack is told when a new program was no good and the one before it was taken up again. c was
 	// the connection to the new one, nil if it had none. It must not wait for the Program. Nil: nothing.
 	RolledBack func(c *cellproto.Conn, why error)
+	// Proven is told when a new program is not on trial any more: it takes connections of callers from now
+	// on. It must not wait for the Program. Nil: nothing.
+	Proven func()
 }
 
 func (c Config) withDefaults() Config {

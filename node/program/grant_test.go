@@ -155,6 +155,43 @@ func TestGrantedConcurrency(t *testing.T) {
 	})
 }
 
+// TestGrantedShare: a stranger has as many places over two connections as over one.
+func TestGrantedShare(t *testing.T) {
+	cfg := testConfig(cellDir(t), "sdk")
+	cfg.Concurrency = 200
+	p := newProgram(t, cfg, Deps{})
+	conns := []*cellproto.Conn{holder(t, p, "uid:7", time.Time{}), holder(t, p, "uid:7", time.Time{})}
+	mustAsk(t, conns[0], "echo", "", "")
+	var wg sync.WaitGroup
+	var ok, busy atomic.Int64
+	for i := range 2 * cellproto.MaxStreamsPeer {
+		wg.Go(func() {
+			_, err := ask(t, conns[i%2], "wait", "")
+			switch {
+			case err == nil:
+				ok.Add(1)
+			case cellproto.KindOf(err) == cellproto.Overloaded:
+				busy.Add(1)
+			default:
+				t.Error(err)
+			}
+		})
+	}
+	mustAsk(t, holder(t, p, "", time.Time{}), "echo", "the owner", "the owner")
+	wg.Wait()
+	if ok.Load() != cellproto.MaxStreamsPeer || busy.Load() != cellproto.MaxStreamsPeer {
+		t.Errorf("%d answered, %d refused, want %d each", ok.Load(), busy.Load(), cellproto.MaxStreamsPeer)
+	}
+}
+
+// TestGrantExpiresAfterItsCall: the end of a token cuts no call.
+func TestGrantExpiresAfterItsCall(t *testing.T) {
+	p := newProgram(t, testConfig(cellDir(t), "sdk"), Deps{})
+	c := holder(t, p, "uid:7", time.Now().Add(100*time.Millisecond))
+	mustAsk(t, c, "wait", "", "waited")
+	within(t, "it is told to come back", func() { <-c.Done() })
+}
+
 // TestGrantedAndFrozen: a program is not frozen beneath a call, and a caller without one comes back.
 func TestGrantedAndFrozen(t *testing.T) {
 	p := newProgram(t, frozenConfig(t, "sdk"), Deps{})

@@ -159,6 +159,7 @@ func (g *grants) drop(id uint32) {
 		return
 	}
 	delete(g.conns, id)
+	c.cut() // the program's own descriptor too, if it has kept one
 	c.end()
 	g.signal()
 }
@@ -244,13 +245,26 @@ func (g *grants) limit(id uint32, until time.Time) {
 	}
 }
 
-// expire cuts a connection whose token has expired.
+// expire has the program end a connection whose token has expired, when its calls in flight have ended,
+// and cuts it if it is still there after DrainTimeout.
 func (g *grants) expire(id uint32) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if h, ok := g.conns[id]; ok {
-		h.cut()
+	h, ok := g.conns[id]
+	if !ok {
+		return
 	}
+	if g.send(cellproto.Handoff{Type: cellproto.HandoffLeave, ID: id}, -1) != nil {
+		h.cut()
+		return
+	}
+	h.expiry = time.AfterFunc(cellproto.DrainTimeout, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.conns[id] == h {
+			h.cut()
+		}
+	})
 }
 
 // leave has those who hold a connection now come back through the nucleus, and returns when they have

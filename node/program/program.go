@@ -39,6 +39,7 @@ type Program struct {
 	accept func(*cellproto.Conn, *cellproto.Frame)
 
 	rolledBack func(*cellproto.Conn, error)
+	proven     func()
 
 	files     *files
 	pids      *pids
@@ -88,8 +89,8 @@ func New(cfg Config, deps Deps) (*Program, error) {
 	}
 	return &Program{
 		cfg: cfg.withDefaults(), log: deps.Log, out: newOutput(deps.Output, deps.Log), accept: deps.Accept, epoch: time.Now(),
-		rolledBack: deps.RolledBack,
-		files:      newFiles(cfg, deps.Log), pids: newPIDs(cfg.Dir, deps.Log), trialTime: stableAfter,
+		rolledBack: deps.RolledBack, proven: deps.Proven,
+		files: newFiles(cfg, deps.Log), pids: newPIDs(cfg.Dir, deps.Log), trialTime: stableAfter,
 		all: map[*instance]struct{}{}, swapping: make(chan struct{}, 1),
 	}, nil
 }

@@ -223,6 +223,9 @@ func (p *Program) prove(in *instance) (left time.Duration, inUse bool) {
 		}
 	}
 	p.mu.Unlock()
+	if trial && in.grants != nil && p.proven != nil {
+		p.proven()
+	}
 	if !in.proven {
 		in.proven = true
 		p.files.proven(in.file)

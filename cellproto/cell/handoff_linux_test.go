@@ -1,0 +1,95 @@
+package cell
+
+import (
+	"context"
+	"net"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+// handOver starts a program that takes connections, and gives one to it.
+func handOver(t *testing.T, functions ...*Function) (p *program, caller *cellproto.Conn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fds[0]) })
+	p = start(t, programConfig{Config: Config{handoff: os.NewFile(uintptr(fds[1]), "handoff")}}, functions...)
+	if _, err := p.PeerHello(limited(t)); err != nil { // as the nucleus does
+		t.Fatal(err)
+	}
+	page, err := unix.MemfdCreate("page", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(page)
+	if err := unix.Ftruncate(page, cellproto.PageSize); err != nil {
+		t.Fatal(err)
+	}
+	send := func(h cellproto.Handoff, fd int) {
+		b, err := h.Append(nil)
+		if err == nil {
+			err = unix.Sendmsg(fds[0], b, unix.UnixRights(fd), nil, 0)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	send(cellproto.Handoff{Type: cellproto.HandoffPage}, page)
+	near, far := socketPair(t)
+	raw, err := far.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Control(func(fd uintptr) { send(cellproto.Handoff{Type: cellproto.HandoffConn, ID: 1}, int(fd)) }); err != nil {
+		t.Fatal(err)
+	}
+	far.Close()
+	caller, err = cellproto.NewConn(near, cellproto.Config{Opener: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ran := make(chan struct{})
+	go func() { defer close(ran); caller.Run() }()
+	t.Cleanup(func() { caller.Close(); <-ran })
+	return p, caller
+}
+
+// TestNothingBeginsWithoutANucleus: once the nucleus is gone, calls that come over connections of callers
+// do not run: their contexts have ended before they begin.
+func TestNothingBeginsWithoutANucleus(t *testing.T) {
+	began, release := make(chan struct{}), make(chan struct{})
+	var ran atomic.Int64
+	p, caller := handOver(t,
+		FuncRaw("busy", func(context.Context, []byte) ([]byte, error) { close(began); <-release; return nil, nil }).Slow(),
+		FuncRaw("count", func(ctx context.Context, _ []byte) ([]byte, error) { ran.Add(1); return nil, ctx.Err() }))
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	busy := make(chan error, 1)
+	go func() {
+		_, err := caller.Call(ctx, &cellproto.Request{Header: cellproto.Header{Func: "busy"}})
+		busy <- err
+	}()
+	<-began
+	p.Close()
+	<-p.Done()
+	time.Sleep(100 * time.Millisecond)
+	_, err := caller.Call(ctx, &cellproto.Request{Header: cellproto.Header{Func: "count"}})
+	if err == nil || !cellproto.KindOf(err).NeverRan() {
+		t.Errorf("a call that came too late: %v (%v)", err, cellproto.KindOf(err))
+	}
+	if n := ran.Load(); n != 0 {
+		t.Errorf("it ran %d times", n)
+	}
+	close(release)
+	if err := <-busy; err != nil {
+		t.Logf("the call that was in flight: %v", err)
+	}
+}
