@@ -57,7 +57,8 @@ type departure struct {
 	next  *successor
 	self  *os.File // this celld's own file
 	state *handover
-	kept  []any // whose descriptors are in state
+	paper *os.File // in memory, for state
+	kept  []any    // whose descriptors are in state
 }
 
 // once gives f for those who may both want it done.
@@ -110,23 +111,28 @@ func (u *upgrades) prepare(ctx context.Context, file string, cut bool, say func(
 	if err != nil {
 		return nil, err
 	}
-	self, err := os.Open("/proc/self/exe")
-	if err != nil {
+	d := &departure{next: next}
+	if err := d.open(); err != nil {
 		return nil, cellproto.Errorf(op, cellproto.Failed, "%w", err)
 	}
 	select {
 	case n.swaps.busy <- struct{}{}: // until the exec, or the failure
 	case <-ctx.Done():
-		self.Close()
+		d.close()
 		return nil, cellproto.Errorf(op, cellproto.KindOf(ctx.Err()), "%w while the program was swapped", ctx.Err())
 	}
-	d := &departure{next: next, self: self}
 	if d.state, d.kept, err = u.quiesce(ctx, next, cut, say); err != nil {
 		<-n.swaps.busy
-		self.Close()
+		d.close()
 		return nil, err
 	}
 	return d, nil
+}
+
+// close lets go of what an upgrade that does not come about has opened.
+func (d *departure) close() {
+	d.self.Close()
+	d.paper.Close()
 }
 
 // quiesce waits for the moment to hand over, and takes everything apart then.
@@ -184,6 +190,9 @@ func (u *upgrades) try(ctx context.Context, next *successor, cut bool) (h *hando
 		return nil, nil, u.stuck(err)
 	}
 	undo.add(func() { n.server.Return(callers) })
+	if size := sizeOf(callers); size > maxHandover/2 {
+		return nil, nil, u.stuck(cellproto.Errorf("hold requests", cellproto.TooLarge, "%d bytes of them wait", size))
+	}
 	h = &handover{Format: handoverFormat, Dir: n.cfg.Dir, From: n.version, Begun: n.begun.UnixMilli(), Held: begun.UnixMicro()}
 	var files []*os.File
 	if n.program != nil {
@@ -284,6 +293,14 @@ func await(ctx context.Context, count func() int) int {
 			return left
 		}
 	}
+}
+
+// sizeOf gives about how much of the state callers take, in bytes.
+func sizeOf(callers []call.Carried) (size int) {
+	for _, c := range callers {
+		size += len(c.Conn)
+	}
+	return size
 }
 
 // describe fills in the state, and gives what the descriptors in it belong to.

@@ -51,6 +51,20 @@ func reloading() string {
 	return fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", now.Nano()/1000)
 }
 
+// open gets what may be wanting later, when there is no way back.
+func (d *departure) open() (err error) {
+	if d.self, err = os.Open("/proc/self/exe"); err != nil {
+		return err
+	}
+	memory, err := unix.MemfdCreate("celld-handover", unix.MFD_CLOEXEC)
+	if err != nil {
+		d.self.Close()
+		return os.NewSyscallError("memfd_create", err)
+	}
+	d.paper = os.NewFile(uintptr(memory), "handover")
+	return nil
+}
+
 // depart has the process execute the other celld. If that cannot be executed, it executes this one again,
 // which goes on with the same state. It returns only if both fail.
 func (d *departure) depart(log *zap.Logger) error {
@@ -84,13 +98,14 @@ func (d *departure) become(path string) error {
 	if err != nil {
 		return err
 	}
-	memory, err := unix.MemfdCreate("celld-handover", unix.MFD_CLOEXEC)
-	if err != nil {
-		return os.NewSyscallError("memfd_create", err)
+	memory, err := descriptorOf(d.paper)
+	if err == nil {
+		err = d.paper.Truncate(0)
 	}
-	f := os.NewFile(uintptr(memory), "handover")
-	defer f.Close()
-	if _, err := f.Write(state); err != nil {
+	if err == nil {
+		_, err = d.paper.WriteAt(state, 0)
+	}
+	if err != nil {
 		return err
 	}
 	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, envHandover+"=") })

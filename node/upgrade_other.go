@@ -28,6 +28,8 @@ func inode(os.FileInfo) (device, inode uint64) { return 0, 0 }
 
 func reloading() string { return "RELOADING=1" }
 
+func (*departure) open() error { return errNoHandover() }
+
 func (*departure) depart(*zap.Logger) error { return errNoHandover() }
 
 // Inherited is a nucleus that another celld has handed over: never, here.
