@@ -126,6 +126,9 @@ func (n *nucleus) manifest(ctx context.Context, a signed.Artefact, schema *cellp
 		},
 		SLO: signed.SLO{MaxP99Ms: int64(cfg.SLO.MaxP99Ms), MinBandwidthMbps: int64(cfg.SLO.MinBandwidthMbps)},
 	}
+	if cfg.Cell.Speaks == celltoml.JSONL {
+		m.Speaks = string(cfg.Cell.Speaks)
+	}
 	if schema != nil {
 		link, err := schemaLink(schema)
 		if err != nil {
