@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/node/sandbox"
 )
 
 const (
@@ -29,11 +30,13 @@ const (
 // killed, as soon as it ends.
 type process struct {
 	pid      int
-	cmd      *exec.Cmd
-	exited   chan struct{} // closed when it has been reaped
-	finished chan struct{} // closed after exited, when its output has been taken in
-	status   string        // how it ended; set before exited is closed
-	clean    bool          // it ended with status 0; set before exited is closed
+	cmd      *exec.Cmd         // nil: it is confined
+	box      *sandbox.Confined // nil: it is not
+	tier     string            // of the sandbox; "": none
+	exited   chan struct{}     // closed when it has been reaped
+	finished chan struct{}     // closed after exited, when its output has been taken in
+	status   string            // how it ended; set before exited is closed
+	clean    bool              // it ended with status 0; set before exited is closed
 
 	mu     sync.Mutex
 	reaped bool
@@ -90,7 +93,11 @@ func startProcess(s spec, out *output, abort <-chan struct{}) (*process, error) 
 // reap waits for the process and cleans up behind it.
 func (p *process) reap() {
 	defer close(p.finished)
-	err := p.collect()
+	collect := p.collect
+	if p.box != nil {
+		collect = p.collectConfined
+	}
+	err := collect()
 	p.clean = err == nil
 	p.status = "exit status 0"
 	if err != nil {
@@ -110,7 +117,9 @@ func (p *process) reap() {
 func (p *process) signal(sig syscall.Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.reaped {
+	if !p.reaped && p.box != nil {
+		p.signalConfined(sig)
+	} else if !p.reaped {
 		_ = syscall.Kill(-p.pid, sig) // it can only be gone already
 	}
 }
@@ -165,9 +174,8 @@ func environ(cfg Config, getenv func(string) (string, bool), sockets int) []stri
 	maps.Copy(env, cfg.Env)
 	env[cellproto.EnvDir] = cfg.Dir
 	env[cellproto.EnvName] = cfg.Name
-	const first = 3 // os/exec numbers extra files from here
 	for i, name := range []string{cellproto.EnvFD, cellproto.EnvHandoff}[:sockets] {
-		env[name] = fmt.Sprint(first + i)
+		env[name] = fmt.Sprint(firstFD + i)
 	}
 	list := make([]string, 0, len(env))
 	for key, v := range env {
