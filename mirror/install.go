@@ -150,8 +150,15 @@ func (s *Store) build(ctx context.Context, root *os.Root, p *plan, progress func
 			err = errors.Join(err, root.RemoveAll(dir))
 		}
 	}()
-	for _, sub := range []string{"", "bin", "cache", "published", "keys"} {
-		if err := root.Mkdir(path.Join(dir, sub), 0o700); err != nil {
+	for _, d := range []struct {
+		sub  string
+		mode os.FileMode
+	}{{"", 0o755}, {"bin", 0o755}, {"published", 0o755}, {"cache", 0o700}, {"keys", 0o700}} {
+		err := root.Mkdir(path.Join(dir, d.sub), d.mode)
+		if err == nil {
+			err = root.Chmod(path.Join(dir, d.sub), d.mode) // whatever the umask is
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -219,7 +226,11 @@ func (p *plan) writeFiles(root *os.Root, dir string, now time.Time) error {
 		files[pskFile] = p.Network.PSK
 	}
 	for name, data := range files {
-		if err := write(root, path.Join(dir, name), data); err != nil {
+		mode := os.FileMode(0o644) // started by root, the program runs as another user
+		if name == pskFile {
+			mode = 0o600
+		}
+		if err := write(root, path.Join(dir, name), data, mode); err != nil {
 			return err
 		}
 	}
@@ -229,7 +240,7 @@ func (p *plan) writeFiles(root *os.Root, dir string, now time.Time) error {
 	}
 	data, err := r.marshal()
 	if err == nil {
-		err = write(root, path.Join(dir, RecordFile), data)
+		err = write(root, path.Join(dir, RecordFile), data, 0o600)
 	}
 	for _, sub := range []string{"published", "bin", ""} {
 		err = errors.Join(err, syncDir(root, path.Join(dir, sub)))
@@ -238,13 +249,13 @@ func (p *plan) writeFiles(root *os.Root, dir string, now time.Time) error {
 }
 
 // write makes a file that is not there yet, and syncs it.
-func write(root *os.Root, name string, data []byte) error {
-	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+func write(root *os.Root, name string, data []byte, mode os.FileMode) error {
+	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
 	}
 	if _, err = f.Write(data); err == nil {
-		err = f.Sync()
+		err = errors.Join(f.Chmod(mode), f.Sync()) // whatever the umask is
 	}
 	return errors.Join(err, f.Close())
 }

@@ -90,10 +90,15 @@ type Mirror struct {
 // removed through it, so that no link that somebody has put there leads out of it.
 func (s *Store) open() (*os.Root, error) {
 	op := "open " + s.cfg.Root
-	for _, sub := range []string{"", fetchDir, newDir, goneDir, locksDir} {
-		if err := os.MkdirAll(filepath.Join(s.cfg.Root, sub), 0o700); err != nil {
-			return nil, cellproto.Errorf(op, cellproto.KindOf(err), "%w", err)
+	// Started by root, programs run as other users, who have to get there; nobody can list what there is.
+	err := os.MkdirAll(s.cfg.Root, 0o711)
+	for _, sub := range []string{fetchDir, newDir, goneDir, locksDir} {
+		if err == nil {
+			err = os.MkdirAll(filepath.Join(s.cfg.Root, sub), 0o700)
 		}
+	}
+	if err != nil {
+		return nil, cellproto.Errorf(op, cellproto.KindOf(err), "%w", err)
 	}
 	root, err := os.OpenRoot(s.cfg.Root)
 	if err != nil {
