@@ -25,6 +25,7 @@ import (
 	"github.com/celldnet/celld/cellproto/celltoml"
 	"github.com/celldnet/celld/dht"
 	"github.com/celldnet/celld/dht/content"
+	"github.com/celldnet/celld/mirror"
 	"github.com/celldnet/celld/node/call"
 	"github.com/celldnet/celld/node/program"
 )
@@ -77,6 +78,8 @@ type nucleus struct {
 	caller      *call.Caller
 	serving     *serving
 	swaps       *swaps
+	mirror      *mirror.Record // nil: the cell is the owner's own
+	mirrors     *mirrors
 	adverts     *adverts
 	reach       *reachability
 	begun       time.Time
@@ -106,6 +109,10 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	if err != nil {
 		return err
 	}
+	record, err := asMirror(toml)
+	if err != nil {
+		return err
+	}
 	unlock, err := acquire(ctx, dir)
 	if err != nil {
 		return err
@@ -113,10 +120,13 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	started.add(unlock)
 	debug.SetGCPercent(gcPercent)
 	sweepTrash(dir, deps.Log)
-	n := &nucleus{cfg: toml, version: cfg.Version, log: deps.Log, stop: cancel, begun: time.Now()}
+	n := &nucleus{cfg: toml, version: cfg.Version, log: deps.Log, stop: cancel, begun: time.Now(), mirror: record}
 	started.add(n.tidy)
 	n.active.Store(time.Now().UnixNano())
 	if n.identity, err = loadIdentity(toml, cfg); err != nil {
+		return err
+	}
+	if n.mirrors, err = newMirrors(n, homeOf(cfg)); err != nil {
 		return err
 	}
 	if err := n.startNetwork(ctx, &started); err != nil {
@@ -130,6 +140,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	}
 	n.serving.resume(ctx)
 	n.watchProgram(&started)
+	n.noteUse(&started)
 	n.log.Info("ready", zap.String("cell", toml.Cell.Name), zap.Stringer("peer", n.identity.Peer), zap.Strings("addrs", n.addrs()))
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // without systemd there is nobody to tell
 	n.keepWatchdog(&started)
@@ -200,19 +211,22 @@ func loadIdentity(toml *celltoml.Config, cfg Config) (call.Identity, error) {
 	if err != nil {
 		return call.Identity{}, cellproto.Errorf("read "+hostKeyFile, cellproto.Corrupt, "%w", err)
 	}
-	home := cfg.Home
-	if home == "" {
-		getenv := cfg.Getenv
-		if getenv == nil {
-			getenv = os.Getenv
-		}
-		home = DefaultHome(getenv)
-	}
-	account, err := loadKey(home, accountKeyFile)
+	account, err := loadKey(homeOf(cfg), accountKeyFile)
 	if err != nil {
 		return call.Identity{}, err
 	}
 	return call.Identity{Peer: id, Host: key, Account: account}, nil
+}
+
+func homeOf(cfg Config) string {
+	if cfg.Home != "" {
+		return cfg.Home
+	}
+	getenv := cfg.Getenv
+	if getenv == nil {
+		getenv = os.Getenv
+	}
+	return DefaultHome(getenv)
 }
 
 // startNetwork starts the host, the DHT and the block store.
@@ -245,7 +259,10 @@ func (n *nucleus) startNetwork(ctx context.Context, started *closers) error {
 		return err
 	}
 	started.add(n.dht.Stop)
-	n.blocks, err = content.New(content.Config{Dir: filepath.Join(n.cfg.Dir, "cache", "blocks")},
+	n.blocks, err = content.New(content.Config{
+		Dir:      filepath.Join(n.cfg.Dir, "cache", "blocks"),
+		Withhold: n.cfg.Privacy.Placement == celltoml.PlacementLocal, // also what was published before
+	},
 		content.Deps{
 			Host: h, Routing: n.dht.Routing(), Originals: n.originals.path,
 			Charge: n.charge, Log: n.log,
@@ -324,7 +341,7 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 		Dir: n.cfg.Dir, Agent: agent, Deps: n.cfg.Deps, RemoteCells: n.cfg.RemoteCells,
 	}, call.CallerDeps{
 		Host: n.host, Finder: finder{n.dht}, Blocks: n.blocks, Identity: n.identity,
-		Wake: wake, Own: n.server, Log: n.log.Named("caller"),
+		Wake: wake, Own: n.server, Mirrors: n.mirrors.store, Log: n.log.Named("caller"),
 	})
 	n.caller = caller
 	started.add(caller.Close)
@@ -350,9 +367,17 @@ func (n *nucleus) newProgram(outgoing func(*cellproto.Conn, *cellproto.Frame), s
 		return nil, err
 	}
 	started.add(func() { out.Close() })
+	box, err := sandboxOf(n.cfg)
+	if err != nil {
+		return nil, err
+	}
+	if box != nil {
+		outgoing = nil // what it calls, it would call in the owner's name
+	}
 	p, err := program.New(program.Config{
 		Dir: n.cfg.Dir, Name: n.cfg.Cell.Name, Binary: n.cfg.Cell.Binary, Speaks: n.cfg.Cell.Speaks,
 		FreezeAfter: n.cfg.LifeCycle.FreezeAfter, IdleTimeout: n.cfg.LifeCycle.IdleTimeout, Concurrency: n.cfg.Resources.Concurrency,
+		Sandbox: box,
 	}, program.Deps{Log: n.log.Named("program"), Output: out, Accept: outgoing, RolledBack: n.swaps.rolledBack})
 	if err != nil {
 		return nil, err

@@ -307,5 +307,8 @@ func (c *Caller) localManifest(ctx context.Context, id cid.Cid) (*signed.Manifes
 // Resolve gives the CID that a target stands for, and false when it is a nucleus itself.
 func (c *Caller) Resolve(ctx context.Context, target string) (cid.Cid, bool, error) {
 	t, err := c.resolve(ctx, target)
+	if t.mirrorOf.Defined() {
+		t.cell = t.mirrorOf
+	}
 	return t.cell, t.cell.Defined(), err
 }

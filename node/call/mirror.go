@@ -1,0 +1,118 @@
+package call
+
+import (
+	"context"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+// mirrorPause is how long a mirror that could not be called is left alone.
+const mirrorPause = 30 * time.Second
+
+// mirrorDir gives the directory of the mirror of a cell on this machine, if there is one that works.
+func (c *Caller) mirrorDir(id cid.Cid) (string, bool) {
+	if c.deps.Mirrors == nil {
+		return "", false
+	}
+	dir, ok := c.deps.Mirrors.Dir(id)
+	if !ok || dir == c.cfg.Dir {
+		return "", false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	until, bad := c.badMirrors[dir]
+	return dir, !bad || time.Now().After(until)
+}
+
+// callMirror calls a mirror on this machine, which is started if it sleeps. What it has provably not run
+// goes to the providers.
+func (c *Caller) callMirror(ctx context.Context, t resolved, req *cellproto.Request) (*Result, error) {
+	res, err := c.callDirect(ctx, resolved{dir: t.dir}, req)
+	if err == nil {
+		res.Source = "mirror"
+		return res, nil
+	}
+	switch cellproto.KindOf(err) {
+	case cellproto.Overloaded:
+	case cellproto.Unavailable, cellproto.Incompatible:
+		c.deps.Log.Warn("a mirror cannot be called", zap.String("dir", t.dir), zap.Error(err))
+		c.mu.Lock()
+		if len(c.badMirrors) >= maxNames {
+			clear(c.badMirrors)
+		}
+		c.badMirrors[t.dir] = time.Now().Add(mirrorPause)
+		c.mu.Unlock()
+	default: // the same anywhere, or it may have run
+		return nil, err
+	}
+	if ctx.Err() != nil {
+		return nil, err
+	}
+	if !rewind(req) {
+		return nil, notAgain(err)
+	}
+	req.Header.Token = nil
+	res, rerr := c.callRemote(ctx, c.remote(t.mirrorOf), req)
+	if rerr != nil && cellproto.KindOf(rerr) == cellproto.NotFound {
+		return nil, err // there is nobody else: why the mirror fails says more
+	}
+	return res, rerr
+}
+
+// Source is what is needed to copy a published cell.
+type Source struct {
+	CID    cid.Cid
+	Block  []byte            // the manifest; its hash and signature were checked
+	Schema *cellproto.Schema // nil: it names none
+	From   []peer.AddrInfo   // the providers, the best first
+}
+
+// Sources finds a published cell and those who provide it. That no nucleus does is no error, as long as
+// somebody has the manifest.
+func (c *Caller) Sources(ctx context.Context, target string) (*Source, error) {
+	ctx, cancel := withTimeout(ctx)
+	defer cancel()
+	t, err := c.resolvePublished(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	if !t.cell.Defined() {
+		return nil, cellproto.Errorf("copy "+target, cellproto.BadInput, "%s is a nucleus itself, and not published", t.where()).
+			WithHint("Give the CID that cellctl publish printed.")
+	}
+	r := c.remote(t.cell)
+	d, err := c.waitRace(ctx, r)
+	if err == nil {
+		err = c.explain(r, "copy "+target, d)
+	}
+	src := &Source{CID: t.cell}
+	var ids []peer.ID
+	if d != nil {
+		r.mu.Lock()
+		for _, p := range ranked(d) {
+			if info, ok := r.infos[p]; ok {
+				src.From, ids = append(src.From, info), append(ids, info.ID)
+			}
+		}
+		r.mu.Unlock()
+	}
+	limited, done := context.WithTimeout(ctx, cellproto.DefaultTimeout)
+	defer done()
+	block, m, schema, ferr := c.fetchDescription(limited, r.id, ids)
+	if ferr != nil {
+		if err != nil {
+			return nil, err // that nobody was found says why
+		}
+		return nil, ferr
+	}
+	r.mu.Lock()
+	r.manifest, r.schema = m, schema
+	r.mu.Unlock()
+	src.Block, src.Schema = block, schema
+	return src, nil
+}
