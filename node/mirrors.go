@@ -22,8 +22,9 @@ const foreignDir = "foreign"
 
 // mirrors makes, lists and removes the mirrors of this machine's user, with this nucleus's network.
 type mirrors struct {
-	n     *nucleus
-	store *mirror.Store
+	n       *nucleus
+	account cellproto.PeerID // of this machine's person
+	store   *mirror.Store
 }
 
 func newMirrors(n *nucleus, home string) (*mirrors, error) {
@@ -35,10 +36,10 @@ func newMirrors(n *nucleus, home string) (*mirrors, error) {
 	if err != nil {
 		return nil, cellproto.Errorf("open mirrors", cellproto.Corrupt, "%w", err)
 	}
-	m := &mirrors{n: n}
+	m := &mirrors{n: n, account: cellproto.PeerID(account.String())}
 	m.store, err = mirror.New(mirror.Config{
 		Root: filepath.Join(filepath.Dir(home), foreignDir), OS: runtime.GOOS, Arch: runtime.GOARCH,
-		Account: cellproto.PeerID(account.String()),
+		Account: m.account,
 	}, mirror.Deps{Fetch: m})
 	return m, err
 }

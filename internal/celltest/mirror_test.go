@@ -165,3 +165,43 @@ func TestMirrorOfLines(t *testing.T) {
 	}
 	n.Must(n.root, "mirror", "rm", published.CID)
 }
+
+// A caller that wants a near copy of what is too slow gets one unasked: calls go on meanwhile, and then to
+// the copy. Without that wish nothing is copied.
+func TestMissedObjectiveIsMirrored(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	n.Bootstrap()
+	a := n.Example("calculator")
+	a.Start()
+	published := a.Publish()
+	content := n.Headless("content")
+	content.Start()
+	content.AwaitProviders(published.CID, 1)
+	caller := n.Headless("caller")
+	caller.write(".cell-cache/slo.json", `{"max_p99_ms": 5, "clone_on_violation": true}`, 0o600)
+	caller.Start()
+	use := func(from *Cell) string {
+		t.Helper()
+		reply, meta, err := from.Use(t.Context(), published.CID, "slow", "40")
+		if err != nil || string(reply) != "40" {
+			t.Fatalf("%s: %v", reply, err)
+		}
+		return meta.Source
+	}
+	for range 20 {
+		if from := use(content); from == "mirror" {
+			t.Fatal("it was copied though nobody wants that")
+		}
+	}
+	Eventually(t, "a call is answered by the copy", func() bool { return use(caller) == "mirror" })
+	a.Kill()
+	if from := use(caller); from != "mirror" {
+		t.Errorf("the answer came from %s", from)
+	}
+	row := n.mirrors(t, 1)[0]
+	if row.CID != published.CID || row.State != ctl.Running || row.Public {
+		t.Errorf("it is listed as %+v", row)
+	}
+	n.Must(n.root, "mirror", "rm", published.CID)
+}

@@ -59,6 +59,7 @@ type CallerDeps struct {
 	Wake     func(ctx context.Context, dir string) error // starts the nucleus of a local directory
 	Own      *Server                                     // of the same nucleus, or nil
 	Mirrors  Mirrors                                     // or nil
+	Raced    func(Raced) (again time.Duration)           // see Raced; or nil
 	Log      *zap.Logger
 }
 

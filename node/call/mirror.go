@@ -9,6 +9,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/signed"
+	"github.com/celldnet/celld/node/race"
 )
 
 // mirrorPause is how long a mirror that could not be called is left alone.
@@ -62,6 +64,36 @@ func (c *Caller) callMirror(ctx context.Context, t resolved, req *cellproto.Requ
 		return nil, err // there is nobody else: why the mirror fails says more
 	}
 	return res, rerr
+}
+
+// Raced is a race of which CallerDeps.Raced is told, on the race's own goroutine. What that gives is how
+// soon another one is wanted, as long as the cell is called; 0: as usual.
+type Raced struct {
+	Cell      cid.Cid
+	Manifest  *signed.Manifest // nil: it is not known yet
+	Best      time.Duration    // what 99 of 100 calls of the winner should stay under; 0: there was none
+	Objective []byte           // the caller's slo.json for this cell, else for all cells; nil: there is none
+}
+
+const objectiveFile = "slo.json"
+
+// tellRaced tells of a race that has ended.
+func (c *Caller) tellRaced(r *remote, d *race.Decision) {
+	if c.deps.Raced == nil {
+		return
+	}
+	out := Raced{Cell: r.id, Objective: c.cache.read(cellDirName(string(r.name)), objectiveFile)}
+	if out.Objective == nil {
+		out.Objective = c.cache.read(objectiveFile)
+	}
+	out.Manifest, _ = r.description()
+	if d.Winner != "" {
+		out.Best = d.Ranking[0].CallP99.Duration()
+	}
+	again := c.deps.Raced(out)
+	r.mu.Lock()
+	r.hurry = again
+	r.mu.Unlock()
 }
 
 // Source is what is needed to copy a published cell.
