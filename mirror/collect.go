@@ -163,7 +163,7 @@ func (s *Store) sweep(ctx context.Context, root *os.Root, sub string) error {
 	}
 	for _, e := range entries {
 		quick, cancel := context.WithTimeout(ctx, 2*lockPause)
-		unlock, err := s.lock(quick, e.Name())
+		unlock, err := s.lock(quick, strings.TrimSuffix(strings.TrimSuffix(e.Name(), sourceSuffix), objectsSuffix))
 		cancel()
 		if err != nil {
 			continue

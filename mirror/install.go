@@ -94,9 +94,9 @@ func (s *Store) again(op string, m *Mirror, err error, w Want) (*Mirror, bool, e
 type plan struct {
 	Want
 	manifest *signed.Manifest
-	artefact signed.Artefact
-	name     string // of the directory
-	binary   string // of the program, within it
+	artefact signed.Artefact // zero: it is built from source
+	name     string          // of the directory
+	binary   string          // of the program, within it
 	toml     []byte
 }
 
@@ -112,12 +112,13 @@ func (s *Store) plan(op string, w Want, m *signed.Manifest) (*plan, error) {
 		return nil, cellproto.Errorf(op, cellproto.Denied, "placement is %q: its owner keeps it on one machine", m.Privacy)
 	}
 	a, ok := m.Artefact(s.cfg.OS, s.cfg.Arch)
-	if !ok {
+	if err := s.buildable(w, m); !ok && err != nil {
 		var have []string
 		for _, a := range m.Artefacts {
 			have = append(have, a.OS+"/"+a.Arch)
 		}
-		return nil, cellproto.Errorf(op, cellproto.Unsupported, "there is no program for %s/%s, only for %s", s.cfg.OS, s.cfg.Arch, strings.Join(have, ", "))
+		return nil, cellproto.Errorf(op, cellproto.Unsupported, "there is no program for %s/%s, only for %s, %w",
+			s.cfg.OS, s.cfg.Arch, strings.Join(have, ", "), errors.Unwrap(err))
 	}
 	if w.Schema != nil && w.Schema.Hash() != m.SchemaHash {
 		return nil, cellproto.Errorf(op, cellproto.Corrupt, "the schema is not the one that the manifest names")
@@ -133,13 +134,10 @@ func (s *Store) plan(op string, w Want, m *signed.Manifest) (*plan, error) {
 
 // build makes the directory of a mirror under another name, and gives it its own in the end.
 func (s *Store) build(ctx context.Context, root *os.Root, p *plan, progress func(string)) (err error) {
-	fetched := path.Join(fetchDir, p.artefact.BLAKE3.String())
-	if err := s.makeRoom(root, path.Base(fetched)); err != nil {
-		return err
-	}
-	progress(fmt.Sprintf("fetching the program, %s", size(p.artefact.Size)))
-	if err := s.deps.Fetch.Fetch(ctx, p.artefact, p.From, filepath.Join(s.cfg.Root, fetched), percent(p.artefact.Size, progress)); err != nil {
-		return err
+	if p.artefact.Size > 0 {
+		if err := s.fetch(ctx, root, p, progress); err != nil {
+			return err
+		}
 	}
 	dir := path.Join(newDir, p.name)
 	if err := root.RemoveAll(dir); err != nil { // of an attempt that was killed
@@ -162,11 +160,16 @@ func (s *Store) build(ctx context.Context, root *os.Root, p *plan, progress func
 			return err
 		}
 	}
-	progress("checking the program")
-	if err := root.Rename(fetched, path.Join(dir, p.binary)); err != nil {
-		return err
+	if p.artefact.Size == 0 {
+		err = s.buildProgram(ctx, root, p, dir, progress)
+	} else {
+		progress("checking the program")
+		err = root.Rename(p.fetched(), path.Join(dir, p.binary))
+		if err == nil {
+			err = verify(root, path.Join(dir, p.binary), p.artefact)
+		}
 	}
-	if err := verify(root, path.Join(dir, p.binary), p.artefact); err != nil {
+	if err != nil {
 		return err
 	}
 	progress("making the cell " + p.name)
@@ -180,6 +183,18 @@ func (s *Store) build(ctx context.Context, root *os.Root, p *plan, progress func
 		return err
 	}
 	return syncDir(root, ".")
+}
+
+// fetched is where a program is fetched to.
+func (p *plan) fetched() string { return path.Join(fetchDir, p.artefact.BLAKE3.String()) }
+
+// fetch fetches the program.
+func (s *Store) fetch(ctx context.Context, root *os.Root, p *plan, progress func(string)) error {
+	if err := s.makeRoom(root, path.Base(p.fetched())); err != nil {
+		return err
+	}
+	progress(fmt.Sprintf("fetching the program, %s", size(p.artefact.Size)))
+	return s.deps.Fetch.Fetch(ctx, p.artefact, p.From, filepath.Join(s.cfg.Root, p.fetched()), percent(p.artefact.Size, progress))
 }
 
 // verify checks the file at path against what the manifest says of it, and makes it a program.
@@ -237,6 +252,9 @@ func (p *plan) writeFiles(root *os.Root, dir string, now time.Time) error {
 	r := &Record{
 		CID: id, Name: p.manifest.Name, Version: p.manifest.Version, Owner: string(p.manifest.Owner), Source: SourceArtefact,
 		Public: p.Public, Created: now.UTC(), LastUsed: now.UTC(), State: StateReady,
+	}
+	if p.artefact.Size == 0 {
+		r.Source = p.manifest.Source.Repo + "@" + p.manifest.Source.Commit
 	}
 	data, err := r.marshal()
 	if err == nil {

@@ -42,6 +42,8 @@ type Config struct {
 	Root     string           // directory of the foreign cells, absolute; made when the first one is
 	OS, Arch string           // as Go names them
 	Account  cellproto.PeerID // of the person; its own cells of placement "friends" may be mirrored
+
+	FileRepos bool // for tests: sources may be cloned from file:// too
 }
 
 // Validate reports what is missing, with kind BadInput.
@@ -55,6 +57,7 @@ func (c Config) Validate() error {
 // Deps is what a Store works with.
 type Deps struct {
 	Fetch Fetcher
+	Build Builder          // nil: nothing is built from source
 	Now   func() time.Time // nil: time.Now
 }
 

@@ -40,7 +40,7 @@ func newMirrors(n *nucleus, home string) (*mirrors, error) {
 	m.store, err = mirror.New(mirror.Config{
 		Root: filepath.Join(filepath.Dir(home), foreignDir), OS: runtime.GOOS, Arch: runtime.GOARCH,
 		Account: m.account,
-	}, mirror.Deps{Fetch: m})
+	}, mirror.Deps{Fetch: m, Build: builder{n}})
 	return m, err
 }
 
