@@ -133,9 +133,18 @@ func (c *Caller) Schema(ctx context.Context, target string) (*cellproto.Schema, 
 	if err != nil {
 		return nil, err
 	}
+	var broken error // why there is no use in the mirror here
+	if t.mirrorOf.Defined() {
+		if broken = c.tryMirror(ctx, t.dir); broken != nil {
+			t = resolved{cell: t.mirrorOf}
+		}
+	}
 	if t.cell.Defined() {
 		r := c.remote(t.cell)
 		_, s, err := c.describeFound(ctx, r)
+		if broken != nil && cellproto.KindOf(err) == cellproto.NotFound {
+			return nil, broken // there is nobody else: this says more
+		}
 		if err == nil && s == nil {
 			err = cellproto.Errorf("schema of "+target, cellproto.NotFound, "the cell was published without a schema")
 		}

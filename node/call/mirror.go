@@ -34,23 +34,22 @@ func (c *Caller) mirrorDir(id cid.Cid) (string, bool) {
 // callMirror calls a mirror on this machine, which is started if it sleeps. What it has provably not run
 // goes to the providers.
 func (c *Caller) callMirror(ctx context.Context, t resolved, req *cellproto.Request) (*Result, error) {
-	res, err := c.callDirect(ctx, resolved{dir: t.dir}, req)
+	local := resolved{dir: t.dir}
+	err := c.tryMirror(ctx, t.dir)
+	var res *Result
 	if err == nil {
-		res.Source = "mirror"
-		return res, nil
-	}
-	switch cellproto.KindOf(err) {
-	case cellproto.Overloaded:
-	case cellproto.Unavailable, cellproto.Incompatible:
-		c.deps.Log.Warn("a mirror cannot be called", zap.String("dir", t.dir), zap.Error(err))
-		c.mu.Lock()
-		if len(c.badMirrors) >= maxNames {
-			clear(c.badMirrors)
+		if res, err = c.callDirect(ctx, local, req); err == nil {
+			res.Source = "mirror"
+			return res, nil
 		}
-		c.badMirrors[t.dir] = time.Now().Add(mirrorPause)
-		c.mu.Unlock()
-	default: // the same anywhere, or it may have run
-		return nil, err
+		kind := cellproto.KindOf(err)
+		switch kind {
+		case cellproto.Overloaded:
+		case cellproto.Unavailable, cellproto.Incompatible:
+			c.leaveAlone(t.dir, err)
+		default:
+			return nil, err // the same anywhere, or it may have run
+		}
 	}
 	if ctx.Err() != nil {
 		return nil, err
@@ -60,10 +59,31 @@ func (c *Caller) callMirror(ctx context.Context, t resolved, req *cellproto.Requ
 	}
 	req.Header.Token = nil
 	res, rerr := c.callRemote(ctx, c.remote(t.mirrorOf), req)
-	if rerr != nil && cellproto.KindOf(rerr) == cellproto.NotFound {
+	if cellproto.KindOf(rerr) == cellproto.NotFound {
 		return nil, err // there is nobody else: why the mirror fails says more
 	}
 	return res, rerr
+}
+
+// tryMirror connects to a mirror, which is started if it sleeps. One that cannot be is left alone for a
+// while, whatever the reason.
+func (c *Caller) tryMirror(ctx context.Context, dir string) error {
+	_, err := c.direct(ctx, resolved{dir: dir})
+	if err != nil && ctx.Err() == nil {
+		c.leaveAlone(dir, err)
+	}
+	return err
+}
+
+// leaveAlone has a mirror not be tried for a while.
+func (c *Caller) leaveAlone(dir string, why error) {
+	c.deps.Log.Warn("a mirror cannot be called", zap.String("dir", dir), zap.Error(why))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.badMirrors) >= maxNames {
+		clear(c.badMirrors)
+	}
+	c.badMirrors[dir] = time.Now().Add(mirrorPause)
 }
 
 // Raced is a race of which CallerDeps.Raced is told, on the race's own goroutine. What that gives is how
