@@ -18,29 +18,33 @@ import (
 	"github.com/celldnet/celld/node/sandbox"
 )
 
-// launcher builds cellbox, once.
+// launcher builds cellbox and this package's tests, once: the race detector needs more memory than a sandbox gives,
+// so that this very process cannot be the program. It gives their directory.
 var launcher = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "cellbox-test")
 	if err != nil {
 		return "", err
 	}
 	built = append(built, dir)
-	cmd := exec.Command("go", "build", "-o", dir+"/", "../../cmd/cellbox")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return string(out), err
+	for _, args := range [][]string{{"build", "-o", dir + "/", "../../cmd/cellbox"}, {"test", "-c", "-o", dir + "/prog", "."}} {
+		cmd := exec.Command("go", args...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return string(out), err
+		}
 	}
-	return filepath.Join(dir, "cellbox"), nil
+	return dir, nil
 })
 
-// confinedConfig is a cell whose program, the test binary, runs in a sandbox; the test is skipped where
+// confinedConfig is a cell whose program, this package's tests, runs in a sandbox; the test is skipped where
 // none works.
 func confinedConfig(t *testing.T, mode string) Config {
 	t.Helper()
-	path, err := launcher()
+	bin, err := launcher()
 	if err != nil {
-		t.Fatalf("cannot build cellbox: %v\n%s", err, path)
+		t.Fatalf("cannot build cellbox and the program: %v\n%s", err, bin)
 	}
+	path := filepath.Join(bin, "cellbox")
 	support, err := sandbox.ProbeThrough(testContext(t), path)
 	if err != nil {
 		t.Fatal(err)
@@ -49,7 +53,7 @@ func confinedConfig(t *testing.T, mode string) Config {
 		t.Skipf("no sandbox works here: %v", support)
 	}
 	dir := t.TempDir()
-	self, err := os.ReadFile("/proc/self/exe")
+	self, err := os.ReadFile(filepath.Join(bin, "prog"))
 	if err == nil {
 		err = os.Mkdir(filepath.Join(dir, "bin"), 0o755)
 	}
