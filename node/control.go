@@ -48,6 +48,12 @@ func (n *nucleus) routes() http.Handler {
 		"GET " + ctl.RouteDoctor:   n.ctlDoctor,
 		"POST " + ctl.RouteStop:    n.ctlStop,
 		"POST " + ctl.RouteSwap:    n.ctlSwap,
+		"POST " + ctl.RouteRun:     n.ctlRun,
+
+		"GET " + ctl.RouteMirrors:    n.ctlMirrors,
+		"POST " + ctl.RouteMirrors:   n.ctlMirrorAdd,
+		"DELETE " + ctl.RouteMirrors: n.ctlMirrorRemove,
+		"POST " + ctl.RouteCollect:   n.ctlCollect,
 	} {
 		mux.HandleFunc(route, n.answer(h))
 	}
@@ -119,6 +125,15 @@ func RemoteError(err error) *ctl.RemoteError {
 		r.Op, r.Message = e.Op, e.Err.Error()
 	}
 	return r
+}
+
+// fromControl is the inverse, for what another nucleus says.
+func fromControl(op string, err error) error {
+	var r *ctl.RemoteError
+	if !errors.As(err, &r) {
+		return cellproto.Errorf(op, cellproto.KindOf(err), "%w", err)
+	}
+	return cellproto.Errorf(op, cellproto.ParseKind(r.Kind), "%w", err).WithHint("%s", r.Hint)
 }
 
 func (n *nucleus) ctlStatus(context.Context, *http.Request, *ctl.Writer) (any, error) {

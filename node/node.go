@@ -26,6 +26,7 @@ import (
 	"github.com/celldnet/celld/dht"
 	"github.com/celldnet/celld/dht/content"
 	"github.com/celldnet/celld/internal/ctl"
+	"github.com/celldnet/celld/mirror"
 	"github.com/celldnet/celld/node/call"
 	"github.com/celldnet/celld/node/program"
 )
@@ -81,6 +82,9 @@ type nucleus struct {
 	caller      *call.Caller
 	serving     *serving
 	swaps       *swaps
+	mirror      *mirror.Record // nil: the cell is the owner's own
+	mirrors     *mirrors
+	placer      *placer
 	adverts     *adverts
 	reach       *reachability
 	begun       time.Time
@@ -121,6 +125,10 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	if err != nil {
 		return err
 	}
+	record, err := asMirror(toml)
+	if err != nil {
+		return err
+	}
 	lock, err := cfg.Inherited.acquire(ctx, dir)
 	if err != nil {
 		return err
@@ -129,10 +137,13 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	debug.SetGCPercent(gcPercent)
 	sweepTrash(dir, deps.Log)
 	n := newNucleus(ctx, toml, cfg, deps)
-	n.stop, n.lock = cancel, lock
+	n.stop, n.lock, n.mirror = cancel, lock, record
 	started.add(n.tidy)
 	n.active.Store(time.Now().UnixNano())
 	if n.identity, err = loadIdentity(toml, cfg); err != nil {
+		return err
+	}
+	if n.mirrors, err = newMirrors(n, homeOf(cfg)); err != nil {
 		return err
 	}
 	if err := n.startNetwork(ctx, &started); err != nil {
@@ -147,6 +158,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	n.serving.resume(ctx)
 	n.welcome()
 	n.watchProgram(&started)
+	n.noteUse(&started)
 	n.log.Info("ready", zap.String("cell", toml.Cell.Name), zap.Stringer("peer", n.identity.Peer), zap.Strings("addrs", n.addrs()))
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // without systemd there is nobody to tell
 	n.keepWatchdog(&started)
@@ -237,19 +249,22 @@ func loadIdentity(toml *celltoml.Config, cfg Config) (call.Identity, error) {
 	if err != nil {
 		return call.Identity{}, cellproto.Errorf("read "+hostKeyFile, cellproto.Corrupt, "%w", err)
 	}
-	home := cfg.Home
-	if home == "" {
-		getenv := cfg.Getenv
-		if getenv == nil {
-			getenv = os.Getenv
-		}
-		home = DefaultHome(getenv)
-	}
-	account, err := loadKey(home, accountKeyFile)
+	account, err := loadKey(homeOf(cfg), accountKeyFile)
 	if err != nil {
 		return call.Identity{}, err
 	}
 	return call.Identity{Peer: id, Host: key, Account: account}, nil
+}
+
+func homeOf(cfg Config) string {
+	if cfg.Home != "" {
+		return cfg.Home
+	}
+	getenv := cfg.Getenv
+	if getenv == nil {
+		getenv = os.Getenv
+	}
+	return DefaultHome(getenv)
 }
 
 // startNetwork starts the host, the DHT and the block store.
@@ -284,7 +299,10 @@ func (n *nucleus) startNetwork(ctx context.Context, started *closers) error {
 		return err
 	}
 	end(n.dht.Stop)
-	n.blocks, err = content.New(content.Config{Dir: filepath.Join(n.cfg.Dir, "cache", "blocks")},
+	n.blocks, err = content.New(content.Config{
+		Dir:      filepath.Join(n.cfg.Dir, "cache", "blocks"),
+		Withhold: n.cfg.Privacy.Placement == celltoml.PlacementLocal, // also what was published before
+	},
 		content.Deps{
 			Host: h, Routing: n.dht.Routing(), Originals: n.originals.path,
 			Charge: n.charge, Log: n.log,
@@ -381,11 +399,12 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 		Name: n.cfg.Cell.Name, Agent: agent, Challenge: string(n.cfg.Auth.Challenge), AllowedKeys: allowed,
 		TokenTTL: n.cfg.Auth.TokenTTL, ShowSchema: n.cfg.Cell.Schema, OwnerUID: os.Getuid(),
 	}, call.ServerDeps{Program: prog, Identity: n.identity, Outgoing: outgoing, Log: n.log.Named("server")})
+	n.placer = newPlacer(n, started) // ends after the caller, which tells it
 	caller = call.NewCaller(call.CallerConfig{
 		Dir: n.cfg.Dir, Agent: agent, Deps: n.cfg.Deps, RemoteCells: n.cfg.RemoteCells,
 	}, call.CallerDeps{
 		Host: n.host, Finder: finder{n.dht}, Blocks: n.blocks, Identity: n.identity,
-		Wake: wake, Own: n.server, Log: n.log.Named("caller"),
+		Wake: wake, Own: n.server, Mirrors: n.mirrors.store, Raced: n.placer.raced, Log: n.log.Named("caller"),
 	})
 	n.caller = caller
 	if n.taken != nil {
@@ -415,9 +434,17 @@ func (n *nucleus) newProgram(outgoing func(*cellproto.Conn, *cellproto.Frame), s
 		return nil, err
 	}
 	started.add(func() { out.Close() })
+	box, err := sandboxOf(n.cfg)
+	if err != nil {
+		return nil, err
+	}
+	if box != nil {
+		outgoing = nil // what it calls, it would call in the owner's name
+	}
 	cfg, deps := program.Config{
 		Dir: n.cfg.Dir, Name: n.cfg.Cell.Name, Binary: n.cfg.Cell.Binary, Speaks: n.cfg.Cell.Speaks,
 		FreezeAfter: n.cfg.LifeCycle.FreezeAfter, IdleTimeout: n.cfg.LifeCycle.IdleTimeout, Concurrency: n.cfg.Resources.Concurrency,
+		Sandbox: box,
 	}, program.Deps{Log: n.log.Named("program"), Output: out, Accept: outgoing, RolledBack: n.swaps.rolledBack, Proven: n.invite}
 	p := n.adoptProgram(cfg, deps)
 	if p == nil {

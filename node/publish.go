@@ -126,6 +126,9 @@ func (n *nucleus) manifest(ctx context.Context, a signed.Artefact, schema *cellp
 		},
 		SLO: signed.SLO{MaxP99Ms: int64(cfg.SLO.MaxP99Ms), MinBandwidthMbps: int64(cfg.SLO.MinBandwidthMbps)},
 	}
+	if cfg.Cell.Speaks == celltoml.JSONL {
+		m.Speaks = string(cfg.Cell.Speaks)
+	}
 	if schema != nil {
 		link, err := schemaLink(schema)
 		if err != nil {
@@ -224,6 +227,10 @@ func (s *serving) withdraw() {
 // awaitAnnounced waits a little until somebody holds a provider record. It is no failure when
 // nobody does yet: announcing goes on for as long as the nucleus runs.
 func (n *nucleus) awaitAnnounced(ctx context.Context, id cid.Cid, say func(string)) {
+	if !n.reachable() {
+		say("not announced: the cell listens on its Unix socket only")
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, announceWait)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)

@@ -247,8 +247,11 @@ func (s *serving) apply() {
 }
 
 // announce makes the cell findable: its manifest, and for other IPFS nodes its artefacts and schema.
-// s.mu is held.
+// One that nobody can reach is not announced. s.mu is held.
 func (s *serving) announce(context.Context) {
+	if !s.n.reachable() {
+		return
+	}
 	s.n.dht.Announce(s.id)
 	for _, l := range s.links() {
 		s.n.dht.Announce(l)

@@ -13,7 +13,7 @@ func (n *nucleus) status() ctl.Status {
 	s := ctl.Status{
 		Name: n.cfg.Cell.Name, Version: n.serving.releaseVersion(), State: ctl.Idle, NucleusPID: os.Getpid(),
 		PeerID: n.identity.Peer.String(), Addrs: n.addrs(), Network: n.cfg.Network.Name,
-		InFlight: load.InFlight, Served: load.Served, SandboxTier: "none", Dir: n.cfg.Dir,
+		InFlight: load.InFlight, Served: load.Served, SandboxTier: string(n.cfg.Sandbox.Tier), Dir: n.cfg.Dir,
 		Celld: n.version, CelldStarted: n.started.UTC(), Upgrade: n.upgraded,
 	}
 	n.serving.mu.Lock()
@@ -26,6 +26,9 @@ func (n *nucleus) status() ctl.Status {
 		s.ProgramPID = st.PID
 		s.Starts, s.Crashes, s.LastExit = st.Starts, st.Crashes, st.LastExit
 		s.LastError, s.LastHint = st.LastError, st.LastHint
+		if st.Tier != "" {
+			s.SandboxTier = st.Tier
+		}
 		s.LogCut, s.BadLines = st.Counters.LogCut, st.Counters.BadLines
 		if st.Swap.Phase != program.SwapNone {
 			s.Swap = &ctl.SwapStatus{

@@ -30,6 +30,7 @@ type Config struct {
 	Patch       Patch
 	Network     Network
 	Privacy     Privacy
+	Sandbox     Sandbox
 }
 
 // Cell says what the cell is.
@@ -142,6 +143,23 @@ const (
 	PlacementLocal   Placement = "local"   // never off this machine
 )
 
+// Sandbox says how the program is confined.
+type Sandbox struct {
+	Tier SandboxTier
+}
+
+// SandboxTier is how strongly a program is confined; docs/sandbox.md says what each means.
+type SandboxTier string
+
+// The tiers.
+const (
+	SandboxNone SandboxTier = "none" // not at all: it is the owner's own
+	SandboxAuto SandboxTier = "auto" // as strongly as this machine can; where it cannot, it does not run
+	SandboxT1   SandboxTier = "T1"   // so, or not at all; likewise below
+	SandboxT2   SandboxTier = "T2"
+	SandboxT3   SandboxTier = "T3"
+)
+
 // Default gives the configuration of an empty cell.toml. It lacks the one thing that has no
 // default, the cell's name, and so does not pass Validate as it is.
 func Default() *Config {
@@ -159,6 +177,7 @@ func Default() *Config {
 			MDNS:   true,
 		},
 		Privacy: Privacy{Placement: PlacementPublic},
+		Sandbox: Sandbox{Tier: SandboxNone},
 	}
 }
 

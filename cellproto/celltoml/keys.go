@@ -106,6 +106,9 @@ var keys = [...]key{
 
 	{path: "privacy.placement", kind: text, at: func(c *Config) any { return (*string)(&c.Privacy.Placement) },
 		choices: []string{string(PlacementPublic), string(PlacementFriends), string(PlacementLocal)}},
+
+	{path: "sandbox.tier", kind: text, at: func(c *Config) any { return (*string)(&c.Sandbox.Tier) },
+		choices: []string{string(SandboxNone), string(SandboxAuto), string(SandboxT1), string(SandboxT2), string(SandboxT3)}},
 }
 
 // reserved tables belong to later versions. Taking them silently now would change what a cell does

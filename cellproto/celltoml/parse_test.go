@@ -64,6 +64,7 @@ func TestGood(t *testing.T) {
 				Network: Network{Name: "lab", Listen: []string{"/ip6/::/tcp/4001"}, Bootstrap: []string{}, Static: []string{"../calculator/cache/advert.json"}, MDNS: true,
 					PSK: "keys/lab.psk"},
 				Privacy: Privacy{Placement: PlacementFriends},
+				Sandbox: Sandbox{Tier: SandboxAuto},
 			}
 		},
 	}

@@ -85,6 +85,11 @@ func manifestVectors(t testing.TB) vectorFile {
 	minimal, minimalID := sealed(t, Manifest{Name: "x", Version: "0.0.1", Created: 1, Privacy: "local"})
 	add("nothing that can be left out", "", minimalID, minimal)
 
+	lines := base
+	lines.Speaks = "jsonl"
+	linesBlock, linesID := sealed(t, lines)
+	add("of a program that speaks jsonl", "", linesID, linesBlock)
+
 	// What is wrong before the body is looked at.
 	add("another block under this CID", "corrupt", id, minimal)
 	add("CID of the codec raw", "bad input", cid.NewCidV1(cid.Raw, id.Hash()), block)
@@ -144,6 +149,9 @@ func manifestVectors(t testing.TB) vectorFile {
 	signed("key twice", "bad input", append(append([]byte{body[0] + 1}, body[1:]...), 0x61, 'v', 0x01))
 	signed("indefinite length", "bad input", append(append([]byte{0xbf}, body[1:]...), 0xff))
 	signed("length in more bytes than needed", "bad input", append([]byte{0xb8, body[0] & 31}, body[1:]...))
+	signed("speaks nothing", "bad input", encode(t, with(t, base, "speaks", "")))
+	signed("speaks frames, and says so", "bad input", encode(t, with(t, base, "speaks", "frames")))
+	signed("speaks null", "bad input", encode(t, with(t, base, "speaks", nil)))
 	signed("body a text", "bad input", encode(t, "body"))
 	signed("float", "bad input", encode(t, with(t, base, "created", 1.5)))
 	signed("integer as float", "bad input", encode(t, with(t, base, "created", float64(1.5e12))))
@@ -441,6 +449,7 @@ func drawManifest(t *rapid.T) Manifest {
 		SLO:       SLO{integer.Draw(t, "p99"), integer.Draw(t, "bandwidth")},
 		Privacy:   rapid.SampledFrom([]string{"public", "friends", "local"}).Draw(t, "privacy"),
 		License:   rapid.StringMatching(`[ -~é€]{0,40}`).Draw(t, "license"),
+		Speaks:    rapid.SampledFrom([]string{"", "jsonl"}).Draw(t, "speaks"),
 	}
 	for i := range rapid.IntRange(0, 20).Draw(t, "artefacts") {
 		m.Artefacts = append(m.Artefacts, Artefact{

@@ -65,6 +65,7 @@ func (m Manifest) validate(op string) error {
 		{"accepted", checkAscending(m.Accepted)},
 		{"artefacts", m.checkArtefacts()},
 		{"source", m.Source.check()},
+		{"speaks", checkSpeaks(m.Speaks)},
 		{"resources", m.Resources.check()},
 		{"slo.max_p99_ms", checkInt(m.SLO.MaxP99Ms, 0)},
 		{"slo.min_bandwidth_mbps", checkInt(m.SLO.MinBandwidthMbps, 0)},
@@ -219,6 +220,14 @@ func checkPlacement(s string) error {
 		return nil
 	}
 	return fmt.Errorf("%.80q is none of public, friends, local", s)
+}
+
+// checkSpeaks has one form for each way: frames is what is not said.
+func checkSpeaks(s string) error {
+	if s != "" && s != "jsonl" {
+		return fmt.Errorf("%.80q is not jsonl", s)
+	}
+	return nil
 }
 
 func validPlatform(s string) bool {

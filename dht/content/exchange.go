@@ -50,12 +50,13 @@ type exchange struct {
 	timing *timing
 	log    *zap.Logger
 
-	ctx    context.Context // ends at stop
-	cancel context.CancelFunc
-	in     *inbound
-	out    streams       // what we opened, and goroutines
-	slots  *shares       // one for each peer that is being sent blocks
-	again  func(cid.Cid) // fetches a block that turned out corrupt when a peer wanted it
+	ctx      context.Context // ends at stop
+	cancel   context.CancelFunc
+	in       *inbound
+	out      streams       // what we opened, and goroutines
+	slots    *shares       // one for each peer that is being sent blocks
+	withhold bool          // peers are told that nothing is here
+	again    func(cid.Cid) // fetches a block that turned out corrupt when a peer wanted it
 
 	mu    sync.Mutex
 	waits map[cid.Cid]map[*wait]struct{}
@@ -204,7 +205,7 @@ func (x *exchange) received(p peer.ID, msg message.BitSwapMessage) {
 func (x *exchange) answer(e message.Entry) (task, bool) {
 	size, ok := x.blocks.size(x.ctx, e.Cid)
 	switch {
-	case !ok:
+	case !ok || x.withhold:
 		return task{cid: e.Cid, what: sendDontHave}, e.SendDontHave
 	case e.WantType == pb.Message_Wantlist_Block || size <= haveAsBlock:
 		return task{cid: e.Cid, what: sendBlock, size: size}, true

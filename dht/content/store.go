@@ -31,6 +31,8 @@ type Config struct {
 	// for the longest time; what Deps.Originals names and the trees of artefacts stay. A twentieth of
 	// the disk's free space bounds them too. 0 means DefaultMaxBlocks.
 	MaxBlocks int64
+	// Withhold has peers be told that nothing is here, whatever is: the store only fetches.
+	Withhold bool
 }
 
 // Validate fills in the defaults and reports what cannot work, with kind BadInput.
@@ -138,7 +140,7 @@ func New(cfg Config, deps Deps) (*Store, error) {
 		slots: newShares(maxFetches, maxFetchesPeer), stocked: make(chan struct{}), refetching: make(chan struct{}, maxRefetch),
 	}
 	s.x = newExchange(deps.Host, blocks, &s.timing, deps.Charge, log)
-	s.x.again = s.refetch
+	s.x.again, s.x.withhold = s.refetch, cfg.Withhold
 	s.fetch = newInbound(fetchQuota, s.serveFetch, s.refuseFetch, deps.Charge, log)
 	return s, nil
 }

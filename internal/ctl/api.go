@@ -23,6 +23,11 @@ const (
 	RouteSwap    = "/v1/swap"    // POST program, force, publish, timeout_ms; result Swapped
 	RouteUpgrade = "/v1/upgrade" // POST file, cut, timeout_ms; result Upgrading, just before the other celld takes over
 	RouteStop    = "/v1/stop"    // POST; result null, before the nucleus begins to stop
+	RouteRun     = "/v1/run"     // POST timeout_ms; starts the program; result Status
+	// GET; result []MirrorRow. POST target, public, timeout_ms: makes one; result MirrorRow. DELETE target,
+	// timeout_ms: removes one; result MirrorRow.
+	RouteMirrors = "/v1/mirrors"
+	RouteCollect = "/v1/gc" // POST dry, timeout_ms; result []MirrorRow, those that go
 )
 
 // What a nucleus tells whoever started it: the number of a descriptor on which it writes one line
@@ -227,6 +232,20 @@ type HistoryRow struct {
 	Schema  string    `json:"schema"`         // hash of the schema, in hex
 	Owner   string    `json:"owner"`          // peer ID of the account that signed it
 	Note    string    `json:"note,omitempty"` // of the last one: why the version before it is not listed
+}
+
+// MirrorRow is one mirror on this machine.
+type MirrorRow struct {
+	CID         string    `json:"cid"`
+	Name        string    `json:"name"`
+	Version     string    `json:"version"`
+	Dir         string    `json:"dir"`
+	State       string    `json:"state"`  // as in Status
+	Source      string    `json:"source"` // artefact, or what it was built from
+	LastUsed    time.Time `json:"last_used"`
+	Public      bool      `json:"public"`                 // it is announced
+	Made        bool      `json:"made,omitempty"`         // by this very request
+	SandboxTier string    `json:"sandbox_tier,omitempty"` // of one that was just started
 }
 
 // Check is one finding of the doctor.

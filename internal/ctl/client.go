@@ -102,6 +102,39 @@ func (c *Client) Upgrade(ctx context.Context, file string, cut bool) (Upgrading,
 	return result[Upgrading](ctx, c, "POST", RouteUpgrade, withTimeout(ctx, q))
 }
 
+// Run starts the program of the cell.
+func (c *Client) Run(ctx context.Context) (Status, error) {
+	return result[Status](ctx, c, "POST", RouteRun, withTimeout(ctx, nil))
+}
+
+// Mirrors lists the mirrors on this machine.
+func (c *Client) Mirrors(ctx context.Context) ([]MirrorRow, error) {
+	return result[[]MirrorRow](ctx, c, "GET", RouteMirrors, withTimeout(ctx, nil))
+}
+
+// AddMirror makes a mirror of target, unless there is one, and starts it; a public one is announced.
+func (c *Client) AddMirror(ctx context.Context, target string, public bool) (MirrorRow, error) {
+	q := targetQuery(ctx, target)
+	if public {
+		q.Set("public", "1")
+	}
+	return result[MirrorRow](ctx, c, "POST", RouteMirrors, q)
+}
+
+// RemoveMirror stops and removes a mirror: its CID, its directory, or its name.
+func (c *Client) RemoveMirror(ctx context.Context, target string) (MirrorRow, error) {
+	return result[MirrorRow](ctx, c, "DELETE", RouteMirrors, targetQuery(ctx, target))
+}
+
+// Collect removes the mirrors that nobody has used for a week, or with dry only names them.
+func (c *Client) Collect(ctx context.Context, dry bool) ([]MirrorRow, error) {
+	q := url.Values{}
+	if dry {
+		q.Set("dry", "1")
+	}
+	return result[[]MirrorRow](ctx, c, "POST", RouteCollect, withTimeout(ctx, q))
+}
+
 // Stop tells the nucleus to stop. It has not yet stopped when Stop returns.
 func (c *Client) Stop(ctx context.Context) error {
 	_, err := result[json.RawMessage](ctx, c, "POST", RouteStop, nil)

@@ -36,6 +36,11 @@ type Blocks interface {
 	Block(ctx context.Context, c cid.Cid, max int, from []peer.ID) ([]byte, error)
 }
 
+// Mirrors knows the copies of published cells on this machine.
+type Mirrors interface {
+	Dir(id cid.Cid) (dir string, ok bool)
+}
+
 // CallerConfig says on whose behalf calls are made.
 type CallerConfig struct {
 	Dir         string            // of the calling cell; its memory of others is in Dir/.cell-cache
@@ -53,6 +58,8 @@ type CallerDeps struct {
 	Identity Identity
 	Wake     func(ctx context.Context, dir string) error // starts the nucleus of a local directory
 	Own      *Server                                     // of the same nucleus, or nil
+	Mirrors  Mirrors                                     // or nil
+	Raced    func(Raced) (again time.Duration)           // see Raced; or nil
 	Log      *zap.Logger
 }
 
@@ -72,7 +79,8 @@ type Caller struct {
 	mu         sync.Mutex
 	remotes    map[cid.Cid]*remote
 	names      map[string]resolved
-	cids       map[string]cid.Cid // decoded
+	cids       map[string]cid.Cid   // decoded
+	badMirrors map[string]time.Time // by directory: until then they are not tried
 	reputation *race.Reputation
 	saved      time.Time // when reputation was written down
 }
@@ -81,7 +89,7 @@ type Caller struct {
 func NewCaller(cfg CallerConfig, deps CallerDeps) *Caller {
 	c := &Caller{
 		cfg: cfg, deps: deps, cache: openCache(cfg.Dir, deps.Log), newest: signed.NewNewest(maxAdverts),
-		remotes: map[cid.Cid]*remote{}, names: map[string]resolved{}, cids: map[string]cid.Cid{},
+		remotes: map[cid.Cid]*remote{}, names: map[string]resolved{}, cids: map[string]cid.Cid{}, badMirrors: map[string]time.Time{},
 	}
 	c.reputation = c.cache.reputation()
 	c.ctx, c.cancel = context.WithCancel(context.Background())
@@ -123,7 +131,7 @@ func (c *Caller) remember(gap time.Duration) {
 type Result struct {
 	Reply    *cellproto.Reply
 	Provider string    // peer ID; of a local cell its directory or socket
-	Source   string    // local, dht, mdns or static
+	Source   string    // local, mirror, dht, mdns or static
 	Raced    bool      // a race was held for this call
 	Cached   bool      // the winner of an earlier race answered
 	Decided  time.Time // when that race was decided
@@ -145,9 +153,12 @@ func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request
 		again := *req
 		again.Body, req = repeatable(req.Body), &again
 	}
-	if t.cell.Defined() {
+	switch {
+	case t.mirrorOf.Defined():
+		res, err = c.callMirror(ctx, t, req)
+	case t.cell.Defined():
 		res, err = c.callRemote(ctx, c.remote(t.cell), req)
-	} else {
+	default:
 		res, err = c.callDirect(ctx, t, req)
 	}
 	if err != nil || res.Reply.Body == nil {

@@ -133,9 +133,18 @@ func (c *Caller) Schema(ctx context.Context, target string) (*cellproto.Schema, 
 	if err != nil {
 		return nil, err
 	}
+	var broken error // why there is no use in the mirror here
+	if t.mirrorOf.Defined() {
+		if broken = c.tryMirror(ctx, t.dir); broken != nil {
+			t = resolved{cell: t.mirrorOf}
+		}
+	}
 	if t.cell.Defined() {
 		r := c.remote(t.cell)
 		_, s, err := c.describeFound(ctx, r)
+		if broken != nil && cellproto.KindOf(err) == cellproto.NotFound {
+			return nil, broken // there is nobody else: this says more
+		}
 		if err == nil && s == nil {
 			err = cellproto.Errorf("schema of "+target, cellproto.NotFound, "the cell was published without a schema")
 		}
@@ -307,5 +316,8 @@ func (c *Caller) localManifest(ctx context.Context, id cid.Cid) (*signed.Manifes
 // Resolve gives the CID that a target stands for, and false when it is a nucleus itself.
 func (c *Caller) Resolve(ctx context.Context, target string) (cid.Cid, bool, error) {
 	t, err := c.resolve(ctx, target)
+	if t.mirrorOf.Defined() {
+		t.cell = t.mirrorOf
+	}
 	return t.cell, t.cell.Defined(), err
 }

@@ -19,6 +19,9 @@ import (
 func (c *Caller) raceAgain(now time.Time, r *remote) {
 	r.mu.Lock()
 	why := r.winner.ShouldRace(now, c.cfg.Policy)
+	if why == race.NoReason && r.hurry > 0 && r.decision != nil && now.Sub(r.decision.At) >= r.hurry {
+		why = race.Missed
+	}
 	if why == race.NoReason || r.racing != nil {
 		r.mu.Unlock()
 		return
@@ -100,6 +103,7 @@ func (c *Caller) beginRace(r *remote, why race.Reason, patient bool) *running {
 		close(run.done)
 		if run.decision != nil {
 			c.cache.raced(r, run.decision, why)
+			c.tellRaced(r, run.decision)
 			c.remember(rememberEvery)
 		}
 	})

@@ -27,6 +27,8 @@ type resolved struct {
 	info   *peer.AddrInfo // a nucleus at a multiaddr
 	cell   cid.Cid        // a published cell
 	until  time.Time      // of a name: when to look again
+
+	mirrorOf cid.Cid // of a directory: it is a mirror of this cell
 }
 
 func (t resolved) where() string {
@@ -149,6 +151,9 @@ func (c *Caller) publishedAs(id cid.Cid, name cellproto.CellID) resolved {
 	if c.deps.Own != nil && c.deps.Own.Serving().Cell == name {
 		return resolved{dir: c.cfg.Dir}
 	}
+	if dir, ok := c.mirrorDir(id); ok {
+		return resolved{dir: dir, mirrorOf: id}
+	}
 	return resolved{cell: id}
 }
 
@@ -245,6 +250,9 @@ func (c *Caller) resolvePublished(ctx context.Context, target string) (resolved,
 	t, err := c.resolve(ctx, target)
 	if err != nil || t.dir == "" {
 		return t, err
+	}
+	if t.mirrorOf.Defined() {
+		return resolved{cell: t.mirrorOf}, nil
 	}
 	f, err := os.Open(filepath.Join(t.dir, "published", "latest"))
 	if err != nil {

@@ -45,6 +45,9 @@ type Config struct {
 	// Env is added to the program's environment, which is otherwise PATH, HOME, the locale, TZ,
 	// TMPDIR and what EnvDir, EnvName, EnvFD and EnvHandoff of cellproto name. Those cannot be set.
 	Env map[string]string
+	// Sandbox confines the program; nil: it is the owner's own. A confined one sees of its environment
+	// only EnvName, EnvFD, Env and what the sandbox sets, and has the sandbox's view of Dir.
+	Sandbox *Sandbox
 }
 
 // Deps is what a Program needs of others. All may be nil.
@@ -102,6 +105,8 @@ func (c Config) Validate() error {
 		return bad("StopTimeout is %v, not between 0 and %v", c.StopTimeout, maxTimeout)
 	case c.IdleTimeout < 0 || c.FreezeAfter < 0:
 		return bad("IdleTimeout is %v, FreezeAfter %v", c.IdleTimeout, c.FreezeAfter)
+	case c.Sandbox != nil && !filepath.IsAbs(c.Sandbox.Launcher):
+		return bad("Sandbox.Launcher %q is not an absolute path", c.Sandbox.Launcher)
 	case c.Concurrency < 0 || c.Concurrency > cellproto.MaxStreams:
 		return bad("Concurrency is %d, not between 1 and %d", c.Concurrency, cellproto.MaxStreams)
 	}

@@ -22,7 +22,7 @@ import (
 // JSON lines is stopped in good order: the next call starts it. The caller closes the files.
 func (p *Program) Suspend(ctx context.Context) (*Handover, []*os.File, error) {
 	op := "hand " + p.cfg.Name + " over"
-	if p.cfg.Speaks == celltoml.JSONL {
+	if p.cfg.Speaks == celltoml.JSONL || p.cfg.Sandbox != nil { // its sandbox ends with this celld's pipe
 		_ = p.Stop(ctx) // it is killed when ctx ends
 	}
 	p.mu.Lock()

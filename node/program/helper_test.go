@@ -33,8 +33,16 @@ func TestMain(m *testing.M) {
 		programs[mode]()
 		os.Exit(0)
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		for _, dir := range built {
+			os.RemoveAll(dir)
+		}
+		os.Exit(code)
+	}))
 }
+
+// built are directories with what tests have built.
+var built []string
 
 var programs = map[string]func(){
 	"serve":   func() { serve() },

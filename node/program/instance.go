@@ -146,6 +146,9 @@ func (in *instance) start() *cellproto.Error {
 // exec starts the process described by s, whose path and environment it sets.
 func (in *instance) exec(s spec) *cellproto.Error {
 	s.path, s.dir = in.file.path, in.cfg.Dir
+	if in.cfg.Sandbox != nil {
+		return in.execConfined(s)
+	}
 	s.env = environ(in.cfg, os.LookupEnv, len(s.extra))
 	in.begun = time.Now()
 	proc, err := startProcess(s, in.out, in.stop)
@@ -154,6 +157,18 @@ func (in *instance) exec(s spec) *cellproto.Error {
 	}
 	in.proc = proc
 	in.pids.record(proc.pid)
+	return nil
+}
+
+// execConfined is exec for a program in a sandbox, which ends with this process whatever happens.
+func (in *instance) execConfined(s spec) *cellproto.Error {
+	box := in.cfg.Sandbox
+	in.begun = time.Now()
+	proc, err := startConfined(box.Launcher, box.config(in.cfg, s.path, len(s.extra) > 0, s.stdout == nil), s, in.out, in.stop)
+	if err != nil {
+		return startError(in.cfg, "%w", err).WithHint("%s", cellproto.HintOf(err))
+	}
+	in.proc = proc
 	return nil
 }
 

@@ -99,7 +99,7 @@ func (p *Program) noteStart(in *instance, err *cellproto.Error) {
 // takeOver has new requests go to in. p.mu is held.
 func (p *Program) takeOver(in *instance, trial bool) {
 	p.cur, p.phase, p.hello = in, Running, &in.hello
-	p.pid, p.started = in.proc.pid, in.begun
+	p.pid, p.started, p.tier = in.proc.pid, in.begun, in.proc.tier
 	in.trial = trial
 	p.lastEnd.Store(int64(time.Since(p.epoch)))
 	p.ready.Store(in.conn)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/node/sandbox"
 )
 
 const (
@@ -29,11 +30,13 @@ const (
 // killed, as soon as it ends.
 type process struct {
 	pid      int
-	wait     func() error  // reaps it; an error says how it ended
-	exited   chan struct{} // closed when it has been reaped
-	finished chan struct{} // closed after exited, when its output has been taken in
-	status   string        // how it ended; set before exited is closed
-	clean    bool          // it ended with status 0; set before exited is closed
+	wait     func() error      // reaps it; an error says how it ended. Nil: it is confined
+	box      *sandbox.Confined // nil: it is not
+	tier     string            // of the sandbox; "": none
+	exited   chan struct{}     // closed when it has been reaped
+	finished chan struct{}     // closed after exited, when its output has been taken in
+	status   string            // how it ended; set before exited is closed
+	clean    bool              // it ended with status 0; set before exited is closed
 
 	mu     sync.Mutex
 	reaped bool
@@ -98,7 +101,11 @@ func (p *process) watch(out *output, r *os.File, line []byte, cut int) {
 // reap waits for the process and cleans up behind it.
 func (p *process) reap() {
 	defer close(p.finished)
-	err := p.collect()
+	collect := p.collect
+	if p.box != nil {
+		collect = p.collectConfined
+	}
+	err := collect()
 	p.clean = err == nil
 	p.status = "exit status 0"
 	if err != nil {
@@ -118,7 +125,9 @@ func (p *process) reap() {
 func (p *process) signal(sig syscall.Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.reaped {
+	if !p.reaped && p.box != nil {
+		p.signalConfined(sig)
+	} else if !p.reaped {
 		_ = syscall.Kill(-p.pid, sig) // it can only be gone already
 	}
 }
@@ -173,9 +182,8 @@ func environ(cfg Config, getenv func(string) (string, bool), sockets int) []stri
 	maps.Copy(env, cfg.Env)
 	env[cellproto.EnvDir] = cfg.Dir
 	env[cellproto.EnvName] = cfg.Name
-	const first = 3 // os/exec numbers extra files from here
 	for i, name := range []string{cellproto.EnvFD, cellproto.EnvHandoff}[:sockets] {
-		env[name] = fmt.Sprint(first + i)
+		env[name] = fmt.Sprint(firstFD + i)
 	}
 	list := make([]string, 0, len(env))
 	for key, v := range env {

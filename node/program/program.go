@@ -74,6 +74,7 @@ type Program struct {
 	pid                           int
 	started                       time.Time
 	lastExit                      string
+	tier                          string // of the sandbox of pid
 }
 
 // New makes a program that does not run yet. The error is that of Config.Validate.
@@ -299,7 +300,7 @@ func (p *Program) State() State {
 	}
 	s := State{
 		Phase: Idle, PID: p.pid, Started: p.started, Starts: p.starts, Crashes: p.crashes,
-		InFlight: p.InFlight(), Waiting: p.waiting, LastExit: p.lastExit, Swap: p.swap,
+		InFlight: p.InFlight(), Waiting: p.waiting, LastExit: p.lastExit, Swap: p.swap, Tier: p.tier,
 		Counters: Counters{
 			Served: p.served.Load(), Refused: p.refused.Load(), LogCut: p.out.cut.Load(), BadLines: p.bad.Load(),
 		},

@@ -34,6 +34,7 @@ type State struct {
 	LastHint  string    // what to try
 	Swap      SwapState // of the last swap
 	Counters  Counters
+	Tier      string // of the sandbox, of the process that runs, or ran last; "": of none yet, or none at all
 }
 
 // Counters count since New.

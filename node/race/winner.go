@@ -19,6 +19,7 @@ const (
 	ManyCalls  Reason = "calls"     // Policy.EveryCalls were made since the last race
 	Expired    Reason = "expired"   // the decision is older than Policy.Keep
 	Unfinished Reason = "hurried"   // the last race did not wait for everyone
+	Missed     Reason = "objective" // the caller's objective was missed; for the caller to say
 )
 
 // Policy says how long a winner is believed. The zero value is the default; so is a zero field.

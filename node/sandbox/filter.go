@@ -114,10 +114,11 @@ const (
 )
 
 // buildCalls are what a build may call besides: in T1, in a process namespace of its own, and where the
-// mounts and Landlock leave nothing to write to but its copy of Dir.
+// mounts and Landlock leave nothing to write to but its copy of Dir. Make sets its users to what they are
+// before each command; without capabilities it could set them to nothing else.
 func buildCalls() []string {
 	return strings.Fields(`
-		fork vfork setpgid getpgid getsid setsid kill tgkill getpriority
+		fork vfork setpgid getpgid getsid setsid kill tgkill getpriority setresuid setresgid setresuid32 setresgid32
 		mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat symlink symlinkat
 		truncate truncate64 ftruncate ftruncate64 fallocate fsync fdatasync sync_file_range
 		sync_file_range2 utime utimes utimensat utimensat_time64 futimesat flock

@@ -1,0 +1,207 @@
+package celltest
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/celldnet/celld/internal/ctl"
+)
+
+// mirrors lists the mirrors of the network's user, and checks that there are so many.
+func (n *Net) mirrors(t *testing.T, want int) []ctl.MirrorRow {
+	t.Helper()
+	var rows []ctl.MirrorRow
+	if err := json.Unmarshal([]byte(n.Must(n.root, "mirror", "ls", "--json")), &rows); err != nil {
+		t.Fatal(err)
+	}
+	if len(rows) != want {
+		t.Fatalf("%d mirrors, want %d: %+v", len(rows), want, rows)
+	}
+	return rows
+}
+
+// awaitProvider waits until the home cell finds a provider.
+func (n *Net) awaitProvider(target string) {
+	n.t.Helper()
+	Eventually(n.t, "a provider is found from the home cell", func() bool {
+		return n.Ctl(n.root, "find", target, "--timeout", "5s").Code == 0
+	})
+}
+
+// Losing the original costs those nothing who have a mirror: it answers, confined, and is awake or woken.
+func TestMirrorOutlivesOriginal(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	n.Bootstrap()
+	a := n.Example("calculator")
+	a.Start()
+	published := a.Publish()
+	n.awaitProvider(published.CID)
+
+	dir := n.Must(n.root, "mirror", "add", published.CID)
+	mirror := n.At(dir)
+	if got := n.Must(n.root, "use", published.CID, "add", "3", "4"); got != "7" {
+		t.Errorf("beside the original: %s", got)
+	}
+	a.Kill()
+	used := func() {
+		t.Helper()
+		var r struct {
+			Reply  int    `json:"reply"`
+			Source string `json:"source"`
+		}
+		if err := json.Unmarshal([]byte(n.Must(n.root, "use", published.CID, "add", "3", "4", "--json")), &r); err != nil {
+			t.Fatal(err)
+		}
+		if r.Reply != 7 || r.Source != "mirror" {
+			t.Errorf("%+v", r)
+		}
+	}
+	used()
+	s := mirror.Status()
+	if !strings.HasPrefix(s.SandboxTier, "T") || s.CID != published.CID || len(s.Addrs) != 0 || s.Network != "offline" {
+		t.Errorf("its status is %+v", s)
+	}
+	row := n.mirrors(t, 1)[0]
+	if row.CID != published.CID || row.Dir != dir || row.State != ctl.Running || row.Source != "artefact" || row.Name != "calculator" {
+		t.Errorf("it is listed as %+v", row)
+	}
+	// It is woken by a call, and goes with a word.
+	n.Must(n.root, "stop", dir)
+	if row := n.mirrors(t, 1)[0]; row.State != ctl.Stopped {
+		t.Errorf("stopped, it is listed as %+v", row)
+	}
+	used()
+	if gone := n.Must(n.root, "gc"); gone != "" {
+		t.Errorf("gc says %s", gone)
+	}
+	n.Must(n.root, "mirror", "rm", "calculator")
+	n.mirrors(t, 0)
+	if _, err := os.Stat(dir); err == nil {
+		t.Error("its directory is still there")
+	}
+	if r := n.Ctl(n.root, "mirror", "rm", "calculator"); r.Code != 3 {
+		t.Errorf("removed twice: exit code %d\n%s", r.Code, r.Stderr)
+	}
+}
+
+// A public mirror is one more provider of the very same cell.
+func TestPublicMirror(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	n.Bootstrap()
+	a := n.Example("calculator")
+	a.Start()
+	published := a.Publish()
+	n.awaitProvider(published.CID)
+	dir := n.Must(n.root, "mirror", "add", published.CID) // first for itself
+	if again := n.Must(n.root, "mirror", "add", published.CID, "--public"); again != dir {
+		t.Errorf("it went from %s to %s", dir, again)
+	}
+	mirror := n.At(dir)
+	a.Kill()
+	caller := n.Headless("caller")
+	caller.Start()
+	Eventually(t, "the mirror is found", func() bool {
+		return strings.Contains(caller.Ctl("find", published.CID, "--timeout", "5s").Stdout, mirror.Status().PeerID)
+	})
+	var rows []ctl.RaceRow
+	if err := json.Unmarshal([]byte(caller.Must("race", published.CID, "--json")), &rows); err != nil {
+		t.Fatal(err)
+	}
+	if len(rows) == 0 || rows[0].Peer != mirror.Status().PeerID || !rows[0].Winner {
+		t.Errorf("the race ended with %+v", rows)
+	}
+	n.Must(n.root, "mirror", "rm", dir)
+}
+
+// What never leaves a machine is not offered there, and not accepted here, even from a nucleus that
+// serves it all the same.
+func TestLocalIsNotMirrored(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	n.Bootstrap()
+	a := n.Example("calculator")
+	a.Start()
+	published := a.Publish()
+	a.Stop()
+	a.Edit("", "\n[privacy]\nplacement = \"local\"\n")
+	a.Start()
+	if r := a.Ctl("publish"); r.Code != 4 {
+		t.Errorf("publishing it: exit code %d\n%s", r.Code, r.Stderr)
+	}
+	if r := n.Ctl(n.root, "mirror", "add", published.CID, "--timeout", "15s"); r.Code == 0 {
+		t.Errorf("it was mirrored: %s", r.Stdout)
+	}
+	n.mirrors(t, 0)
+	if entries, err := os.ReadDir(filepath.Join(n.root, "foreign")); err == nil {
+		for _, e := range entries {
+			if !strings.HasPrefix(e.Name(), ".") {
+				t.Errorf("%s was left", e.Name())
+			}
+		}
+	}
+}
+
+// A program of JSON lines is mirrored too, and confined like the others.
+func TestMirrorOfLines(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	n.Bootstrap()
+	a := n.Example("greet")
+	a.Start()
+	published := a.Publish()
+	n.awaitProvider(published.CID)
+	mirror := n.At(n.Must(n.root, "mirror", "add", published.CID))
+	a.Kill()
+	if got := n.Must(n.root, "use", published.CID, "greet", "Ann"); !strings.Contains(got, "Ann") {
+		t.Errorf("it says %s", got)
+	}
+	if tier := mirror.Status().SandboxTier; !strings.HasPrefix(tier, "T") {
+		t.Errorf("its tier is %s", tier)
+	}
+	n.Must(n.root, "mirror", "rm", published.CID)
+}
+
+// A caller that wants a near copy of what is too slow gets one unasked: calls go on meanwhile, and then to
+// the copy. Without that wish nothing is copied.
+func TestMissedObjectiveIsMirrored(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	n.Bootstrap()
+	a := n.Example("calculator")
+	a.Start()
+	published := a.Publish()
+	content := n.Headless("content")
+	content.Start()
+	content.AwaitProviders(published.CID, 1)
+	caller := n.Headless("caller")
+	caller.write(".cell-cache/slo.json", `{"max_p99_ms": 5, "clone_on_violation": true}`, 0o600)
+	caller.Start()
+	use := func(from *Cell) string {
+		t.Helper()
+		reply, meta, err := from.Use(t.Context(), published.CID, "slow", "40")
+		if err != nil || string(reply) != "40" {
+			t.Fatalf("%s: %v", reply, err)
+		}
+		return meta.Source
+	}
+	for range 20 {
+		if from := use(content); from == "mirror" {
+			t.Fatal("it was copied though nobody wants that")
+		}
+	}
+	Eventually(t, "a call is answered by the copy", func() bool { return use(caller) == "mirror" })
+	a.Kill()
+	if from := use(caller); from != "mirror" {
+		t.Errorf("the answer came from %s", from)
+	}
+	row := n.mirrors(t, 1)[0]
+	if row.CID != published.CID || row.State != ctl.Running || row.Public {
+		t.Errorf("it is listed as %+v", row)
+	}
+	n.Must(n.root, "mirror", "rm", published.CID)
+}

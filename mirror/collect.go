@@ -1,0 +1,212 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/internal/ctl"
+)
+
+// KeepUnused is how long a mirror that is stopped is kept after its last use, and so is what an
+// interrupted fetch has left.
+const KeepUnused = 7 * 24 * time.Hour
+
+// maxFetching bounds how many programs that are not whole are kept.
+const maxFetching = 8
+
+const (
+	askTimeout = 2 * time.Second  // for a nucleus to say how it is
+	endTimeout = 15 * time.Second // for one to stop
+)
+
+// State asks the nucleus of a mirror how it is: running, frozen, idle or stopped.
+func State(ctx context.Context, dir string) string {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	status, err := (&ctl.Client{Dir: dir}).Status(ctx)
+	if err != nil {
+		return ctl.Stopped
+	}
+	return status.State
+}
+
+// Remove stops the mirror that a word names, and removes it: a CID, the name of its directory, or that
+// of the cell if it is the only one of that name.
+func (s *Store) Remove(ctx context.Context, word string) (*Mirror, error) {
+	m, err := s.find(word)
+	if err != nil {
+		return nil, err
+	}
+	if err := Stop(ctx, m.Dir); err != nil {
+		return nil, err
+	}
+	root, err := s.open()
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	return m, s.discard(ctx, root, filepath.Base(m.Dir))
+}
+
+// Stop stops the nucleus of a cell's directory, and returns when it has.
+func Stop(ctx context.Context, dir string) error {
+	ctx, cancel := context.WithTimeout(ctx, endTimeout)
+	defer cancel()
+	if err := (&ctl.Client{Dir: dir}).Stop(ctx); err != nil && !errors.Is(err, ctl.ErrNotRunning) && !errors.Is(err, ctl.ErrLost) {
+		return cellproto.Errorf("stop "+dir, cellproto.KindOf(err), "%w", err)
+	}
+	unlock, err := hold(ctx, dir)
+	if err != nil {
+		return err
+	}
+	unlock()
+	return nil
+}
+
+// hold keeps every nucleus from starting in dir, as soon as none runs there.
+func hold(ctx context.Context, dir string) (unlock func(), err error) {
+	run := filepath.Join(dir, ctl.RunDir)
+	if err := os.MkdirAll(run, 0o700); err != nil {
+		return nil, cellproto.Errorf("lock "+dir, cellproto.KindOf(err), "%w", err)
+	}
+	l := flock.New(filepath.Join(run, "lock"))
+	if ok, err := l.TryLockContext(ctx, lockPause); err != nil || !ok {
+		return nil, cellproto.Errorf("lock "+dir, cellproto.Unavailable, "its nucleus runs").WithHint("cellctl stop %s", dir)
+	}
+	return func() { l.Unlock() }, nil // the kernel does so too
+}
+
+// discard removes a mirror that is stopped, in one step as far as anybody sees.
+func (s *Store) discard(ctx context.Context, root *os.Root, name string) error {
+	unlock, err := s.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	defer s.forget()
+	letGo, err := hold(ctx, filepath.Join(s.cfg.Root, name))
+	if err != nil {
+		return err
+	}
+	defer letGo()
+	gone := path.Join(goneDir, name)
+	err = root.RemoveAll(gone) // of a removal that was killed
+	if err == nil {
+		err = root.Rename(name, gone)
+	}
+	if err == nil {
+		err = root.RemoveAll(gone)
+	}
+	if err != nil {
+		return cellproto.Errorf("remove "+name, cellproto.KindOf(err), "%w", err)
+	}
+	return nil
+}
+
+// Collect removes the mirrors that are stopped and were not used for KeepUnused, and gives them; with dry
+// it removes nothing. It also sweeps what was left half-way.
+func (s *Store) Collect(ctx context.Context, dry bool) ([]Mirror, error) {
+	all, err := s.List()
+	if err != nil || all == nil && !s.exists() {
+		return nil, err
+	}
+	root, err := s.open()
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	var out []Mirror
+	for _, m := range all {
+		if s.deps.Now().Sub(m.LastUsed) < KeepUnused || State(ctx, m.Dir) != ctl.Stopped {
+			continue
+		}
+		if !dry {
+			// Whoever starts it in this moment wins: it is kept.
+			quick, cancel := context.WithTimeout(ctx, 2*lockPause)
+			err := s.discard(quick, root, filepath.Base(m.Dir))
+			cancel()
+			if cellproto.KindOf(err) == cellproto.Unavailable || cellproto.KindOf(err) == cellproto.Timeout {
+				continue
+			}
+			if err != nil {
+				return out, err
+			}
+		}
+		out = append(out, m)
+	}
+	if dry {
+		return out, nil
+	}
+	return out, errors.Join(s.sweep(ctx, root, newDir), s.sweep(ctx, root, goneDir), s.trim(root, "", KeepUnused))
+}
+
+func (s *Store) exists() bool {
+	_, err := os.Lstat(s.cfg.Root)
+	return err == nil
+}
+
+// sweep removes what is left in .new or .gone of what was killed. What somebody works on is locked.
+func (s *Store) sweep(ctx context.Context, root *os.Root, sub string) error {
+	entries, err := fs.ReadDir(root.FS(), sub)
+	if err != nil {
+		return cellproto.Errorf("sweep "+sub, cellproto.KindOf(err), "%w", err)
+	}
+	for _, e := range entries {
+		quick, cancel := context.WithTimeout(ctx, 2*lockPause)
+		unlock, err := s.lock(quick, strings.TrimSuffix(strings.TrimSuffix(e.Name(), sourceSuffix), objectsSuffix))
+		cancel()
+		if err != nil {
+			continue
+		}
+		err = root.RemoveAll(path.Join(sub, e.Name()))
+		unlock()
+		if err != nil {
+			return cellproto.Errorf("sweep "+sub, cellproto.KindOf(err), "%w", err)
+		}
+	}
+	return nil
+}
+
+// makeRoom sees to it that the programs that are not whole do not become many; the one named stays.
+func (s *Store) makeRoom(root *os.Root, but string) error { return s.trim(root, but, 0) }
+
+// trim removes from .fetch what was not written to for the given time, if that is not 0, and the oldest
+// of more than maxFetching; what is named but stays. A fetch that goes on in another process would lose
+// its file and say so: what it writes to is never among the oldest.
+func (s *Store) trim(root *os.Root, but string, unused time.Duration) error {
+	entries, err := fs.ReadDir(root.FS(), fetchDir)
+	if err != nil {
+		return cellproto.Errorf("sweep "+fetchDir, cellproto.KindOf(err), "%w", err)
+	}
+	type file struct {
+		name string
+		at   time.Time
+	}
+	var files []file
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && (but == "" || !strings.Contains(e.Name(), but)) {
+			files = append(files, file{e.Name(), info.ModTime()})
+		}
+	}
+	slices.SortFunc(files, func(a, b file) int { return b.at.Compare(a.at) })
+	now := s.deps.Now()
+	for i, f := range files {
+		if i < maxFetching-1 && (unused == 0 || now.Sub(f.at) < unused) {
+			continue
+		}
+		if err := root.RemoveAll(path.Join(fetchDir, f.name)); err != nil {
+			return cellproto.Errorf("sweep "+fetchDir, cellproto.KindOf(err), "%w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,101 @@
+package mirror
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/signed"
+)
+
+// A mirror goes when nobody has used it for seven days, not before, and not while its nucleus runs.
+func TestCollect(t *testing.T) {
+	c := &clock{time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+	s := newTestStore(t, lying(program), c.Now)
+	w := want(t, artefact(t, program), nil, nil)
+	m := mustAdd(t, s, w)
+	collects := func(n int, dry bool) {
+		t.Helper()
+		if gone, err := s.Collect(t.Context(), dry); err != nil || len(gone) != n {
+			t.Errorf("%v were collected, want %d: %v", gone, n, err)
+		}
+	}
+	c.now = c.now.Add(KeepUnused - time.Second)
+	collects(0, false)
+	if err := Touch(m.Dir, c.now); err != nil {
+		t.Fatal(err)
+	}
+	c.now = c.now.Add(KeepUnused - time.Second)
+	collects(0, false)
+	c.now = c.now.Add(time.Second)
+	collects(1, true)
+	letGo, err := hold(t.Context(), m.Dir) // as a nucleus that is starting
+	if err != nil {
+		t.Fatal(err)
+	}
+	collects(0, false)
+	letGo()
+	if _, ok := s.Dir(w.CID); !ok {
+		t.Error("it is gone already")
+	}
+	collects(1, false)
+	if rest := left(t, s); len(rest) > 0 {
+		t.Errorf("%q were left", rest)
+	}
+	collects(0, false)
+	mustAdd(t, s, w)
+}
+
+// Of programs that are not whole a few are kept, for a while.
+func TestCollectFetches(t *testing.T) {
+	c := &clock{time.Now()}
+	s := newTestStore(t, lying(program), c.Now)
+	root, err := s.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root.Close()
+	for i := range 20 {
+		if err := os.WriteFile(filepath.Join(s.cfg.Root, fetchDir, string(rune('a'+i))), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustAdd(t, s, want(t, artefact(t, program), nil, nil))
+	if rest, err := os.ReadDir(filepath.Join(s.cfg.Root, fetchDir)); err != nil || len(rest) > maxFetching {
+		t.Errorf("%d are kept: %v", len(rest), err)
+	}
+	c.now = c.now.Add(KeepUnused + time.Hour)
+	if _, err := s.Collect(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	if rest, err := os.ReadDir(filepath.Join(s.cfg.Root, fetchDir)); err != nil || len(rest) > 0 {
+		t.Errorf("%d are kept: %v", len(rest), err)
+	}
+}
+
+func TestRemove(t *testing.T) {
+	s := newTestStore(t, lying(program), nil)
+	one := want(t, artefact(t, program), nil, nil)
+	two := want(t, artefact(t, program), nil, func(m *signed.Manifest) { m.Version = "2.0.0" })
+	mustAdd(t, s, one)
+	mustAdd(t, s, two)
+	if _, err := s.Remove(t.Context(), "calculator"); cellproto.KindOf(err) != cellproto.BadInput {
+		t.Errorf("which of two: %v", err)
+	}
+	if m, err := s.Remove(t.Context(), one.CID.String()); err != nil || m.CID != one.CID.String() {
+		t.Fatalf("%+v: %v", m, err)
+	}
+	if m, err := s.Remove(t.Context(), "calculator"); err != nil || m.CID != two.CID.String() {
+		t.Fatalf("%+v: %v", m, err)
+	}
+	if _, err := s.Remove(t.Context(), "calculator"); cellproto.KindOf(err) != cellproto.NotFound {
+		t.Errorf("what is gone: %v", err)
+	}
+	for _, word := range []string{"..", "../../etc", "/etc", ""} {
+		if _, err := s.Remove(t.Context(), word); cellproto.KindOf(err) != cellproto.NotFound {
+			t.Errorf("%q: %v", word, err)
+		}
+	}
+}

@@ -1,0 +1,144 @@
+package mirror
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"github.com/ipfs/go-cid"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/signed"
+)
+
+// RecordFile makes a cell's directory a mirror. It is this machine's own word on it: what the cell's
+// owner says is the manifest under published/.
+const RecordFile = "mirror.json"
+
+// maxRecord bounds a record, in bytes.
+const maxRecord = 16 << 10
+
+// Record is what a mirror's mirror.json says.
+type Record struct {
+	CID      string    `json:"cid"` // of the manifest
+	Name     string    `json:"name"`
+	Version  string    `json:"version"`
+	Owner    string    `json:"owner"`  // peer ID of the account that signed it
+	Source   string    `json:"source"` // SourceArtefact, or the repository and commit that it was built from
+	Public   bool      `json:"public"` // it is announced; else it listens on its Unix socket only
+	Created  time.Time `json:"created"`
+	LastUsed time.Time `json:"last_used"`
+	State    string    `json:"state"` // StateReady
+}
+
+// What a record says.
+const (
+	SourceArtefact = "artefact" // the program was fetched by its CID
+	StateReady     = "ready"    // it is complete
+)
+
+// ParseRecord reads a record: TooLarge past 16 KiB, else BadInput for what is none.
+func ParseRecord(data []byte) (*Record, error) {
+	const op = "read " + RecordFile
+	if len(data) > maxRecord {
+		return nil, cellproto.Errorf(op, cellproto.TooLarge, "%d bytes, at most %d", len(data), maxRecord)
+	}
+	var r Record
+	if err := json.Unmarshal(data, &r); err != nil {
+		return nil, cellproto.Errorf(op, cellproto.BadInput, "%w", err)
+	}
+	bad := func(format string, args ...any) (*Record, error) {
+		return nil, cellproto.Errorf(op, cellproto.BadInput, format, args...)
+	}
+	id, err := cid.Decode(r.CID)
+	switch {
+	case err != nil || id.Type() != cid.DagCBOR || id.String() != r.CID:
+		return bad("%.80q is not the CID of a manifest", r.CID)
+	case !cellproto.ValidCellName(r.Name):
+		return bad("%.80q is not the name of a cell", r.Name)
+	case r.State != StateReady:
+		return bad("there is no state %.40q", r.State)
+	case r.Created.IsZero() || r.LastUsed.Before(r.Created):
+		return bad("it was used at %v, and made at %v", r.LastUsed, r.Created)
+	}
+	return &r, nil
+}
+
+// ReadRecord reads the record of the cell in dir; nil, and no error, if that is no mirror.
+func ReadRecord(dir string) (*Record, error) {
+	path := filepath.Join(dir, RecordFile)
+	info, err := os.Lstat(path)
+	switch {
+	case os.IsNotExist(err):
+		return nil, nil
+	case err == nil && !info.Mode().IsRegular():
+		err = fmt.Errorf("it is no regular file")
+	}
+	if err != nil {
+		return nil, cellproto.Errorf("read "+path, cellproto.KindOf(err), "%w", err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, cellproto.Errorf("read "+path, cellproto.KindOf(err), "%w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
+	if err != nil {
+		return nil, cellproto.Errorf("read "+path, cellproto.KindOf(err), "%w", err)
+	}
+	return ParseRecord(data)
+}
+
+// write replaces the record of the cell in dir.
+func (r *Record) write(dir string) error {
+	path := filepath.Join(dir, RecordFile)
+	data, err := r.marshal()
+	if err == nil {
+		err = renameio.WriteFile(path, data, 0o600)
+	}
+	if err != nil {
+		return cellproto.Errorf("write "+path, cellproto.KindOf(err), "%w", err)
+	}
+	return nil
+}
+
+func (r *Record) marshal() ([]byte, error) {
+	data, err := json.MarshalIndent(r, "", "  ")
+	return append(data, '\n'), err
+}
+
+// Touch notes that the mirror in dir was used at a time.
+func Touch(dir string, at time.Time) error {
+	r, err := ReadRecord(dir)
+	if err != nil || r == nil || !at.After(r.LastUsed) {
+		return err
+	}
+	r.LastUsed = at.UTC()
+	return r.write(dir)
+}
+
+// dirName is the name of a mirror's directory, <owner>-<name>-<ref>: the end of the owner's peer ID, the
+// cell's name, the end of the manifest's CID.
+var dirName = regexp.MustCompile(`^[0-9A-Za-z]{8}-[a-z0-9-]{1,63}-[a-z2-7]{12}$`)
+
+const (
+	ownerChars = 8
+	refChars   = 12 // of base32: 60 bits
+)
+
+// nameOf gives the name of the directory of a cell. What a stranger has written is checked once more
+// here: whatever the manifest says, nothing but a plain name comes out.
+func nameOf(id cid.Cid, m *signed.Manifest) (string, error) {
+	owner, ref := string(m.Owner), id.String()
+	name := fmt.Sprintf("%s-%s-%s", owner[max(len(owner)-ownerChars, 0):], m.Name, ref[max(len(ref)-refChars, 0):])
+	if !dirName.MatchString(name) || !fs.ValidPath(name) {
+		return "", cellproto.Errorf("mirror "+id.String(), cellproto.BadInput, "%.100q is not a name for a directory", name)
+	}
+	return name, nil
+}

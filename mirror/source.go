@@ -1,0 +1,151 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/signed"
+)
+
+// Builder builds what somebody else has written, confined and without a network.
+type Builder interface {
+	// Build runs a command in the directory dir, which has the source, and gives dir the file output, a
+	// path within it, if it succeeds. tools says what it needs besides the system's own programs.
+	Build(ctx context.Context, dir, command, output string, tools Tools) error
+}
+
+// Tools are what a build needs.
+type Tools string
+
+// The tools.
+const (
+	NoTools Tools = ""
+	Go      Tools = "go"
+	Cargo   Tools = "cargo"
+)
+
+// What is beside a mirror that is being made, while it is built from source.
+const (
+	sourceSuffix  = ".src"     // the files
+	objectsSuffix = ".objects" // what git has fetched
+)
+
+// maxBuilt bounds a program that was built, in bytes.
+const maxBuilt = 1 << 30
+
+// recipe is how a source is built.
+type recipe struct {
+	command string
+	tools   Tools
+}
+
+// recognise finds out how the source below dir of root is built: by the manifest's build command, else by
+// what is there, in the order of go.mod, Cargo.toml, Makefile.
+func recognise(root *os.Root, dir string, src *signed.Source, output string) (recipe, error) {
+	has := func(name string) bool {
+		info, err := root.Lstat(path.Join(dir, name))
+		return err == nil && info.Mode().IsRegular()
+	}
+	name := path.Base(output)
+	tools := NoTools
+	switch {
+	case has("go.mod"):
+		tools = Go
+	case has("Cargo.toml"):
+		tools = Cargo
+	}
+	switch {
+	case src.Build != "":
+		return recipe{src.Build, tools}, nil
+	case tools == Go:
+		return recipe{"go build -trimpath -buildvcs=false -o " + output + " .", Go}, nil
+	case tools == Cargo:
+		return recipe{"cargo build --release --offline && mkdir -p bin && cp target/release/" + name + " " + output, Cargo}, nil
+	case has("Makefile"):
+		return recipe{"make", NoTools}, nil
+	case has("flake.nix"):
+		return recipe{}, cellproto.Errorf("build "+src.Repo, cellproto.Unsupported, "a flake cannot be built without the daemon of nix and a network")
+	}
+	return recipe{}, cellproto.Errorf("build "+src.Repo, cellproto.Unsupported,
+		"nothing says how: it has no build command, go.mod, Cargo.toml or Makefile").
+		WithHint("Its owner can set build under [cell] in cell.toml.")
+}
+
+// buildable says whether a manifest's source may be built here, and why not.
+func (s *Store) buildable(w Want, m *signed.Manifest) error {
+	op := "build " + m.Name
+	switch {
+	case m.Source == nil || s.deps.Build == nil:
+		return cellproto.Errorf(op, cellproto.Unsupported, "and no source is named")
+	case m.Source.Commit == "":
+		return cellproto.Errorf(op, cellproto.Unsupported, "and its source is not pinned to a commit")
+	case w.Public:
+		return cellproto.Errorf(op, cellproto.Unsupported, "and what is built here has another hash than others accept: it cannot be public")
+	}
+	return nil
+}
+
+// buildProgram clones and builds the source, and puts the program where the mirror in dir wants it.
+func (s *Store) buildProgram(ctx context.Context, root *os.Root, p *plan, dir string, progress func(string)) (err error) {
+	src := p.manifest.Source
+	work := path.Join(newDir, p.name+sourceSuffix)
+	if err := root.RemoveAll(work); err != nil { // of an attempt that was killed
+		return err
+	}
+	defer func() { err = errors.Join(err, root.RemoveAll(work)) }()
+	if err := root.Mkdir(work, 0o755); err != nil {
+		return err
+	}
+	progress("cloning " + src.Repo + " at " + src.Commit[:12])
+	if err := s.clone(ctx, root, work, src); err != nil {
+		return err
+	}
+	r, err := recognise(root, work, src, p.binary)
+	if err != nil {
+		return err
+	}
+	progress("building it in a sandbox: " + strings.Join(strings.Fields(r.command), " "))
+	// What the tree has under the program's name is not what was built.
+	if err := root.RemoveAll(path.Join(work, p.binary)); err != nil {
+		return err
+	}
+	if err := s.deps.Build.Build(ctx, filepath.Join(s.cfg.Root, work), r.command, p.binary, r.tools); err != nil {
+		return err
+	}
+	return takeBuilt(root, path.Join(work, p.binary), path.Join(dir, p.binary), s.cfg)
+}
+
+// takeBuilt copies a program that was built: it is a stranger's work, and only its bytes are taken.
+func takeBuilt(root *os.Root, from, to string, cfg Config) error {
+	const op = "take what was built"
+	in, err := root.OpenFile(from, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return cellproto.Errorf(op, cellproto.Failed, "there is no %s: %w", path.Base(from), err).
+			WithHint("The build has to leave the program under bin/, with the name of the cell.")
+	}
+	defer in.Close()
+	info, err := in.Stat()
+	if err == nil && (!info.Mode().IsRegular() || info.Size() == 0 || info.Size() > maxBuilt) {
+		err = fmt.Errorf("it is no program: %v, %d bytes", info.Mode(), info.Size())
+	}
+	if err == nil {
+		err = checkPlatform(in, cfg.OS, cfg.Arch)
+	}
+	if err != nil {
+		return cellproto.Errorf(op, cellproto.KindOf(err), "%w", err)
+	}
+	out, err := root.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, io.LimitReader(in, maxBuilt))
+	return errors.Join(err, out.Chmod(0o755), out.Sync(), out.Close())
+}

@@ -1,0 +1,146 @@
+package node
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/mirror"
+	"github.com/celldnet/celld/node/program"
+	"github.com/celldnet/celld/node/sandbox"
+)
+
+// builder builds sources of strangers in the sandbox: no network, no home, nothing written but the output.
+type builder struct{ n *nucleus }
+
+// Limits of a build. Its files and its memory come on top of each other.
+const (
+	buildDisk    = 512 << 20
+	buildMemory  = 1 << 30
+	buildTimeout = 5 * time.Minute
+	toolsTimeout = 10 * time.Second // for a toolchain to say where it is
+	maxBuildTail = 300              // bytes of what a build has printed, for its error
+)
+
+// Build runs command in dir. What it prints goes to log/build.log of this cell.
+func (b builder) Build(ctx context.Context, dir, command, output string, tools mirror.Tools) error {
+	op := "build " + filepath.Base(dir)
+	launcher, err := sandbox.FindLauncher(os.Getenv)
+	if err != nil {
+		return err
+	}
+	c := sandbox.Config{
+		Dir: dir, Program: "/bin/sh", Args: []string{"-c", "mkdir -p bin && " + command}, Memory: buildMemory, LogStdout: true,
+		Build: &sandbox.Build{Disk: buildDisk, Timeout: buildTimeout, Output: []string{output}},
+	}
+	if c.Read, c.Env, err = toolchain(ctx, tools); err != nil {
+		return cellproto.Errorf(op, cellproto.KindOf(err), "%w", err).WithHint("%s", cellproto.HintOf(err))
+	}
+	log, err := program.OpenLog(filepath.Join(b.n.cfg.Dir, "log", "build.log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return cellproto.Errorf(op, cellproto.Failed, "%w", err)
+	}
+	tail := &tail{}
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		defer r.Close()
+		buf := make([]byte, 4<<10)
+		for {
+			n, err := r.Read(buf)
+			harmless(buf[:n])
+			_, _ = log.Write(buf[:n]) // a full disk shows elsewhere
+			tail.add(buf[:n])
+			if err != nil {
+				return
+			}
+		}
+	}()
+	p, err := sandbox.Confine(ctx, launcher, c, sandbox.Deps{Stdout: w, Stderr: w})
+	w.Close()
+	if err != nil {
+		<-read
+		return cellproto.Errorf(op, cellproto.KindOf(err), "%w", err).WithHint("%s", cellproto.HintOf(err))
+	}
+	end := p.Wait()
+	<-read
+	switch {
+	case ctx.Err() != nil:
+		return cellproto.Errorf(op, cellproto.KindOf(ctx.Err()), "%w", ctx.Err())
+	case end.Why == sandbox.WhyTimeout:
+		return cellproto.Errorf(op, cellproto.Timeout, "it takes longer than %v", buildTimeout)
+	case end.Err() != nil:
+		return cellproto.Errorf(op, cellproto.Failed, "%w", end.Err()).WithHint("%s", cellproto.HintOf(end.Err()))
+	case end.Exit != 0 || end.Signal != "":
+		why := end.Why
+		if why != "" {
+			why = ", by its sandbox: " + why
+		}
+		return cellproto.Errorf(op, cellproto.Failed, "it ended with status %d%s: %s", end.Exit, why, tail).
+			WithHint("A build has no network: its source has to bring what it needs. See log/build.log.")
+	}
+	return nil
+}
+
+// harmless takes out of a text what could drive a terminal.
+func harmless(text []byte) {
+	for i, b := range text {
+		if b < ' ' && b != '\n' && b != '\t' || b == 0x7f {
+			text[i] = '?'
+		}
+	}
+}
+
+// tail keeps the end of what is written.
+type tail struct{ b []byte }
+
+func (t *tail) add(p []byte) {
+	t.b = append(t.b, p...)
+	t.b = t.b[max(len(t.b)-maxBuildTail, 0):]
+}
+
+// String gives it in a line.
+func (t *tail) String() string {
+	return strings.Join(strings.Fields(strings.ToValidUTF8(string(t.b), "?")), " ")
+}
+
+const systemPath = "/usr/local/bin:/usr/bin:/bin"
+
+// toolchain says what a build may read besides the system, and its environment.
+func toolchain(ctx context.Context, tools mirror.Tools) (read, env []string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, toolsTimeout)
+	defer cancel()
+	where := func(name string, args ...string) (string, error) {
+		out, err := exec.CommandContext(ctx, name, args...).Output()
+		dir := strings.TrimSpace(string(out))
+		if err == nil && !filepath.IsAbs(dir) {
+			err = exec.ErrNotFound
+		}
+		if err != nil {
+			return "", cellproto.Errorf("look for "+name, cellproto.Unsupported, "this source needs it: %w", err).
+				WithHint("Install %s, or ask the cell's owner for a program for this machine.", name)
+		}
+		return dir, nil
+	}
+	switch tools {
+	case mirror.Go:
+		root, err := where("go", "env", "GOROOT")
+		return []string{root}, []string{
+			"GOROOT=" + root, "PATH=" + root + "/bin:" + systemPath, "GOTOOLCHAIN=local", "GOPROXY=off", "GOFLAGS=", "GOWORK=off",
+			"CGO_ENABLED=0", "GOTELEMETRY=off",
+		}, err
+	case mirror.Cargo:
+		root, err := where("rustc", "--print", "sysroot")
+		return []string{root}, []string{"PATH=" + root + "/bin:" + systemPath, "CARGO_NET_OFFLINE=true"}, err
+	}
+	return nil, []string{"PATH=" + systemPath}, nil
+}

@@ -1,0 +1,170 @@
+package call
+
+import (
+	"context"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/signed"
+	"github.com/celldnet/celld/node/race"
+)
+
+// mirrorPause is how long a mirror that could not be called is left alone.
+const mirrorPause = 30 * time.Second
+
+// mirrorDir gives the directory of the mirror of a cell on this machine, if there is one that works.
+func (c *Caller) mirrorDir(id cid.Cid) (string, bool) {
+	if c.deps.Mirrors == nil {
+		return "", false
+	}
+	dir, ok := c.deps.Mirrors.Dir(id)
+	if !ok || dir == c.cfg.Dir {
+		return "", false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	until, bad := c.badMirrors[dir]
+	return dir, !bad || time.Now().After(until)
+}
+
+// callMirror calls a mirror on this machine, which is started if it sleeps. What it has provably not run
+// goes to the providers.
+func (c *Caller) callMirror(ctx context.Context, t resolved, req *cellproto.Request) (*Result, error) {
+	local := resolved{dir: t.dir}
+	err := c.tryMirror(ctx, t.dir)
+	var res *Result
+	if err == nil {
+		if res, err = c.callDirect(ctx, local, req); err == nil {
+			res.Source = "mirror"
+			return res, nil
+		}
+		kind := cellproto.KindOf(err)
+		switch kind {
+		case cellproto.Overloaded:
+		case cellproto.Unavailable, cellproto.Incompatible:
+			c.leaveAlone(t.dir, err)
+		default:
+			return nil, err // the same anywhere, or it may have run
+		}
+	}
+	if ctx.Err() != nil {
+		return nil, err
+	}
+	if !rewind(req) {
+		return nil, notAgain(err)
+	}
+	req.Header.Token = nil
+	res, rerr := c.callRemote(ctx, c.remote(t.mirrorOf), req)
+	if cellproto.KindOf(rerr) == cellproto.NotFound {
+		return nil, err // there is nobody else: why the mirror fails says more
+	}
+	return res, rerr
+}
+
+// tryMirror connects to a mirror, which is started if it sleeps. One that cannot be is left alone for a
+// while, whatever the reason.
+func (c *Caller) tryMirror(ctx context.Context, dir string) error {
+	_, err := c.direct(ctx, resolved{dir: dir})
+	if err != nil && ctx.Err() == nil {
+		c.leaveAlone(dir, err)
+	}
+	return err
+}
+
+// leaveAlone has a mirror not be tried for a while.
+func (c *Caller) leaveAlone(dir string, why error) {
+	c.deps.Log.Warn("a mirror cannot be called", zap.String("dir", dir), zap.Error(why))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.badMirrors) >= maxNames {
+		clear(c.badMirrors)
+	}
+	c.badMirrors[dir] = time.Now().Add(mirrorPause)
+}
+
+// Raced is a race of which CallerDeps.Raced is told, on the race's own goroutine. What that gives is how
+// soon another one is wanted, as long as the cell is called; 0: as usual.
+type Raced struct {
+	Cell      cid.Cid
+	Manifest  *signed.Manifest // nil: it is not known yet
+	Best      time.Duration    // what 99 of 100 calls of the winner should stay under; 0: there was none
+	Objective []byte           // the caller's slo.json for this cell, else for all cells; nil: there is none
+}
+
+const objectiveFile = "slo.json"
+
+// tellRaced tells of a race that has ended.
+func (c *Caller) tellRaced(r *remote, d *race.Decision) {
+	if c.deps.Raced == nil {
+		return
+	}
+	out := Raced{Cell: r.id, Objective: c.cache.read(cellDirName(string(r.name)), objectiveFile)}
+	if out.Objective == nil {
+		out.Objective = c.cache.read(objectiveFile)
+	}
+	out.Manifest, _ = r.description()
+	if d.Winner != "" {
+		out.Best = d.Ranking[0].CallP99.Duration()
+	}
+	again := c.deps.Raced(out)
+	r.mu.Lock()
+	r.hurry = again
+	r.mu.Unlock()
+}
+
+// Source is what is needed to copy a published cell.
+type Source struct {
+	CID    cid.Cid
+	Block  []byte            // the manifest; its hash and signature were checked
+	Schema *cellproto.Schema // nil: it names none
+	From   []peer.AddrInfo   // the providers, the best first
+}
+
+// Sources finds a published cell and those who provide it. That no nucleus does is no error, as long as
+// somebody has the manifest.
+func (c *Caller) Sources(ctx context.Context, target string) (*Source, error) {
+	ctx, cancel := withTimeout(ctx)
+	defer cancel()
+	t, err := c.resolvePublished(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	if !t.cell.Defined() {
+		return nil, cellproto.Errorf("copy "+target, cellproto.BadInput, "%s is a nucleus itself, and not published", t.where()).
+			WithHint("Give the CID that cellctl publish printed.")
+	}
+	r := c.remote(t.cell)
+	d, err := c.waitRace(ctx, r)
+	if err == nil {
+		err = c.explain(r, "copy "+target, d)
+	}
+	src := &Source{CID: t.cell}
+	var ids []peer.ID
+	if d != nil {
+		r.mu.Lock()
+		for _, p := range ranked(d) {
+			if info, ok := r.infos[p]; ok {
+				src.From, ids = append(src.From, info), append(ids, info.ID)
+			}
+		}
+		r.mu.Unlock()
+	}
+	limited, done := context.WithTimeout(ctx, cellproto.DefaultTimeout)
+	defer done()
+	block, m, schema, ferr := c.fetchDescription(limited, r.id, ids)
+	if ferr != nil {
+		if err != nil {
+			return nil, err // that nobody was found says why
+		}
+		return nil, ferr
+	}
+	r.mu.Lock()
+	r.manifest, r.schema = m, schema
+	r.mu.Unlock()
+	src.Block, src.Schema = block, schema
+	return src, nil
+}

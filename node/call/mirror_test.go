@@ -1,0 +1,124 @@
+package call
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ipfs/go-cid"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/node/race"
+)
+
+// oneMirror is a mirror of one cell.
+type oneMirror struct {
+	id  cid.Cid
+	dir string
+}
+
+func (m oneMirror) Dir(id cid.Cid) (string, bool) { return m.dir, id.Equals(m.id) }
+
+// A mirror that cannot be started costs a call nothing but the attempt: the providers answer, and it is
+// left alone for a while.
+func TestBrokenMirror(t *testing.T) {
+	for _, kind := range []cellproto.Kind{cellproto.Unavailable, cellproto.NotFound, cellproto.Failed} {
+		t.Run(kind.String(), func(t *testing.T) { testBrokenMirror(t, kind) })
+	}
+}
+
+func testBrokenMirror(t *testing.T, kind cellproto.Kind) {
+	cell := publish(t, testSchema())
+	b := &book{}
+	b.add(provide(t, cell, nil).host)
+	var woken atomic.Int64
+	c := use(t, cell, b, func(_ *CallerConfig, d *CallerDeps) {
+		d.Mirrors = oneMirror{cell.id, t.TempDir()}
+		d.Wake = func(context.Context, string) error {
+			woken.Add(1)
+			return cellproto.Errorf("start", kind, "no sandbox works here")
+		}
+	})
+	if schema, err := c.Schema(t.Context(), cell.id.String()); err != nil || schema.Cell != "fake" {
+		t.Errorf("its schema is %+v: %v", schema, err)
+	}
+	for range 3 {
+		if res := call(t, c, cell, "echo"); res.Source == "mirror" {
+			t.Errorf("%+v", res)
+		}
+	}
+	if n := woken.Load(); n != 1 {
+		t.Errorf("it was started %d times", n)
+	}
+	if id, published, err := c.Resolve(t.Context(), cell.id.String()); err != nil || !published || !id.Equals(cell.id) {
+		t.Errorf("%s, %v: %v", id, published, err)
+	}
+}
+
+// Without providers the error is that of the mirror.
+func TestBrokenMirrorAlone(t *testing.T) {
+	cell := publish(t, testSchema())
+	c := use(t, cell, &book{}, func(_ *CallerConfig, d *CallerDeps) {
+		d.Mirrors = oneMirror{cell.id, t.TempDir()}
+		d.Wake = func(context.Context, string) error { return errors.New("no sandbox works here") }
+	})
+	_, err := try(t, c, cell.id.String(), request("echo", "x"))
+	if err == nil || !strings.Contains(err.Error(), "no sandbox works here") {
+		t.Fatalf("it says %v", err)
+	}
+}
+
+// Whoever hears of the races is told the caller's own objective, for this cell before that for all, and
+// has a cell raced again as soon as it wants.
+func TestRaced(t *testing.T) {
+	cell := publish(t, testSchema())
+	b := &book{}
+	b.add(provide(t, cell, nil).host)
+	heard := make(chan Raced, 16)
+	var dir string
+	c := use(t, cell, b, func(cfg *CallerConfig, d *CallerDeps) {
+		dir = cfg.Dir
+		d.Raced = func(r Raced) time.Duration { heard <- r; return time.Nanosecond }
+		cfg.Policy = race.Policy{Keep: time.Hour}
+	})
+	put := func(text string, parts ...string) {
+		t.Helper()
+		path := filepath.Join(append([]string{dir, ".cell-cache"}, parts...)...)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("all", "slo.json")
+	next := func() Raced {
+		t.Helper()
+		for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+			call(t, c, cell, "echo")
+			select {
+			case r := <-heard:
+				return r
+			default:
+			}
+		}
+		t.Fatal("no race was held")
+		return Raced{}
+	}
+	if r := next(); !r.Cell.Equals(cell.id) || r.Best <= 0 || string(r.Objective) != "all" {
+		t.Errorf("%+v", r)
+	}
+	put("this", cellDirName(cell.id.String()), "slo.json")
+	for deadline := time.Now().Add(patience); ; {
+		if r := next(); string(r.Objective) == "this" && r.Manifest != nil {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatalf("%+v", r)
+		}
+	}
+}

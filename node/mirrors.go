@@ -1,0 +1,189 @@
+package node
+
+import (
+	"context"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/signed"
+	"github.com/celldnet/celld/dht/content"
+	"github.com/celldnet/celld/internal/ctl"
+	"github.com/celldnet/celld/mirror"
+	"github.com/celldnet/celld/node/sandbox"
+)
+
+// foreignDir is where mirrors are: beside the home cell.
+const foreignDir = "foreign"
+
+// mirrors makes, lists and removes the mirrors of this machine's user, with this nucleus's network.
+type mirrors struct {
+	n       *nucleus
+	account cellproto.PeerID // of this machine's person
+	store   *mirror.Store
+}
+
+func newMirrors(n *nucleus, home string) (*mirrors, error) {
+	home, err := filepath.Abs(home)
+	if err != nil {
+		return nil, cellproto.Errorf("open mirrors", cellproto.Failed, "%w", err)
+	}
+	account, err := peer.IDFromPrivateKey(n.identity.Account)
+	if err != nil {
+		return nil, cellproto.Errorf("open mirrors", cellproto.Corrupt, "%w", err)
+	}
+	m := &mirrors{n: n, account: cellproto.PeerID(account.String())}
+	m.store, err = mirror.New(mirror.Config{
+		Root: filepath.Join(filepath.Dir(home), foreignDir), OS: runtime.GOOS, Arch: runtime.GOARCH,
+		Account: m.account,
+	}, mirror.Deps{Fetch: m, Build: builder{n}})
+	return m, err
+}
+
+// Fetch is for mirror: /cell/fetch/1 from the peers that are named, then bitswap.
+func (m *mirrors) Fetch(ctx context.Context, a signed.Artefact, from []peer.AddrInfo, dst string, progress func(done, total int64)) error {
+	return m.n.blocks.FetchFile(ctx, content.File{CID: a.CID.Cid, Size: a.Size, BLAKE3: a.BLAKE3}, from, dst, 0o600, progress)
+}
+
+// add makes a mirror of a target, starts it, and sees that its program runs confined. Each step says what
+// it does. A mirror whose program does not run is removed again.
+func (m *mirrors) add(ctx context.Context, target string, public bool, say func(string)) (ctl.MirrorRow, error) {
+	if err := canConfine(ctx); err != nil {
+		return ctl.MirrorRow{}, cellproto.Errorf("mirror "+target, cellproto.KindOf(err), "%w", err).WithHint("%s", cellproto.HintOf(err))
+	}
+	say("looking for " + target)
+	src, err := m.n.caller.Sources(ctx, target)
+	if err != nil {
+		return ctl.MirrorRow{}, err
+	}
+	want := mirror.Want{CID: src.CID, Block: src.Block, Schema: src.Schema, From: src.From, Public: public}
+	if want.Network, err = m.network(); err != nil {
+		return ctl.MirrorRow{}, err
+	}
+	made, fresh, err := m.store.Add(ctx, want, say)
+	if err != nil {
+		return ctl.MirrorRow{}, err
+	}
+	say("starting " + made.Dir)
+	status, err := m.start(ctx, made, public && !fresh)
+	if err != nil {
+		if fresh {
+			// Its time may be over: what does not run is removed all the same.
+			if _, rerr := m.store.Remove(context.WithoutCancel(ctx), made.CID); rerr != nil {
+				say("it cannot be removed: " + rerr.Error())
+			}
+		}
+		return ctl.MirrorRow{}, cellproto.Errorf("start the mirror of "+made.Name, cellproto.KindOf(err), "%w", err).
+			WithHint("%s", cellproto.HintOf(err))
+	}
+	row := rowOf(made)
+	row.State, row.SandboxTier, row.Made = status.State, status.SandboxTier, fresh
+	return row, nil
+}
+
+// start has a mirror's nucleus and its program run. One that was not announced so far is started anew.
+func (m *mirrors) start(ctx context.Context, made *mirror.Mirror, announce bool) (ctl.Status, error) {
+	client := &ctl.Client{Dir: made.Dir}
+	if status, err := client.Status(ctx); announce && err == nil && status.Network == offline {
+		if err := mirror.Stop(ctx, made.Dir); err != nil {
+			return ctl.Status{}, err
+		}
+	}
+	if err := wake(ctx, made.Dir); err != nil {
+		return ctl.Status{}, err
+	}
+	status, err := client.Run(ctx)
+	if err != nil {
+		return status, fromControl("start "+made.Dir, err)
+	}
+	return status, nil
+}
+
+// network is what a mirror is told of this nucleus's network.
+func (m *mirrors) network() (mirror.Network, error) {
+	net := m.n.cfg.Network
+	out := mirror.Network{Name: net.Name, Listen: net.Listen, Bootstrap: net.Bootstrap, MDNS: net.MDNS}
+	if net.PSK == "" {
+		return out, nil
+	}
+	psk, err := os.ReadFile(m.n.cfg.Path(net.PSK)) // it was read when this nucleus started
+	if err != nil {
+		return out, cellproto.Errorf("read the network's key", cellproto.KindOf(err), "%w", err)
+	}
+	out.PSK = psk
+	return out, nil
+}
+
+// canConfine says whether a stranger's program can run here at all.
+func canConfine(ctx context.Context) error {
+	launcher, err := sandbox.FindLauncher(os.Getenv)
+	if err != nil {
+		return err
+	}
+	support, err := sandbox.ProbeThrough(ctx, launcher)
+	if err != nil {
+		return err
+	}
+	if _, ok := support.Best(); !ok {
+		return cellproto.Errorf("look for a sandbox", cellproto.Unavailable, "%s", support).
+			WithHint("cellbox --probe says what this machine lacks.")
+	}
+	return nil
+}
+
+func rowOf(m *mirror.Mirror) ctl.MirrorRow {
+	return ctl.MirrorRow{
+		CID: m.CID, Name: m.Name, Version: m.Version, Dir: m.Dir, Source: m.Source, Public: m.Public, LastUsed: m.LastUsed,
+		State: ctl.Stopped,
+	}
+}
+
+func rowsOf(list []mirror.Mirror) []ctl.MirrorRow {
+	rows := []ctl.MirrorRow{}
+	for _, m := range list {
+		rows = append(rows, rowOf(&m))
+	}
+	return rows
+}
+
+func (n *nucleus) ctlMirrorAdd(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
+	q := r.URL.Query()
+	return n.mirrors.add(ctx, q.Get("target"), q.Has("public"), func(text string) { _ = w.Progress(text) }) // a caller that left has ended ctx
+}
+
+func (n *nucleus) ctlMirrors(ctx context.Context, _ *http.Request, _ *ctl.Writer) (any, error) {
+	list, err := n.mirrors.store.List()
+	rows := rowsOf(list)
+	for i := range rows {
+		rows[i].State = mirror.State(ctx, rows[i].Dir)
+	}
+	return rows, err
+}
+
+func (n *nucleus) ctlMirrorRemove(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
+	_ = w.Progress("stopping the mirror")
+	m, err := n.mirrors.store.Remove(ctx, r.URL.Query().Get("target"))
+	if err != nil {
+		return nil, err
+	}
+	return rowOf(m), nil
+}
+
+func (n *nucleus) ctlCollect(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
+	list, err := n.mirrors.store.Collect(ctx, r.URL.Query().Has("dry"))
+	return rowsOf(list), err
+}
+
+// ctlRun starts the program, if there is one and it does not run, and says how the cell is then.
+func (n *nucleus) ctlRun(ctx context.Context, _ *http.Request, _ *ctl.Writer) (any, error) {
+	if n.program != nil {
+		if _, err := (watched{n.program, n.serving}).Conn(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return n.status(), nil
+}
