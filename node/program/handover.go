@@ -194,9 +194,13 @@ func (p *Program) settled() bool {
 	return (p.phase == Running || p.phase == Frozen) && !p.cur.trial && !isClosed(p.cur.stop)
 }
 
+// carried says whether the process can be handed over. What knows of one that speaks JSON lines, and the
+// sandbox of one that is confined, end with this celld.
+func (c Config) carried() bool { return c.Speaks != celltoml.JSONL && c.Sandbox == nil }
+
 // Hold keeps back the calls that the program makes to other cells, until Unhold. What has begun goes on.
 func (p *Program) Hold() error {
-	if c := p.Current(); c != nil && p.cfg.Speaks != celltoml.JSONL {
+	if c := p.Current(); c != nil && p.cfg.carried() {
 		return c.Hold()
 	}
 	return nil
@@ -214,7 +218,7 @@ func (p *Program) Busy() int {
 
 // Unhold lets them go on.
 func (p *Program) Unhold() {
-	if c := p.Current(); c != nil && p.cfg.Speaks != celltoml.JSONL {
+	if c := p.Current(); c != nil && p.cfg.carried() {
 		c.Unhold()
 	}
 }

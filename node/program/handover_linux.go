@@ -13,16 +13,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/celldnet/celld/cellproto"
-	"github.com/celldnet/celld/cellproto/celltoml"
 )
 
 // Suspend leaves the program to whoever gets what it returns: the process goes on, and this Program is
 // of no use any more. Calls must not be under way, neither to it (Begin) nor by it (Hold), nor a start
 // or a swap (Settle); else it fails with Overloaded, and nothing has changed. A program that speaks
-// JSON lines is stopped in good order: the next call starts it. The caller closes the files.
+// JSON lines or is confined is stopped in good order: the next call starts it. The caller closes the files.
 func (p *Program) Suspend(ctx context.Context) (*Handover, []*os.File, error) {
 	op := "hand " + p.cfg.Name + " over"
-	if p.cfg.Speaks == celltoml.JSONL || p.cfg.Sandbox != nil { // its sandbox ends with this celld's pipe
+	if !p.cfg.carried() {
 		_ = p.Stop(ctx) // it is killed when ctx ends
 	}
 	p.mu.Lock()
@@ -205,6 +204,9 @@ func (g *grants) hand() (*HandedGrants, []*os.File) {
 // files belong to it. A process that has ended meanwhile has crashed, as it would have for the other.
 func Adopt(cfg Config, deps Deps, h *Handover, files []*os.File) (*Program, error) {
 	p, err := New(cfg, deps)
+	if err == nil && h.Run != nil && !cfg.carried() {
+		err = cellproto.Errorf("take the program over", cellproto.Incompatible, "it was not started as cell.toml has it now")
+	}
 	if err == nil && len(files) != h.Files() {
 		err = cellproto.Errorf("take the program over", cellproto.Corrupt, "%d descriptors came with it, not %d", len(files), h.Files())
 	}

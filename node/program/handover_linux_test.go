@@ -283,3 +283,45 @@ func TestHandOverLines(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 }
+
+// A confined program, which asks nobody for anything, is stopped in good order as well, also when nobody
+// answers what it asks.
+func TestHandOverConfined(t *testing.T) {
+	p, err := New(confinedConfig(t, "serve"), Deps{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := call(testContext(t), p, "echo", []byte("1"), cellproto.JSON); err != nil {
+		t.Fatal(err)
+	}
+	next := handOver(t, p, Deps{})
+	if s := next.State(); s.Phase != Idle || s.Starts != 1 || s.Crashes != 0 {
+		t.Errorf("%+v", s)
+	}
+	if got, err := call(testContext(t), next, "echo", []byte("2"), cellproto.JSON); err != nil || string(got) != "2" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// A process is not gone on with by a nucleus that would have started it another way.
+func TestAdoptAnotherWay(t *testing.T) {
+	p, err := New(testConfig(cellDir(t), "serve"), Deps{Accept: refuse})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustConn(t, p)
+	pid := pidOf(t, p)
+	if err := p.Hold(); err != nil {
+		t.Fatal(err)
+	}
+	h, files, err := p.Suspend(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := p.cfg
+	cfg.Sandbox = &Sandbox{Launcher: "/cellbox"}
+	if _, err := Adopt(cfg, Deps{}, h, files); cellproto.KindOf(err) != cellproto.Incompatible {
+		t.Errorf("%v", err)
+	}
+	eventually(t, "it ends, since its socket is closed", func() bool { return startTime(pid) == 0 })
+}
