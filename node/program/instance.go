@@ -205,8 +205,10 @@ func (in *instance) startFrames() *cellproto.Error {
 		return startError(in.cfg, "%w", err)
 	}
 	extra := []*os.File{theirs}
-	if handoff := in.openGrants(); handoff != nil {
-		extra = append(extra, handoff)
+	if in.cfg.Sandbox == nil {
+		if handoff := in.openGrants(); handoff != nil {
+			extra = append(extra, handoff)
+		}
 	}
 	xerr := in.exec(spec{extra: extra})
 	for _, f := range extra {
