@@ -115,6 +115,7 @@ func askSuccessor(ctx context.Context, path, dir string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, "--handover-check", dir)
+	cmd.Dir = dir
 	var out, errs limited
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &errs, time.Second
 	err := cmd.Run()

@@ -215,7 +215,7 @@ func TestBadUpgrades(t *testing.T) {
 		{write("half", string(celld[:len(celld)/2]), 0o755), "it "},
 		{write("plain", string(celld), 0o644), "not executable"},
 		{write("open", string(celld), 0o757), "everybody can write"},
-		{filepath.Join(Bin(t), "tally"), ""},
+		{filepath.Join(Bin(t), "calculator"), "handover"},
 		{n.badCelld("future"), "format [999]"},
 		{n.badCelld("refuses"), "there is something about it"},
 		{n.badCelld("babbles"), "no celld that knows of handovers"},
