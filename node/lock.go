@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -47,7 +48,7 @@ func acquire(ctx context.Context, dir string) (unlock func(), err error) {
 // lock takes run/lock, or fails with ErrRunning at once.
 func lock(dir string) (unlock func(), err error) {
 	run := filepath.Join(dir, ctl.RunDir)
-	if err := os.MkdirAll(run, 0o700); err != nil {
+	if err := os.Mkdir(run, 0o700); err != nil && !errors.Is(err, fs.ErrExist) { // nor the cell, if it is gone
 		return nil, cellproto.Errorf("start "+dir, cellproto.KindOf(err), "%w", err)
 	}
 	l := flock.New(filepath.Join(run, "lock"))

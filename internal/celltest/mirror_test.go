@@ -84,6 +84,9 @@ func TestMirrorOutlivesOriginal(t *testing.T) {
 	}
 	n.Must(n.root, "mirror", "rm", "calculator")
 	n.mirrors(t, 0)
+	if r := n.Ctl(n.root, "use", published.CID, "add", "3", "4", "--timeout", "3s"); r.Code == 0 {
+		t.Errorf("somebody answers: %s", r.Stdout)
+	}
 	if _, err := os.Stat(dir); err == nil {
 		t.Error("its directory is still there")
 	}
