@@ -31,10 +31,10 @@ const (
 )
 
 // Bounds that a manifest's resources are brought into: what strangers write is no reason to refuse a
-// cell, nor to give it more than there can be.
+// cell, nor to give it as much memory as it likes. Whoever wants to may write more into cell.toml.
 const (
-	minCPU, maxCPU       = 0.01, 1024
-	minMemory, maxMemory = 4 << 20, 16 << 40
+	minCPU, maxCPU       = 0.01, 1024 // of which a sandbox gives as many as there are
+	minMemory, maxMemory = 4 << 20, 1 << 30
 )
 
 // cellToml gives the cell.toml of a mirror. It is read once more by whoever reads all others.

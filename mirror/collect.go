@@ -76,7 +76,7 @@ func Stop(ctx context.Context, dir string) error {
 // hold keeps every nucleus from starting in dir, as soon as none runs there.
 func hold(ctx context.Context, dir string) (unlock func(), err error) {
 	run := filepath.Join(dir, ctl.RunDir)
-	if err := os.MkdirAll(run, 0o700); err != nil {
+	if err := os.Mkdir(run, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, cellproto.Errorf("lock "+dir, cellproto.KindOf(err), "%w", err)
 	}
 	l := flock.New(filepath.Join(run, "lock"))

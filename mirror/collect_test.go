@@ -99,3 +99,17 @@ func TestRemove(t *testing.T) {
 		}
 	}
 }
+
+// Calls ask for the mirror of their cell, each of them: that has to be cheap.
+func BenchmarkDir(b *testing.B) {
+	s := newTestStore(b, lying(program), nil)
+	w := want(b, artefact(b, program), nil, nil)
+	if _, _, err := s.Add(b.Context(), w, silent); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, ok := s.Dir(w.CID); !ok {
+			b.Fatal("it is not found")
+		}
+	}
+}

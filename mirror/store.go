@@ -68,7 +68,7 @@ type Store struct {
 	deps Deps
 
 	mu     sync.Mutex
-	index  map[string]string // CID to directory, of the last look
+	index  map[cid.Cid]string // to the directory, of the last look
 	looked time.Time
 }
 
@@ -184,19 +184,18 @@ func (s *Store) Dir(id cid.Cid) (dir string, ok bool) {
 	defer s.mu.Unlock()
 	now := s.deps.Now()
 	if s.index == nil || now.Sub(s.looked) >= lookAgain || now.Before(s.looked) {
-		s.index, s.looked = map[string]string{}, now
+		s.index, s.looked = map[cid.Cid]string{}, now
 		all, err := s.List()
 		if err != nil {
 			return "", false // then there is none that could be called
 		}
 		for _, m := range all {
-			s.index[m.CID] = m.Dir
+			if id, err := cid.Decode(m.CID); err == nil {
+				s.index[id] = m.Dir
+			}
 		}
 	}
-	if len(s.index) == 0 {
-		return "", false
-	}
-	dir, ok = s.index[id.String()]
+	dir, ok = s.index[id]
 	return dir, ok
 }
 

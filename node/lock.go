@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -53,7 +54,7 @@ type runLock struct {
 // lock takes run/lock, or fails with ErrRunning at once.
 func lock(dir string) (*runLock, error) {
 	op, run := "lock "+dir, filepath.Join(dir, ctl.RunDir)
-	if err := os.MkdirAll(run, 0o700); err != nil {
+	if err := os.Mkdir(run, 0o700); err != nil && !errors.Is(err, fs.ErrExist) { // nor the cell, if it is gone
 		return nil, cellproto.Errorf(op, cellproto.KindOf(err), "%w", err)
 	}
 	f, err := os.OpenFile(filepath.Join(run, "lock"), os.O_RDONLY|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)

@@ -32,6 +32,10 @@ func (n *nucleus) publish(ctx context.Context, say func(string)) (ctl.Published,
 		return ctl.Published{}, cellproto.Errorf(op, cellproto.BadInput, "a nucleus without a program has nothing to publish").
 			WithHint("Set binary in cell.toml.")
 	}
+	if n.mirror != nil {
+		return ctl.Published{}, cellproto.Errorf(op, cellproto.Denied, "it is a mirror: the cell is somebody else's").
+			WithHint("cellctl mirror add %s --public announces it as it is.", n.mirror.CID)
+	}
 	if n.cfg.Privacy.Placement == celltoml.PlacementLocal {
 		return ctl.Published{}, cellproto.Errorf(op, cellproto.Denied, `placement is "local": this cell never leaves the machine`).
 			WithHint("Set placement under [privacy] in cell.toml to public, if that is meant.")

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,7 +19,8 @@ const wakeTimeout = 30 * time.Second
 
 // openLog gives a nucleus somewhere to say what it cannot log itself, such as a panic.
 func openLog(dir string) (*os.File, error) {
-	if err := os.MkdirAll(filepath.Join(dir, "log"), 0o700); err != nil {
+	// Not the directory itself: one that was removed a moment ago does not come back.
+	if err := os.Mkdir(filepath.Join(dir, "log"), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
 	return os.OpenFile(filepath.Join(dir, "log", "nucleus.log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY|syscall.O_NOFOLLOW, 0o600)

@@ -23,23 +23,24 @@ func (n *Net) mirrors(t *testing.T, want int) []ctl.MirrorRow {
 	return rows
 }
 
-// awaitProvider waits until the home cell finds a provider.
-func (n *Net) awaitProvider(target string) {
+// provide publishes an example, and waits until the home cell finds it.
+func (n *Net) provide(example string) (*Cell, ctl.Published) {
 	n.t.Helper()
-	Eventually(n.t, "a provider is found from the home cell", func() bool {
-		return n.Ctl(n.root, "find", target, "--timeout", "5s").Code == 0
+	n.Bootstrap()
+	c := n.Example(example)
+	c.Start()
+	published := c.Publish()
+	Eventually(n.t, "it is found from the home cell", func() bool {
+		return n.Ctl(n.root, "find", published.CID, "--timeout", "5s").Code == 0
 	})
+	return c, published
 }
 
 // Losing the original costs those nothing who have a mirror: it answers, confined, and is awake or woken.
 func TestMirrorOutlivesOriginal(t *testing.T) {
 	t.Parallel()
 	n := New(t)
-	n.Bootstrap()
-	a := n.Example("calculator")
-	a.Start()
-	published := a.Publish()
-	n.awaitProvider(published.CID)
+	a, published := n.provide("calculator")
 
 	dir := n.Must(n.root, "mirror", "add", published.CID)
 	mirror := n.At(dir)
@@ -65,6 +66,9 @@ func TestMirrorOutlivesOriginal(t *testing.T) {
 	if !strings.HasPrefix(s.SandboxTier, "T") || s.CID != published.CID || len(s.Addrs) != 0 || s.Network != "offline" {
 		t.Errorf("its status is %+v", s)
 	}
+	if r := n.Ctl(n.root, "publish", dir); r.Code != 4 {
+		t.Errorf("publishing it as one's own: exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
+	}
 	row := n.mirrors(t, 1)[0]
 	if row.CID != published.CID || row.Dir != dir || row.State != ctl.Running || row.Source != "artefact" || row.Name != "calculator" {
 		t.Errorf("it is listed as %+v", row)
@@ -80,6 +84,9 @@ func TestMirrorOutlivesOriginal(t *testing.T) {
 	}
 	n.Must(n.root, "mirror", "rm", "calculator")
 	n.mirrors(t, 0)
+	if r := n.Ctl(n.root, "use", published.CID, "add", "3", "4", "--timeout", "3s"); r.Code == 0 {
+		t.Errorf("somebody answers: %s", r.Stdout)
+	}
 	if _, err := os.Stat(dir); err == nil {
 		t.Error("its directory is still there")
 	}
@@ -92,11 +99,7 @@ func TestMirrorOutlivesOriginal(t *testing.T) {
 func TestPublicMirror(t *testing.T) {
 	t.Parallel()
 	n := New(t)
-	n.Bootstrap()
-	a := n.Example("calculator")
-	a.Start()
-	published := a.Publish()
-	n.awaitProvider(published.CID)
+	a, published := n.provide("calculator")
 	dir := n.Must(n.root, "mirror", "add", published.CID) // first for itself
 	if again := n.Must(n.root, "mirror", "add", published.CID, "--public"); again != dir {
 		t.Errorf("it went from %s to %s", dir, again)
@@ -123,10 +126,7 @@ func TestPublicMirror(t *testing.T) {
 func TestLocalIsNotMirrored(t *testing.T) {
 	t.Parallel()
 	n := New(t)
-	n.Bootstrap()
-	a := n.Example("calculator")
-	a.Start()
-	published := a.Publish()
+	a, published := n.provide("calculator")
 	a.Stop()
 	a.Edit("", "\n[privacy]\nplacement = \"local\"\n")
 	a.Start()
@@ -150,11 +150,7 @@ func TestLocalIsNotMirrored(t *testing.T) {
 func TestMirrorOfLines(t *testing.T) {
 	t.Parallel()
 	n := New(t)
-	n.Bootstrap()
-	a := n.Example("greet")
-	a.Start()
-	published := a.Publish()
-	n.awaitProvider(published.CID)
+	a, published := n.provide("greet")
 	mirror := n.At(n.Must(n.root, "mirror", "add", published.CID))
 	a.Kill()
 	if got := n.Must(n.root, "use", published.CID, "greet", "Ann"); !strings.Contains(got, "Ann") {
@@ -171,10 +167,7 @@ func TestMirrorOfLines(t *testing.T) {
 func TestMissedObjectiveIsMirrored(t *testing.T) {
 	t.Parallel()
 	n := New(t)
-	n.Bootstrap()
-	a := n.Example("calculator")
-	a.Start()
-	published := a.Publish()
+	a, published := n.provide("calculator")
 	content := n.Headless("content")
 	content.Start()
 	content.AwaitProviders(published.CID, 1)
