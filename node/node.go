@@ -162,6 +162,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	n.log.Info("ready", zap.String("cell", toml.Cell.Name), zap.Stringer("peer", n.identity.Peer), zap.Strings("addrs", n.addrs()))
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // without systemd there is nobody to tell
 	n.keepWatchdog(&started)
+	n.trim(&started)
 	if cfg.Ready != nil {
 		cfg.Ready()
 	}
@@ -477,13 +478,8 @@ func (n *nucleus) waitForEnd(ctx context.Context) (retired bool, next *departure
 			return false, next
 		case <-timer.C:
 		}
-		load := n.load()
-		last := load.LastEnded
-		if at := time.Unix(0, n.active.Load()); at.After(last) {
-			last = at
-		}
-		left := limit - time.Since(last)
-		if left <= 0 && load.InFlight == 0 && n.asked.Load() == 0 {
+		left := limit - time.Since(n.lastUsed())
+		if left <= 0 && n.load().InFlight == 0 && n.asked.Load() == 0 {
 			n.log.Info("nobody has called for nucleus_timeout", zap.Duration("timeout", limit))
 			return true, nil
 		}
