@@ -27,6 +27,9 @@ type app struct {
 	getenv func(string) string
 	json   bool
 	begun  bool // the words made sense; what fails from now on is not a mistake in usage
+
+	cancel context.CancelCauseFunc // of the commands' context
+	caught func() int              // see catch
 }
 
 // run carries out a command line and gives the exit code.
@@ -36,9 +39,10 @@ func (a *app) run(args []string) int {
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.errOut)
-	ctx, caught := interruptible()
+	ctx, cancel := context.WithCancelCause(context.Background())
+	a.cancel, a.caught = cancel, func() int { return 0 }
 	cmd, err := root.ExecuteContextC(ctx)
-	if code := caught(); code != 0 {
+	if code := a.caught(); code != 0 {
 		return code // whoever interrupts a command knows why it failed
 	}
 	if err == nil {
@@ -57,11 +61,23 @@ func (a *app) run(args []string) int {
 	return exitCode(err)
 }
 
-// interruptible gives a context that an interrupt or a request to terminate ends, so that a command
-// cleans up. A second one ends the process at once, as does a second's time: a read of a terminal cannot
-// be cut short. caught gives the exit code of the one that came, as shells count it, or 0.
-func interruptible() (ctx context.Context, caught func() int) {
-	ctx, cancel := context.WithCancelCause(context.Background())
+// leavesNothing says that a command has nothing to clean up: an interrupt may end it as it ends any
+// process. To have signals delivered takes a fifth of the time of a short command.
+func leavesNothing(cmd *cobra.Command) bool {
+	switch cmd.Name() {
+	case "use":
+		return !cmd.Flags().Changed("output")
+	case "version", "status", "schema", "find":
+		return true
+	}
+	return false
+}
+
+// catch has an interrupt or a request to terminate end the command's context, so that it cleans up. A
+// second one ends the process at once, as does a second's time: a read of a terminal cannot be cut
+// short. caught gives the exit code of the one that came, as shells count it, or 0.
+func (a *app) catch(ctx context.Context) {
+	cancel := a.cancel
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM)
 	if !signal.Ignored(os.Interrupt) { // a shell's background job
@@ -83,7 +99,7 @@ func interruptible() (ctx context.Context, caught func() int) {
 		case <-ended:
 		}
 	}()
-	return ctx, func() int {
+	a.caught = func() int {
 		close(ended)
 		<-over
 		signal.Stop(signals)
@@ -115,7 +131,12 @@ func (a *app) root() *cobra.Command {
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 		Version:           buildVersion().Version,
 		Args:              cobra.ArbitraryArgs,
-		PersistentPreRun:  func(*cobra.Command, []string) { a.begun = true },
+		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
+			a.begun = true
+			if !leavesNothing(cmd) {
+				a.catch(cmd.Context())
+			}
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return unknownCommand(cmd, args[0])
