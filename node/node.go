@@ -140,33 +140,46 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	n.stop, n.lock, n.mirror = cancel, lock, record
 	started.add(n.tidy)
 	n.active.Store(time.Now().UnixNano())
-	if n.identity, err = loadIdentity(toml, cfg); err != nil {
+	if err := n.start(ctx, cfg, &started); err != nil {
+		return err
+	}
+	return n.stay(ctx, cfg, &started)
+}
+
+// start starts all parts, and says that the nucleus is ready.
+func (n *nucleus) start(ctx context.Context, cfg Config, started *closers) (err error) {
+	if n.identity, err = loadIdentity(n.cfg, cfg); err != nil {
 		return err
 	}
 	if n.mirrors, err = newMirrors(n, homeOf(cfg)); err != nil {
 		return err
 	}
-	if err := n.startNetwork(ctx, &started); err != nil {
+	if err := n.startNetwork(ctx, started); err != nil {
 		return err
 	}
-	if err := n.startHalves(ctx, &started); err != nil {
+	if err := n.startHalves(ctx, started); err != nil {
 		return err
 	}
-	if err := n.listen(ctx, &started); err != nil {
+	if err := n.listen(ctx, started); err != nil {
 		return err
 	}
 	n.serving.resume(ctx)
 	n.welcome()
-	n.watchProgram(&started)
-	n.noteUse(&started)
-	n.log.Info("ready", zap.String("cell", toml.Cell.Name), zap.Stringer("peer", n.identity.Peer), zap.Strings("addrs", n.addrs()))
+	n.watchProgram(started)
+	n.noteUse(started)
+	n.log.Info("ready", zap.String("cell", n.cfg.Cell.Name), zap.Stringer("peer", n.identity.Peer), zap.Strings("addrs", n.addrs()))
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // without systemd there is nobody to tell
-	n.keepWatchdog(&started)
-	n.trim(&started)
+	n.keepWatchdog(started)
+	n.trim(started)
 	if cfg.Ready != nil {
 		cfg.Ready()
 	}
 	n.wasReady = true
+	return nil
+}
+
+// stay waits until the nucleus is to stop, or hands it over; what was started is closed next.
+func (n *nucleus) stay(ctx context.Context, cfg Config, started *closers) (err error) {
 	var next *departure
 	if n.retired, next = n.waitForEnd(ctx); next != nil {
 		n.log.Info("handing over", zap.String("file", next.next.path), zap.String("version", next.next.version))
@@ -177,7 +190,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	n.log.Info("stopping")
 	if cfg.Overdue != nil {
 		overdue := time.AfterFunc(stopLimit, cfg.Overdue)
-		started = append(closers{func() { overdue.Stop() }}, started...) // the last one
+		*started = append(closers{func() { overdue.Stop() }}, *started...) // the last one
 	}
 	n.stopBy = time.Now().Add(stopGrace)
 	return err

@@ -22,7 +22,7 @@ func (n *nucleus) trim(started *closers) {
 		for {
 			select {
 			case now := <-tick.C:
-				if last := n.lastUsed(); last.After(trimmed) && now.Sub(last) >= trimAfter {
+				if trimDue(now, n.lastUsed(), trimmed) {
 					debug.FreeOSMemory()
 					trimmed = now
 				}
@@ -32,6 +32,11 @@ func (n *nucleus) trim(started *closers) {
 		}
 	})
 	started.add(func() { cancel(); running.Wait() })
+}
+
+// trimDue says whether it has been quiet since last for long enough, and memory was not given back since.
+func trimDue(now, last, trimmed time.Time) bool {
+	return last.After(trimmed) && now.Sub(last) >= trimAfter
 }
 
 // lastUsed is when a call or a control request ended last, or began.
