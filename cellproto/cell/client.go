@@ -32,7 +32,7 @@ type Request struct {
 	To   string // a name of [deps], a CID, an IPNS name or a domain; "" is this cell itself
 	Func string
 	// Args is a struct or a map, sent as CBOR; []byte is sent as it is, json.RawMessage as JSON. At
-	// most cellproto.MaxArgs bytes when encoded. Nil: none.
+	// most cellproto.MaxArgs bytes when encoded. CBOR is sent as it is. Nil: none.
 	Args any
 	Key  string    // idempotency key, at most 64 bytes; "" for none
 	Body io.Reader // streamed after the arguments, or nil
@@ -134,6 +134,8 @@ func (r *Request) encode() (*cellproto.Request, error) {
 		out.Payload = args
 	case json.RawMessage:
 		out.Payload, out.Header.Codec = args, cellproto.JSON
+	case CBOR:
+		out.Payload, out.Header.Codec = args, cellproto.CBOR
 	default:
 		var err error
 		if out.Payload, err = cborEncoder.Marshal(args); err != nil {
