@@ -45,6 +45,7 @@ func (n *nucleus) routes() http.Handler {
 		"POST " + ctl.RouteRace:    n.ctlRace,
 		"GET " + ctl.RouteHistory:  n.ctlHistory,
 		"GET " + ctl.RouteSchema:   n.ctlSchema,
+		"GET " + ctl.RouteDescribe: n.ctlDescribe,
 		"GET " + ctl.RouteDoctor:   n.ctlDoctor,
 		"POST " + ctl.RouteStop:    n.ctlStop,
 		"POST " + ctl.RouteSwap:    n.ctlSwap,
@@ -210,17 +211,40 @@ func schemaText(h cellproto.SchemaHash) string {
 }
 
 func (n *nucleus) ctlSchema(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
-	target := r.URL.Query().Get("target")
+	schema, err := n.targetSchema(ctx, r.URL.Query().Get("target"))
+	if err != nil {
+		return nil, err
+	}
+	return json.RawMessage(schema.Canonical()), nil
+}
+
+// targetSchema gives the schema of a target. The cell's own program is started for it, if nobody has asked it yet.
+func (n *nucleus) targetSchema(ctx context.Context, target string) (*cellproto.Schema, error) {
 	if n.own(target) && n.program != nil && n.server.Serving().Schema == nil {
 		if _, err := (watched{n.program, n.serving}).Conn(ctx); err != nil {
 			return nil, err
 		}
 	}
-	schema, err := n.caller.Schema(ctx, target)
+	return n.caller.Schema(ctx, target)
+}
+
+// ctlDescribe says what a target is now: for those who pin what they were made for.
+func (n *nucleus) ctlDescribe(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
+	target := r.URL.Query().Get("target")
+	schema, err := n.targetSchema(ctx, target)
 	if err != nil {
 		return nil, err
 	}
-	return json.RawMessage(schema.Canonical()), nil
+	out := ctl.Description{Schema: schema.Canonical()}
+	id, published, err := n.caller.Resolve(ctx, target)
+	if err != nil || !published {
+		return out, err
+	}
+	out.CID = id.String()
+	if m := n.caller.Known(id); m != nil {
+		out.Version = m.Version
+	}
+	return out, nil
 }
 
 // own says whether a target is this very cell.

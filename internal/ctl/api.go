@@ -11,19 +11,20 @@ import (
 // Routes of the control API. Every answer is a stream of lines of JSON, each of which is one Line;
 // the last one has a result or an error. Parameters are in the query.
 const (
-	RouteStatus  = "/v1/status"  // GET; result Status
-	RouteMetrics = "/v1/metrics" // GET; result Metrics
-	RoutePublish = "/v1/publish" // POST; result Published
-	RouteUse     = "/v1/use"     // POST, see UseRequest; result UseMeta, then the reply's bytes
-	RouteFind    = "/v1/find"    // GET target, timeout_ms; items FindRow as they come, result Found
-	RouteRace    = "/v1/race"    // POST target, timeout_ms; result []RaceRow, best first
-	RouteHistory = "/v1/history" // GET target, timeout_ms; result []HistoryRow, newest first
-	RouteSchema  = "/v1/schema"  // GET target, timeout_ms; result is the schema, as in schema.json
-	RouteDoctor  = "/v1/doctor"  // GET; result []Check
-	RouteSwap    = "/v1/swap"    // POST program, force, publish, timeout_ms; result Swapped
-	RouteUpgrade = "/v1/upgrade" // POST file, cut, timeout_ms; result Upgrading, just before the other celld takes over
-	RouteStop    = "/v1/stop"    // POST; result null, before the nucleus begins to stop
-	RouteRun     = "/v1/run"     // POST timeout_ms; starts the program; result Status
+	RouteStatus   = "/v1/status"   // GET; result Status
+	RouteMetrics  = "/v1/metrics"  // GET; result Metrics
+	RoutePublish  = "/v1/publish"  // POST; result Published
+	RouteUse      = "/v1/use"      // POST, see UseRequest; result UseMeta, then the reply's bytes
+	RouteFind     = "/v1/find"     // GET target, timeout_ms; items FindRow as they come, result Found
+	RouteRace     = "/v1/race"     // POST target, timeout_ms; result []RaceRow, best first
+	RouteHistory  = "/v1/history"  // GET target, timeout_ms; result []HistoryRow, newest first
+	RouteSchema   = "/v1/schema"   // GET target, timeout_ms; result is the schema, as in schema.json
+	RouteDescribe = "/v1/describe" // GET target, timeout_ms; result Description
+	RouteDoctor   = "/v1/doctor"   // GET; result []Check
+	RouteSwap     = "/v1/swap"     // POST program, force, publish, timeout_ms; result Swapped
+	RouteUpgrade  = "/v1/upgrade"  // POST file, cut, timeout_ms; result Upgrading, just before the other celld takes over
+	RouteStop     = "/v1/stop"     // POST; result null, before the nucleus begins to stop
+	RouteRun      = "/v1/run"      // POST timeout_ms; starts the program; result Status
 	// GET; result []MirrorRow. POST target, public, timeout_ms: makes one; result MirrorRow. DELETE target,
 	// timeout_ms: removes one; result MirrorRow.
 	RouteMirrors = "/v1/mirrors"
@@ -232,6 +233,13 @@ type HistoryRow struct {
 	Schema  string    `json:"schema"`         // hash of the schema, in hex
 	Owner   string    `json:"owner"`          // peer ID of the account that signed it
 	Note    string    `json:"note,omitempty"` // of the last one: why the version before it is not listed
+}
+
+// Description is what a target is now.
+type Description struct {
+	CID     string          `json:"cid,omitempty"`     // of the manifest; "": it is not published, or called by its directory
+	Version string          `json:"version,omitempty"` // of the manifest
+	Schema  json.RawMessage `json:"schema"`
 }
 
 // MirrorRow is one mirror on this machine.

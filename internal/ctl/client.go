@@ -68,6 +68,11 @@ func (c *Client) Schema(ctx context.Context, target string) (json.RawMessage, er
 	return result[json.RawMessage](ctx, c, "GET", RouteSchema, targetQuery(ctx, target))
 }
 
+// Describe gives what target is now, with its schema.
+func (c *Client) Describe(ctx context.Context, target string) (Description, error) {
+	return result[Description](ctx, c, "GET", RouteDescribe, targetQuery(ctx, target))
+}
+
 // Doctor gives what the nucleus finds about itself.
 func (c *Client) Doctor(ctx context.Context) ([]Check, error) {
 	return result[[]Check](ctx, c, "GET", RouteDoctor, nil)

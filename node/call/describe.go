@@ -321,3 +321,9 @@ func (c *Caller) Resolve(ctx context.Context, target string) (cid.Cid, bool, err
 	}
 	return t.cell, t.cell.Defined(), err
 }
+
+// Known gives the manifest of a cell that was described before; nil: it was not.
+func (c *Caller) Known(id cid.Cid) *signed.Manifest {
+	m, _ := c.remote(id).description()
+	return m
+}
