@@ -21,4 +21,15 @@ var Languages = []Language{
 		pkg, code, err := Go(s)
 		return Client{Dir: pkg, File: pkg + ".go", Code: code}, err
 	}},
+	{"python", func(s *cellproto.Schema) (Client, error) {
+		code, err := Python(s)
+		return Client{File: module(s.Cell) + ".py", Code: code}, err
+	}},
+	{"typescript", func(s *cellproto.Schema) (Client, error) {
+		code, err := TypeScript(s)
+		return Client{File: s.Cell + ".ts", Code: code}, err
+	}},
 }
+
+// module makes the name of a module of that of a cell.
+func module(cell string) string { return snake(cell, names{}) }
