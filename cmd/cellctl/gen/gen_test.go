@@ -201,3 +201,20 @@ func FuzzGo(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkGo writes the client of a cell with 200 functions.
+func BenchmarkGo(b *testing.B) {
+	s := &cellproto.Schema{Cell: "large", Functions: map[string]cellproto.Function{}}
+	for i := range 200 {
+		s.Functions[fmt.Sprintf("function%d", i)] = cellproto.Function{
+			Doc:    "Does it.",
+			Input:  mustJSON(map[string]any{"type": "object", "properties": map[string]any{"a": map[string]any{"type": "string"}, "b": map[string]any{"type": "integer"}}, "required": []string{"a"}}),
+			Output: mustJSON(map[string]any{"type": "object", "properties": map[string]any{"x": map[string]any{"type": "array", "items": map[string]any{"type": "number"}}}}),
+		}
+	}
+	for b.Loop() {
+		if _, _, err := Go(s); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 // functions become one type.
 func (m *model) link(b *builder) {
 	classes := b.classes()
+	m.shareRoots(b, classes)
 	first := map[string]*use{} // by class
 	for _, node := range b.order {
 		class, u := classes[node], b.defs[node]
@@ -19,10 +20,10 @@ func (m *model) link(b *builder) {
 			first[class] = u
 		case u.kind != structKind:
 		case !best.ordered && (u.ordered || u.output && !best.output):
-			merge(u.typ, best.typ)
+			b.merge(u.typ, best.typ)
 			first[class] = u
 		default:
-			merge(best.typ, u.typ)
+			b.merge(best.typ, u.typ)
 		}
 	}
 	l := linker{target: func(node string) use { return *first[classes[node]] }, done: map[*typ]bool{}}
@@ -34,8 +35,41 @@ func (m *model) link(b *builder) {
 	}
 }
 
+// shareRoots has what a function takes or gives be the type of a definition that says the same: a schema has
+// no name for a type that stands at its root, where it often is one that has a name elsewhere.
+func (m *model) shareRoots(b *builder, classes map[string]string) {
+	named := map[string]string{} // a node by the signature of its struct
+	for _, node := range b.order {
+		if u := b.defs[node]; u.kind == structKind && !u.null && len(u.fields) > 0 {
+			if s := signature(*u, classes, 0); named[s] == "" {
+				named[s] = node
+			}
+		}
+	}
+	root := func(t *typ, context string) *typ {
+		if t == nil || t.kind != structKind {
+			return t
+		}
+		like := named[signature(use{typ: t}, classes, 0)]
+		if like == "" {
+			return t
+		}
+		node := context + "\x00" // no definition has this place
+		b.defs[node], classes[node] = &use{typ: t}, classes[like]
+		b.order = append(b.order, node)
+		return &typ{kind: refKind, ref: node}
+	}
+	for _, fn := range m.funcs {
+		fn.args = root(fn.args, fn.json+" input")
+		fn.out.typ = root(fn.out.typ, fn.json+" output")
+	}
+}
+
 // merge takes into a struct what another one that is the same in Go says of its fields.
-func merge(into, other *typ) {
+func (b *builder) merge(into, other *typ) {
+	if name := b.hints[other]; name != "" && b.hints[into] == "" {
+		b.hints[into], into.alias = name, false
+	}
 	for i := range into.fields {
 		f := &into.fields[i]
 		for _, o := range other.fields {
