@@ -54,6 +54,9 @@ func (n *nucleus) routes() http.Handler {
 		"POST " + ctl.RouteMirrors:   n.ctlMirrorAdd,
 		"DELETE " + ctl.RouteMirrors: n.ctlMirrorRemove,
 		"POST " + ctl.RouteCollect:   n.ctlCollect,
+
+		"POST " + ctl.RouteGive:      n.ctlGive,
+		"GET " + ctl.RouteGiveStatus: n.ctlGiveStatus,
 	} {
 		mux.HandleFunc(route, n.answer(h))
 	}

@@ -28,6 +28,7 @@ import (
 	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/mirror"
 	"github.com/celldnet/celld/node/call"
+	"github.com/celldnet/celld/node/give"
 	"github.com/celldnet/celld/node/program"
 )
 
@@ -85,6 +86,7 @@ type nucleus struct {
 	mirror      *mirror.Record // nil: the cell is the owner's own
 	mirrors     *mirrors
 	placer      *placer
+	giver       *give.Giver // nil: not the home cell
 	adverts     *adverts
 	reach       *reachability
 	begun       time.Time
@@ -158,6 +160,9 @@ func (n *nucleus) start(ctx context.Context, cfg Config, started *closers) (err 
 		return err
 	}
 	if err := n.startHalves(ctx, started); err != nil {
+		return err
+	}
+	if err := n.startGiving(cfg, started); err != nil {
 		return err
 	}
 	if err := n.listen(ctx, started); err != nil {
@@ -492,7 +497,7 @@ func (n *nucleus) waitForEnd(ctx context.Context) (retired bool, next *departure
 		case <-timer.C:
 		}
 		left := limit - time.Since(n.lastUsed())
-		if left <= 0 && n.load().InFlight == 0 && n.asked.Load() == 0 {
+		if left <= 0 && !n.gives() && n.load().InFlight == 0 && n.asked.Load() == 0 {
 			n.log.Info("nobody has called for nucleus_timeout", zap.Duration("timeout", limit))
 			return true, nil
 		}

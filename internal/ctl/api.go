@@ -28,6 +28,9 @@ const (
 	// timeout_ms: removes one; result MirrorRow.
 	RouteMirrors = "/v1/mirrors"
 	RouteCollect = "/v1/gc" // POST dry, timeout_ms; result []MirrorRow, those that go
+	// POST see GiveChange: changes what this machine gives, and turns it on or off; result Giving. Home cell only.
+	RouteGive       = "/v1/give"
+	RouteGiveStatus = "/v1/give/status" // GET; result Giving
 )
 
 // What a nucleus tells whoever started it: the number of a descriptor on which it writes one line

@@ -1,0 +1,381 @@
+package give
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+// Sensors look at the machine.
+type Sensors interface {
+	// Look sees everything. ours is the processor time and the bytes of disk that the hosted cells have used so
+	// far, which are no load of others.
+	Look(ctx context.Context, ours Usage) Snapshot
+	// Input sees only whether somebody is there. It is cheap.
+	Input(ctx context.Context) Input
+	Close()
+}
+
+// Usage is what all hosted cells together have used: CPU and Disk in all so far, RSS now.
+type Usage struct {
+	CPU  time.Duration
+	RSS  int64 // bytes
+	Disk int64 // bytes read and written
+}
+
+// Limiter holds the caps of all hosted cells together.
+type Limiter interface {
+	Set(Caps) error
+	// Groups are the control groups that hold the caps, by controller, "" for version 2; none if there are none.
+	Groups() map[string]string
+	Used() Usage
+	// By says what holds which limit: "cgroup v1".
+	By() string
+	Close()
+}
+
+// Hosted is what is hosted. Its methods are called by one goroutine, one at a time, but for Rows.
+type Hosted interface {
+	// Pause has every hosted cell leave its callers and stop running, within 2 s. None is started until
+	// Resume. It may come again while it is paused.
+	Pause(ctx context.Context, why string) error
+	Resume(ctx context.Context) error
+	// Clear stops and removes every hosted cell; what was fetched for them may stay in the cache.
+	Clear(ctx context.Context) error
+	// Rows lists what is hosted, with what is just being taken up. Any goroutine may ask.
+	Rows(ctx context.Context) []Row
+}
+
+// Config says whose settings are used.
+type Config struct {
+	Dir string // of the home cell
+}
+
+// Deps is what a Giver needs besides.
+type Deps struct {
+	Sensors Sensors
+	Limiter Limiter
+	Log     *zap.Logger
+	Now     func() time.Time // nil: time.Now
+}
+
+// Giver gives what the owner wants to give: it looks, decides, and has what is hosted run or pause.
+type Giver struct {
+	cfg  Config
+	deps Deps
+	now  func() time.Time
+
+	wake   chan struct{} // something has changed: look now; holds one
+	asks   chan ask
+	stop   context.CancelFunc
+	ended  chan struct{}
+	hosted Hosted // nil: nothing can be hosted; set before Start
+
+	mu       sync.Mutex // of what follows
+	set      Settings
+	state    State
+	decision Decision
+	snapshot Snapshot
+	failed   error // of the last attempt to have what is hosted do what was decided
+	broken   error // the settings cannot be read; nothing is given
+	used     Rates
+}
+
+// Rates is what the hosted cells use now.
+type Rates struct {
+	CPUPercent float64 // of the machine
+	RSS        int64
+	DiskBPS    int64
+}
+
+// ask is a change of the settings that the Giver's goroutine makes.
+type ask struct {
+	change func(*Settings)
+	answer chan error
+}
+
+// Bounds of what is hosted.
+const (
+	pauseLimit = 5 * time.Second
+	clearLimit = 30 * time.Second
+)
+
+// New makes a Giver of the settings of the home cell in cfg.Dir. Settings that cannot be read give nothing;
+// Status says so.
+func New(cfg Config, deps Deps) *Giver {
+	g := &Giver{
+		cfg: cfg, deps: deps, now: deps.Now, wake: make(chan struct{}, 1), asks: make(chan ask), ended: make(chan struct{}),
+	}
+	if g.now == nil {
+		g.now = time.Now
+	}
+	if g.set, g.broken = LoadSettings(cfg.Dir); g.broken != nil {
+		g.set = Defaults()
+		deps.Log.Warn("the settings of what to give cannot be read: nothing is given", zap.Error(g.broken))
+	}
+	g.decision = Decision{Why: "the machine has not been looked at yet"}
+	return g
+}
+
+// Attach says what is hosted. It is called before Start, or not at all.
+func (g *Giver) Attach(h Hosted) { g.hosted = h }
+
+// Start begins to give, if the owner wants it.
+func (g *Giver) Start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	g.stop = cancel
+	go func() {
+		defer close(g.ended)
+		g.run(ctx)
+	}()
+}
+
+// Stop pauses what is hosted and ends. The settings stay.
+func (g *Giver) Stop() {
+	g.stop()
+	<-g.ended
+	g.deps.Limiter.Close()
+	g.deps.Sensors.Close()
+}
+
+// On says whether the owner wants to give: the nucleus stays then.
+func (g *Giver) On() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.set.On
+}
+
+// Changed says that something is hosted that was not, or the reverse.
+func (g *Giver) Changed() {
+	select {
+	case g.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Take answers an offer. The caller asks for one at a time, and puts what it takes up among its Rows
+// before it asks for the next.
+func (g *Giver) Take(ctx context.Context, need Need) Answer {
+	if g.hosted == nil {
+		return Answer{Why: "this machine hosts nothing"}
+	}
+	rows := g.hosted.Rows(ctx)
+	if d := g.lastDecision(); len(rows) == 0 && d.Run {
+		g.lookAtInput(ctx) // nobody does while nothing is hosted
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return admit(g.now(), g.set, g.decision, rows, need, g.snapshot.Load)
+}
+
+// Place says where a cell that is taken up for somebody runs, and what it may use: all that is given, if
+// control groups hold that, else its share of it.
+func (g *Giver) Place(forWhom string) *Placement {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	caps, p := g.decision.Caps, &Placement{Home: g.cfg.Dir, Groups: g.deps.Limiter.Groups(), For: forWhom}
+	if len(p.Groups) == 0 {
+		caps = caps.share(g.set.Policy.Hosts)
+	}
+	p.CPU = caps.CPU / 100 * float64(max(g.snapshot.Load.Cores, 1))
+	p.Memory, p.Disk = max(caps.Memory, 1), caps.Disk
+	return p
+}
+
+func (g *Giver) lastDecision() Decision {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.decision
+}
+
+// Change changes the settings, for good, and gives how it is then. The error's kind is BadInput if they make no
+// sense; nothing is changed then.
+func (g *Giver) Change(ctx context.Context, change func(*Settings)) error {
+	a := ask{change, make(chan error, 1)}
+	select {
+	case g.asks <- a:
+	case <-g.ended:
+		return cellproto.Errorf("change what to give", cellproto.Unavailable, "the nucleus stops")
+	case <-ctx.Done():
+		return cellproto.Errorf("change what to give", cellproto.KindOf(ctx.Err()), "%w", ctx.Err())
+	}
+	select {
+	case err := <-a.answer:
+		return err
+	case <-ctx.Done():
+		return cellproto.Errorf("change what to give", cellproto.KindOf(ctx.Err()), "%w", ctx.Err())
+	}
+}
+
+// run looks and acts until ctx ends.
+func (g *Giver) run(ctx context.Context) {
+	g.step(ctx)
+	full := time.NewTimer(g.pause())
+	defer full.Stop()
+	input := time.NewTicker(InputEvery)
+	defer input.Stop()
+	for {
+		var ticks <-chan time.Time
+		if g.watchful(ctx) {
+			ticks = input.C
+		}
+		select {
+		case <-ctx.Done():
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pauseLimit)
+			defer cancel()
+			g.act(ctx, Decision{Why: "the nucleus stops"})
+			return
+		case a := <-g.asks:
+			a.answer <- g.change(ctx, a.change)
+			full.Reset(g.pause())
+		case <-g.wake:
+			g.step(ctx)
+			full.Reset(g.pause())
+		case <-full.C:
+			g.step(ctx)
+			full.Reset(g.pause())
+		case <-ticks:
+			if g.lookAtInput(ctx) {
+				full.Reset(g.pause())
+			}
+		}
+	}
+}
+
+// watchful says whether input has to be watched: something runs that would have to pause.
+func (g *Giver) watchful(ctx context.Context) bool {
+	return g.hosted != nil && g.lastDecision().Run && len(g.hosted.Rows(ctx)) > 0
+}
+
+// pause is how long until the next look at everything.
+func (g *Giver) pause() time.Duration {
+	return max(g.lastDecision().Again.Sub(g.now()), time.Second)
+}
+
+// step looks at everything, decides, and acts.
+func (g *Giver) step(ctx context.Context) {
+	g.mu.Lock()
+	on := g.set.On
+	g.mu.Unlock()
+	snap := Snapshot{At: g.now()}
+	if on { // else there is nothing to look for
+		snap = g.deps.Sensors.Look(ctx, g.deps.Limiter.Used())
+	}
+	g.decide(ctx, snap)
+}
+
+// lookAtInput looks at input alone, and decides anew if somebody has come. It reports whether it did.
+func (g *Giver) lookAtInput(ctx context.Context) bool {
+	in := g.deps.Sensors.Input(ctx)
+	g.mu.Lock()
+	snap := g.snapshot
+	g.mu.Unlock()
+	if in.State == snap.Input.State && !in.Last.After(snap.Input.Last) {
+		return false
+	}
+	snap.Input = in
+	g.decide(ctx, snap)
+	return true
+}
+
+func (g *Giver) decide(ctx context.Context, snap Snapshot) {
+	g.mu.Lock()
+	d := Decide(g.now(), g.set, g.state, snap)
+	g.state, g.snapshot, g.decision = d.Next, snap, d
+	over := d.Over && g.set.On
+	if over {
+		g.set.On = false
+		if err := g.set.save(g.cfg.Dir); err != nil {
+			g.deps.Log.Warn("cannot note that the time to give is over", zap.Error(err))
+		}
+	}
+	g.mu.Unlock()
+	g.act(ctx, d)
+	if over {
+		g.clear(ctx)
+	}
+}
+
+// act has what is hosted do what was decided.
+func (g *Giver) act(ctx context.Context, d Decision) {
+	var err error
+	if d.Run {
+		err = g.deps.Limiter.Set(d.Caps)
+	}
+	if g.hosted != nil {
+		ctx, cancel := context.WithTimeout(ctx, pauseLimit)
+		defer cancel()
+		if d.Run && err == nil {
+			err = g.hosted.Resume(ctx)
+		} else {
+			err = errors.Join(err, g.hosted.Pause(ctx, d.Why))
+		}
+	}
+	g.mu.Lock()
+	g.failed = err
+	g.mu.Unlock()
+	if err != nil {
+		g.deps.Log.Warn("what is hosted does not do as it should", zap.Error(err), zap.Bool("run", d.Run))
+	}
+}
+
+func (g *Giver) clear(ctx context.Context) error {
+	if g.hosted == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, clearLimit)
+	defer cancel()
+	return g.hosted.Clear(ctx)
+}
+
+// change makes a change of the settings, and does what follows from it.
+func (g *Giver) change(ctx context.Context, change func(*Settings)) error {
+	g.mu.Lock()
+	was, next := g.set, g.set
+	g.mu.Unlock()
+	change(&next)
+	if err := next.Validate(); err != nil {
+		return err
+	}
+	if err := next.save(g.cfg.Dir); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	g.set, g.broken = next, nil
+	g.mu.Unlock()
+	g.step(ctx)
+	if was.On && !next.On {
+		return g.clear(ctx)
+	}
+	return nil
+}
+
+// Report is how the giving stands.
+type Report struct {
+	Settings Settings
+	Decision Decision
+	Snapshot Snapshot
+	By       string // what holds the caps
+	Used     Rates
+	Rows     []Row
+	Err      error // why something is not as it should be
+}
+
+// Status gives how the giving stands.
+func (g *Giver) Status(ctx context.Context) Report {
+	var rows []Row
+	if g.hosted != nil {
+		rows = g.hosted.Rows(ctx)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return Report{
+		Settings: g.set, Decision: g.decision, Snapshot: g.snapshot, By: g.deps.Limiter.By(), Used: g.used, Rows: rows,
+		Err: errors.Join(g.broken, g.failed),
+	}
+}
