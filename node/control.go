@@ -55,6 +55,9 @@ func (n *nucleus) routes() http.Handler {
 		"DELETE " + ctl.RouteMirrors: n.ctlMirrorRemove,
 		"POST " + ctl.RouteCollect:   n.ctlCollect,
 
+		"POST " + ctl.RouteYield:  n.ctlYield,
+		"POST " + ctl.RouteReturn: n.ctlReturn,
+
 		"POST " + ctl.RouteGive:      n.ctlGive,
 		"GET " + ctl.RouteGiveStatus: n.ctlGiveStatus,
 	} {

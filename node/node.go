@@ -86,6 +86,7 @@ type nucleus struct {
 	mirror      *mirror.Record // nil: the cell is the owner's own
 	mirrors     *mirrors
 	placer      *placer
+	lease       *lease      // nil: not hosted for others
 	giver       *give.Giver // nil: not the home cell
 	adverts     *adverts
 	reach       *reachability
@@ -162,6 +163,7 @@ func (n *nucleus) start(ctx context.Context, cfg Config, started *closers) (err 
 	if err := n.startHalves(ctx, started); err != nil {
 		return err
 	}
+	n.startLease(started)
 	if err := n.startGiving(cfg, started); err != nil {
 		return err
 	}
