@@ -17,8 +17,8 @@ import (
 // home cell of the machine's owner says that it may.
 
 const (
-	// leaseFirst is how long it runs unasked: whoever starts it has just been allowed to.
-	leaseFirst = 15 * time.Second
+	// leaseFor is how long it may run without being told so again.
+	leaseFor = 15 * time.Second
 	// yieldGrace is how long calls in flight may go on when the machine is needed. The owner is to feel
 	// nothing of the program after 2 s, of which this is the larger part.
 	yieldGrace = 1200 * time.Millisecond
@@ -44,14 +44,18 @@ type lease struct {
 	since time.Time // when it yielded; zero: it runs
 }
 
-// startLease begins to watch the lease of a hosted mirror; of other cells there is none.
+// startLease begins to watch the lease of a hosted mirror; of other cells there is none. Whoever has started
+// it, it is at rest until the home cell says otherwise.
 func (n *nucleus) startLease(started *closers) {
 	if n.mirror == nil || !n.mirror.Hosted {
 		return
 	}
-	l := &lease{n: n, ended: make(chan struct{}), news: make(chan struct{}, 1), until: time.Now().Add(leaseFirst)}
+	l := &lease{n: n, ended: make(chan struct{}), news: make(chan struct{}, 1), until: time.Now().Add(leaseFor)}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	n.lease = l
+	if n.taken == nil || n.program == nil || n.program.Current() == nil { // else it has just been running
+		l.yield(l.ctx, "nobody has said yet that it may run")
+	}
 	go l.watch()
 	started.add(func() { l.cancel(); <-l.ended })
 }
@@ -59,7 +63,7 @@ func (n *nucleus) startLease(started *closers) {
 // watch has the mirror yield when the lease is over, and end when it has yielded for long.
 func (l *lease) watch() {
 	defer close(l.ended)
-	timer := time.NewTimer(leaseFirst)
+	timer := time.NewTimer(leaseFor)
 	defer timer.Stop()
 	for {
 		select {
@@ -145,7 +149,7 @@ func (n *nucleus) resting() error {
 		return nil
 	}
 	err := cellproto.Errorf("advert", cellproto.Overloaded, "the machine is needed by its owner")
-	err.RetryAfter = leaseFirst
+	err.RetryAfter = leaseFor
 	return err
 }
 

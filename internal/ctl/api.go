@@ -247,6 +247,8 @@ type MirrorRow struct {
 	Source      string    `json:"source"` // artefact, or what it was built from
 	LastUsed    time.Time `json:"last_used"`
 	Public      bool      `json:"public"`                 // it is announced
+	Hosted      bool      `json:"hosted,omitempty"`       // for others
+	AskedBy     string    `json:"asked_by,omitempty"`     // peer ID of who asked for it, if it is hosted
 	Made        bool      `json:"made,omitempty"`         // by this very request
 	SandboxTier string    `json:"sandbox_tier,omitempty"` // of one that was just started
 }
