@@ -56,7 +56,15 @@ func (n *nucleus) ctlGive(ctx context.Context, r *http.Request, _ *ctl.Writer) (
 	if err := g.Change(ctx, change); err != nil {
 		return nil, err
 	}
-	return givingOf(g.Status(ctx)), nil
+	return givingNow(ctx, g)
+}
+
+func givingNow(ctx context.Context, g *give.Giver) (any, error) {
+	r, err := g.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return givingOf(r), nil
 }
 
 func (n *nucleus) ctlGiveStatus(ctx context.Context, _ *http.Request, _ *ctl.Writer) (any, error) {
@@ -64,7 +72,7 @@ func (n *nucleus) ctlGiveStatus(ctx context.Context, _ *http.Request, _ *ctl.Wri
 	if err != nil {
 		return nil, err
 	}
-	return givingOf(g.Status(ctx)), nil
+	return givingNow(ctx, g)
 }
 
 // changeOf gives what a change does to the settings.

@@ -49,7 +49,8 @@ type Decision struct {
 func Decide(now time.Time, set Settings, st State, snap Snapshot) Decision {
 	d := Decision{Again: now.Add(LookEvery), Next: st}
 	d.Next.Running = false
-	switch in, change := set.Schedule.At(now); {
+	in, change := set.Schedule.At(now)
+	switch {
 	case !set.On:
 		d.Why, d.Again, d.Next = "giving is off", now.Add(forever), State{}
 		return d
@@ -64,8 +65,8 @@ func Decide(now time.Time, set Settings, st State, snap Snapshot) Decision {
 	}
 	if because, at := against(now, snap, set); because != "" {
 		d.Why, d.Next.Because = because, because
-		if d.Next.Disturbed = at; at.Add(Quiet).After(now) {
-			d.Again = earliest(d.Again, at.Add(Quiet))
+		if d.Next.Disturbed = at; at.Before(now) { // it is known since when it is quiet
+			d.Again = earliest(at.Add(Quiet), change, set.Until)
 		}
 		return d
 	}
@@ -94,6 +95,8 @@ func against(now time.Time, s Snapshot, set Settings) (string, time.Time) {
 		because = "the machine runs on its battery"
 	case s.OnBattery == Unknown:
 		because = "whether the machine runs on its battery is unknown"
+	case s.OnBattery == No && s.Battery < 0:
+		because = "how full the battery is is unknown"
 	case s.OnBattery == No && s.Battery < lowBattery:
 		because = fmt.Sprintf("the battery is at %.0f %%", s.Battery)
 	case s.Metered == Yes:

@@ -70,11 +70,14 @@ type Giver struct {
 	deps Deps
 	now  func() time.Time
 
-	wake   chan struct{} // something has changed: look now; holds one
-	asks   chan ask
+	wake   chan struct{}              // something has changed: look now; holds one
+	asks   chan func(context.Context) // is done by the Giver's goroutine
 	stop   context.CancelFunc
 	ended  chan struct{}
 	hosted Hosted // nil: nothing can be hosted; set before Start
+
+	hosting int   // rows, when they were asked for last; of the goroutine
+	meter   meter // of the goroutine
 
 	mu       sync.Mutex // of what follows
 	set      Settings
@@ -93,10 +96,31 @@ type Rates struct {
 	DiskBPS    int64
 }
 
-// ask is a change of the settings that the Giver's goroutine makes.
-type ask struct {
-	change func(*Settings)
-	answer chan error
+// meter makes rates of totals. It is pure.
+type meter struct {
+	at    time.Time
+	total Usage
+	rates Rates
+}
+
+// meterLeast is the shortest time that a rate is measured over.
+const meterLeast = time.Second
+
+// add takes in what was used up to now, and gives the rates since the time before.
+func (m *meter) add(now time.Time, total Usage, cores int) Rates {
+	span := now.Sub(m.at)
+	m.rates.RSS = total.RSS
+	switch {
+	case m.at.IsZero() || total.CPU < m.total.CPU || total.Disk < m.total.Disk: // what held the limits was made anew
+		m.rates.CPUPercent, m.rates.DiskBPS = 0, 0
+	case span < meterLeast:
+		return m.rates
+	default:
+		m.rates.CPUPercent = 100 * (total.CPU - m.total.CPU).Seconds() / span.Seconds() / float64(max(cores, 1))
+		m.rates.DiskBPS = int64(float64(total.Disk-m.total.Disk) / span.Seconds())
+	}
+	m.at, m.total = now, total
+	return m.rates
 }
 
 // Bounds of what is hosted.
@@ -109,7 +133,7 @@ const (
 // Status says so.
 func New(cfg Config, deps Deps) *Giver {
 	g := &Giver{
-		cfg: cfg, deps: deps, now: deps.Now, wake: make(chan struct{}, 1), asks: make(chan ask), ended: make(chan struct{}),
+		cfg: cfg, deps: deps, now: deps.Now, wake: make(chan struct{}, 1), asks: make(chan func(context.Context)), ended: make(chan struct{}),
 	}
 	if g.now == nil {
 		g.now = time.Now
@@ -159,18 +183,43 @@ func (g *Giver) Changed() {
 }
 
 // Take answers an offer. The caller asks for one at a time, and puts what it takes up among its Rows
-// before it asks for the next.
+// before it asks for the next. It holds nothing meanwhile that Hosted's methods wait for.
 func (g *Giver) Take(ctx context.Context, need Need) Answer {
 	if g.hosted == nil {
 		return Answer{Why: "this machine hosts nothing"}
 	}
-	rows := g.hosted.Rows(ctx)
-	if d := g.lastDecision(); len(rows) == 0 && d.Run {
-		g.lookAtInput(ctx) // nobody does while nothing is hosted
+	answer := Answer{Why: "this machine is busy", When: time.Second}
+	if err := g.do(ctx, "answer an offer", func(ctx context.Context) error {
+		rows := g.hosted.Rows(ctx)
+		if g.lastDecision().Run && !g.watchful() { // nobody has looked since the last time
+			g.lookAtInput(ctx)
+		}
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		answer = admit(g.now(), g.set, g.decision, rows, need)
+		return nil
+	}); err != nil {
+		return Answer{Why: "this machine is busy", When: time.Second}
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return admit(g.now(), g.set, g.decision, rows, need, g.snapshot.Load)
+	return answer
+}
+
+// do has the Giver's goroutine do something, and waits for it.
+func (g *Giver) do(ctx context.Context, op string, f func(context.Context) error) error {
+	done := make(chan error, 1)
+	select {
+	case g.asks <- func(ctx context.Context) { done <- f(ctx) }:
+	case <-g.ended:
+		return cellproto.Errorf(op, cellproto.Unavailable, "the nucleus stops")
+	case <-ctx.Done():
+		return cellproto.Errorf(op, cellproto.KindOf(ctx.Err()), "%w", ctx.Err())
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return cellproto.Errorf(op, cellproto.KindOf(ctx.Err()), "%w", ctx.Err())
+	}
 }
 
 // Place says where a cell that is taken up for somebody runs, and what it may use: all that is given, if
@@ -193,36 +242,26 @@ func (g *Giver) lastDecision() Decision {
 	return g.decision
 }
 
-// Change changes the settings, for good, and gives how it is then. The error's kind is BadInput if they make no
+// Change changes the settings, for good, and does what follows. The error's kind is BadInput if they make no
 // sense; nothing is changed then.
 func (g *Giver) Change(ctx context.Context, change func(*Settings)) error {
-	a := ask{change, make(chan error, 1)}
-	select {
-	case g.asks <- a:
-	case <-g.ended:
-		return cellproto.Errorf("change what to give", cellproto.Unavailable, "the nucleus stops")
-	case <-ctx.Done():
-		return cellproto.Errorf("change what to give", cellproto.KindOf(ctx.Err()), "%w", ctx.Err())
-	}
-	select {
-	case err := <-a.answer:
-		return err
-	case <-ctx.Done():
-		return cellproto.Errorf("change what to give", cellproto.KindOf(ctx.Err()), "%w", ctx.Err())
-	}
+	return g.do(ctx, "change what to give", func(ctx context.Context) error { return g.change(ctx, change) })
 }
 
 // run looks and acts until ctx ends.
 func (g *Giver) run(ctx context.Context) {
+	if !g.On() { // what a nucleus that was killed has left
+		if err := g.clear(ctx); err != nil {
+			g.deps.Log.Warn("what was hosted cannot be removed", zap.Error(err))
+		}
+	}
 	g.step(ctx)
 	full := time.NewTimer(g.pause())
 	defer full.Stop()
-	input := time.NewTicker(InputEvery)
-	defer input.Stop()
 	for {
-		var ticks <-chan time.Time
-		if g.watchful(ctx) {
-			ticks = input.C
+		var input <-chan time.Time
+		if g.watchful() {
+			input = time.After(InputEvery)
 		}
 		select {
 		case <-ctx.Done():
@@ -230,27 +269,23 @@ func (g *Giver) run(ctx context.Context) {
 			defer cancel()
 			g.act(ctx, Decision{Why: "the nucleus stops"})
 			return
-		case a := <-g.asks:
-			a.answer <- g.change(ctx, a.change)
-			full.Reset(g.pause())
+		case f := <-g.asks:
+			f(ctx)
 		case <-g.wake:
 			g.step(ctx)
-			full.Reset(g.pause())
 		case <-full.C:
 			g.step(ctx)
-			full.Reset(g.pause())
-		case <-ticks:
-			if g.lookAtInput(ctx) {
-				full.Reset(g.pause())
+		case <-input:
+			if !g.lookAtInput(ctx) {
+				continue // the time of the next look at everything stays
 			}
 		}
+		full.Reset(g.pause())
 	}
 }
 
 // watchful says whether input has to be watched: something runs that would have to pause.
-func (g *Giver) watchful(ctx context.Context) bool {
-	return g.hosted != nil && g.lastDecision().Run && len(g.hosted.Rows(ctx)) > 0
-}
+func (g *Giver) watchful() bool { return g.hosting > 0 && g.lastDecision().Run }
 
 // pause is how long until the next look at everything.
 func (g *Giver) pause() time.Duration {
@@ -262,11 +297,23 @@ func (g *Giver) step(ctx context.Context) {
 	g.mu.Lock()
 	on := g.set.On
 	g.mu.Unlock()
-	snap := Snapshot{At: g.now()}
+	snap := Snapshot{}
 	if on { // else there is nothing to look for
 		snap = g.deps.Sensors.Look(ctx, g.deps.Limiter.Used())
 	}
+	if g.hosting = 0; g.hosted != nil {
+		g.hosting = len(g.hosted.Rows(ctx))
+	}
 	g.decide(ctx, snap)
+	g.measure()
+}
+
+// measure notes what the hosted cells use.
+func (g *Giver) measure() {
+	total := g.deps.Limiter.Used()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.used = g.meter.add(g.now(), total, g.snapshot.Load.Cores)
 }
 
 // lookAtInput looks at input alone, and decides anew if somebody has come. It reports whether it did.
@@ -286,7 +333,7 @@ func (g *Giver) lookAtInput(ctx context.Context) bool {
 func (g *Giver) decide(ctx context.Context, snap Snapshot) {
 	g.mu.Lock()
 	d := Decide(g.now(), g.set, g.state, snap)
-	g.state, g.snapshot, g.decision = d.Next, snap, d
+	g.state, g.snapshot = d.Next, snap
 	over := d.Over && g.set.On
 	if over {
 		g.set.On = false
@@ -301,23 +348,25 @@ func (g *Giver) decide(ctx context.Context, snap Snapshot) {
 	}
 }
 
-// act has what is hosted do what was decided.
+// act has what is hosted do what was decided. Without limits that hold nothing runs.
 func (g *Giver) act(ctx context.Context, d Decision) {
+	ctx, cancel := context.WithTimeout(ctx, pauseLimit)
+	defer cancel()
 	var err error
 	if d.Run {
-		err = g.deps.Limiter.Set(d.Caps)
-	}
-	if g.hosted != nil {
-		ctx, cancel := context.WithTimeout(ctx, pauseLimit)
-		defer cancel()
-		if d.Run && err == nil {
-			err = g.hosted.Resume(ctx)
-		} else {
-			err = errors.Join(err, g.hosted.Pause(ctx, d.Why))
+		if err = g.deps.Limiter.Set(d.Caps); err != nil {
+			d.Run, d.Why = false, "the limits cannot be held"
 		}
 	}
+	switch {
+	case g.hosted == nil:
+	case d.Run:
+		err = g.hosted.Resume(ctx)
+	default:
+		err = errors.Join(err, g.hosted.Pause(ctx, d.Why))
+	}
 	g.mu.Lock()
-	g.failed = err
+	g.failed, g.decision = err, d
 	g.mu.Unlock()
 	if err != nil {
 		g.deps.Log.Warn("what is hosted does not do as it should", zap.Error(err), zap.Bool("run", d.Run))
@@ -367,15 +416,18 @@ type Report struct {
 }
 
 // Status gives how the giving stands.
-func (g *Giver) Status(ctx context.Context) Report {
-	var rows []Row
-	if g.hosted != nil {
-		rows = g.hosted.Rows(ctx)
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return Report{
-		Settings: g.set, Decision: g.decision, Snapshot: g.snapshot, By: g.deps.Limiter.By(), Used: g.used, Rows: rows,
-		Err: errors.Join(g.broken, g.failed),
-	}
+func (g *Giver) Status(ctx context.Context) (Report, error) {
+	var r Report
+	err := g.do(ctx, "ask what is given", func(ctx context.Context) error {
+		g.measure()
+		if g.hosted != nil {
+			r.Rows = g.hosted.Rows(ctx)
+		}
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		r.Settings, r.Decision, r.Snapshot, r.Used = g.set, g.decision, g.snapshot, g.used
+		r.By, r.Err = g.deps.Limiter.By(), errors.Join(g.broken, g.failed)
+		return nil
+	})
+	return r, err
 }

@@ -47,7 +47,7 @@ const (
 )
 
 // admit answers an offer. It is pure; rows are those that are hosted already.
-func admit(now time.Time, set Settings, d Decision, rows []Row, n Need, machine Load) Answer {
+func admit(now time.Time, set Settings, d Decision, rows []Row, n Need) Answer {
 	never := func(format string, args ...any) Answer { return Answer{Why: fmt.Sprintf(format, args...)} }
 	p := set.Policy
 	switch {
