@@ -173,6 +173,11 @@ func (n *nucleus) ctlRace(ctx context.Context, r *http.Request, w *ctl.Writer) (
 	if err != nil {
 		return nil, err
 	}
+	if id, published, err := n.caller.Resolve(ctx, r.URL.Query().Get("target")); err == nil && published {
+		if text := n.placer.placementOf(id); text != "" {
+			_ = w.Progress("placement: " + text)
+		}
+	}
 	rows := []ctl.RaceRow{}
 	for _, k := range d.Ranking {
 		rows = append(rows, ctl.RaceRow{

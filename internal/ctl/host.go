@@ -43,3 +43,36 @@ func ParseLease(q url.Values) (time.Duration, error) {
 	}
 	return time.Duration(ms) * time.Millisecond, nil
 }
+
+// What became of a copy that a caller's objective asks for.
+const (
+	PlacementNone   = "none"   // there is none; Why says why
+	PlacementMaking = "making" // Step says how far it is
+	PlacementHere   = "here"   // on this machine
+	PlacementThere  = "donor"  // at Donor
+)
+
+// Placement is a cell of which a copy near by is wanted, should its providers miss the caller's objective.
+type Placement struct {
+	CID    string    `json:"cid"`
+	Name   string    `json:"name"`
+	State  string    `json:"state"`
+	Why    string    `json:"why"`
+	Step   string    `json:"step,omitempty"`
+	Donor  string    `json:"donor,omitempty"`  // peer ID
+	Mirror string    `json:"mirror,omitempty"` // peer ID of the copy at the donor
+	Since  time.Time `json:"since,omitzero"`
+}
+
+// String gives it in a line.
+func (p Placement) String() string {
+	switch p.State {
+	case PlacementMaking:
+		return "a copy is being made: " + p.Step
+	case PlacementHere:
+		return "there is a copy on this machine"
+	case PlacementThere:
+		return "the donor " + p.Donor + " has a copy, " + p.Mirror
+	}
+	return "no copy: " + p.Why
+}
