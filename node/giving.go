@@ -20,7 +20,7 @@ func (n *nucleus) startGiving(cfg Config, started *closers) error {
 		return err
 	}
 	log := n.log.Named("give")
-	n.giver = give.New(give.Config{Dir: home}, give.Deps{Sensors: give.NewSensors(log), Limiter: noLimit{}, Log: log})
+	n.giver = give.New(give.Config{Dir: home}, give.Deps{Sensors: give.NewSensors(log), Limiter: newLimiter(home, log), Log: log})
 	hosted := newHosting(n)
 	n.giver.Attach(hosted)
 	started.add(hosted.stop)
@@ -162,12 +162,3 @@ func orEmpty(list []string) []string {
 	}
 	return list
 }
-
-// noLimit holds nothing.
-type noLimit struct{}
-
-func (noLimit) Set(give.Caps) error       { return nil }
-func (noLimit) Used() give.Usage          { return give.Usage{} }
-func (noLimit) By() string                { return "nothing" }
-func (noLimit) Groups() map[string]string { return nil }
-func (noLimit) Close()                    {}

@@ -498,7 +498,10 @@ func (h *hosting) renew(ctx context.Context, c *hostedCell, dir string) error {
 	client := &ctl.Client{Dir: dir}
 	_, err := client.Return(ctx, leaseFor)
 	if errors.Is(err, ctl.ErrNotRunning) {
-		if err = wake(ctx, dir); err == nil {
+		if err = h.n.giver.Place(h.forWhom(c)).Write(dir); err == nil { // what may be used may be another since
+			err = wake(ctx, dir)
+		}
+		if err == nil {
 			_, err = client.Return(ctx, leaseFor)
 		}
 	}
@@ -520,6 +523,12 @@ func (h *hosting) renew(ctx context.Context, c *hostedCell, dir string) error {
 		return h.remove(ctx, c)
 	}
 	return nil
+}
+
+func (h *hosting) forWhom(c *hostedCell) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return c.row.ForWhom
 }
 
 // note takes in what a hosted mirror has used, and gives for how long nobody has called it.

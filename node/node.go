@@ -83,7 +83,9 @@ type nucleus struct {
 	caller      *call.Caller
 	serving     *serving
 	swaps       *swaps
-	mirror      *mirror.Record // nil: the cell is the owner's own
+	mirror      *mirror.Record  // nil: the cell is the owner's own
+	placed      *give.Placement // nil: it is not hosted for somebody
+	cgroup      string          // of the sandboxes of a hosted cell
 	mirrors     *mirrors
 	placer      *placer
 	lease       *lease      // nil: not hosted for others
@@ -141,6 +143,9 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	sweepTrash(dir, deps.Log)
 	n := newNucleus(ctx, toml, cfg, deps)
 	n.stop, n.lock, n.mirror = cancel, lock, record
+	if err := n.place(); err != nil {
+		return err
+	}
 	started.add(n.tidy)
 	n.active.Store(time.Now().UnixNano())
 	if err := n.start(ctx, cfg, &started); err != nil {
@@ -455,7 +460,7 @@ func (n *nucleus) newProgram(outgoing func(*cellproto.Conn, *cellproto.Frame), s
 		return nil, err
 	}
 	started.add(func() { out.Close() })
-	box, err := sandboxOf(n.cfg)
+	box, err := n.sandboxOf()
 	if err != nil {
 		return nil, err
 	}

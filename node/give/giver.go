@@ -30,10 +30,12 @@ type Usage struct {
 
 // Limiter holds the caps of all hosted cells together.
 type Limiter interface {
+	// Set changes the caps. An error says that they are not held: nothing may run then.
 	Set(Caps) error
 	// Groups are the control groups that hold the caps, by controller, "" for version 2; none if there are none.
 	Groups() map[string]string
-	Used() Usage
+	// Used gives what the cells that are hosted have used.
+	Used(rows []Row) Usage
 	// By says what holds which limit: "cgroup v1".
 	By() string
 	Close()
@@ -76,8 +78,8 @@ type Giver struct {
 	ended  chan struct{}
 	hosted Hosted // nil: nothing can be hosted; set before Start
 
-	hosting int   // rows, when they were asked for last; of the goroutine
-	meter   meter // of the goroutine
+	rows  []Row // when they were asked for last; of the goroutine
+	meter meter // of the goroutine
 
 	mu       sync.Mutex // of what follows
 	set      Settings
@@ -190,13 +192,13 @@ func (g *Giver) Take(ctx context.Context, need Need) Answer {
 	}
 	answer := Answer{Why: "this machine is busy", When: time.Second}
 	if err := g.do(ctx, "answer an offer", func(ctx context.Context) error {
-		rows := g.hosted.Rows(ctx)
+		g.rows = g.hosted.Rows(ctx)
 		if g.lastDecision().Run && !g.watchful() { // nobody has looked since the last time
 			g.lookAtInput(ctx)
 		}
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		answer = admit(g.now(), g.set, g.decision, rows, need)
+		answer = admit(g.now(), g.set, g.decision, g.rows, need)
 		return nil
 	}); err != nil {
 		return Answer{Why: "this machine is busy", When: time.Second}
@@ -285,7 +287,7 @@ func (g *Giver) run(ctx context.Context) {
 }
 
 // watchful says whether input has to be watched: something runs that would have to pause.
-func (g *Giver) watchful() bool { return g.hosting > 0 && g.lastDecision().Run }
+func (g *Giver) watchful() bool { return len(g.rows) > 0 && g.lastDecision().Run }
 
 // pause is how long until the next look at everything.
 func (g *Giver) pause() time.Duration {
@@ -297,12 +299,12 @@ func (g *Giver) step(ctx context.Context) {
 	g.mu.Lock()
 	on := g.set.On
 	g.mu.Unlock()
+	if g.hosted != nil {
+		g.rows = g.hosted.Rows(ctx)
+	}
 	snap := Snapshot{}
 	if on { // else there is nothing to look for
-		snap = g.deps.Sensors.Look(ctx, g.deps.Limiter.Used())
-	}
-	if g.hosting = 0; g.hosted != nil {
-		g.hosting = len(g.hosted.Rows(ctx))
+		snap = g.deps.Sensors.Look(ctx, g.deps.Limiter.Used(g.rows))
 	}
 	g.decide(ctx, snap)
 	g.measure()
@@ -310,7 +312,7 @@ func (g *Giver) step(ctx context.Context) {
 
 // measure notes what the hosted cells use.
 func (g *Giver) measure() {
-	total := g.deps.Limiter.Used()
+	total := g.deps.Limiter.Used(g.rows)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.used = g.meter.add(g.now(), total, g.snapshot.Load.Cores)
@@ -398,10 +400,16 @@ func (g *Giver) change(ctx context.Context, change func(*Settings)) error {
 	g.set, g.broken = next, nil
 	g.mu.Unlock()
 	g.step(ctx)
-	if was.On && !next.On {
+	if was.On && !next.On || len(g.deps.Limiter.Groups()) == 0 && next.lessThan(was) {
 		return g.clear(ctx)
 	}
 	return nil
+}
+
+// lessThan says that what runs with its share of was has too large a one.
+func (s *Settings) lessThan(was Settings) bool {
+	a, b := float64(s.Policy.Hosts), float64(was.Policy.Hosts)
+	return s.CPU/a < was.CPU/b || s.RAM/a < was.RAM/b || float64(s.Disk)/a < float64(was.Disk)/b || was.Max && !s.Max
 }
 
 // Report is how the giving stands.
@@ -419,10 +427,11 @@ type Report struct {
 func (g *Giver) Status(ctx context.Context) (Report, error) {
 	var r Report
 	err := g.do(ctx, "ask what is given", func(ctx context.Context) error {
-		g.measure()
 		if g.hosted != nil {
-			r.Rows = g.hosted.Rows(ctx)
+			g.rows = g.hosted.Rows(ctx)
 		}
+		g.measure()
+		r.Rows = g.rows
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		r.Settings, r.Decision, r.Snapshot, r.Used = g.set, g.decision, g.snapshot, g.used

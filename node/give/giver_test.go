@@ -102,10 +102,11 @@ func (f *fakeHosted) said() []string {
 }
 
 type fakeLimiter struct {
-	mu   sync.Mutex
-	caps Caps
-	err  error
-	used Usage
+	mu     sync.Mutex
+	caps   Caps
+	err    error
+	used   Usage
+	groups map[string]string
 }
 
 func (f *fakeLimiter) Set(c Caps) error {
@@ -115,12 +116,12 @@ func (f *fakeLimiter) Set(c Caps) error {
 	return f.err
 }
 
-func (f *fakeLimiter) Used() Usage {
+func (f *fakeLimiter) Used([]Row) Usage {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.used
 }
-func (f *fakeLimiter) Groups() map[string]string { return nil }
+func (f *fakeLimiter) Groups() map[string]string { return f.groups }
 func (f *fakeLimiter) By() string                { return "a fake" }
 func (f *fakeLimiter) Close()                    {}
 
@@ -272,6 +273,25 @@ func TestGiverBrokenSettings(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 	})
+}
+
+// What has a share of its own keeps it as long as it runs: with less to give it has to go.
+func TestGiverGivesLess(t *testing.T) {
+	for groups, want := range map[bool]int{true: 1, false: 2} { // the first is that at the beginning
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, t.TempDir())
+			defer r.Stop()
+			if groups {
+				r.limiter.groups = map[string]string{"": "/sys/fs/cgroup/x"}
+			}
+			r.change(func(s *Settings) { s.On = true })
+			r.change(func(s *Settings) { s.CPU = 20 })
+			r.change(func(s *Settings) { s.CPU = 5 })
+			if got := strings.Count(strings.Join(r.hosted.said(), "\n"), "clear"); got != want {
+				t.Errorf("with groups %v: cleared %d times, want %d", groups, got, want)
+			}
+		})
+	}
 }
 
 // Without limits nothing runs.

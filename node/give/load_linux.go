@@ -97,13 +97,13 @@ func between(a, b counters) (l Load) {
 	span := b.at.Sub(a.at).Seconds()
 	l.Cores = b.cores
 	if total := b.total - a.total; total > 0 {
-		others := b.busy - a.busy - (b.ours.CPU - a.ours.CPU).Seconds()
+		others := b.busy - a.busy - max(b.ours.CPU-a.ours.CPU, 0).Seconds() // what has ended may count no more
 		l.Others = min(max(100*others/total, 0), 100)
 	}
 	if span <= 0 {
 		return l
 	}
-	l.DiskBPS = max(int64(float64(b.disk-a.disk-(b.ours.Disk-a.ours.Disk))/span), 0)
+	l.DiskBPS = max(int64(float64(b.disk-a.disk-max(b.ours.Disk-a.ours.Disk, 0))/span), 0)
 	for name, now := range b.ticks {
 		if was, ok := a.ticks[name]; ok && now >= was {
 			l.DiskBusy = max(l.DiskBusy, min(float64(now-was)/10/span, 100)) // ms to percent
