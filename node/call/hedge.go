@@ -129,7 +129,7 @@ func (c *Caller) nextBest(r *remote, tried map[cellproto.PeerID]bool) (race.Rank
 	if r.decision == nil {
 		return race.Ranked{}, false
 	}
-	return r.decision.Next(func(p cellproto.PeerID) bool { return tried[p] })
+	return r.decision.Next(func(p cellproto.PeerID) bool { return tried[p] || c.lied(p) })
 }
 
 // hedgeAfter is how long a pure call may stay silent: three times what 99 of 100 calls need, at
