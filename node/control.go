@@ -277,7 +277,7 @@ func (n *nucleus) ctlUse(w http.ResponseWriter, r *http.Request) {
 	raced := res.Raced || res.Cached && res.Decided.After(begin)
 	meta := ctl.UseMeta{
 		Codec: codecName(res.Reply.Header.Codec), Provider: res.Provider, Source: res.Source,
-		TookUS: time.Since(begin).Microseconds(), Raced: raced, Cached: !raced && res.Cached,
+		TookUS: time.Since(begin).Microseconds(), Raced: raced, Cached: !raced && res.Cached, Quorum: quorumOf(res.Quorum),
 	}
 	if err := out.Result(meta); err != nil {
 		return
@@ -306,6 +306,13 @@ func (f flushWriter) Write(p []byte) (int, error) {
 	return k, err
 }
 
+func quorumOf(q *call.Quorum) *ctl.Quorum {
+	if q == nil {
+		return nil
+	}
+	return &ctl.Quorum{Want: q.Want.String(), Asked: q.Asked, Agreed: q.Agreed, Liars: q.Liars, Silent: q.Silent, Note: q.Note}
+}
+
 func codecName(c cellproto.Codec) string {
 	switch c {
 	case cellproto.JSON:
@@ -319,6 +326,9 @@ func codecName(c cellproto.Codec) string {
 // use turns what a person asked for into a request: words become arguments by the schema.
 func (n *nucleus) use(ctx context.Context, u *ctl.UseRequest, body io.Reader) (*call.Result, error) {
 	req := &cellproto.Request{Header: cellproto.Header{Func: u.Func, Codec: cellproto.JSON, Key: []byte(u.Key)}, Payload: u.Args}
+	if u.Quorum != "" {
+		req.Header.Meta = map[string]string{cellproto.MetaQuorum: u.Quorum}
+	}
 	auto := u.Body == ctl.BodyAuto
 	if u.Argv != nil || auto {
 		schema, err := n.caller.Schema(ctx, u.Target)

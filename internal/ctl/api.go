@@ -276,6 +276,7 @@ type UseRequest struct {
 	Args      json.RawMessage // or a JSON object
 	Body      string          // what the request's body is; "" is BodyArgs
 	Key       string          // idempotency key, at most 64 bytes; "" lets the nucleus choose one
+	Quorum    string          // "2of3": three providers are asked and two must agree; "" asks one
 }
 
 // Query gives r as the query of its URL.
@@ -292,6 +293,9 @@ func (r *UseRequest) Query() (url.Values, error) {
 	}
 	if r.Key != "" {
 		q.Set("key", r.Key)
+	}
+	if r.Quorum != "" {
+		q.Set("quorum", r.Quorum)
 	}
 	if r.Argv != nil {
 		b, err := json.Marshal(r.Argv)
@@ -311,7 +315,7 @@ func (r *UseRequest) Query() (url.Values, error) {
 func ParseUse(q url.Values, defaultTimeout time.Duration) (UseRequest, error) {
 	r := UseRequest{
 		Target: q.Get("target"), Func: q.Get("fn"), CallerDir: q.Get("caller_dir"), Body: q.Get("body"),
-		Key: q.Get("key"),
+		Key: q.Get("key"), Quorum: q.Get("quorum"),
 	}
 	var err error
 	if r.Timeout, err = ParseTimeout(q, defaultTimeout); err != nil {
@@ -369,4 +373,16 @@ type UseMeta struct {
 	TookUS   int64  `json:"took_us"`  // from the request's arrival to the first byte of the reply
 	Raced    bool   `json:"raced"`    // a race was held for this call
 	Cached   bool   `json:"cached"`   // the winner of an earlier race was called
+
+	Quorum *Quorum `json:"quorum,omitempty"` // of a call that asked for one
+}
+
+// Quorum says how a reply came about that several providers were asked for.
+type Quorum struct {
+	Want   string   `json:"want"`             // "2of3"
+	Asked  int      `json:"asked"`            // who have answered
+	Agreed int      `json:"agreed"`           // of these, with the reply that counts
+	Liars  []string `json:"liars"`            // peers that gave another one, and are not asked for a while
+	Silent []string `json:"silent,omitempty"` // peers that were asked and gave none in time
+	Note   string   `json:"note,omitempty"`   // what weakens it
 }
