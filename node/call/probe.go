@@ -311,6 +311,10 @@ func (d *driver) advert(cand race.Candidate) {
 		return
 	}
 	claim := claimOf(ad)
+	if err := d.r.suits(&claim); err != nil {
+		d.tell(func(now time.Time, rc *race.Race) { rc.Failed(now, cand.Peer, cellproto.KindOf(err)) })
+		return
+	}
 	d.tell(func(now time.Time, rc *race.Race) { rc.AdvertArrived(now, cand.Peer, claim) })
 }
 

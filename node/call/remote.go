@@ -105,6 +105,18 @@ func fits(cell cellproto.CellID, m *signed.Manifest, schema []byte) error {
 	return cellproto.Errorf("call "+string(cell), cellproto.Incompatible, "the provider serves another schema than the manifest names")
 }
 
+// suits checks that a provider says in its advert that it serves callers who know the cell by the schema of
+// its manifest. One that names no schema is judged by its hello.
+func (r *remote) suits(claim *race.Claim) error {
+	r.mu.Lock()
+	m := r.manifest
+	r.mu.Unlock()
+	if m == nil || m.SchemaHash.IsZero() || len(claim.Provided)+len(claim.Accepted) == 0 || claim.Fits([]cellproto.SchemaHash{m.SchemaHash}) {
+		return nil
+	}
+	return cellproto.Errorf("call "+string(r.name), cellproto.Incompatible, "the provider serves no callers with the schema that the manifest names")
+}
+
 // vet checks what a provider has said of itself against the manifest, which was perhaps not known
 // when it said so: the schema of its hello, and the program of its advert.
 func (r *remote) vet(p cellproto.PeerID, schema []byte) error {
