@@ -59,6 +59,10 @@ func (p *placer) raced(out call.Raced) time.Duration {
 		p.n.log.Warn("a caller's objective cannot be read", zap.Stringer("cell", out.Cell), zap.Error(err))
 		return 0
 	}
+	now := mirror.Outcome{Score: out.Best}
+	if objective.Clone && objective.MinBandwidth > 0 && out.Bandwidth != nil {
+		now.Bandwidth = out.Bandwidth() // real bytes, so only where somebody wants a copy for their sake
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ctx.Err() != nil {
@@ -72,7 +76,7 @@ func (p *placer) raced(out call.Raced) time.Duration {
 		c = &placement{}
 		p.cells[out.Cell] = c
 	}
-	c.races = append(c.races, mirror.Outcome{Score: out.Best})
+	c.races = append(c.races, now)
 	c.races = c.races[max(len(c.races)-mirror.MissesToPlace, 0):]
 	s := mirror.Situation{
 		Objective: objective, Races: c.races, Copy: p.copy(out.Cell, c), HereAllowed: true, Failures: c.failures, Failed: c.failed,

@@ -26,6 +26,7 @@ type remote struct {
 	infos    map[cellproto.PeerID]peer.AddrInfo
 	binaries map[cellproto.PeerID]signed.Digest // the programs that adverts named
 	racing   *running                           // nil when no race runs
+	speeds   map[cellproto.PeerID]*speed        // of those whose bandwidth somebody wanted to know
 	hurry    time.Duration                      // how soon CallerDeps.Raced wants another race; 0: as usual
 	searched func() string                      // how far the search of the last race got; nil: none was
 	manifest *signed.Manifest
