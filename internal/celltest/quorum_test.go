@@ -103,3 +103,23 @@ func TestSpotChecks(t *testing.T) {
 		t.Error("the liar was asked again")
 	}
 }
+
+// Races are seen while calls begin them, and race.log keeps the last of them.
+func TestWatchedRaces(t *testing.T) {
+	t.Parallel()
+	caller, target, l := electorate(t, "")
+	lines := strings.Split(caller.Must("race", target, "--watch", "--every", "1", "--timeout", "4s", "--json"), "\n")
+	if len(lines) < 2 {
+		t.Fatalf("%d races", len(lines))
+	}
+	for _, line := range lines {
+		var r ctl.RaceReport
+		if err := json.Unmarshal([]byte(line), &r); err != nil || len(r.Rows) == 0 || r.Winner == "" || r.Why == "" {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+	text, err := os.ReadFile(filepath.Join(caller.Dir, ".cell-cache", target, "race.log"))
+	if err != nil || !strings.Contains(string(text), l.host.ID().String()) {
+		t.Errorf("race.log: %v\n%s", err, text)
+	}
+}

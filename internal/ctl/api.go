@@ -17,6 +17,7 @@ const (
 	RouteUse     = "/v1/use"     // POST, see UseRequest; result UseMeta, then the reply's bytes
 	RouteFind    = "/v1/find"    // GET target, timeout_ms; items FindRow as they come, result Found
 	RouteRace    = "/v1/race"    // POST target, timeout_ms; result []RaceRow, best first
+	RouteRaces   = "/v1/races"   // GET target, every_ms, timeout_ms; items RaceReport as races end, result null
 	RouteHistory = "/v1/history" // GET target, timeout_ms; result []HistoryRow, newest first
 	RouteSchema  = "/v1/schema"  // GET target, timeout_ms; result is the schema, as in schema.json
 	RouteDoctor  = "/v1/doctor"  // GET; result []Check
@@ -224,6 +225,16 @@ type RaceRow struct {
 	Error    string `json:"error,omitempty"`
 }
 
+// RaceReport is a race that has ended.
+type RaceReport struct {
+	Time   time.Time `json:"time"`
+	Why    string    `json:"why"` // it was held
+	TookUS int64     `json:"took_us"`
+	Seen   int       `json:"seen"`   // candidates
+	Winner string    `json:"winner"` // peer; "" if there was none
+	Rows   []RaceRow `json:"rows"`   // best first
+}
+
 // HistoryRow is one published version.
 type HistoryRow struct {
 	CID     string    `json:"cid"`
@@ -354,6 +365,19 @@ func ParseTimeout(q url.Values, otherwise time.Duration) (time.Duration, error) 
 	ms, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || ms < 1 || ms > (24*time.Hour).Milliseconds() {
 		return 0, fmt.Errorf("timeout_ms is %q, allowed are 1 to %d", s, (24 * time.Hour).Milliseconds())
+	}
+	return time.Duration(ms) * time.Millisecond, nil
+}
+
+// ParseEvery reads every_ms: 100 ms to 1 h; 10 s where there is none.
+func ParseEvery(q url.Values) (time.Duration, error) {
+	s := q.Get("every_ms")
+	if s == "" {
+		return 10 * time.Second, nil
+	}
+	ms, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || ms < 100 || ms > time.Hour.Milliseconds() {
+		return 0, fmt.Errorf("every_ms is %q, allowed are 100 to %d", s, time.Hour.Milliseconds())
 	}
 	return time.Duration(ms) * time.Millisecond, nil
 }

@@ -84,7 +84,8 @@ type Caller struct {
 	cids       map[string]cid.Cid   // decoded
 	badMirrors map[string]time.Time // by directory: until then they are not tried
 	reputation *race.Reputation
-	saved      time.Time // when reputation was written down
+	saved      time.Time                 // when reputation was written down
+	watchers   map[chan race.Log]cid.Cid // of Watch, and what each watches
 
 	place   func(*remote, cellproto.PeerID) (group string, local bool) // placeOf, but in tests
 	liars   atomic.Bool                                                // somebody may be banned for wrong answers
@@ -97,6 +98,7 @@ func NewCaller(cfg CallerConfig, deps CallerDeps) *Caller {
 	c := &Caller{
 		cfg: cfg, deps: deps, cache: openCache(cfg.Dir, deps.Log), newest: signed.NewNewest(maxAdverts),
 		remotes: map[cid.Cid]*remote{}, names: map[string]resolved{}, cids: map[string]cid.Cid{}, badMirrors: map[string]time.Time{},
+		watchers: map[chan race.Log]cid.Cid{},
 	}
 	c.reputation = c.cache.reputation()
 	c.liars.Store(c.reputation.Len() > 0)

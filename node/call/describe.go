@@ -231,8 +231,7 @@ func (c *Caller) Race(ctx context.Context, target string) (*race.Decision, error
 		return nil, err
 	}
 	if !t.cell.Defined() {
-		return nil, cellproto.Errorf("race "+target, cellproto.BadInput, "%s is a nucleus itself: there is nobody to race", t.where()).
-			WithHint("Publish it first, or give the CID that cellctl publish printed.")
+		return nil, notRaced("race "+target, t)
 	}
 	return c.raceNow(ctx, c.remote(t.cell), "race "+target, true)
 }

@@ -103,6 +103,7 @@ func (c *Caller) beginRace(r *remote, why race.Reason, patient bool) *running {
 		close(run.done)
 		if run.decision != nil {
 			c.cache.raced(r, run.decision, why)
+			c.tellWatchers(r.id, run.decision.Log(r.name, why))
 			c.tellRaced(r, run.decision)
 			c.remember(rememberEvery)
 		}

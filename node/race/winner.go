@@ -20,6 +20,7 @@ const (
 	Expired    Reason = "expired"   // the decision is older than Policy.Keep
 	Unfinished Reason = "hurried"   // the last race did not wait for everyone
 	Missed     Reason = "objective" // the caller's objective was missed; for the caller to say
+	Watched    Reason = "watched"   // somebody watches the races; likewise
 )
 
 // Policy says how long a winner is believed. The zero value is the default; so is a zero field.
