@@ -236,7 +236,7 @@ type poll struct {
 
 	waiting []voter // can be asked yet
 	votes   []vote
-	open    map[cellproto.PeerID]bool
+	open    map[cellproto.PeerID]time.Time // who are asked, and when others are asked too if they are silent
 	failed  []cellproto.PeerID
 	last    error // of those who failed
 	answers chan vote
@@ -246,18 +246,21 @@ type poll struct {
 // It gives the reply that counts, and holds it against the others that theirs is another one.
 func (p *poll) hold(ctx context.Context, ask int) (attempt, error) {
 	voting, cancel := context.WithCancel(ctx)
-	p.open, p.answers = map[cellproto.PeerID]bool{}, make(chan vote, len(p.waiting))
+	p.open, p.answers = map[cellproto.PeerID]time.Time{}, make(chan vote, len(p.waiting))
 	defer func() {
 		cancel()
 		for len(p.open) > 0 { // they end at once
 			late := (<-p.answers).Peer
+			if time.Now().After(p.open[late]) && ctx.Err() == nil {
+				p.c.outrun(p.r, late, p.req.Header.Func)
+			}
 			delete(p.open, late)
 			p.failed = append(p.failed, late)
 		}
 	}()
 	begin := time.Now()
 	p.ask(voting, ask)
-	patience := time.NewTimer(p.patience(ctx))
+	patience := time.NewTimer(p.patience())
 	defer patience.Stop()
 	late := time.NewTimer(0)
 	late.Stop()
@@ -270,7 +273,7 @@ func (p *poll) hold(ctx context.Context, ask int) (attempt, error) {
 		case <-patience.C:
 			if n := len(p.open); len(p.waiting) > 0 {
 				p.ask(voting, n)
-				patience.Reset(p.patience(ctx))
+				patience.Reset(p.patience())
 			}
 		case <-late.C:
 			return p.judge(ctx)
@@ -289,24 +292,11 @@ func (p *poll) hold(ctx context.Context, ask int) (attempt, error) {
 }
 
 // patience is how long the slowest of those who are asked may be silent before others are asked too.
-func (p *poll) patience(ctx context.Context) (d time.Duration) {
-	for peer := range p.open {
-		for _, k := range p.r.ranking() {
-			if k.Peer == peer {
-				d = max(d, hedgeAfter(ctx, k))
-			}
-		}
+func (p *poll) patience() (d time.Duration) {
+	for _, until := range p.open {
+		d = max(d, time.Until(until))
 	}
 	return d
-}
-
-func (r *remote) ranking() []race.Ranked {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.decision == nil {
-		return nil
-	}
-	return r.decision.Ranking
 }
 
 // ask asks up to n more.
@@ -314,7 +304,7 @@ func (p *poll) ask(ctx context.Context, n int) {
 	for ; n > 0 && len(p.waiting) > 0; n-- {
 		v := p.waiting[0]
 		p.waiting = p.waiting[1:]
-		p.open[v.Peer] = true
+		p.open[v.Peer] = time.Now().Add(hedgeAfter(ctx, v.Ranked))
 		req := p.req
 		req.Header.Meta = maps.Clone(p.req.Header.Meta)
 		if p.body != nil {
