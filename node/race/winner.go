@@ -25,8 +25,8 @@ const (
 
 // Policy says how long a winner is believed. The zero value is the default; so is a zero field.
 type Policy struct {
-	Keep       time.Duration // a winner is raced again after this; default 30 s
-	Stale      time.Duration // past this it is not used until a race has confirmed it; default 10 min
+	Keep  time.Duration // a winner is raced again after this; default 30 s
+	Stale time.Duration // past this it is not used until a race has confirmed it; default 10 min
 	// EveryCalls is after how many calls it is raced again as well. Default: 1,000, or 100 for each message
 	// of the last race if that is more, so that racing stays below a hundredth of the calls.
 	EveryCalls int
