@@ -169,9 +169,11 @@ func (c *Cached) Take(d *Decision) {
 			next.Asked++
 		}
 	}
-	if why == Slow && c.Peer == w.Peer {
+	// Nothing has changed for slow calls if the winner is the same, or is to be as slow: among equals the
+	// winner changes with every race.
+	if same := c.Peer == w.Peer || w.CallP99*slowNum >= c.P99*slowDen; why == Slow && same {
 		next.Same = c.Same + 1
-	} else if c.Peer == w.Peer && c.slow {
+	} else if same && c.slow {
 		next.Same = c.Same
 	}
 	*c = next
