@@ -16,6 +16,7 @@ const ReservedPrefix = "cell."
 const (
 	FuncSchema = "cell.schema" // no arguments; the reply is the schema's canonical JSON
 	FuncToken  = "cell.token"  // arguments: a signed proof or nothing; the reply is a token
+	FuncProbe  = "cell.probe"  // no arguments; the reply is a body of MaxProbe bytes, for whoever measures bandwidth
 )
 
 // What a nucleus tells the program that it starts.

@@ -427,7 +427,7 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 	}, call.ServerDeps{Program: prog, Identity: n.identity, Outgoing: outgoing, Log: n.log.Named("server")})
 	n.placer = newPlacer(n, started) // ends after the caller, which tells it
 	caller = call.NewCaller(call.CallerConfig{
-		Dir: n.cfg.Dir, Agent: agent, Deps: n.cfg.Deps, RemoteCells: n.cfg.RemoteCells,
+		Dir: n.cfg.Dir, Agent: agent, Deps: n.cfg.Deps, RemoteCells: n.cfg.RemoteCells, SpotCheck: n.cfg.Caller.SpotCheck,
 	}, call.CallerDeps{
 		Host: n.host, Finder: finder{n.dht}, Blocks: n.blocks, Identity: n.identity,
 		Wake: wake, Own: n.server, Mirrors: n.mirrors.store, Raced: n.placer.raced, Log: n.log.Named("caller"),

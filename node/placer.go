@@ -71,6 +71,10 @@ func (p *placer) raced(out call.Raced) time.Duration {
 		p.n.log.Warn("a caller's objective cannot be read", zap.Stringer("cell", out.Cell), zap.Error(err))
 		return 0
 	}
+	outcome := mirror.Outcome{Score: out.Best}
+	if objective.Clone && objective.MinBandwidth > 0 && out.Bandwidth != nil {
+		outcome.Bandwidth = out.Bandwidth() // real bytes, so only where somebody wants a copy for their sake
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ctx.Err() != nil {
@@ -80,7 +84,7 @@ func (p *placer) raced(out call.Raced) time.Duration {
 	c := p.of(out.Cell)
 	s := &c.situation
 	s.Objective, s.HaveDonors, s.HereAllowed = objective, p.n.cfg.Network.Name != offline, true // the latter is looked at when it matters
-	s.Races = append(s.Races, mirror.Outcome{Score: out.Best})
+	s.Races = append(s.Races, outcome)
 	s.Races = s.Races[max(len(s.Races)-mirror.MissesToPlace, 0):]
 	if out.Manifest != nil {
 		c.name = out.Manifest.Name

@@ -17,6 +17,7 @@ const (
 	RouteUse      = "/v1/use"      // POST, see UseRequest; result UseMeta, then the reply's bytes
 	RouteFind     = "/v1/find"     // GET target, timeout_ms; items FindRow as they come, result Found
 	RouteRace     = "/v1/race"     // POST target, timeout_ms; result []RaceRow, best first
+	RouteRaces    = "/v1/races"    // GET target, every_ms, timeout_ms; items RaceReport as races end, result null
 	RouteHistory  = "/v1/history"  // GET target, timeout_ms; result []HistoryRow, newest first
 	RouteSchema   = "/v1/schema"   // GET target, timeout_ms; result is the schema, as in schema.json
 	RouteDescribe = "/v1/describe" // GET target, timeout_ms; result Description
@@ -229,6 +230,16 @@ type RaceRow struct {
 	Error    string `json:"error,omitempty"`
 }
 
+// RaceReport is a race that has ended.
+type RaceReport struct {
+	Time   time.Time `json:"time"`
+	Why    string    `json:"why"` // it was held
+	TookUS int64     `json:"took_us"`
+	Seen   int       `json:"seen"`   // candidates
+	Winner string    `json:"winner"` // peer; "" if there was none
+	Rows   []RaceRow `json:"rows"`   // best first
+}
+
 // HistoryRow is one published version.
 type HistoryRow struct {
 	CID     string    `json:"cid"`
@@ -290,6 +301,7 @@ type UseRequest struct {
 	Args      json.RawMessage // or a JSON object
 	Body      string          // what the request's body is; "" is BodyArgs
 	Key       string          // idempotency key, at most 64 bytes; "" lets the nucleus choose one
+	Quorum    string          // "2of3": three providers are asked and two must agree; "" asks one
 }
 
 // Query gives r as the query of its URL.
@@ -306,6 +318,9 @@ func (r *UseRequest) Query() (url.Values, error) {
 	}
 	if r.Key != "" {
 		q.Set("key", r.Key)
+	}
+	if r.Quorum != "" {
+		q.Set("quorum", r.Quorum)
 	}
 	if r.Argv != nil {
 		b, err := json.Marshal(r.Argv)
@@ -325,7 +340,7 @@ func (r *UseRequest) Query() (url.Values, error) {
 func ParseUse(q url.Values, defaultTimeout time.Duration) (UseRequest, error) {
 	r := UseRequest{
 		Target: q.Get("target"), Func: q.Get("fn"), CallerDir: q.Get("caller_dir"), Body: q.Get("body"),
-		Key: q.Get("key"),
+		Key: q.Get("key"), Quorum: q.Get("quorum"),
 	}
 	var err error
 	if r.Timeout, err = ParseTimeout(q, defaultTimeout); err != nil {
@@ -368,6 +383,19 @@ func ParseTimeout(q url.Values, otherwise time.Duration) (time.Duration, error) 
 	return time.Duration(ms) * time.Millisecond, nil
 }
 
+// ParseEvery reads every_ms: 100 ms to 1 h; 10 s where there is none.
+func ParseEvery(q url.Values) (time.Duration, error) {
+	s := q.Get("every_ms")
+	if s == "" {
+		return 10 * time.Second, nil
+	}
+	ms, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || ms < 100 || ms > time.Hour.Milliseconds() {
+		return 0, fmt.Errorf("every_ms is %q, allowed are 100 to %d", s, time.Hour.Milliseconds())
+	}
+	return time.Duration(ms) * time.Millisecond, nil
+}
+
 // How the reply of a use is encoded.
 const (
 	CodecJSON = "json"
@@ -383,4 +411,16 @@ type UseMeta struct {
 	TookUS   int64  `json:"took_us"`  // from the request's arrival to the first byte of the reply
 	Raced    bool   `json:"raced"`    // a race was held for this call
 	Cached   bool   `json:"cached"`   // the winner of an earlier race was called
+
+	Quorum *Quorum `json:"quorum,omitempty"` // of a call that asked for one
+}
+
+// Quorum says how a reply came about that several providers were asked for.
+type Quorum struct {
+	Want   string   `json:"want"`             // "2of3"
+	Asked  int      `json:"asked"`            // who have answered
+	Agreed int      `json:"agreed"`           // of these, with the reply that counts
+	Liars  []string `json:"liars"`            // peers that gave another one, and are not asked for a while
+	Silent []string `json:"silent,omitempty"` // peers that were asked and gave none in time
+	Note   string   `json:"note,omitempty"`   // what weakens it
 }

@@ -58,6 +58,26 @@ func (c *Client) Race(ctx context.Context, target string) ([]RaceRow, error) {
 	return result[[]RaceRow](ctx, c, "POST", RouteRace, targetQuery(ctx, target))
 }
 
+// Watch calls each for each race of target as it ends, until ctx does. The nucleus holds one itself when
+// there was none for so long.
+func (c *Client) Watch(ctx context.Context, target string, every time.Duration, each func(RaceReport) error) error {
+	q := targetQuery(ctx, target)
+	q.Set("every_ms", strconv.FormatInt(every.Milliseconds(), 10))
+	a, err := c.ask(ctx, "GET", RouteRaces, q, nil)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	_, err = a.result(c.Progress, func(item json.RawMessage) error {
+		var r RaceReport
+		if err := json.Unmarshal(item, &r); err != nil {
+			return fmt.Errorf("%w: %w", ErrProtocol, err)
+		}
+		return each(r)
+	})
+	return a.cause(ctx, err)
+}
+
 // History gives the versions of target, newest first.
 func (c *Client) History(ctx context.Context, target string) ([]HistoryRow, error) {
 	return result[[]HistoryRow](ctx, c, "GET", RouteHistory, targetQuery(ctx, target))

@@ -94,6 +94,10 @@ type Raced struct {
 	Best      time.Duration      // what 99 of 100 calls of the winner should stay under; 0: there was none
 	Answered  []cellproto.PeerID // the providers that could be measured
 	Objective []byte             // the caller's slo.json for this cell, else for all cells; nil: there is none
+
+	// Bandwidth gives what the winner sends, in Mbit/s, and measures it if that is due; 0: it cannot be
+	// measured. It takes up to seconds. Nil: there was no winner.
+	Bandwidth func() int64
 }
 
 const objectiveFile = "slo.json"
@@ -108,6 +112,7 @@ func (c *Caller) tellRaced(r *remote, d *race.Decision) {
 		out.Objective = c.cache.read(objectiveFile)
 	}
 	out.Manifest, _ = r.description()
+	out.Bandwidth = c.winnerSpeed(r, d)
 	if d.Winner != "" {
 		out.Best = d.Ranking[0].CallP99.Duration()
 	}

@@ -57,6 +57,7 @@ type Server struct {
 	served   atomic.Int64
 	last     atomic.Int64 // unix ns of the end of the last call
 	keys     keys
+	probers  probers
 
 	kept      atomic.Int64 // bytes of requests that can be made again
 	keyPrefix [8]byte      // of the keys that are made here
