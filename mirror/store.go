@@ -42,6 +42,7 @@ type Config struct {
 	Root     string           // directory of the foreign cells, absolute; made when the first one is
 	OS, Arch string           // as Go names them
 	Account  cellproto.PeerID // of the person; its own cells of placement "friends" may be mirrored
+	Environ  []string         // of the person, for their own git: AddRepo; nil: os.Environ
 
 	FileRepos bool // for tests: sources may be cloned from file:// too
 }
