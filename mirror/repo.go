@@ -87,6 +87,9 @@ func (s *Store) asPerson(ctx context.Context, repo string, do func(reach) error)
 
 // HasRepo gives the copy of a commit of a repository, if there is one.
 func (s *Store) HasRepo(url, commit string) (*Mirror, bool) {
+	if !isCommit(commit) {
+		return nil, false
+	}
 	m, err := s.at(repoName(url, commit))
 	return m, err == nil && m.Repo == url && m.Commit == commit
 }

@@ -85,6 +85,7 @@ type nucleus struct {
 	mirror      *mirror.Record // nil: the cell is the owner's own
 	mirrors     *mirrors
 	placer      *placer
+	depends     *depends
 	adverts     *adverts
 	reach       *reachability
 	begun       time.Time
@@ -414,11 +415,12 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 		TokenTTL: n.cfg.Auth.TokenTTL, ShowSchema: n.cfg.Cell.Schema, OwnerUID: os.Getuid(),
 	}, call.ServerDeps{Program: prog, Identity: n.identity, Outgoing: outgoing, Log: n.log.Named("server")})
 	n.placer = newPlacer(n, started) // ends after the caller, which tells it
+	n.depends = newDepends(n, started)
 	caller = call.NewCaller(call.CallerConfig{
 		Dir: n.cfg.Dir, Agent: agent, Deps: n.cfg.Deps, RemoteCells: n.cfg.RemoteCells,
 	}, call.CallerDeps{
 		Host: n.host, Finder: finder{n.dht}, Blocks: n.blocks, Identity: n.identity,
-		Wake: wake, Own: n.server, Mirrors: n.mirrors.store, Raced: n.placer.raced, Log: n.log.Named("caller"),
+		Wake: wake, Own: n.server, Mirrors: n.mirrors.store, Repos: n.depends, Raced: n.placer.raced, Log: n.log.Named("caller"),
 	})
 	n.caller = caller
 	if n.taken != nil {

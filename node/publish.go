@@ -33,8 +33,11 @@ func (n *nucleus) publish(ctx context.Context, say func(string)) (ctl.Published,
 			WithHint("Set binary in cell.toml.")
 	}
 	if n.mirror != nil {
-		return ctl.Published{}, cellproto.Errorf(op, cellproto.Denied, "it is a mirror: the cell is somebody else's").
-			WithHint("cellctl mirror add %s --public announces it as it is.", n.mirror.CID)
+		hint := ""
+		if n.mirror.CID != "" {
+			hint = "cellctl mirror add " + n.mirror.CID + " --public announces it as it is."
+		}
+		return ctl.Published{}, cellproto.Errorf(op, cellproto.Denied, "it is a mirror: the cell is somebody else's").WithHint("%s", hint)
 	}
 	if n.cfg.Privacy.Placement == celltoml.PlacementLocal {
 		return ctl.Published{}, cellproto.Errorf(op, cellproto.Denied, `placement is "local": this cell never leaves the machine`).
