@@ -175,6 +175,18 @@ func (s *Store) List() ([]Mirror, error) {
 	return out, nil
 }
 
+// Others gives the mirrors of other versions of a cell, as far as that can be told by its owner and its name.
+func (s *Store) Others(id cid.Cid, m *signed.Manifest) ([]Mirror, error) {
+	all, err := s.List()
+	var out []Mirror
+	for _, o := range all {
+		if o.CID != "" && o.CID != id.String() && o.Owner == string(m.Owner) && o.Name == m.Name {
+			out = append(out, o)
+		}
+	}
+	return out, err
+}
+
 // lookAgain is how long the index is believed.
 const lookAgain = time.Second
 

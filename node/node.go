@@ -168,6 +168,7 @@ func (n *nucleus) start(ctx context.Context, cfg Config, started *closers) (err 
 	n.welcome()
 	n.watchProgram(started)
 	n.noteUse(started)
+	n.retire(started)
 	n.log.Info("ready", zap.String("cell", n.cfg.Cell.Name), zap.Stringer("peer", n.identity.Peer), zap.Strings("addrs", n.addrs()))
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // without systemd there is nobody to tell
 	n.keepWatchdog(started)

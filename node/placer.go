@@ -10,6 +10,8 @@ import (
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/celltoml"
+	"github.com/celldnet/celld/cellproto/signed"
+	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/mirror"
 	"github.com/celldnet/celld/node/call"
 )
@@ -22,6 +24,8 @@ const (
 	placeTimeout = 10 * time.Minute
 	// maxPlaced is of how many cells the races are remembered.
 	maxPlaced = 256
+	// compareAgain is how often a cell is compared with the mirrors of other versions.
+	compareAgain = 5 * time.Minute
 )
 
 // placer hears how this nucleus's races go and has a copy made where the objective is missed. Calls go on
@@ -42,7 +46,10 @@ type placement struct {
 	making   bool
 	failures int
 	failed   time.Time
-	why      string // of the last decision, for the log
+	why      string    // of the last decision, for the log
+	compared time.Time // with the mirrors of other versions
+	follows  bool      // a version before it has a copy here that is in use
+	public   bool      // which is announced
 }
 
 func newPlacer(n *nucleus, started *closers) *placer {
@@ -76,19 +83,17 @@ func (p *placer) raced(out call.Raced) time.Duration {
 	c.races = c.races[max(len(c.races)-mirror.MissesToPlace, 0):]
 	s := mirror.Situation{
 		Objective: objective, Races: c.races, Copy: p.copy(out.Cell, c), HereAllowed: true, Failures: c.failures, Failed: c.failed,
+		Follows: c.follows,
 	}
 	if out.Manifest != nil {
 		account := p.n.mirrors.account
 		s.Placement, s.Friend = celltoml.Placement(out.Manifest.Privacy), out.Manifest.Owner == account
+		if now := time.Now(); out.Best > 0 && now.Sub(c.compared) >= compareAgain {
+			c.compared = now
+			p.work.Go(func() { p.compare(out.Cell, out.Manifest, c, s) })
+		}
 	}
-	d := mirror.Decide(time.Now(), s)
-	if d.Why != c.why {
-		p.n.log.Debug("placement", zap.Stringer("cell", out.Cell), zap.Stringer("action", d.Action), zap.String("why", d.Why))
-		c.why = d.Why
-	}
-	if d.Action == mirror.MirrorHere {
-		c.making = true
-		p.work.Go(func() { p.make(out.Cell, c) })
+	if p.act(out.Cell, c, s) {
 		return 0
 	}
 	if objective.Clone && !objective.Empty() && s.Copy == mirror.NoCopy && objective.Misses(c.races[len(c.races)-1]) {
@@ -96,6 +101,50 @@ func (p *placer) raced(out call.Raced) time.Duration {
 	}
 	return 0
 }
+
+// act does what is due about a cell, and reports whether a copy is being made now. p.mu is held.
+func (p *placer) act(cell cid.Cid, c *placement, s mirror.Situation) bool {
+	d := mirror.Decide(time.Now(), s)
+	if d.Why != c.why {
+		p.n.log.Debug("placement", zap.Stringer("cell", cell), zap.Stringer("action", d.Action), zap.String("why", d.Why))
+		c.why = d.Why
+	}
+	if d.Action != mirror.MirrorHere {
+		return false
+	}
+	c.making = true
+	p.n.log.Info("copying a cell here", zap.Stringer("cell", cell), zap.String("why", d.Why))
+	p.work.Go(func() { p.make(cell, c, c.public) })
+	return true
+}
+
+// compare looks whether a cell that serves is a newer version of what is mirrored here. What it replaces is to
+// retire, and if that was in use, gets a copy of the newer one for a successor.
+func (p *placer) compare(cell cid.Cid, m *signed.Manifest, c *placement, s mirror.Situation) {
+	ctx, cancel := context.WithTimeout(p.ctx, compareTimeout)
+	defer cancel()
+	before, err := p.n.mirrors.replacedBy(ctx, cell, m)
+	if err != nil {
+		p.n.log.Warn("cannot look for mirrors of older versions", zap.Stringer("cell", cell), zap.Error(err))
+		return
+	}
+	for _, b := range before {
+		if mirror.State(ctx, b.Dir) == ctl.Stopped {
+			continue
+		}
+		p.mu.Lock()
+		c.follows, c.public = true, c.public || b.Public
+		p.mu.Unlock()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s.Follows, s.Copy = c.follows, p.copy(cell, c); s.Follows && p.ctx.Err() == nil {
+		p.act(cell, c, s)
+	}
+}
+
+// compareTimeout bounds the reading of a cell's history.
+const compareTimeout = time.Minute
 
 func (p *placer) copy(cell cid.Cid, c *placement) mirror.Copy {
 	if c.making {
@@ -118,17 +167,16 @@ func (p *placer) forget() {
 }
 
 // make makes the copy.
-func (p *placer) make(cell cid.Cid, c *placement) {
+func (p *placer) make(cell cid.Cid, c *placement, public bool) {
 	ctx, cancel := context.WithTimeout(p.ctx, placeTimeout)
 	defer cancel()
 	log := p.n.log.With(zap.Stringer("cell", cell))
-	log.Info("its best provider misses the objective: copying it here")
-	row, err := p.n.mirrors.add(ctx, cell.String(), false, func(text string) { log.Debug("copying", zap.String("step", text)) })
+	row, err := p.n.mirrors.add(ctx, cell.String(), public, func(text string) { log.Debug("copying", zap.String("step", text)) })
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c.making = false
 	if err == nil {
-		c.failures, c.races = 0, nil
+		c.failures, c.races, c.follows = 0, nil, false
 		log.Info("the copy serves", zap.String("dir", row.Dir), zap.String("tier", row.SandboxTier))
 		return
 	}
