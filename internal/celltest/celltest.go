@@ -77,6 +77,7 @@ type Net struct {
 	name      string
 	root      string
 	bootstrap []string
+	env       []string // besides what Env gives
 	cells     atomic.Int64
 }
 
@@ -183,7 +184,7 @@ func (n *Net) Env() []string {
 	if len(n.bootstrap) > 0 {
 		env = append(env, cellproto.EnvBootstrap+"="+strings.Join(n.bootstrap, ","))
 	}
-	return env
+	return append(env, n.env...)
 }
 
 func goEnv(t testing.TB, name string) string {
