@@ -86,6 +86,7 @@ type nucleus struct {
 	mirrors     *mirrors
 	placer      *placer
 	depends     *depends
+	friends     friends
 	adverts     *adverts
 	reach       *reachability
 	begun       time.Time
@@ -321,7 +322,7 @@ func (n *nucleus) startNetwork(ctx context.Context, started *closers) error {
 	},
 		content.Deps{
 			Host: h, Routing: n.dht.Routing(), Originals: n.originals.path,
-			Charge: n.charge, Log: n.log,
+			Charge: n.charge, Friend: n.friends.only(n.cfg.Privacy.Placement), Log: n.log,
 		})
 	if err != nil {
 		return err
@@ -415,6 +416,7 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 		Name: n.cfg.Cell.Name, Agent: agent, Challenge: string(n.cfg.Auth.Challenge), AllowedKeys: allowed,
 		TokenTTL: n.cfg.Auth.TokenTTL, ShowSchema: n.cfg.Cell.Schema, OwnerUID: os.Getuid(),
 	}, call.ServerDeps{Program: prog, Identity: n.identity, Outgoing: outgoing, Log: n.log.Named("server")})
+	n.friends.know(n.server, n.mirrors.account, allowed)
 	n.placer = newPlacer(n, started) // ends after the caller, which tells it
 	n.depends = newDepends(n, started)
 	caller = call.NewCaller(call.CallerConfig{
