@@ -35,6 +35,9 @@ const (
 	EnvListen    = "CELL_LISTEN"    // comma-separated multiaddrs
 	EnvMDNS      = "CELL_MDNS"      // "off" or "on"
 	EnvLog       = "CELL_LOG"       // debug, info, warn or error
+
+	// EnvFileRepos is for tests only: "on" has celld clone from file:// too.
+	EnvFileRepos = "CELL_FILE_REPOS"
 )
 
 // CellID names a published version of a cell: the text form of its manifest's CID.

@@ -63,6 +63,9 @@ func (n *nucleus) routes() http.Handler {
 
 		"POST " + ctl.RouteGive:      n.ctlGive,
 		"GET " + ctl.RouteGiveStatus: n.ctlGiveStatus,
+
+		"GET " + ctl.RouteDeps:  n.ctlDeps,
+		"POST " + ctl.RouteDeps: n.ctlUpdateDeps,
 	} {
 		mux.HandleFunc(route, n.answer(h))
 	}
@@ -318,6 +321,12 @@ func (n *nucleus) ctlUse(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), req.Timeout)
 	defer cancel()
+	if n.depends.deps[req.Target] != nil { // says what it waits for
+		if _, err := n.depends.ready(ctx, req.Target, func(text string) { _ = out.Progress(text) }); err != nil {
+			n.tell(out, err)
+			return
+		}
+	}
 	res, err := n.use(ctx, &req, r.Body)
 	if err != nil {
 		n.tell(out, err)

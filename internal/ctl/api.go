@@ -33,6 +33,9 @@ const (
 	// POST see GiveChange: changes what this machine gives, and turns it on or off; result Giving. Home cell only.
 	RouteGive       = "/v1/give"
 	RouteGiveStatus = "/v1/give/status" // GET; result Giving
+	// GET timeout_ms; result []DepRow. POST name (any number; none: all by git), timeout_ms: looks again, and waits
+	// until what is found is used; result []DepRow.
+	RouteDeps = "/v1/deps"
 )
 
 // What a nucleus tells whoever started it: the number of a descriptor on which it writes one line
@@ -271,6 +274,29 @@ type MirrorRow struct {
 	AskedBy     string    `json:"asked_by,omitempty"`     // peer ID of who asked for it, if it is hosted
 	Made        bool      `json:"made,omitempty"`         // by this very request
 	SandboxTier string    `json:"sandbox_tier,omitempty"` // of one that was just started
+}
+
+// What an entry of [deps] is.
+const (
+	DepDirectory = "directory"
+	DepGit       = "git"
+	DepPublished = "published" // a CID, or a name of one
+)
+
+// DepRow is an entry of [deps], and what it stands for.
+type DepRow struct {
+	Name   string     `json:"name"`
+	Kind   string     `json:"kind"`
+	Target string     `json:"target"`           // as cell.toml has it
+	Dir    string     `json:"dir,omitempty"`    // where it is on this machine, if it is
+	CID    string     `json:"cid,omitempty"`    // of what is published
+	Commit string     `json:"commit,omitempty"` // of a repository
+	Moves  bool       `json:"moves,omitempty"`  // the reference is a branch, which is looked at again
+	Looked *time.Time `json:"looked,omitempty"` // when the repository was asked last
+	State  string     `json:"state,omitempty"`  // as in Status, if there is a directory
+	Step   string     `json:"step,omitempty"`   // what is being done just now
+	Error  string     `json:"error,omitempty"`
+	Hint   string     `json:"hint,omitempty"`
 }
 
 // Check is one finding of the doctor.

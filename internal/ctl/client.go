@@ -160,6 +160,16 @@ func (c *Client) Collect(ctx context.Context, dry bool) ([]MirrorRow, error) {
 	return result[[]MirrorRow](ctx, c, "POST", RouteCollect, withTimeout(ctx, q))
 }
 
+// Deps lists what is under [deps], and what it stands for.
+func (c *Client) Deps(ctx context.Context) ([]DepRow, error) {
+	return result[[]DepRow](ctx, c, "GET", RouteDeps, withTimeout(ctx, nil))
+}
+
+// UpdateDeps brings dependencies by git up to date: those named, or all.
+func (c *Client) UpdateDeps(ctx context.Context, names []string) ([]DepRow, error) {
+	return result[[]DepRow](ctx, c, "POST", RouteDeps, withTimeout(ctx, url.Values{"name": names}))
+}
+
 // Stop tells the nucleus to stop. It has not yet stopped when Stop returns.
 func (c *Client) Stop(ctx context.Context) error {
 	_, err := result[json.RawMessage](ctx, c, "POST", RouteStop, nil)

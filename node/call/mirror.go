@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/celltoml"
 	"github.com/celldnet/celld/cellproto/signed"
 	"github.com/celldnet/celld/node/race"
 )
@@ -177,5 +178,26 @@ func (c *Caller) Sources(ctx context.Context, target string) (*Source, error) {
 	r.manifest, r.schema = m, schema
 	r.mu.Unlock()
 	src.Block, src.Schema = block, schema
+	if celltoml.Placement(m.Privacy) == celltoml.PlacementFriends {
+		c.present(limited, r, ids)
+	}
 	return src, nil
+}
+
+// maxPresent is to how many providers of a cell for friends it is said who asks.
+const maxPresent = 4
+
+// present tells providers who we are, since they give what is for friends to none but these. Who cannot be told
+// refuses later.
+func (c *Caller) present(ctx context.Context, r *remote, ids []peer.ID) {
+	for _, id := range ids[:min(len(ids), maxPresent)] {
+		p := cellproto.PeerID(id.String())
+		lk, err := c.reach(ctx, r, p, false)
+		if err == nil { // a token counts once it was shown
+			_, err = c.send(ctx, lk, &cellproto.Request{Header: cellproto.Header{Func: cellproto.FuncSchema}}, string(p), string(r.name))
+		}
+		if err != nil {
+			c.deps.Log.Debug("a provider was not told who we are", zap.String("peer", string(p)), zap.Error(err))
+		}
+	}
 }
