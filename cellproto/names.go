@@ -17,6 +17,20 @@ const (
 	FuncToken  = "cell.token"  // arguments: a signed proof or nothing; the reply is a token
 )
 
+// Reserved functions by which a program keeps its state with its nucleus, over the connection that it serves.
+// Arguments are a StateArgs, replies a StateReply; a file's bytes are the body.
+const (
+	FuncKVGet      = "cell.kv.get"
+	FuncKVPut      = "cell.kv.put"
+	FuncKVDelete   = "cell.kv.delete"
+	FuncKVCAS      = "cell.kv.cas" // compare and swap
+	FuncKVList     = "cell.kv.list"
+	FuncFileRead   = "cell.file.read"
+	FuncFileWrite  = "cell.file.write"
+	FuncFileRemove = "cell.file.remove"
+	FuncFileList   = "cell.file.list"
+)
+
 // What a nucleus tells the program that it starts.
 const (
 	EnvFD      = "CELL_FD"         // number of the inherited socket that carries frames; programs that speak frames only
