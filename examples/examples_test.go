@@ -30,7 +30,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestConfigurations(t *testing.T) {
 	for name, challenge := range map[string]celltoml.Challenge{
 		"calculator": celltoml.ChallengeSimple, "digest": celltoml.ChallengeSimple,
-		"counter": celltoml.ChallengeSimple, "greet": celltoml.ChallengeNone,
+		"counter": celltoml.ChallengeSimple, "greet": celltoml.ChallengeNone, "guestbook": celltoml.ChallengeSimple,
 	} {
 		cfg, err := celltoml.Load(name)
 		if err != nil {

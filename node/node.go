@@ -455,11 +455,15 @@ func (n *nucleus) newProgram(outgoing func(*cellproto.Conn, *cellproto.Frame), s
 	if box != nil {
 		outgoing = nil // what it calls, it would call in the owner's name
 	}
+	accept, err := n.keepState(outgoing, started)
+	if err != nil {
+		return nil, err
+	}
 	cfg, deps := program.Config{
 		Dir: n.cfg.Dir, Name: n.cfg.Cell.Name, Binary: n.cfg.Cell.Binary, Speaks: n.cfg.Cell.Speaks,
 		FreezeAfter: n.cfg.LifeCycle.FreezeAfter, IdleTimeout: n.cfg.LifeCycle.IdleTimeout, Concurrency: n.cfg.Resources.Concurrency,
 		Sandbox: box,
-	}, program.Deps{Log: n.log.Named("program"), Output: out, Accept: outgoing, RolledBack: n.swaps.rolledBack, Proven: n.invite}
+	}, program.Deps{Log: n.log.Named("program"), Output: out, Accept: accept, RolledBack: n.swaps.rolledBack, Proven: n.invite}
 	p := n.adoptProgram(cfg, deps)
 	if p == nil {
 		if p, err = program.New(cfg, deps); err != nil {

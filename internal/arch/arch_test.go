@@ -50,6 +50,7 @@ var table = []line{
 	{1, "node/sandbox", "0", free},
 	{1, "node/program", "0 node/sandbox", free},
 	{1, "node/patcher", "0", free},
+	{1, "node/state", "cellproto", free},
 
 	{2, "node/race", "cellproto", none}, // pure
 	{2, "node/call", "0 node/race", free},
@@ -77,6 +78,7 @@ var reserved = map[string]string{
 	"github.com/ipfs/go-ds-flatfs":        "dht/content",
 	"github.com/ipfs/go-ds-leveldb":       "node",
 	"github.com/pelletier/go-toml/v2":     "cellproto/celltoml",
+	"go.etcd.io/bbolt":                    "node/state",
 	"github.com/spf13":                    "cmd/cellctl",
 	"charm.land":                          "cmd/cellctl",
 	"google.golang.org/grpc":              none, // a peer in benchmarks, which have a module of their own

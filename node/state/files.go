@@ -34,7 +34,9 @@ type files struct {
 }
 
 // path gives the path of something in the store's directory.
-func (s *Store) path(name string) string { return filepath.Join(s.cfg.Dir, filepath.FromSlash(Dir), name) }
+func (s *Store) path(name string) string {
+	return filepath.Join(s.cfg.Dir, filepath.FromSlash(Dir), name)
+}
 
 // onDisk is what a file of this size takes.
 func onDisk(size int64) int64 { return (size + block) / block * block }

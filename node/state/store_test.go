@@ -609,10 +609,13 @@ func TestKilled(t *testing.T) {
 func TestDamaged(t *testing.T) {
 	page := int64(os.Getpagesize())
 	for name, spoil := range map[string]func(*os.File, int64) error{
-		"no database": func(f *os.File, size int64) error { _, err := f.WriteAt(bytes.Repeat([]byte("x"), int(size)), 0); return err },
-		"cut":         func(f *os.File, size int64) error { return f.Truncate(page * 3) },
-		"short":       func(f *os.File, _ int64) error { return f.Truncate(100) },
-		"both heads":  func(f *os.File, _ int64) error { _, err := f.WriteAt(make([]byte, 2*page), 0); return err },
+		"no database": func(f *os.File, size int64) error {
+			_, err := f.WriteAt(bytes.Repeat([]byte("x"), int(size)), 0)
+			return err
+		},
+		"cut":        func(f *os.File, size int64) error { return f.Truncate(page * 3) },
+		"short":      func(f *os.File, _ int64) error { return f.Truncate(100) },
+		"both heads": func(f *os.File, _ int64) error { _, err := f.WriteAt(make([]byte, 2*page), 0); return err },
 		"pages": func(f *os.File, size int64) error {
 			_, err := f.WriteAt(bytes.Repeat([]byte{0xa5}, int(size-2*page)), 2*page)
 			return err
