@@ -111,9 +111,12 @@ func ParseStateArgs(codec Codec, data []byte) (*StateArgs, error) {
 	if err := parseState(codec, data, a); err != nil {
 		return nil, err
 	}
-	for _, key := range []Blob{a.Key, a.Prefix, a.After} {
-		if len(key) > MaxStateKey {
-			return nil, Errorf(op, TooLarge, "a key of %d bytes, the limit is %d", len(key), MaxStateKey)
+	for _, key := range []*Blob{&a.Key, &a.Prefix, &a.After} {
+		if len(*key) > MaxStateKey {
+			return nil, Errorf(op, TooLarge, "a key of %d bytes, the limit is %d", len(*key), MaxStateKey)
+		}
+		if len(*key) == 0 { // there is none that is empty
+			*key = nil
 		}
 	}
 	for _, value := range []Blob{a.Value, a.Old} {
