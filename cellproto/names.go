@@ -47,6 +47,7 @@ const (
 	EnvListen    = "CELL_LISTEN"    // comma-separated multiaddrs
 	EnvMDNS      = "CELL_MDNS"      // "off" or "on"
 	EnvLog       = "CELL_LOG"       // debug, info, warn or error
+	EnvProfile   = "CELL_PROFILE"   // "router", or "" for any other machine; no key of cell.toml has it
 )
 
 // CellID names a published version of a cell: the text form of its manifest's CID.

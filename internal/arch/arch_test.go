@@ -72,6 +72,7 @@ var table = []line{
 // are named: whoever wants to replace one has a single place to look at. The longest path counts.
 var reserved = map[string]string{
 	"github.com/libp2p/go-libp2p":         "node", // its root alone; see reservedFor
+	"github.com/libp2p/go-libp2p/config":  "node",
 	"github.com/libp2p/go-libp2p-kad-dht": "dht",
 	"github.com/ipfs/boxo":                "dht/content",
 	"github.com/ipfs/boxo/ipns":           "dht", // the format of a record
