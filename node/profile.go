@@ -26,9 +26,11 @@ func ParseProfile(name string) (Profile, error) {
 	switch p := Profile(name); p {
 	case Ordinary, Router:
 		return p, nil
+	case "ordinary":
+		return Ordinary, nil
 	}
 	return "", cellproto.Errorf("read the profile", cellproto.BadInput, "there is no profile %.80q", name).
-		WithHint("The only one is %q; leave it out on other machines.", Router)
+		WithHint("It is %q, or on other machines \"ordinary\", or left out.", Router)
 }
 
 // routerBlocks is what the blocks of a router may take of its memory, in bytes.
