@@ -15,11 +15,14 @@ import (
 // Client calls cells through the nucleus, over the connection that the program serves. Functions
 // and Config.Background have one in their context, which Call and Do use.
 type Client struct {
-	conn *cellproto.Conn
+	conn          *cellproto.Conn
+	calls, bodies chan struct{} // places for calls of a Store
 }
 
 // NewClient calls over conn, whose owner runs and closes it.
-func NewClient(conn *cellproto.Conn) *Client { return &Client{conn: conn} }
+func NewClient(conn *cellproto.Conn) *Client {
+	return &Client{conn: conn, calls: make(chan struct{}, storeCalls), bodies: make(chan struct{}, storeBodies)}
+}
 
 type clientKey struct{}
 

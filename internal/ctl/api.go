@@ -103,6 +103,7 @@ type Status struct {
 	InFlight    int      `json:"in_flight"`
 	Served      int64    `json:"served"` // calls answered since the nucleus started
 	SandboxTier string   `json:"sandbox_tier"`
+	Profile     string   `json:"profile,omitempty"` // "router"
 	IPNS        string   `json:"ipns,omitempty"`
 	Dir         string   `json:"dir"`
 
