@@ -39,7 +39,7 @@ func encOptions() cbor.EncOptions {
 func decOptions() cbor.DecOptions {
 	return cbor.DecOptions{
 		IndefLength:       cbor.IndefLengthForbidden,
-		MaxNestedLevels:   5, // entry, signatures, one of them; entry, body, payload, list
+		MaxNestedLevels:   6, // the deepest is proof, chain, entry, body, payload, list
 		MaxArrayElements:  64,
 		MaxMapPairs:       16, // there are none; 16 is the least that the library takes
 		TagsMd:            cbor.TagsForbidden,
@@ -76,6 +76,11 @@ func decode(op string, data []byte, v any) error {
 	if len(data) > cellproto.MaxLedgerEntry {
 		return cellproto.Errorf(op, cellproto.TooLarge, "%d bytes, the limit is %d", len(data), cellproto.MaxLedgerEntry)
 	}
+	return decodeCanonical(op, data, v)
+}
+
+// decodeCanonical is decode without the limit.
+func decodeCanonical(op string, data []byte, v any) error {
 	if err := decMode.Unmarshal(data, v); err != nil {
 		return cellproto.Errorf(op, cellproto.BadInput, "%w", err)
 	}

@@ -181,7 +181,7 @@ func (r *Receipt) check(op string) error {
 	switch {
 	case r.Consumer == r.Provider:
 		return bad("a host owes itself nothing")
-	case r.Beneficiary != nil && (*r.Beneficiary == r.Provider || *r.Beneficiary == r.Consumer):
+	case r.Beneficiary != nil && (*r.Beneficiary == r.Provider || *r.Beneficiary == r.Consumer || *r.Beneficiary == Key{}):
 		return bad("the beneficiary is one of the two hosts: that has to be null, or makes no sense")
 	case r.Credit > maxCredit || r.N > maxMeter || r.T > maxMeter:
 		return bad("a number is out of range")
