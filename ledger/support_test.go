@@ -146,3 +146,6 @@ func wire(t testing.TB, s interface{ Encode() ([]byte, error) }) []byte {
 	t.Helper()
 	return must1[[]byte](t)(s.Encode())
 }
+
+// long says whether tests may take minutes.
+func long() bool { return os.Getenv("CELL_LONG") != "" }
