@@ -49,7 +49,7 @@ type Result struct {
 	Err     error      // why, unless it is Stored, Stale or Foreign
 	Slot    Hash       // with Stored and Forked: what Record replaces in the store
 	Record  []byte     // with Stored and Forked: what has to be kept
-	Durable bool       // it has to be on the disk before anybody is told
+	Durable bool       // it is of one's own key log: on the disk before anybody is told
 	Edges   []Edge     // with Stored: what the work graph learns from it
 	Proof   *ForkProof // with Forked
 	Host    Key        // with Stored, a delegation: this host is now Account's
@@ -67,6 +67,8 @@ type Edge struct {
 type Config struct {
 	Net  Net
 	Self Key // this nucleus's host key
+	// Account is whose key log this nucleus writes, or zero.
+	Account Key
 	// MaxForeign bounds the registers between other hosts, and MaxLogs the key logs; 0 is 100,000 and 10,000.
 	MaxForeign, MaxLogs int
 	// Near says whether receipts between two other hosts are of interest; nil means that all are.
@@ -118,11 +120,14 @@ func (b *Book) Ingest(nowMS uint64, data []byte) Result { return b.ingest(nowMS,
 // Load takes a record of one's own store. Signatures are not checked again, unless the record was
 // found behind a damaged one.
 func (b *Book) Load(nowMS uint64, record []byte, suspect bool) Result {
-	if len(record) > 1 && record[0] == 0x85 && record[1] == version {
+	if isProof(record) {
 		return b.IngestProof(record)
 	}
 	return b.ingest(nowMS, record, trust(!suspect))
 }
+
+// isProof tells a fork proof, an array of five whose first is a number, from entries, whose first is a body.
+func isProof(data []byte) bool { return len(data) > 1 && data[0] == 0x85 && data[1] <= 0x17 }
 
 func (b *Book) ingest(nowMS uint64, data []byte, by trust) Result {
 	if len(data) > cellproto.MaxLedgerEntry {

@@ -42,7 +42,7 @@ func (b *Book) ingestKey(data []byte) Result {
 	}
 	l.state, l.entries = next, append(l.entries, e)
 	b.logs[e.ID] = l
-	r := Result{Verdict: Stored, Slot: bodyID(e.body), Record: data, Durable: true}
+	r := Result{Verdict: Stored, Slot: bodyID(e.body), Record: data, Durable: e.ID == b.cfg.Account}
 	if d, ok := e.Payload.(*Delegate); ok && b.claimHost(d, e.ID) {
 		r.Host, r.Account = d.Host, e.ID
 	}
@@ -98,7 +98,7 @@ func (b *Book) ban(p *ForkProof) Result {
 	}
 	b.bans[p.ID()] = p
 	id := p.ID()
-	return Result{Verdict: Forked, Slot: bodyID(append([]byte("ban"), id[:]...)), Record: data, Durable: true, Proof: p}
+	return Result{Verdict: Forked, Slot: bodyID(append([]byte("ban"), id[:]...)), Record: data, Proof: p}
 }
 
 // Banned says whether the log of this account or pool, or of the account that has this host, has forked.

@@ -199,7 +199,7 @@ func (a *authority) follow(p Payload) bool {
 }
 
 // maxLog is how many entries of one identity are kept.
-const maxLog = 1024
+const maxLog = 4096
 
 // keyLog is the log of one identity, as far as it is known.
 type keyLog struct {
