@@ -87,7 +87,11 @@ type Book struct {
 	foreign int
 	given   map[Key]uint64 // by host, account or pool
 	taken   map[Key]uint64
+	served  map[Key]service // by consumer, of this host
 }
+
+// service is what this host has done for another.
+type service struct{ acked, claimed uint64 }
 
 // NewBook gives an empty book.
 func NewBook(cfg Config) *Book {
@@ -99,7 +103,7 @@ func NewBook(cfg Config) *Book {
 	}
 	return &Book{
 		cfg: cfg, regs: map[RegKey]Register{}, cheques: map[chequeKey]*SignedCheque{}, logs: map[Key]*keyLog{},
-		owner: map[Key]Key{}, bans: map[Key]*ForkProof{}, given: map[Key]uint64{}, taken: map[Key]uint64{},
+		owner: map[Key]Key{}, bans: map[Key]*ForkProof{}, given: map[Key]uint64{}, taken: map[Key]uint64{}, served: map[Key]service{},
 	}
 }
 
@@ -188,6 +192,11 @@ func (b *Book) ingestReceipt(nowMS uint64, data []byte, by trust) Result {
 	merged := old.Merge(in)
 	b.regs[key] = merged
 	gain := merged.Credit() - old.Credit() // the halves only grow
+	if s.Provider == b.cfg.Self {
+		d := b.served[s.Consumer]
+		d.acked, d.claimed = add(d.acked, gain), add(d.claimed, merged.Claimed()-old.Claimed())
+		b.served[s.Consumer] = d
+	}
 	b.taken[s.Consumer] = add(b.taken[s.Consumer], gain)
 	b.given[creditor(&s.Receipt)] = add(b.given[creditor(&s.Receipt)], gain)
 	return Result{Verdict: Stored, Slot: regSlot(key, merged.Ack == s), Record: data, Edges: b.edges(key, merged)}

@@ -172,3 +172,23 @@ func (b *Book) Balance(id Key) (given, taken uint64) {
 	}
 	return given, taken
 }
+
+// Served gives what this host has done for a caller, over all hosts of its account: what was signed
+// for, and what was not.
+func (b *Book) Served(caller Key) (acknowledged, unsigned uint64) {
+	id := b.Owner(caller)
+	hosts := []Key{id}
+	if s := b.State(id); s != nil {
+		for host := range s.Hosts {
+			if host != id && b.Owner(host) == id {
+				hosts = append(hosts, host)
+			}
+		}
+	}
+	for _, h := range hosts {
+		s := b.served[h]
+		acknowledged = add(acknowledged, s.acked)
+		unsigned = add(unsigned, s.claimed-s.acked)
+	}
+	return acknowledged, unsigned
+}

@@ -308,6 +308,21 @@ func (l *Ledger) Residual(caller Key) uint64 {
 	return l.graph.Residual(l.book.Owner(caller))
 }
 
+// Standing gives what is known of a caller, a host or an account. used are µWh that the meter has
+// counted for it and that no receipt has yet.
+func (l *Ledger) Standing(caller Key, used uint64) Standing {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	id := l.book.Owner(caller)
+	s := Standing{Owner: l.cfg.Account != Key{} && id == l.cfg.Account, Banned: l.book.Banned(caller)}
+	s.Acknowledged, s.Unsigned = l.book.Served(caller)
+	s.Unsigned = add(s.Unsigned, used)
+	if r := l.graph.Residual(id); r > used {
+		s.Residual = r - used
+	}
+	return s
+}
+
 // View calls f with the book, which must not be kept or changed.
 func (l *Ledger) View(f func(*Book)) {
 	l.mu.Lock()
