@@ -61,6 +61,7 @@ type Edge struct {
 	Name     Hash // of the register: totals of one name replace each other
 	From, To Key
 	Total    uint64 // µWh
+	Signed   uint64 // of it, what To has signed for; where From is this host, else all of it
 }
 
 // Config says for whom a Book is kept.
@@ -234,7 +235,7 @@ func decreasing(op string, s *Signed, old Register) Result {
 		sig *Signature
 		old *Signed
 	}{{s.ConsumerSig, old.Ack}, {s.ProviderSig, old.Claim}} {
-		if half.sig == nil || half.old == nil || s.Credit < half.old.Credit || s.covers(&half.old.Receipt) {
+		if half.sig == nil || half.old == nil || !newer(s, half.old) || s.covers(&half.old.Receipt) {
 			continue
 		}
 		if s.Credit == half.old.Credit {
@@ -263,7 +264,7 @@ func (b *Book) edges(key RegKey, r Register) []Edge {
 	if key.Beneficiary != (Key{}) {
 		from = key.Beneficiary
 	}
-	return []Edge{{Name: regSlot(key, true), From: b.Owner(from), To: b.Owner(key.Consumer), Total: total}}
+	return []Edge{{Name: regSlot(key, true), From: b.Owner(from), To: b.Owner(key.Consumer), Total: total, Signed: r.Credit()}}
 }
 
 func (b *Book) ingestCheque(nowMS uint64, data []byte, by trust) Result {
@@ -302,7 +303,7 @@ func (b *Book) ingestCheque(nowMS uint64, data []byte, by trust) Result {
 	b.taken[s.Donor] = add(b.taken[s.Donor], gain)
 	b.given[s.To] = add(b.given[s.To], gain)
 	return Result{Verdict: Stored, Slot: chequeSlot(key), Record: data,
-		Edges: []Edge{{Name: chequeSlot(key), From: s.To, To: s.Donor, Total: s.Credit}}}
+		Edges: []Edge{{Name: chequeSlot(key), From: s.To, To: s.Donor, Total: s.Credit, Signed: s.Credit}}}
 }
 
 // signedBy checks that the cheque is of who signs for the donor, and, of a pool, within its budget.

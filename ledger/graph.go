@@ -16,7 +16,12 @@ const (
 //
 // When v serves u, the paths from u to v are drained by as much: a debt goes around in a circle and
 // is gone. So a crowd that shares one edge can use it once, and the sum over all edges of what a host
-// has given less what it has taken stays what it was. A Graph has no lock.
+// has given less what it has taken stays what it was.
+//
+// What this host does on credit before the caller has signed for it is bounded at the last edge of the
+// path, not at the caller: identities that all come in by one honest peer share one window. Otherwise a
+// crowd that never signs, of which other hosts then never hear, could take its credit at each of them.
+// A Graph has no lock.
 type Graph struct {
 	self   int32
 	ids    map[Key]int32
@@ -25,6 +30,9 @@ type Graph struct {
 	toSelf []uint64          // edges to self, which is asked for most
 	known  map[Hash]uint64   // totals of registers that have been taken in
 	banned map[int32]bool
+	signed map[Hash]uint64  // of known, what the consumer has signed for; of this host's registers
+	open   map[int32]*entry // by the last edge of the paths to this host
+	owing  map[int32][]debt // by caller, oldest first: what it has not signed for
 
 	// scratch of one flow
 	hops  []int32  // A: those that the source has worked for
@@ -45,12 +53,25 @@ type mid struct {
 	cap, flow uint64
 }
 
+// entry is one who has worked for this host, by whom others come in.
+type entry struct{ unsigned, acknowledged uint64 } // µWh
+
+// debt is unsigned use of what came in by one entry, or by none.
+type debt struct {
+	by     int32 // or strange
+	amount uint64
+}
+
+// strange is the entry of those who are owed nothing.
+const strange = -1
+
 // unbounded is the edge of a peer to itself: paths of two edges.
 const unbounded = 1<<64 - 1
 
 // NewGraph gives the graph of a host that has worked for nobody.
 func NewGraph(self Key) *Graph {
-	g := &Graph{ids: map[Key]int32{}, edges: map[uint64]uint64{}, known: map[Hash]uint64{}, banned: map[int32]bool{}, at: map[int32]int32{}}
+	g := &Graph{ids: map[Key]int32{}, edges: map[uint64]uint64{}, known: map[Hash]uint64{}, banned: map[int32]bool{},
+		signed: map[Hash]uint64{}, open: map[int32]*entry{}, owing: map[int32][]debt{}, at: map[int32]int32{}}
 	g.self = g.node(self)
 	return g
 }
@@ -97,18 +118,70 @@ func (g *Graph) set(from, to int32, v uint64) {
 
 // Apply takes in what a register says. Totals that are not above what is known of it change nothing.
 func (g *Graph) Apply(e Edge) {
-	gain := e.Total - g.known[e.Name]
-	if e.Total <= g.known[e.Name] {
-		return
-	}
-	g.known[e.Name] = e.Total
 	from, to := g.node(e.From), g.node(e.To)
 	if from == to {
 		return
 	}
-	if rest := gain - g.flow(to, from, gain, true); rest > 0 {
-		g.set(from, to, add(g.cap(from, to), rest))
+	if known := g.known[e.Name]; e.Total > known {
+		g.known[e.Name] = e.Total
+		rest := e.Total - known
+		rest -= g.flow(to, from, rest, drain)
+		if rest > 0 {
+			g.set(from, to, add(g.cap(from, to), rest))
+			if from == g.self {
+				g.owing[to] = append(g.owing[to], debt{strange, rest})
+			}
+		}
 	}
+	if signed := g.signed[e.Name]; from == g.self && e.Signed > signed {
+		g.signed[e.Name] = e.Signed
+		g.settle(to, e.Signed-signed)
+	}
+}
+
+// borrow notes what a caller has used of what came in by an entry.
+func (g *Graph) borrow(caller, by int32, amount uint64) {
+	if g.open[by] == nil {
+		g.open[by] = &entry{}
+	}
+	g.open[by].unsigned += amount
+	list := g.owing[caller]
+	if n := len(list); n > 0 && list[n-1].by == by {
+		list[n-1].amount += amount
+		return
+	}
+	g.owing[caller] = append(list, debt{by, amount})
+}
+
+// settle takes what a caller has signed for off what it owes, the oldest first.
+func (g *Graph) settle(caller int32, amount uint64) {
+	list := g.owing[caller]
+	for len(list) > 0 && amount > 0 {
+		d := &list[0]
+		part := min(d.amount, amount)
+		if o := g.open[d.by]; o != nil {
+			o.unsigned -= part
+			o.acknowledged += part
+		}
+		amount -= part
+		if d.amount -= part; d.amount == 0 {
+			list = list[1:]
+		}
+	}
+	if len(list) == 0 {
+		delete(g.owing, caller)
+	} else {
+		g.owing[caller] = list
+	}
+}
+
+// room gives how much of an edge to this host can be used before somebody signs.
+func (g *Graph) room(by int32) uint64 {
+	o := g.open[by]
+	if o == nil {
+		return MinWindow
+	}
+	return Window(o.acknowledged) - min(o.unsigned, Window(o.acknowledged))
 }
 
 // Residual gives what this host still owes a caller, in µWh.
@@ -117,8 +190,27 @@ func (g *Graph) Residual(caller Key) uint64 {
 	if !ok || n == g.self {
 		return 0
 	}
-	return g.flow(n, g.self, unbounded, false)
+	return g.flow(n, g.self, unbounded, look)
 }
+
+// Room gives how much of that the caller can use now: no more than the windows are open by which it
+// comes in. It is 0 until somebody who has come in there signs.
+func (g *Graph) Room(caller Key) uint64 {
+	n, ok := g.ids[caller]
+	if !ok || n == g.self {
+		return 0
+	}
+	return g.flow(n, g.self, unbounded, lookNow)
+}
+
+// What a flow is computed for.
+type purpose uint8
+
+const (
+	look    purpose = iota // how much there is
+	lookNow                // how much of it the windows let through
+	drain                  // to be used up
+)
 
 // Near says whether a peer is at most two edges away from this host, either way: what it does can
 // matter for who is owed what here.
@@ -184,22 +276,28 @@ func (g *Graph) Ban(id Key) { g.banned[g.node(id)] = true }
 
 // flow gives the largest flow from s to t over at most three edges, but no more than limit; with
 // drain it is taken off the edges that it uses, short paths first.
-func (g *Graph) flow(s, t int32, limit uint64, drain bool) uint64 {
+func (g *Graph) flow(s, t int32, limit uint64, why purpose) uint64 {
 	if s == t || limit == 0 || g.banned[s] || g.banned[t] {
 		return 0
 	}
 	direct := min(g.cap(s, t), limit)
+	if why == lookNow {
+		direct = min(direct, g.room(s))
+	}
 	total := direct
 	if total < limit {
-		g.collect(s, t)
+		g.collect(s, t, why)
 		total += g.push(limit - total)
 	} else {
 		g.mids = g.mids[:0]
 	}
-	if !drain {
+	if why != drain {
 		return total
 	}
 	if direct > 0 {
+		if t == g.self {
+			g.borrow(s, s, direct)
+		}
 		g.set(s, t, g.cap(s, t)-direct)
 	}
 	for _, m := range g.mids {
@@ -207,6 +305,9 @@ func (g *Graph) flow(s, t int32, limit uint64, drain bool) uint64 {
 			continue
 		}
 		a, b := g.hops[m.a], g.lasts[m.b]
+		if t == g.self {
+			g.borrow(s, b, m.flow)
+		}
 		g.set(s, a, g.cap(s, a)-m.flow)
 		if a != b {
 			g.set(a, b, g.cap(a, b)-m.flow)
@@ -218,7 +319,7 @@ func (g *Graph) flow(s, t int32, limit uint64, drain bool) uint64 {
 
 // collect finds the edges that flows from s to t can use. A peer can be in the first place of one path
 // and in the last of another, so it stands in both layers.
-func (g *Graph) collect(s, t int32) {
+func (g *Graph) collect(s, t int32, why purpose) {
 	g.hops, g.remA, g.first = g.hops[:0], g.remA[:0], g.first[:0]
 	g.lasts, g.remB, g.mids = g.lasts[:0], g.remB[:0], g.mids[:0]
 	clear(g.at)
@@ -230,18 +331,25 @@ func (g *Graph) collect(s, t int32) {
 		g.remA = append(g.remA, g.cap(s, a))
 		g.first = append(g.first, int32(len(g.mids)))
 		if c := g.cap(a, t); c > 0 {
-			g.addMid(a, c, unbounded)
+			g.addMid(a, g.through(a, c, why), unbounded)
 		}
 		for _, b := range g.out[a][:min(len(g.out[a]), maxScan)] {
 			if b == s || b == t {
 				continue
 			}
 			if c := g.cap(b, t); c > 0 && !g.banned[b] && len(g.mids) < maxMids {
-				g.addMid(b, c, g.cap(a, b))
+				g.addMid(b, g.through(b, c, why), g.cap(a, b))
 			}
 		}
 	}
 	g.first = append(g.first, int32(len(g.mids)))
+}
+
+func (g *Graph) through(by int32, capacity uint64, why purpose) uint64 {
+	if why == lookNow {
+		return min(capacity, g.room(by))
+	}
+	return capacity
 }
 
 func (g *Graph) addMid(b int32, toTarget, capacity uint64) {

@@ -317,9 +317,8 @@ func (l *Ledger) Standing(caller Key, used uint64) Standing {
 	s := Standing{Owner: l.cfg.Account != Key{} && id == l.cfg.Account, Banned: l.book.Banned(caller)}
 	s.Acknowledged, s.Unsigned = l.book.Served(caller)
 	s.Unsigned = add(s.Unsigned, used)
-	if r := l.graph.Residual(id); r > used {
-		s.Residual = r - used
-	}
+	s.Residual, s.Room = l.graph.Residual(id), l.graph.Room(id)
+	s.Residual, s.Room = s.Residual-min(used, s.Residual), s.Room-min(used, s.Room)
 	return s
 }
 

@@ -67,18 +67,19 @@ type Standing struct {
 	Owner        bool   // the host's own user or account
 	Banned       bool   // its key log has forked
 	Residual     uint64 // µWh that are owed to it (Graph.Residual)
+	Room         uint64 // of them, those that the windows let through (Graph.Room)
 	Acknowledged uint64 // µWh taken here that it has signed for, in all
 	Unsigned     uint64 // µWh taken here that it has not
 	Curated      uint64 // 0 or 1, or the factor of a list of public goods
 }
 
-// Rank gives the class of a caller and its weight in it. Past its window a caller is a stranger until
-// it has signed.
+// Rank gives the class of a caller and its weight in it. Past its window, or those by which it comes in,
+// a caller is a stranger until there is a signature.
 func (s Standing) Rank() (Class, uint64) {
 	switch {
 	case s.Owner:
 		return ClassOwner, 1
-	case s.Banned || s.Residual == 0 || s.Unsigned >= Window(s.Acknowledged):
+	case s.Banned || s.Room == 0 || s.Unsigned >= Window(s.Acknowledged):
 		return ClassStranger, 1
 	}
 	return ClassEarned, min(s.Residual, WeightCap) * min(max(s.Curated, 1), MaxCurated)

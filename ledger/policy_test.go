@@ -26,13 +26,14 @@ func TestRank(t *testing.T) {
 	}{
 		{"the owner, whatever is owed", Standing{Owner: true, Unsigned: 1 << 40}, ClassOwner, 1},
 		{"a stranger", Standing{}, ClassStranger, 1},
-		{"one who is owed a little", Standing{Residual: 10}, ClassEarned, 10},
-		{"one who is owed a lot", Standing{Residual: 1 << 50}, ClassEarned, WeightCap},
-		{"past its window", Standing{Residual: 1 << 50, Unsigned: MinWindow}, ClassStranger, 1},
-		{"within a window that has grown", Standing{Residual: 500, Unsigned: MinWindow, Acknowledged: 10_000_000}, ClassEarned, 500},
-		{"banned", Standing{Residual: 1 << 50, Banned: true}, ClassStranger, 1},
-		{"a public good", Standing{Residual: 10, Curated: 3}, ClassEarned, 30},
-		{"a public good, says its list, above all others", Standing{Residual: 10, Curated: 1 << 40}, ClassEarned, 40},
+		{"one who is owed a little", Standing{Residual: 10, Room: 10}, ClassEarned, 10},
+		{"one who is owed a lot", Standing{Residual: 1 << 50, Room: 10}, ClassEarned, WeightCap},
+		{"past its window", Standing{Residual: 1 << 50, Room: 10, Unsigned: MinWindow}, ClassStranger, 1},
+		{"within a window that has grown", Standing{Residual: 500, Room: 10, Unsigned: MinWindow, Acknowledged: 10_000_000}, ClassEarned, 500},
+		{"behind windows that are used up", Standing{Residual: 1 << 50}, ClassStranger, 1},
+		{"banned", Standing{Residual: 1 << 50, Room: 10, Banned: true}, ClassStranger, 1},
+		{"a public good", Standing{Residual: 10, Room: 10, Curated: 3}, ClassEarned, 30},
+		{"a public good, says its list, above all others", Standing{Residual: 10, Room: 10, Curated: 1 << 40}, ClassEarned, 40},
 		{"a public good that has earned nothing", Standing{Curated: 4}, ClassStranger, 1},
 	} {
 		if class, weight := c.s.Rank(); class != c.class || weight != c.weight {
