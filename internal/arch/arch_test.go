@@ -48,6 +48,7 @@ var table = []line{
 
 	{1, "dht", "0", free},
 	{1, "dht/content", "0", free},
+	{1, "ledger", "cellproto", "github.com/fxamacker/cbor/v2 github.com/hdevalence/ed25519consensus golang.org/x/sys"}, // cellctl may link it
 	{1, "node/sandbox", "0", free},
 	{1, "node/program", "0 node/sandbox", free},
 	{1, "node/patcher", "0", free},
