@@ -215,9 +215,9 @@ func (c *Conn) Ping(ctx context.Context) (time.Duration, error) {
 		return 0, Errorf("ping", Unavailable, "connection lost")
 	}
 	f := Frame{Type: TypePing, ID: c.newID()}
-	c.calls[f.ID] = entry{sink: p, ping: true}
+	c.calls.add(f.ID, entry{sink: p, ping: true})
 	c.mu.Unlock()
-	defer c.finish(f.ID, false)
+	defer c.forget(f.ID)
 	begin := time.Now()
 	if err := c.Send(&f); err != nil {
 		return 0, err
@@ -228,6 +228,16 @@ func (c *Conn) Ping(ctx context.Context) (time.Duration, error) {
 		return time.Since(begin), err
 	case <-ctx.Done():
 		return 0, Errorf("ping", KindOf(ctx.Err()), "%w", ctx.Err())
+	}
+}
+
+// forget removes a ping, if it was not answered.
+func (c *Conn) forget(id uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.calls.find(id); e != nil && e.ping {
+		c.calls.remove(id)
+		c.signalIdle()
 	}
 }
 

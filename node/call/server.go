@@ -58,6 +58,7 @@ type Server struct {
 	last     atomic.Int64 // unix ns of the end of the last call
 	keys     keys
 
+	passed    sync.Pool    // of *passed, which no call uses
 	kept      atomic.Int64 // bytes of requests that can be made again
 	keyPrefix [8]byte      // of the keys that are made here
 	keysMade  atomic.Uint64
