@@ -74,7 +74,8 @@ func (t *callTable) place(id uint32, e entry) {
 	if t.rest == nil {
 		t.rest = map[uint32]*entry{}
 	}
-	t.rest[id] = &e
+	other := e // not e itself, which would be allocated each time then
+	t.rest[id] = &other
 }
 
 func (t *callTable) grow() {

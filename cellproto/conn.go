@@ -67,6 +67,8 @@ type Conn struct {
 	own    []byte  // payload of this side's hello
 	input  []byte  // to be handled before what is read
 
+	pendings sync.Pool // of *pending, which no call uses
+
 	mu       sync.Mutex
 	nextID   uint32
 	calls    callTable
