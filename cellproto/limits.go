@@ -33,9 +33,11 @@ const (
 	MaxManifest        = 64 << 10
 	MaxManifestEntries = 256 // list entries in a manifest, all lists together
 	MaxToken           = 1 << 10
+	MaxProbe           = 1 << 20   // bytes of the body that cell.probe replies with
 	MaxPatchHeader     = 1 << 10   // bytes of the signed header of a patch
 	MaxPatchDelta      = 64 << 20  // bytes of the delta in a patch
 	MaxPatchProgram    = 256 << 20 // bytes of a program before and after a patch
+	MaxLedgerEntry     = 1 << 10   // bytes of a receipt, cheque or key-log entry, signatures included
 	MaxPatches         = 64        // patches in one cell's directory; the rest, by name, is refused
 
 	MaxStateKey    = 512       // bytes of a key that a program keeps with its nucleus

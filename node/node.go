@@ -26,6 +26,7 @@ import (
 	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/mirror"
 	"github.com/celldnet/celld/node/call"
+	"github.com/celldnet/celld/node/give"
 	"github.com/celldnet/celld/node/program"
 )
 
@@ -82,9 +83,15 @@ type nucleus struct {
 	caller      *call.Caller
 	serving     *serving
 	swaps       *swaps
-	mirror      *mirror.Record // nil: the cell is the owner's own
+	mirror      *mirror.Record  // nil: the cell is the owner's own
+	placed      *give.Placement // nil: it is not hosted for somebody
+	cgroup      string          // of the sandboxes of a hosted cell
 	mirrors     *mirrors
 	placer      *placer
+	lease       *lease      // nil: not hosted for others
+	giver       *give.Giver // nil: not the home cell
+	depends     *depends
+	friends     friends
 	adverts     *adverts
 	reach       *reachability
 	begun       time.Time
@@ -139,6 +146,9 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	sweepTrash(dir, deps.Log)
 	n := newNucleus(ctx, toml, cfg, deps)
 	n.stop, n.lock, n.mirror = cancel, lock, record
+	if err := n.place(); err != nil {
+		return err
+	}
 	started.add(n.tidy)
 	n.active.Store(time.Now().UnixNano())
 	if err := n.start(ctx, cfg, &started); err != nil {
@@ -161,6 +171,10 @@ func (n *nucleus) start(ctx context.Context, cfg Config, started *closers) (err 
 	if err := n.startHalves(ctx, started); err != nil {
 		return err
 	}
+	n.startLease(started)
+	if err := n.startGiving(cfg, started); err != nil {
+		return err
+	}
 	if err := n.listen(ctx, started); err != nil {
 		return err
 	}
@@ -168,6 +182,7 @@ func (n *nucleus) start(ctx context.Context, cfg Config, started *closers) (err 
 	n.welcome()
 	n.watchProgram(started)
 	n.noteUse(started)
+	n.retire(started)
 	n.log.Info("ready", zap.String("cell", n.cfg.Cell.Name), zap.Stringer("peer", n.identity.Peer), zap.Strings("addrs", n.addrs()))
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // without systemd there is nobody to tell
 	n.keepWatchdog(started)
@@ -321,7 +336,7 @@ func (n *nucleus) startNetwork(ctx context.Context, started *closers) error {
 	blocks.Withhold = n.cfg.Privacy.Placement == celltoml.PlacementLocal // also what was published before
 	n.blocks, err = content.New(blocks, content.Deps{
 		Host: h, Routing: n.dht.Routing(), Originals: n.originals.path,
-		Charge: n.charge, Log: n.log,
+		Charge: n.charge, Friend: n.friends.only(n.cfg.Privacy.Placement), Log: n.log,
 	})
 	if err != nil {
 		return err
@@ -396,12 +411,14 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 		Name: n.cfg.Cell.Name, Agent: agent, Challenge: string(n.cfg.Auth.Challenge), AllowedKeys: allowed,
 		TokenTTL: n.cfg.Auth.TokenTTL, ShowSchema: n.cfg.Cell.Schema, OwnerUID: os.Getuid(),
 	}, call.ServerDeps{Program: prog, Identity: n.identity, Outgoing: outgoing, Log: n.log.Named("server")})
+	n.friends.know(n.server, n.mirrors.account, allowed)
 	n.placer = newPlacer(n, started) // ends after the caller, which tells it
+	n.depends = newDepends(n, started)
 	caller = call.NewCaller(call.CallerConfig{
-		Dir: n.cfg.Dir, Agent: agent, Deps: n.cfg.Deps, RemoteCells: n.cfg.RemoteCells,
+		Dir: n.cfg.Dir, Agent: agent, Deps: n.cfg.Deps, RemoteCells: n.cfg.RemoteCells, SpotCheck: n.cfg.Caller.SpotCheck,
 	}, call.CallerDeps{
 		Host: n.host, Finder: finder{n.dht}, Blocks: n.blocks, Identity: n.identity,
-		Wake: wake, Own: n.server, Mirrors: n.mirrors.store, Raced: n.placer.raced, Log: n.log.Named("caller"),
+		Wake: wake, Own: n.server, Mirrors: n.mirrors.store, Repos: n.depends, Raced: n.placer.raced, Log: n.log.Named("caller"),
 	})
 	n.caller = caller
 	if n.taken != nil {
@@ -431,7 +448,7 @@ func (n *nucleus) newProgram(outgoing func(*cellproto.Conn, *cellproto.Frame), s
 		return nil, err
 	}
 	started.add(func() { out.Close() })
-	box, err := sandboxOf(n.cfg)
+	box, err := n.sandboxOf()
 	if err != nil {
 		return nil, err
 	}
@@ -479,7 +496,7 @@ func (n *nucleus) waitForEnd(ctx context.Context) (retired bool, next *departure
 		case <-timer.C:
 		}
 		left := limit - time.Since(n.lastUsed())
-		if left <= 0 && n.load().InFlight == 0 && n.asked.Load() == 0 {
+		if left <= 0 && !n.gives() && n.load().InFlight == 0 && n.asked.Load() == 0 {
 			n.log.Info("nobody has called for nucleus_timeout", zap.Duration("timeout", limit))
 			return true, nil
 		}
