@@ -11,7 +11,7 @@ import (
 
 // hedged calls who. When a pure function stays silent for a few times its usual time, further
 // candidates are asked too, one after the other, and the first answer counts.
-func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, p *policy, tried map[cellproto.PeerID]bool) attempt {
+func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, p *policy, tried *peerSet) attempt {
 	if !p.pure || req.Body != nil {
 		return c.callPeer(ctx, r, who, req)
 	}
@@ -57,7 +57,7 @@ type hedge struct {
 	r       *remote
 	req     cellproto.Request
 	p       *policy
-	tried   map[cellproto.PeerID]bool
+	tried   *peerSet
 	settled atomic.Bool // there is an answer that counts, here or from the one who was asked first
 }
 
@@ -79,11 +79,12 @@ func (h *hedge) run(ctx context.Context) attempt {
 		select {
 		case <-timer.C:
 			next, ok := h.c.nextBest(h.r, h.tried)
-			if ok = ok && done != nil && len(h.tried) < attempts; !ok && open == 0 {
+			if ok = ok && done != nil && len(h.tried.peers) < attempts; !ok && open == 0 {
 				return last
 			}
 			if ok {
-				h.tried[next.Peer], open = true, open+1
+				h.tried.add(next.Peer)
+				open++
 				cancels[next.Peer] = h.ask(ctx, next, answers)
 				timer.Reset(hedgeAfter(ctx, next))
 			}
@@ -123,13 +124,13 @@ func (h *hedge) ask(ctx context.Context, who race.Ranked, answers chan<- attempt
 }
 
 // nextBest is the best candidate that was not tried.
-func (c *Caller) nextBest(r *remote, tried map[cellproto.PeerID]bool) (race.Ranked, bool) {
+func (c *Caller) nextBest(r *remote, tried *peerSet) (race.Ranked, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.decision == nil {
 		return race.Ranked{}, false
 	}
-	return r.decision.Next(func(p cellproto.PeerID) bool { return tried[p] })
+	return r.decision.Next(tried.has)
 }
 
 // hedgeAfter is how long a pure call may stay silent: three times what 99 of 100 calls need, at
