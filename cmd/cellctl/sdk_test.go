@@ -48,7 +48,7 @@ func TestSDKArchiveIsFresh(t *testing.T) {
 	files := readArchive(t)
 	const ours = "vendor/github.com/celldnet/celld/"
 	want := map[string]bool{}
-	for _, dir := range []string{"cellproto", "cellproto/cell"} {
+	for _, dir := range []string{"cellproto", "cellproto/cell", "cellproto/wire"} {
 		for _, platform := range []string{"linux", "darwin"} {
 			c := build.Default
 			c.GOOS, c.GOARCH, c.CgoEnabled = platform, "arm64", false

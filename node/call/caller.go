@@ -202,7 +202,7 @@ func withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {} // a call leaves nothing behind that would have to be canceled
 	}
-	return context.WithTimeout(ctx, cellproto.DefaultTimeout)
+	return cellproto.WithTimeout(ctx, time.Now(), cellproto.DefaultTimeout)
 }
 
 // closer runs then once the body is closed.

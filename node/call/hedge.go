@@ -12,7 +12,7 @@ import (
 // hedged calls who. When a pure function stays silent for a few times its usual time, or an idempotent one
 // for half of the time that is left, further candidates are asked too, one after the other, and the first
 // answer counts.
-func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, p *policy, tried map[cellproto.PeerID]bool) attempt {
+func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, p *policy, tried *peerSet) attempt {
 	if !p.idempotent || req.Body != nil {
 		return c.callPeer(ctx, r, who, req)
 	}
@@ -58,7 +58,7 @@ type hedge struct {
 	r       *remote
 	req     cellproto.Request
 	p       *policy
-	tried   map[cellproto.PeerID]bool
+	tried   *peerSet
 	settled atomic.Bool // there is an answer that counts, here or from the one who was asked first
 }
 
@@ -80,11 +80,12 @@ func (h *hedge) run(ctx context.Context) attempt {
 		select {
 		case <-timer.C:
 			next, ok := h.c.nextBest(h.r, h.tried)
-			if ok = ok && done != nil && len(h.tried) < attempts; !ok && open == 0 {
+			if ok = ok && done != nil && len(h.tried.peers) < attempts; !ok && open == 0 {
 				return last
 			}
 			if ok {
-				h.tried[next.Peer], open = true, open+1
+				h.tried.add(next.Peer)
+				open++
 				cancels[next.Peer] = h.ask(ctx, next, answers)
 				timer.Reset(h.p.patience(ctx, next))
 			}
@@ -133,13 +134,13 @@ func (c *Caller) outrun(r *remote, p cellproto.PeerID, fn string) {
 }
 
 // nextBest is the best candidate that was not tried.
-func (c *Caller) nextBest(r *remote, tried map[cellproto.PeerID]bool) (race.Ranked, bool) {
+func (c *Caller) nextBest(r *remote, tried *peerSet) (race.Ranked, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.decision == nil {
 		return race.Ranked{}, false
 	}
-	return r.decision.Next(func(p cellproto.PeerID) bool { return tried[p] || c.lied(p) })
+	return r.decision.Next(func(p cellproto.PeerID) bool { return tried.has(p) || c.lied(p) })
 }
 
 // patience is how long a call may stay silent before somebody else is asked too. What is idempotent is not

@@ -52,7 +52,7 @@ const nameTTL = time.Minute // IPNS records made by publish say so too
 // resolve finds out what a target is, in this order: a path, a name of cell.toml, a CID, a name of
 // the network, a directory beside the cell.
 func (c *Caller) resolve(ctx context.Context, target string) (resolved, error) {
-	op := "resolve " + target
+	name := target // as the caller has it; an error says it
 	if target == "" {
 		return resolved{dir: c.cfg.Dir}, nil
 	}
@@ -61,7 +61,7 @@ func (c *Caller) resolve(ctx context.Context, target string) (resolved, error) {
 	}
 	if to, ok := c.cfg.Deps[target]; ok {
 		if _, git, _ := celltoml.GitDep(to); git {
-			return c.repository(ctx, op, target)
+			return c.repository(ctx, "resolve "+name, target)
 		}
 		if isPath(to) {
 			return c.directory(to)
@@ -69,14 +69,14 @@ func (c *Caller) resolve(ctx context.Context, target string) (resolved, error) {
 		target = to
 	}
 	if to, ok := c.cfg.RemoteCells[target]; ok {
-		return remoteCell(op, to)
+		return remoteCell("resolve "+name, to)
 	}
 	if id, ok := c.decoded(target); ok {
 		return c.publishedAs(id, cellproto.CellID(target)), nil
 	}
 	if id, err := cid.Decode(target); err == nil && id.Type() != cid.Libp2pKey && !strings.HasPrefix(target, "Qm") {
 		if id.Type() != cid.DagCBOR {
-			return resolved{}, cellproto.Errorf(op, cellproto.BadInput, "this CID names no cell: a manifest is a dag-cbor block").
+			return resolved{}, cellproto.Errorf("resolve "+name, cellproto.BadInput, "this CID names no cell: a manifest is a dag-cbor block").
 				WithHint("Give the CID that cellctl publish printed.")
 		}
 		if id.String() == target { // not in another base
@@ -87,7 +87,7 @@ func (c *Caller) resolve(ctx context.Context, target string) (resolved, error) {
 	if info, err := os.Stat(filepath.Join(c.cfg.Dir, target, "cell.toml")); err == nil && info.Mode().IsRegular() {
 		return c.directory(target)
 	}
-	return c.byName(ctx, op, target)
+	return c.byName(ctx, "resolve "+name, target)
 }
 
 // repository gives the copy of a dependency by git, which is made if there is none.
