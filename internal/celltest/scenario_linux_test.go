@@ -1,0 +1,465 @@
+package celltest
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/internal/celltest/netdelay"
+	"github.com/celldnet/celld/internal/ctl"
+)
+
+// How far apart the machines are, one way.
+const (
+	farAway  = 30 * time.Millisecond   // 60 ms there and back
+	nearby   = 2500 * time.Microsecond // as within a town
+	midway   = 10 * time.Millisecond   // to the router that everybody knows
+	artefact = 10_000_000              // bytes of the program
+	wished   = 20                      // ms: what the callers want of 99 of 100 calls
+)
+
+// scenario is what the whole project serves: callers far from a cell get a near copy unasked, and losing the
+// original costs them nothing.
+type scenario struct {
+	t   *testing.T
+	n   *Net
+	net *netdelay.Net
+	out io.Writer
+	all []*machine
+
+	boot, far, far2, donor *machine
+	callers                []*machine
+	using                  []*Cell // the callers' cells
+	near                   *Cell   // the same program, unpublished, on the donor: what a direct call takes
+	original, second       *Cell
+	v1, v2                 ctl.Published
+
+	load  *steadyLoad
+	began time.Time
+	cuts  []cut
+
+	mu       sync.Mutex
+	evidence *evidence // read now and then
+	shown    time.Time // until then the timeline was printed
+}
+
+// mayHaveRun says that an error of a call says so.
+func mayHaveRun(err error) bool {
+	var remote *ctl.RemoteError
+	return errors.As(err, &remote) && remote.Kind == cellproto.MayHaveRun.String()
+}
+
+func newScenario(t *testing.T) *scenario {
+	s := &scenario{t: t, n: New(t), net: machines(t), out: os.Stdout}
+	s.boot = s.machine("boot", "11.10.0.1")
+	s.far = s.machine("far", "11.20.0.1")
+	s.far2 = s.machine("far2", "11.20.1.1")
+	s.donor = s.machine("donor", "11.30.0.1")
+	for i, name := range []string{"caller-a", "caller-b", "caller-c"} {
+		s.callers = append(s.callers, s.machine(name, fmt.Sprintf("11.30.%d.1", i+1)))
+	}
+	for i, a := range s.all {
+		for _, b := range s.all[:i] {
+			p := netdelay.Path{Delay: nearby}
+			if a.isFar() != b.isFar() {
+				p.Delay = farAway
+			}
+			if b == s.boot {
+				p.Delay = midway
+			}
+			s.net.Connect(a.Machine, b.Machine, p)
+		}
+	}
+	return s
+}
+
+func (m *machine) isFar() bool { return strings.HasPrefix(m.name, "far") }
+
+func (s *scenario) machine(name, addr string) *machine {
+	m := s.n.machine(s.net, name, addr)
+	s.all = append(s.all, m)
+	return m
+}
+
+// say prints a line of the timeline.
+func (s *scenario) say(format string, args ...any) {
+	at := 0.0
+	if !s.began.IsZero() {
+		at = time.Since(s.began).Seconds()
+	}
+	fmt.Fprintf(s.out, "%6.1f s  %s\n", at, fmt.Sprintf(format, args...))
+}
+
+// witness makes the program of a version, as large as the scenario wants it.
+func (s *scenario) witness(c *Cell, version string) {
+	s.t.Helper()
+	path := filepath.Join(c.Dir, "bin", "witness")
+	goBuild(s.t, path, "./internal/celltest/testdata/witness", "-ldflags", "-s -w -X main.version="+version)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	if err == nil {
+		var size int64
+		if size, err = f.Seek(0, io.SeekEnd); err == nil && size < artefact {
+			_, err = io.CopyN(f, rand.Reader, artefact-size) // a program's end is of no concern to the system
+		}
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *scenario) toml() string {
+	data, err := os.ReadFile("testdata/witness/cell.toml")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return string(data)
+}
+
+// prepare starts everything but the load.
+func (s *scenario) prepare() {
+	router := s.boot.cell("router", "[cell]\nname = \"router\"\n")
+	router.Start()
+	s.n.bootstrap = append(s.n.bootstrap, router.Status().Addrs...)
+
+	s.original = s.far.cell("witness", s.toml())
+	s.witness(s.original, "1.0.0")
+	s.original.Start()
+	s.v1 = s.original.Publish()
+	s.say("far publishes version %s as %s", s.v1.Version, s.v1.CID)
+	s.backup()
+
+	s.near = s.donor.cell("near", s.toml())
+	s.near.copyFile(filepath.Join(s.original.Dir, "bin", "witness"), "bin/witness", 0o755)
+	s.near.Start()
+	addr := s.near.Status().Addrs[0]
+
+	for _, m := range s.callers {
+		c := m.cell("caller", fmt.Sprintf("[cell]\nname = \"caller\"\n\n[deps]\nwitness = %q\n\n[remote_cells]\nnear = %q\n", s.v1.IPNS, addr))
+		c.write(".cell-cache/slo.json", fmt.Sprintf(`{"max_p99_ms": %d, "clone_on_violation": true}`, wished), 0o600)
+		c.Start()
+		s.using = append(s.using, c)
+	}
+	for _, c := range s.using {
+		c.AwaitProviders(s.v1.CID, 1)
+	}
+}
+
+// backup is the owner's: the cell, its keys, and those of the home cell, on another machine.
+func (s *scenario) backup() {
+	s.second = s.far2.cell("witness", s.toml())
+	for _, name := range []string{"keys/name.key", "published"} {
+		s.copyTree(filepath.Join(s.original.Dir, name), filepath.Join(s.second.Dir, name))
+	}
+	s.copyTree(filepath.Join(s.far.at.dir, "home", "keys"), filepath.Join(s.far2.at.dir, "home", "keys"))
+	if err := os.Remove(filepath.Join(s.far2.at.dir, "home", "keys", "host.key")); err != nil && !os.IsNotExist(err) {
+		s.t.Fatal(err)
+	}
+}
+
+// copyTree copies files with their modes.
+func (s *scenario) copyTree(from, to string) {
+	s.t.Helper()
+	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		name, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		dst := filepath.Join(to, name)
+		return errors.Join(os.MkdirAll(filepath.Dir(dst), 0o755), os.WriteFile(dst, data, info.Mode().Perm()))
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// direct measures calls of the program on the donor, without any search.
+func (s *scenario) direct() (calls []made) {
+	s.t.Helper()
+	for i := range 150 {
+		ctx, cancel := context.WithTimeout(context.Background(), Patience)
+		m := made{key: fmt.Sprintf("direct%d", i), at: time.Now()}
+		args := []byte(`{"key":"` + m.key + `"}`)
+		_, _, m.err = ask(ctx, s.using[0], ctl.UseRequest{Target: "near", Func: "look", Args: args})
+		cancel()
+		m.took = time.Since(m.at)
+		if m.err != nil {
+			s.t.Fatal(m.err)
+		}
+		if i >= 10 { // a connection is there
+			calls = append(calls, m)
+		}
+		time.Sleep(time.Second / perSecond)
+	}
+	return calls
+}
+
+// where says on which machine a reply was made.
+func (s *scenario) where(w witnessed) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.evidence == nil || s.evidence.machine[w.Instance] == "" {
+		e, err := gather(s.all)
+		if err != nil {
+			return "?"
+		}
+		s.evidence = e
+	}
+	if at := s.evidence.machine[w.Instance]; at != "" {
+		return at
+	}
+	return "?"
+}
+
+// isNear says that a reply was made near the callers.
+func (s *scenario) isNear(w witnessed) bool {
+	at := s.where(w)
+	return at == "donor" || strings.HasPrefix(at, "caller")
+}
+
+// show prints the timeline up to now.
+func (s *scenario) show(now time.Time) {
+	calls := s.load.between(s.shown, now)
+	s.shown = now
+	if len(calls) == 0 {
+		return
+	}
+	by := map[string]int{}
+	failed := 0
+	for _, m := range calls {
+		if m.err != nil {
+			failed++
+			continue
+		}
+		at := s.where(m.reply)
+		if strings.HasPrefix(at, "caller") {
+			at = "itself"
+		}
+		by[at+" v"+m.reply.Version[:1]]++
+	}
+	var who []string
+	for name, n := range by {
+		who = append(who, fmt.Sprintf("%s %d", name, n))
+	}
+	slices.Sort(who)
+	s.say("%5d calls  p50 %7s  p99 %7s  longest %7s  errors %d  by %s", len(calls), ms(percentile(calls, 50)), ms(percentile(calls, 99)),
+		ms(percentile(calls, 100)), failed, strings.Join(who, ", "))
+}
+
+func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000) }
+
+// showEvery is how much time a line of the timeline covers.
+const showEvery = 2 * time.Second
+
+// go on with the load for a while, or until ok.
+func (s *scenario) until(limit time.Duration, ok func() bool) bool {
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if now := time.Now(); now.Sub(s.shown) >= showEvery+200*time.Millisecond {
+			s.show(now.Add(-200 * time.Millisecond)) // those that were begun by then have mostly ended
+		}
+		if ok != nil && ok() {
+			return true
+		}
+	}
+	return ok == nil
+}
+
+// served says that the last 20 calls of each caller that were not addressed to a version were all answered
+// near, by one version.
+func (s *scenario) served(version string) bool {
+	calls := s.load.between(time.Now().Add(-3*time.Second), time.Now())
+	for i := range s.callers {
+		got := 0
+		for _, m := range calls {
+			if m.caller != i || m.want != "" || got == 20 {
+				continue
+			}
+			if m.err != nil || m.reply.Version != version || !s.isNear(m.reply) {
+				return false
+			}
+			got++
+		}
+		if got < 20 {
+			return false
+		}
+	}
+	return true
+}
+
+// pace is how long a scenario goes on after each thing that happens.
+type pace struct{ calm, patience time.Duration }
+
+func (s *scenario) run(p pace) {
+	s.prepare()
+	direct := s.direct()
+	s.say("a direct call of a near cell: p50 %s, p99 %s", ms(percentile(direct, 50)), ms(percentile(direct, 99)))
+
+	s.began = time.Now()
+	s.shown = s.began
+	s.load = startLoad(s.using, aim{name: "witness", versions: map[string]string{"1.0.0": s.v1.CID}})
+	s.say("three callers begin, %d calls a second each", perSecond)
+	copied := s.until(p.patience, func() bool { return s.served("1.0.0") })
+	s.say("served near by version 1: %v", copied)
+	s.until(p.calm, nil)
+	nearBy := time.Now()
+
+	s.cut(s.far, "the original is killed")
+	s.until(p.calm, nil)
+
+	s.rollOut()
+	moved := s.until(p.patience, func() bool { return s.served("2.0.0") })
+	s.say("served near by version 2: %v", moved)
+	s.load.aim.Store(&aim{name: "witness", versions: map[string]string{"2.0.0": s.v2.CID}})
+	s.until(p.calm, nil)
+
+	s.loseCopy(p)
+	calls := s.load.end()
+	s.show(time.Now())
+	e, err := gather(s.all)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.report(calls, e, direct, nearBy)
+}
+
+func (s *scenario) cut(m *machine, what string) {
+	pids, _ := m.Processes() // for people
+	s.cuts = append(s.cuts, cut{m.name, m.powerCut()})
+	s.say("%s: kill -9 of %d processes on %s", what, len(pids), m.name)
+}
+
+// rollOut has the owner publish version 2 from another machine.
+func (s *scenario) rollOut() {
+	s.second.Edit(`version = "1.0.0"`, `version = "2.0.0"`)
+	s.witness(s.second, "2.0.0")
+	s.second.Start()
+	s.v2 = s.second.Publish()
+	if s.v2.IPNS != s.v1.IPNS {
+		s.t.Fatalf("version 2 has the name %s, version 1 %s", s.v2.IPNS, s.v1.IPNS)
+	}
+	s.say("far2 publishes version %s as %s", s.v2.Version, s.v2.CID)
+	s.load.aim.Store(&aim{name: "witness", versions: map[string]string{"1.0.0": s.v1.CID, "2.0.0": s.v2.CID}})
+}
+
+// loseCopy kills the nuclei of the copies, and lets them come back.
+func (s *scenario) loseCopy(p pace) {
+	for _, c := range s.callers {
+		rows, err := os.ReadDir(filepath.Join(c.at.dir, "foreign"))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		for _, row := range rows {
+			pid, err := os.ReadFile(filepath.Join(c.at.dir, "foreign", row.Name(), "run", "pid"))
+			if err != nil {
+				continue // no cell, or it does not run
+			}
+			n, err := strconv.Atoi(strings.TrimSpace(string(pid)))
+			if err == nil {
+				err = syscall.Kill(n, syscall.SIGKILL)
+			}
+			if err != nil {
+				s.t.Fatal(err)
+			}
+		}
+		s.cuts = append(s.cuts, cut{c.name, time.Now()})
+	}
+	s.say("the nuclei of all copies are killed")
+	s.until(p.calm, nil)
+}
+
+// report prints the figures, and fails the test if the counts do not hold.
+func (s *scenario) report(calls []made, e *evidence, direct []made, nearBy time.Time) {
+	v := judge(calls, e, s.cuts)
+	fmt.Fprintf(s.out, "\n%d calls. Of those that may be repeated %d failed; executed twice %d; wrong version or answer %d.\n",
+		v.calls, len(v.failed), len(v.twice), len(v.wrong))
+	fmt.Fprintf(s.out, "Repeated elsewhere as their machine was lost %d, pure and asked of several %d, answered by a program whose note was lost %d.\n",
+		v.repeated, v.hedged, v.unnoted)
+	fmt.Fprintf(s.out, "Of those that must not be repeated %d may have run, %d were refused.\n", v.mayRun, v.refused)
+	s.times(calls, direct, nearBy)
+	for _, list := range []struct {
+		what string
+		of   []string
+	}{{"failed", v.failed}, {"twice", v.twice}, {"wrong", v.wrong}} {
+		for _, text := range list.of[:min(len(list.of), 10)] {
+			s.t.Errorf("%s: %s", list.what, text)
+		}
+		if more := len(list.of) - 10; more > 0 {
+			s.t.Errorf("%s: %d more", list.what, more)
+		}
+	}
+}
+
+// times prints what the goals say about times.
+func (s *scenario) times(calls []made, direct []made, nearBy time.Time) {
+	slices.SortFunc(calls, func(a, b made) int { return a.end().Compare(b.end()) })
+	var far, near []made
+	for i := range s.callers {
+		var missed, served time.Time
+		for _, m := range calls {
+			if m.caller != i || m.err != nil {
+				continue
+			}
+			isNear := s.isNear(m.reply)
+			if missed.IsZero() && m.took > wished*time.Millisecond {
+				missed = m.end()
+			}
+			if isNear && served.IsZero() {
+				served = m.end()
+			}
+			if !isNear && served.IsZero() {
+				far = append(far, m)
+			}
+			if isNear && m.at.After(nearBy.Add(-5*time.Second)) && m.at.Before(nearBy) {
+				near = append(near, m)
+			}
+		}
+		if !served.IsZero() {
+			fmt.Fprintf(s.out, "%s: from the first miss to the first answer of the copy %.1f s (goal 10 s)\n", s.callers[i].name, served.Sub(missed).Seconds())
+		}
+	}
+	fmt.Fprintf(s.out, "p99 near the callers: from %s to %s, %.2f of a direct near round trip (goal 1.5), whose p50 is %s and p99 %s\n", ms(percentile(far, 99)),
+		ms(percentile(near, 99)), float64(percentile(near, 99))/float64(max(percentile(direct, 50), 1)), ms(percentile(direct, 50)), ms(percentile(direct, 99)))
+	for _, c := range s.cuts {
+		var longest []time.Duration
+		for i := range s.callers {
+			var most time.Duration
+			for _, m := range calls {
+				if m.caller == i && m.end().After(c.at) && m.at.Before(c.at.Add(5*time.Second)) {
+					most = max(most, m.took)
+				}
+			}
+			longest = append(longest, most)
+		}
+		slices.Sort(longest)
+		fmt.Fprintf(s.out, "after the loss of %s the longest stall of each caller: %v, p50 %s (goal 150 ms)\n", c.machine, longest, ms(longest[len(longest)/2]))
+	}
+}
+
+func TestScenario(t *testing.T) {
+	s := newScenario(t)
+	s.run(pace{calm: 8 * time.Second, patience: 90 * time.Second})
+}
