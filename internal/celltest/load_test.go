@@ -49,6 +49,7 @@ type steadyLoad struct {
 	aim     atomic.Pointer[aim]
 	work    sync.WaitGroup
 	stop    chan struct{}
+	late    atomic.Int64 // ns
 
 	mu    sync.Mutex
 	calls []made
@@ -67,17 +68,27 @@ func startLoad(callers []*Cell, a aim) *steadyLoad {
 }
 
 func (l *steadyLoad) run(caller int) {
-	tick := time.NewTicker(time.Second / perSecond)
-	defer tick.Stop()
+	const gap = time.Second / perSecond
+	at := time.Now()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for i := 0; ; i++ {
 		select {
-		case at := <-tick.C:
-			l.work.Go(func() { l.call(caller, i, at) })
+		case now := <-timer.C:
+			l.late.Store(max(l.late.Load(), int64(now.Sub(at))))
+			due := at // not when it was late
+			l.work.Go(func() { l.call(caller, i, due) })
 		case <-l.stop:
 			return
 		}
+		at = at.Add(gap)
+		timer.Reset(time.Until(at))
 	}
 }
+
+// lateness gives by how much the load itself was late at most since it was asked last: a machine that is
+// busy with other things makes every call look slow.
+func (l *steadyLoad) lateness() time.Duration { return time.Duration(l.late.Swap(0)) }
 
 // call makes the i-th call of a caller. Of ten, two are of a pure function and one is of a function that must
 // not be repeated.

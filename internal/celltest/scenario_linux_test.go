@@ -160,7 +160,8 @@ func (s *scenario) prepare() {
 
 // backup is the owner's: the cell, its keys, and those of the home cell, on another machine.
 func (s *scenario) backup() {
-	s.second = s.far2.cell("witness", s.toml())
+	s.second = s.far2.cell("witness", strings.Replace(s.toml(), `version = "1.0.0"`, `version = "2.0.0"`, 1))
+	s.witness(s.second, "2.0.0")
 	for _, name := range []string{"keys/name.key", "published"} {
 		s.copyTree(filepath.Join(s.original.Dir, name), filepath.Join(s.second.Dir, name))
 	}
@@ -266,8 +267,8 @@ func (s *scenario) show(now time.Time) {
 		who = append(who, fmt.Sprintf("%s %d", name, n))
 	}
 	slices.Sort(who)
-	s.say("%5d calls  p50 %7s  p99 %7s  longest %7s  errors %d  by %s", len(calls), ms(percentile(calls, 50)), ms(percentile(calls, 99)),
-		ms(percentile(calls, 100)), failed, strings.Join(who, ", "))
+	s.say("%5d calls  p50 %7s  p99 %7s  longest %7s  (late %s)  errors %d  by %s", len(calls), ms(percentile(calls, 50)), ms(percentile(calls, 99)),
+		ms(percentile(calls, 100)), ms(s.load.lateness()), failed, strings.Join(who, ", "))
 }
 
 func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000) }
@@ -354,8 +355,6 @@ func (s *scenario) cut(m *machine, what string) {
 
 // rollOut has the owner publish version 2 from another machine.
 func (s *scenario) rollOut() {
-	s.second.Edit(`version = "1.0.0"`, `version = "2.0.0"`)
-	s.witness(s.second, "2.0.0")
 	s.second.Start()
 	s.v2 = s.second.Publish()
 	if s.v2.IPNS != s.v1.IPNS {

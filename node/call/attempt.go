@@ -104,6 +104,11 @@ func (p *policy) prepare(ctx context.Context, c *Caller, r *remote, who race.Ran
 			return nil // it is only called less boldly
 		}
 	}
+	return p.read(schema, req)
+}
+
+// read learns it from a schema that is at hand, which may be nil.
+func (p *policy) read(schema *cellproto.Schema, req *cellproto.Request) error {
 	p.known = true
 	if schema == nil {
 		return nil
