@@ -46,7 +46,7 @@ func (n *Net) machine(net *netdelay.Net, name, addr string) *machine {
 	m := &machine{Machine: ns, name: name, n: n}
 	m.at = &place{
 		dir: filepath.Join(n.root, name), start: ns.Start,
-		listen: "/ip4/" + addr + "/tcp/4001,/ip4/" + addr + "/udp/4001/quic-v1",
+		listen: "/ip4/" + addr + "/tcp/0,/ip4/" + addr + "/udp/0/quic-v1",
 	}
 	if err := os.MkdirAll(m.at.dir, 0o755); err != nil {
 		n.t.Fatal(err)
