@@ -5,6 +5,7 @@ const (
 	ProtocolCall   = "/cell/call/1"   // frames: few long-lived streams a peer, large bodies on one of their own
 	ProtocolAdvert = "/cell/advert/1" // a provider's signed word on its own load
 	ProtocolFetch  = "/cell/fetch/1"  // an artefact as one verified stream
+	ProtocolHost   = "/cell/host/1"   // a cell is offered to a donor, which takes it up or does not
 )
 
 // ReservedPrefix begins the names of functions that the nucleus or the SDK answers itself; no

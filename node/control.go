@@ -54,6 +54,12 @@ func (n *nucleus) routes() http.Handler {
 		"POST " + ctl.RouteMirrors:   n.ctlMirrorAdd,
 		"DELETE " + ctl.RouteMirrors: n.ctlMirrorRemove,
 		"POST " + ctl.RouteCollect:   n.ctlCollect,
+
+		"POST " + ctl.RouteYield:  n.ctlYield,
+		"POST " + ctl.RouteReturn: n.ctlReturn,
+
+		"POST " + ctl.RouteGive:      n.ctlGive,
+		"GET " + ctl.RouteGiveStatus: n.ctlGiveStatus,
 	} {
 		mux.HandleFunc(route, n.answer(h))
 	}
@@ -166,6 +172,11 @@ func (n *nucleus) ctlRace(ctx context.Context, r *http.Request, w *ctl.Writer) (
 	d, err := n.caller.Race(ctx, r.URL.Query().Get("target"))
 	if err != nil {
 		return nil, err
+	}
+	if id, published, err := n.caller.Resolve(ctx, r.URL.Query().Get("target")); err == nil && published {
+		if text := n.placer.placementOf(id); text != "" {
+			_ = w.Progress("placement: " + text)
+		}
 	}
 	rows := []ctl.RaceRow{}
 	for _, k := range d.Ranking {

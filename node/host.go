@@ -124,7 +124,7 @@ func relays(ctx context.Context, made chan host.Host, n int) <-chan peer.AddrInf
 func resources() (network.ResourceManager, error) {
 	limits := rcmgr.DefaultLimits
 	libp2p.SetDefaultServiceLimits(&limits)
-	for _, id := range []string{cellproto.ProtocolCall, cellproto.ProtocolAdvert, cellproto.ProtocolFetch} {
+	for _, id := range []string{cellproto.ProtocolCall, cellproto.ProtocolAdvert, cellproto.ProtocolFetch, cellproto.ProtocolHost} {
 		all := rcmgr.BaseLimit{
 			Streams: cellproto.MaxStreams, StreamsInbound: cellproto.MaxStreams, StreamsOutbound: cellproto.MaxStreams,
 			Memory: 256 << 20,

@@ -28,6 +28,7 @@ import (
 	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/mirror"
 	"github.com/celldnet/celld/node/call"
+	"github.com/celldnet/celld/node/give"
 	"github.com/celldnet/celld/node/program"
 )
 
@@ -82,9 +83,13 @@ type nucleus struct {
 	caller      *call.Caller
 	serving     *serving
 	swaps       *swaps
-	mirror      *mirror.Record // nil: the cell is the owner's own
+	mirror      *mirror.Record  // nil: the cell is the owner's own
+	placed      *give.Placement // nil: it is not hosted for somebody
+	cgroup      string          // of the sandboxes of a hosted cell
 	mirrors     *mirrors
 	placer      *placer
+	lease       *lease      // nil: not hosted for others
+	giver       *give.Giver // nil: not the home cell
 	adverts     *adverts
 	reach       *reachability
 	begun       time.Time
@@ -138,6 +143,9 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	sweepTrash(dir, deps.Log)
 	n := newNucleus(ctx, toml, cfg, deps)
 	n.stop, n.lock, n.mirror = cancel, lock, record
+	if err := n.place(); err != nil {
+		return err
+	}
 	started.add(n.tidy)
 	n.active.Store(time.Now().UnixNano())
 	if err := n.start(ctx, cfg, &started); err != nil {
@@ -158,6 +166,10 @@ func (n *nucleus) start(ctx context.Context, cfg Config, started *closers) (err 
 		return err
 	}
 	if err := n.startHalves(ctx, started); err != nil {
+		return err
+	}
+	n.startLease(started)
+	if err := n.startGiving(cfg, started); err != nil {
 		return err
 	}
 	if err := n.listen(ctx, started); err != nil {
@@ -448,7 +460,7 @@ func (n *nucleus) newProgram(outgoing func(*cellproto.Conn, *cellproto.Frame), s
 		return nil, err
 	}
 	started.add(func() { out.Close() })
-	box, err := sandboxOf(n.cfg)
+	box, err := n.sandboxOf()
 	if err != nil {
 		return nil, err
 	}
@@ -492,7 +504,7 @@ func (n *nucleus) waitForEnd(ctx context.Context) (retired bool, next *departure
 		case <-timer.C:
 		}
 		left := limit - time.Since(n.lastUsed())
-		if left <= 0 && n.load().InFlight == 0 && n.asked.Load() == 0 {
+		if left <= 0 && !n.gives() && n.load().InFlight == 0 && n.asked.Load() == 0 {
 			n.log.Info("nobody has called for nucleus_timeout", zap.Duration("timeout", limit))
 			return true, nil
 		}

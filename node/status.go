@@ -42,6 +42,6 @@ func (n *nucleus) status() ctl.Status {
 			s.State = ctl.Frozen
 		}
 	}
-	s.Patch = n.patches.status()
+	s.Patch, s.Placements = n.patches.status(), n.placer.rows()
 	return s
 }

@@ -54,6 +54,8 @@ var table = []line{
 	{2, "node/race", "cellproto", none}, // pure
 	{2, "node/call", "0 node/race", free},
 	{2, "mirror", "0", free}, // bytes come in through an interface
+	{2, "mirror/offer", "0", free},
+	{2, "node/give", "0", free},
 
 	{3, "node", "0 1 2", free},
 

@@ -28,6 +28,9 @@ const (
 	// timeout_ms: removes one; result MirrorRow.
 	RouteMirrors = "/v1/mirrors"
 	RouteCollect = "/v1/gc" // POST dry, timeout_ms; result []MirrorRow, those that go
+	// POST see GiveChange: changes what this machine gives, and turns it on or off; result Giving. Home cell only.
+	RouteGive       = "/v1/give"
+	RouteGiveStatus = "/v1/give/status" // GET; result Giving
 )
 
 // What a nucleus tells whoever started it: the number of a descriptor on which it writes one line
@@ -104,15 +107,16 @@ type Status struct {
 	Upgrade      *UpgradeStatus `json:"upgrade,omitempty"`
 
 	// Of the program, since the nucleus started.
-	Starts    uint64      `json:"starts"`
-	Crashes   uint64      `json:"crashes"`              // runs that ended by themselves
-	LastExit  string      `json:"last_exit,omitempty"`  // how the last run ended
-	LastError string      `json:"last_error,omitempty"` // why it does not run, if something is wrong with it
-	LastHint  string      `json:"last_hint,omitempty"`
-	LogCut    uint64      `json:"log_cut,omitempty"`   // bytes that it printed past 64 KiB/s
-	BadLines  uint64      `json:"bad_lines,omitempty"` // of a jsonl program that answered nothing
-	Swap      *SwapStatus `json:"swap,omitempty"`      // the last one
-	Patch     []Patch     `json:"patch,omitempty"`     // in the order in which they are applied, by name
+	Starts     uint64      `json:"starts"`
+	Crashes    uint64      `json:"crashes"`              // runs that ended by themselves
+	LastExit   string      `json:"last_exit,omitempty"`  // how the last run ended
+	LastError  string      `json:"last_error,omitempty"` // why it does not run, if something is wrong with it
+	LastHint   string      `json:"last_hint,omitempty"`
+	LogCut     uint64      `json:"log_cut,omitempty"`    // bytes that it printed past 64 KiB/s
+	BadLines   uint64      `json:"bad_lines,omitempty"`  // of a jsonl program that answered nothing
+	Swap       *SwapStatus `json:"swap,omitempty"`       // the last one
+	Placements []Placement `json:"placements,omitempty"` // cells of which a copy near by is wanted, the newest first
+	Patch      []Patch     `json:"patch,omitempty"`      // in the order in which they are applied, by name
 }
 
 // SwapStatus says how far the last swap has come.
@@ -244,6 +248,8 @@ type MirrorRow struct {
 	Source      string    `json:"source"` // artefact, or what it was built from
 	LastUsed    time.Time `json:"last_used"`
 	Public      bool      `json:"public"`                 // it is announced
+	Hosted      bool      `json:"hosted,omitempty"`       // for others
+	AskedBy     string    `json:"asked_by,omitempty"`     // peer ID of who asked for it, if it is hosted
 	Made        bool      `json:"made,omitempty"`         // by this very request
 	SandboxTier string    `json:"sandbox_tier,omitempty"` // of one that was just started
 }
