@@ -39,7 +39,8 @@ func (m *made) repeatable() bool { return m.fn != "once" }
 
 // aim is what the calls of a load go to. Every fifth goes to a version that is named by its CID.
 type aim struct {
-	name     string
+	target   string
+	want     string            // the version that target is; "": it is a name
 	versions map[string]string // CIDs by version
 }
 
@@ -101,7 +102,8 @@ func (l *steadyLoad) call(caller, i int, at time.Time) {
 		m.fn = "once"
 	}
 	a := l.aim.Load()
-	target := a.name
+	target := a.target
+	m.want = a.want
 	if versions := len(a.versions); versions > 0 && i%5 == 1 {
 		names := make([]string, 0, versions)
 		for v := range a.versions {

@@ -131,7 +131,7 @@ func (s *scenario) toml() string {
 }
 
 // prepare starts everything but the load.
-func (s *scenario) prepare() {
+func (s *scenario) prepare(p pace) {
 	router := s.boot.cell("router", "[cell]\nname = \"router\"\n")
 	router.Start()
 	s.n.bootstrap = append(s.n.bootstrap, router.Status().Addrs...)
@@ -147,6 +147,9 @@ func (s *scenario) prepare() {
 	s.near.copyFile(filepath.Join(s.original.Dir, "bin", "witness"), "bin/witness", 0o755)
 	s.near.Start()
 	addr := s.near.Status().Addrs[0]
+	if p.donor {
+		s.give()
+	}
 
 	for _, m := range s.callers {
 		c := m.cell("caller", fmt.Sprintf("[cell]\nname = \"caller\"\n\n[deps]\nwitness = %q\n\n[remote_cells]\nnear = %q\n", s.v1.IPNS, addr))
@@ -280,7 +283,7 @@ const showEvery = 2 * time.Second
 // go on with the load for a while, or until ok.
 func (s *scenario) until(limit time.Duration, ok func() bool) bool {
 	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if now := time.Now(); now.Sub(s.shown) >= showEvery+200*time.Millisecond {
+		if now := time.Now(); s.load != nil && now.Sub(s.shown) >= showEvery+200*time.Millisecond {
 			s.show(now.Add(-200 * time.Millisecond)) // those that were begun by then have mostly ended
 		}
 		if ok != nil && ok() {
@@ -317,34 +320,38 @@ func (s *scenario) served(want, version string) bool {
 type pace struct {
 	calm     time.Duration // after each thing that happens
 	patience time.Duration // for what is to come
-	byName   bool          // callers by the name move to version 2 too: they look at it once a minute
+	byName   bool          // callers use the name, and look at what it stands for once a minute; else the CIDs
+	donor    bool          // somebody near gives; else each caller makes a copy for itself
 }
 
 func (s *scenario) run(p pace) {
-	s.prepare()
+	s.prepare(p)
 	direct := s.direct()
 	s.say("a direct call of a near cell: p50 %s, p99 %s", ms(percentile(direct, 50)), ms(percentile(direct, 99)))
 
 	s.began = time.Now()
 	s.shown = s.began
-	s.load = startLoad(s.using, aim{name: "witness", versions: map[string]string{"1.0.0": s.v1.CID}})
+	first := aim{target: s.v1.CID, want: "1.0.0"}
+	if p.byName {
+		first = aim{target: "witness", versions: map[string]string{"1.0.0": s.v1.CID}}
+	}
+	s.load = startLoad(s.using, first)
 	s.say("three callers begin, %d calls a second each", perSecond)
-	s.await(p, "served near by version 1", func() bool { return s.served("", "1.0.0") })
+	s.await(p, "served near by version 1", func() bool { return s.served(first.want, "1.0.0") })
 	s.until(p.calm, nil)
 	nearBy := time.Now()
 
 	s.cut(s.far, "the original is killed")
 	s.until(p.calm, nil)
 
-	s.rollOut()
-	s.await(p, "served near by version 2", func() bool { return s.served("2.0.0", "2.0.0") })
-	if p.byName {
-		s.await(p, "by its name too", func() bool { return s.served("", "2.0.0") })
-		s.load.aim.Store(&aim{name: "witness", versions: map[string]string{"2.0.0": s.v2.CID}})
-	}
+	s.rollOut(p)
 	s.until(p.calm, nil)
 
-	s.loseCopies(p)
+	if p.donor {
+		s.loseDonor(p)
+	} else {
+		s.loseCopies(p)
+	}
 	calls := s.load.end()
 	s.show(time.Now())
 	e, err := gather(s.all)
@@ -368,15 +375,63 @@ func (s *scenario) cut(m *machine, what string) {
 	s.say("%s: kill -9 of %d processes on %s", what, len(pids), m.name)
 }
 
-// rollOut has the owner publish version 2 from another machine.
-func (s *scenario) rollOut() {
+// rollOut has the owner publish version 2 from another machine, and the callers move to it.
+func (s *scenario) rollOut(p pace) {
 	s.second.Start()
 	s.v2 = s.second.Publish()
 	if s.v2.IPNS != s.v1.IPNS {
 		s.t.Fatalf("version 2 has the name %s, version 1 %s", s.v2.IPNS, s.v1.IPNS)
 	}
 	s.say("far2 publishes version %s as %s", s.v2.Version, s.v2.CID)
-	s.load.aim.Store(&aim{name: "witness", versions: map[string]string{"1.0.0": s.v1.CID, "2.0.0": s.v2.CID}})
+	if !p.byName {
+		s.load.aim.Store(&aim{target: s.v2.CID, want: "2.0.0"})
+		s.await(p, "served near by version 2", func() bool { return s.served("2.0.0", "2.0.0") })
+		return
+	}
+	s.load.aim.Store(&aim{target: "witness", versions: map[string]string{"1.0.0": s.v1.CID, "2.0.0": s.v2.CID}})
+	s.await(p, "served near by version 2", func() bool { return s.served("2.0.0", "2.0.0") })
+	s.await(p, "by its name too", func() bool { return s.served("", "2.0.0") })
+	s.load.aim.Store(&aim{target: "witness", versions: map[string]string{"2.0.0": s.v2.CID}})
+}
+
+// give has the donor give half of its processors. Its kernel is everybody's: of the load of the others it is
+// not told.
+func (s *scenario) give() {
+	for _, name := range []string{"stat", "diskstats"} {
+		data, err := os.ReadFile("/proc/" + name)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		file := filepath.Join(s.donor.at.dir, name)
+		if err := os.WriteFile(file, data, 0o644); err != nil {
+			s.t.Fatal(err)
+		}
+		if err := s.donor.Overlay(file, "/proc/"+name); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	s.n.must(s.donor.at, s.donor.at.dir, "give", "--cpu", "50%", "--ram", "20%")
+	var status string
+	if !s.until(Patience, func() bool {
+		status = s.n.must(s.donor.at, s.donor.at.dir, "give", "status", "--json")
+		return strings.Contains(status, `"state":"running"`) || strings.Contains(status, `"on":true,"why":""`)
+	}) {
+		s.t.Fatalf("the donor does not give: %s", status)
+	}
+}
+
+// loseDonor cuts the power of the donor, and lets it come back.
+func (s *scenario) loseDonor(p pace) {
+	s.cut(s.donor, "the donor is killed")
+	s.until(p.calm, nil)
+	s.n.must(s.donor.at, s.donor.at.dir, "start", filepath.Join(s.donor.at.dir, "home"))
+	s.say("the donor is back")
+	want := ""
+	if !p.byName {
+		want = "2.0.0"
+	}
+	s.await(p, "served near again", func() bool { return s.served(want, "2.0.0") })
+	s.until(p.calm, nil)
 }
 
 // loseCopies kills the nuclei of the copies, which come back with the next call.
@@ -481,10 +536,17 @@ func TestScenario(t *testing.T) {
 	s.run(pace{calm: 2 * time.Second, patience: Patience})
 }
 
+// The same with copies at a donor.
+func TestScenarioWithDonor(t *testing.T) {
+	t.Parallel()
+	s := newScenario(t, t.Output())
+	s.run(pace{calm: 2 * time.Second, patience: Patience, donor: true})
+}
+
 func TestLongScenario(t *testing.T) {
 	if os.Getenv("CELL_SCENARIO") == "" {
 		t.Skip("scripts/scenario.sh runs it")
 	}
 	s := newScenario(t, os.Stdout)
-	s.run(pace{calm: 10 * time.Second, patience: 2 * time.Minute, byName: true})
+	s.run(pace{calm: 10 * time.Second, patience: 2 * time.Minute, byName: true, donor: true})
 }
