@@ -95,6 +95,7 @@ func changeOf(c *ctl.GiveChange) (func(*give.Settings), error) {
 		set(&s.RAM, c.RAM)
 		set(&s.Disk, c.Disk)
 		set(&s.Max, c.Max)
+		set(&s.Busy, c.Busy)
 		set(&s.Until, c.Until)
 		set(&s.Schedule, schedule)
 		set(&s.Policy.Allow, c.Allow)
@@ -121,7 +122,7 @@ func givingOf(r give.Report) ctl.Giving {
 	g := ctl.Giving{
 		On: s.On, Running: d.Run, Why: d.Why, CPU: s.CPU, RAM: s.RAM, Disk: s.Disk, Hosted: []ctl.HostedRow{},
 		Memory: d.Caps.Memory, LimitBy: r.By, Used: ctl.GivenUse{CPU: r.Used.CPUPercent, RSS: r.Used.RSS, Disk: r.Used.DiskBPS},
-		Max: s.Max, Until: timeOrNil(s.Until), Schedule: s.Schedule.String(), Hosts: s.Policy.Hosts,
+		Max: s.Max, Busy: s.Busy, Until: timeOrNil(s.Until), Schedule: s.Schedule.String(), Hosts: s.Policy.Hosts,
 		Allow: orEmpty(s.Policy.Allow), Deny: orEmpty(s.Policy.Deny), GPU: s.Policy.GPU, Source: s.Policy.BuildFromSource,
 		CreditTo: s.Policy.CreditTo, Sensors: []ctl.SensorRow{}, Looked: timeOrNil(snap.At),
 	}

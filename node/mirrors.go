@@ -61,15 +61,16 @@ func (m *mirrors) add(ctx context.Context, target string, public bool, say func(
 	if err != nil {
 		return ctl.MirrorRow{}, err
 	}
-	row, _, err := m.make(ctx, mirror.Want{CID: src.CID, Block: src.Block, Schema: src.Schema, From: src.From, Public: public}, say)
+	want := mirror.Want{CID: src.CID, Block: src.Block, Schema: src.Schema, From: src.From, Public: public}
+	if want.Network, err = m.network(); err != nil {
+		return ctl.MirrorRow{}, err
+	}
+	row, _, err := m.make(ctx, want, say)
 	return row, err
 }
 
 // make makes a mirror and starts it, as add does of what has been found already.
 func (m *mirrors) make(ctx context.Context, want mirror.Want, say func(string)) (row ctl.MirrorRow, status ctl.Status, err error) {
-	if want.Network, err = m.network(); err != nil {
-		return row, status, err
-	}
 	made, fresh, err := m.store.Add(ctx, want, say)
 	if err != nil {
 		return row, status, err

@@ -103,18 +103,19 @@ func (a *app) giveStopCmd() *cobra.Command {
 
 // giveFlags are the flags of cellctl give, as they were typed.
 type giveFlags struct {
-	cpu, ram, disk, until, schedule, credit string
-	allow, deny                             []string
-	max, gpu, source                        bool
-	hosts                                   int
+	cpu, ram, disk, busy, until, schedule, credit string
+	allow, deny                                   []string
+	max, gpu, source                              bool
+	hosts                                         int
 }
 
 func addGiveFlags(cmd *cobra.Command) *giveFlags {
 	f, set := &giveFlags{}, cmd.Flags()
 	set.StringVar(&f.cpu, "cpu", "10%", "share of this machine's processors")
 	set.StringVar(&f.ram, "ram", "10%", "share of its memory")
-	set.StringVar(&f.disk, "disk", "5MB/s", "what is read from and written to disks, a second")
+	set.StringVar(&f.disk, "disk", "5MB/s", "what is read from disks a second, and as much that is written")
 	set.BoolVar(&f.max, "max", false, "everything that nobody else uses, while you are away")
+	set.StringVar(&f.busy, "busy", "70%", "pause while others keep the processors, or a disk, busier than that")
 	set.StringVar(&f.until, "until", "never", "when to stop: 08:00, 2h, 2030-01-31T08:00, or never")
 	set.StringVar(&f.schedule, "schedule", "always", `when in the week, such as "mon-fri 22:00-07:00, sat,sun"`)
 	set.StringArrayVar(&f.allow, "allow", nil, "peer `ID` of a publisher whose cells are taken up, or all; may be repeated")
@@ -137,7 +138,7 @@ func (f *giveFlags) change(cmd *cobra.Command, now time.Time) (c ctl.GiveChange,
 	for _, p := range []struct {
 		flag, text string
 		to         **float64
-	}{{"cpu", f.cpu, &c.CPU}, {"ram", f.ram, &c.RAM}} {
+	}{{"cpu", f.cpu, &c.CPU}, {"ram", f.ram, &c.RAM}, {"busy", f.busy, &c.Busy}} {
 		if given(p.flag) {
 			v, err := parsePercent(p.text)
 			if err != nil {
@@ -272,6 +273,7 @@ func (a *app) showGiving(g ctl.Giving) error {
 	}
 	add("at most", fmt.Sprintf("%.4g %% of the processors, %.4g %% of the memory, %s of disk, %d cells", g.CPU, g.RAM, disk, g.Hosts))
 	add("held by", g.LimitBy)
+	add("busy above", fmt.Sprintf("%.4g %%", g.Busy))
 	add("used now", fmt.Sprintf("%.1f %% of the processors, %s of memory, %s/s of disk", g.Used.CPU, bytesText(g.Used.RSS), bytesText(g.Used.Disk)))
 	if g.Until != nil {
 		add("until", g.Until.Local().Format("Mon 2 Jan 15:04"))

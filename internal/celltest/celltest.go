@@ -77,6 +77,7 @@ type Net struct {
 	name      string
 	root      string
 	bootstrap []string
+	home      *Cell
 	cells     atomic.Int64
 }
 
@@ -85,7 +86,7 @@ func New(t testing.TB) *Net {
 	t.Helper()
 	Bin(t)
 	n := &Net{t: t, name: fmt.Sprintf("celltest-%d-%d", os.Getpid(), networks.Add(1)), root: t.TempDir()}
-	n.At("home") // cellctl starts its nucleus when it needs one
+	n.home = n.At("home") // cellctl starts its nucleus when it needs one
 	return n
 }
 

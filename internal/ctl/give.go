@@ -14,12 +14,13 @@ type GiveChange struct {
 	On              *bool      `json:"on,omitempty"`
 	CPU             *float64   `json:"cpu_percent,omitempty"` // of the machine
 	RAM             *float64   `json:"ram_percent,omitempty"`
-	Disk            *int64     `json:"disk_bps,omitempty"` // bytes a second
-	Max             *bool      `json:"max,omitempty"`      // all that nobody else uses
-	Until           *time.Time `json:"until,omitempty"`    // the zero time: nothing ends it
-	Schedule        *string    `json:"schedule,omitempty"` // "mon-fri 22:00-07:00, sat,sun"; "always"
-	Allow           *[]string  `json:"allow,omitempty"`    // peer IDs of publishers; none: all
-	Deny            *[]string  `json:"deny,omitempty"`     // CIDs
+	Disk            *int64     `json:"disk_bps,omitempty"`     // bytes a second
+	Max             *bool      `json:"max,omitempty"`          // all that nobody else uses
+	Busy            *float64   `json:"busy_percent,omitempty"` // that others may keep it, before it pauses
+	Until           *time.Time `json:"until,omitempty"`        // the zero time: nothing ends it
+	Schedule        *string    `json:"schedule,omitempty"`     // "mon-fri 22:00-07:00, sat,sun"; "always"
+	Allow           *[]string  `json:"allow,omitempty"`        // peer IDs of publishers; none: all
+	Deny            *[]string  `json:"deny,omitempty"`         // CIDs
 	GPU             *bool      `json:"gpu,omitempty"`
 	Hosts           *int       `json:"hosts,omitempty"` // cells at once
 	BuildFromSource *bool      `json:"build_from_source,omitempty"`
@@ -75,6 +76,7 @@ type Giving struct {
 	LimitBy  string      `json:"held_by"` // what holds these limits
 	Used     GivenUse    `json:"used"`
 	Max      bool        `json:"max"`
+	Busy     float64     `json:"busy_percent"`
 	Until    *time.Time  `json:"until,omitempty"`
 	Schedule string      `json:"schedule"`
 	Hosts    int         `json:"hosts"` // cells at once

@@ -12,8 +12,6 @@ const (
 	Quiet      = time.Minute            // without anything that speaks against giving, until it goes on
 
 	lowBattery   = 20.0 // percent
-	othersMark   = 70.0 // percent of the processors that others use
-	diskMark     = 80.0 // percent of the time that a disk is busy
 	spareMemory  = 5.0  // percent of the memory that always stay free
 	maxLeaves    = 5.0  // percent of the processors that Max leaves
 	leastMemory  = 64 << 20
@@ -105,11 +103,11 @@ func against(now time.Time, s Snapshot, set Settings) (string, time.Time) {
 		because = "whether the network is metered is unknown"
 	case !l.Known:
 		because = "what others use is unknown"
-	case l.Others > othersMark:
+	case l.Others > set.Busy:
 		because = fmt.Sprintf("others use %.0f %% of the processors", l.Others)
 	case capsOf(set, l).Memory < leastMemory:
 		because = "there is no memory to spare"
-	case l.DiskBusy > diskMark && l.DiskBPS > set.Disk:
+	case l.DiskBusy > set.Busy && l.DiskBPS > set.Disk:
 		because = fmt.Sprintf("others keep a disk busy for %.0f %% of the time", l.DiskBusy)
 	}
 	return because, now

@@ -145,6 +145,8 @@ func (w *world) change(now time.Time, key, value string) (err error) {
 		w.snap.Load.Known = value == "known"
 	case "cpu":
 		w.set.CPU, err = number, nerr
+	case "mark":
+		w.set.Busy, err = number, nerr
 	case "on":
 		w.set.On = value == "true"
 	case "max":

@@ -26,11 +26,12 @@ const SettingsFile = "data/give.json"
 
 // Defaults and bounds of Settings.
 const (
-	DefaultPercent = 10      // of the processors, and of the memory
-	DefaultDisk    = 5e6     // bytes a second
-	DefaultHosts   = 4       // cells at once
-	MaxHosts       = 64      //
-	minPercent     = 0.1     //
+	DefaultPercent = 10  // of the processors, and of the memory
+	DefaultDisk    = 5e6 // bytes a second
+	DefaultHosts   = 4   // cells at once
+	DefaultBusy    = 70  // percent
+	MaxHosts       = 64
+	minPercent     = 0.1
 	minDisk        = 1 << 10 // bytes a second
 	maxDisk        = 1 << 40
 	maxList        = 256     // entries of Allow, of Deny
@@ -46,6 +47,8 @@ type Settings struct {
 	Disk int64   `json:"disk_bps"`
 	// Max gives all that nobody else uses, while the owner is away; CPU, RAM and Disk do not count then.
 	Max bool `json:"max,omitempty"`
+	// Busy is how much, in percent, others may use of the processors, and of a disk's time, before it pauses.
+	Busy float64 `json:"busy_percent"`
 	// Until ends the giving; zero: nothing does.
 	Until time.Time `json:"until,omitzero"`
 	// Schedule says when in the week; empty: always.
@@ -65,7 +68,7 @@ type Policy struct {
 
 // Defaults are the settings of who has set nothing: off.
 func Defaults() Settings {
-	return Settings{CPU: DefaultPercent, RAM: DefaultPercent, Disk: DefaultDisk, Policy: Policy{Hosts: DefaultHosts}}
+	return Settings{CPU: DefaultPercent, RAM: DefaultPercent, Disk: DefaultDisk, Busy: DefaultBusy, Policy: Policy{Hosts: DefaultHosts}}
 }
 
 // Validate reports the first setting that is out of bounds, with kind BadInput.
@@ -80,6 +83,8 @@ func (s *Settings) Validate() error {
 		return bad("--ram 10%", "%v %% of the memory is not between 0.1 and 100", s.RAM)
 	case s.Disk < minDisk || s.Disk > maxDisk:
 		return bad("--disk 5MB/s", "%d bytes a second is not between 1 KiB/s and 1 TiB/s", s.Disk)
+	case !(s.Busy >= minPercent && s.Busy <= 100):
+		return bad("--busy 70%", "%v %% is not between 0.1 and 100", s.Busy)
 	case p.Hosts < 1 || p.Hosts > MaxHosts:
 		return bad("--hosts 4", "%d cells at once is not between 1 and %d", p.Hosts, MaxHosts)
 	case len(p.Allow) > maxList || len(p.Deny) > maxList:
