@@ -30,7 +30,6 @@ type Machine struct {
 	calls   chan func()   // run on the thread that is in the namespace
 	closed  chan struct{} // no more of them
 	closing sync.Once
-	own     bool // its thread is in a mount namespace of its own
 }
 
 // Machine makes a machine with an address of 11.0.0.0/8, which libp2p takes for public ones; they exist
@@ -209,24 +208,4 @@ func (m *Machine) Kill() error {
 		}
 	}
 	return fmt.Errorf("the processes of %v do not end", m.Addr)
-}
-
-// Overlay has processes that are started on the machine from now on see the contents of one file at the path
-// of another: machines share a kernel, and what it says of the processors' load is of all of them.
-func (m *Machine) Overlay(file, over string) error {
-	err := errors.New("the network is closed")
-	m.Do(func() {
-		if m.own = m.own || unix.Unshare(unix.CLONE_NEWNS) == nil; !m.own {
-			err = errors.New("no mount namespace can be made")
-			return
-		}
-		err = errors.Join(
-			unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""), // nothing that is mounted here is seen elsewhere
-			unix.Mount(file, over, "", unix.MS_BIND, ""),
-		)
-	})
-	if err != nil {
-		return fmt.Errorf("cannot have %s seen at %s: %w", file, over, err)
-	}
-	return nil
 }

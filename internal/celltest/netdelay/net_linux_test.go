@@ -1,13 +1,11 @@
 package netdelay
 
 import (
-	"bytes"
 	"errors"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -192,30 +190,5 @@ func TestProcesses(t *testing.T) {
 	<-ended
 	if s, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || s.Signal() != syscall.SIGKILL {
 		t.Errorf("it ended with %v", cmd.ProcessState)
-	}
-}
-
-func TestOverlay(t *testing.T) {
-	_, a, b := pair(t, Path{})
-	file := filepath.Join(t.TempDir(), "stat")
-	if err := os.WriteFile(file, []byte("idle\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := a.Overlay(file, "/proc/stat"); err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range []*Machine{a, b} {
-		var out bytes.Buffer
-		cmd := exec.Command("cat", "/proc/stat")
-		cmd.Stdout = &out
-		if err := m.Start(cmd); err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Wait(); err != nil || (out.String() == "idle\n") != (m == a) {
-			t.Errorf("on %v it is %.20q, %v", m.Addr, out.String(), err)
-		}
-	}
-	if data, err := os.ReadFile("/proc/stat"); err != nil || string(data) == "idle\n" {
-		t.Errorf("outside it is %.20q, %v", data, err)
 	}
 }
