@@ -16,6 +16,7 @@ const ReservedPrefix = "cell."
 const (
 	FuncSchema = "cell.schema" // no arguments; the reply is the schema's canonical JSON
 	FuncToken  = "cell.token"  // arguments: a signed proof or nothing; the reply is a token
+	FuncProbe  = "cell.probe"  // no arguments; the reply is a body of MaxProbe bytes, for whoever measures bandwidth
 )
 
 // What a nucleus tells the program that it starts.
@@ -34,6 +35,9 @@ const (
 	EnvListen    = "CELL_LISTEN"    // comma-separated multiaddrs
 	EnvMDNS      = "CELL_MDNS"      // "off" or "on"
 	EnvLog       = "CELL_LOG"       // debug, info, warn or error
+
+	// EnvFileRepos is for tests only: "on" has celld clone from file:// too.
+	EnvFileRepos = "CELL_FILE_REPOS"
 )
 
 // CellID names a published version of a cell: the text form of its manifest's CID.

@@ -90,6 +90,8 @@ type nucleus struct {
 	placer      *placer
 	lease       *lease      // nil: not hosted for others
 	giver       *give.Giver // nil: not the home cell
+	depends     *depends
+	friends     friends
 	adverts     *adverts
 	reach       *reachability
 	begun       time.Time
@@ -179,6 +181,7 @@ func (n *nucleus) start(ctx context.Context, cfg Config, started *closers) (err 
 	n.welcome()
 	n.watchProgram(started)
 	n.noteUse(started)
+	n.retire(started)
 	n.log.Info("ready", zap.String("cell", n.cfg.Cell.Name), zap.Stringer("peer", n.identity.Peer), zap.Strings("addrs", n.addrs()))
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // without systemd there is nobody to tell
 	n.keepWatchdog(started)
@@ -331,7 +334,7 @@ func (n *nucleus) startNetwork(ctx context.Context, started *closers) error {
 	},
 		content.Deps{
 			Host: h, Routing: n.dht.Routing(), Originals: n.originals.path,
-			Charge: n.charge, Log: n.log,
+			Charge: n.charge, Friend: n.friends.only(n.cfg.Privacy.Placement), Log: n.log,
 		})
 	if err != nil {
 		return err
@@ -425,12 +428,14 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 		Name: n.cfg.Cell.Name, Agent: agent, Challenge: string(n.cfg.Auth.Challenge), AllowedKeys: allowed,
 		TokenTTL: n.cfg.Auth.TokenTTL, ShowSchema: n.cfg.Cell.Schema, OwnerUID: os.Getuid(),
 	}, call.ServerDeps{Program: prog, Identity: n.identity, Outgoing: outgoing, Log: n.log.Named("server")})
+	n.friends.know(n.server, n.mirrors.account, allowed)
 	n.placer = newPlacer(n, started) // ends after the caller, which tells it
+	n.depends = newDepends(n, started)
 	caller = call.NewCaller(call.CallerConfig{
-		Dir: n.cfg.Dir, Agent: agent, Deps: n.cfg.Deps, RemoteCells: n.cfg.RemoteCells,
+		Dir: n.cfg.Dir, Agent: agent, Deps: n.cfg.Deps, RemoteCells: n.cfg.RemoteCells, SpotCheck: n.cfg.Caller.SpotCheck,
 	}, call.CallerDeps{
 		Host: n.host, Finder: finder{n.dht}, Blocks: n.blocks, Identity: n.identity,
-		Wake: wake, Own: n.server, Mirrors: n.mirrors.store, Raced: n.placer.raced, Log: n.log.Named("caller"),
+		Wake: wake, Own: n.server, Mirrors: n.mirrors.store, Repos: n.depends, Raced: n.placer.raced, Log: n.log.Named("caller"),
 	})
 	n.caller = caller
 	if n.taken != nil {

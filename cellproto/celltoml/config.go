@@ -24,6 +24,7 @@ type Config struct {
 	Auth        Auth
 	Resources   Resources
 	SLO         SLO
+	Caller      Caller
 	Artefact    Artefact
 	Deps        map[string]string // name -> ../path, CID, name, or git url@ref; never nil
 	RemoteCells map[string]string // name -> path of a Unix socket, or multiaddr; never nil
@@ -91,6 +92,11 @@ type SLO struct {
 	MaxP99Ms         int // milliseconds
 	MinBandwidthMbps int // Mbit/s
 	CloneOnViolation bool
+}
+
+// Caller says how this cell calls others.
+type Caller struct {
+	SpotCheck float64 // share of the calls of pure functions whose replies are checked; 0 to 1
 }
 
 // ArtefactType is the way to get the cell that its owner prefers.
@@ -169,6 +175,7 @@ func Default() *Config {
 		Auth:        Auth{Challenge: ChallengeSimple, TokenTTL: 10 * time.Minute},
 		Resources:   Resources{CPU: 1, Memory: 256 << 20, Concurrency: 100},
 		SLO:         SLO{MaxP99Ms: 150, MinBandwidthMbps: 100, CloneOnViolation: true},
+		Caller:      Caller{SpotCheck: 0.01},
 		Deps:        map[string]string{},
 		RemoteCells: map[string]string{},
 		Network: Network{

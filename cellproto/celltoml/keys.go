@@ -84,6 +84,8 @@ var keys = [...]key{
 	{path: "slo.min_bandwidth_mbps", kind: integer, at: func(c *Config) any { return &c.SLO.MinBandwidthMbps }, max: maxMbps},
 	{path: "slo.clone_on_violation", kind: flag, at: func(c *Config) any { return &c.SLO.CloneOnViolation }},
 
+	{path: "caller.spot_check", kind: number, at: func(c *Config) any { return &c.Caller.SpotCheck }, max: 1},
+
 	{path: "artefact.type", kind: text, at: func(c *Config) any { return (*string)(&c.Artefact.Type) }, optional: true,
 		choices: []string{string(ArtefactSource), string(ArtefactBinary)}},
 	{path: "artefact.repo", kind: text, at: func(c *Config) any { return &c.Artefact.Repo }, optional: true, check: checkURL},

@@ -53,6 +53,7 @@ func TestGood(t *testing.T) {
 				Auth: Auth{Challenge: ChallengeSig, TokenTTL: time.Minute,
 					AllowedKeys: []string{"ann.pub", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI/example ann@example.org"}},
 				Resources: Resources{CPU: 2, Memory: 2 << 20, Concurrency: 512},
+				Caller:    Caller{SpotCheck: 0.25},
 				Artefact: Artefact{Type: ArtefactBinary, Repo: "https://example.org/calculator.git", Ref: "v1.2.3",
 					URL:       "https://example.org/calculator-linux-amd64",
 					BLAKE3:    "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",

@@ -38,10 +38,11 @@ const (
 // table has one line a package.
 var table = []line{
 	{0, "cellproto", none, "github.com/fxamacker/cbor/v2 lukechampine.com/blake3 golang.org/x"},
-	{0, "cellproto/cell", "cellproto", "github.com/fxamacker/cbor/v2"},
+	{0, "cellproto/cell", "cellproto cellproto/wire", "github.com/fxamacker/cbor/v2"},
 	{0, "cellproto/celltoml", "cellproto", "github.com/pelletier/go-toml/v2"},
 	{0, "cellproto/patch", "cellproto", "github.com/fxamacker/cbor/v2 github.com/mr-tron/base58"},
 	{0, "cellproto/patch/delta", "cellproto cellproto/patch", "github.com/klauspost/compress/zstd"},
+	{0, "cellproto/wire", "cellproto", none},
 	{0, "cellproto/signed", "cellproto", "github.com/fxamacker/cbor/v2 github.com/ipfs/go-cid github.com/libp2p/go-libp2p/core github.com/multiformats"},
 	{0, "internal/ctl", none, none},
 
@@ -61,7 +62,8 @@ var table = []line{
 
 	{4, "cmd/celld", "0 node/program node", free}, // node/program: the log file
 	{4, "cmd/cellbox/...", "cellproto node/sandbox", free},
-	{4, "cmd/cellctl", "cellproto cellproto/celltoml cellproto/patch internal/ctl", free},
+	{4, "cmd/cellctl", "cellproto cellproto/celltoml cellproto/patch internal/ctl cmd/cellctl/gen", free},
+	{4, "cmd/cellctl/gen", "cellproto cellproto/wire", none}, // pure
 
 	{5, "examples/...", "cellproto cellproto/cell", free},
 	{5, "bench/...", "0 1 2 3 bench/load", everything},

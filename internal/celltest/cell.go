@@ -84,7 +84,7 @@ func (c *Cell) spawn() (*process, error) {
 	}
 	defer ready.Close()
 	p := &process{cmd: exec.Command(filepath.Join(Bin(c.t), "celld"), c.Dir), ended: make(chan struct{})}
-	p.cmd.Env = append(c.n.env(c.on), ctl.EnvReadyFD+"=3")
+	p.cmd.Env = append(c.n.environ(c.on), ctl.EnvReadyFD+"=3")
 	p.cmd.ExtraFiles = []*os.File{w} // descriptor 3
 	p.cmd.Stderr = &p.stderr
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -78,6 +78,7 @@ type Net struct {
 	root      string
 	bootstrap []string
 	home      *Cell
+	env       []string // besides what Env gives
 	cells     atomic.Int64
 }
 
@@ -186,16 +187,16 @@ func (p *place) launch(cmd *exec.Cmd) error {
 }
 
 // Env is the environment of everything that runs in the network.
-func (n *Net) Env() []string { return n.env(nil) }
+func (n *Net) Env() []string { return n.environ(nil) }
 
-func (n *Net) env(on *place) []string {
+func (n *Net) environ(on *place) []string {
 	if on == nil {
 		on = &place{dir: n.root, listen: "/ip4/127.0.0.1/tcp/0"}
 	}
 	env := []string{
 		"PATH=" + Bin(n.t) + string(os.PathListSeparator) + os.Getenv("PATH"), "HOME=" + on.dir, "NO_COLOR=1",
 		cellproto.EnvHome + "=" + filepath.Join(on.dir, "home"), cellproto.EnvNetwork + "=" + n.name,
-		cellproto.EnvListen + "=" + on.listen, cellproto.EnvMDNS + "=off",
+		cellproto.EnvListen + "=" + on.listen, cellproto.EnvMDNS + "=off", cellproto.EnvFileRepos + "=on",
 		// What is built must not need a network, nor what this machine has fetched.
 		"GOCACHE=" + goEnv(n.t, "GOCACHE"), "GOMODCACHE=" + filepath.Join(n.root, "no-modules"), "GOPROXY=off", "GOTOOLCHAIN=local",
 		"GOFLAGS=-buildvcs=false", "GOWORK=off",
@@ -203,7 +204,7 @@ func (n *Net) env(on *place) []string {
 	if len(n.bootstrap) > 0 {
 		env = append(env, cellproto.EnvBootstrap+"="+strings.Join(n.bootstrap, ","))
 	}
-	return env
+	return append(env, n.env...)
 }
 
 func goEnv(t testing.TB, name string) string {
@@ -230,7 +231,7 @@ func (n *Net) ctl(on *place, dir string, args ...string) Result {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(Bin(n.t), "cellctl"), args...)
 	var out, errs bytes.Buffer
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, n.env(on), &out, &errs
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, n.environ(on), &out, &errs
 	err := on.launch(cmd)
 	if err == nil {
 		err = cmd.Wait()
