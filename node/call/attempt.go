@@ -207,6 +207,7 @@ type attempt struct {
 	err    error
 	sent   bool // the request may have left; else it has not run, whatever err is
 	counts bool // of a hedge: this is the answer
+	mute   bool // of a hedge: who was asked first did not answer a ping either
 }
 
 // discard drops a reply that nobody wants any more.

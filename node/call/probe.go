@@ -349,7 +349,11 @@ func (d *driver) pingOnce(p cellproto.PeerID) (time.Duration, error) {
 	if err := d.r.fits(hello.Schema); err != nil {
 		return 0, err
 	}
-	return lk.conn.Ping(d.ctx)
+	rtt, err := lk.conn.Ping(d.ctx)
+	if err != nil {
+		lk.doubt()
+	}
+	return rtt, err
 }
 
 func claimOf(ad *signed.Advert) race.Claim {

@@ -1,0 +1,80 @@
+package call
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/node/race"
+)
+
+// A provider that is killed says nothing where QUIC is spoken: there is no connection that the system would
+// end. Calls of idempotent functions that are answered late have it pinged. One that answers is only slow, and
+// is waited for; of one that does not, the next provider is asked, under the same key.
+
+const (
+	silentLeast = 25 * time.Millisecond // before it is pinged
+	pongLeast   = 50 * time.Millisecond // besides two round trips, that its answer may take
+	// ownDelay is by how much this machine itself may be late with the clock: past it, it is too busy to
+	// blame others, and pings once more.
+	ownDelay = 10 * time.Millisecond
+)
+
+// look is how long a call is silent before somebody looks after it.
+func (p *policy) look(ctx context.Context, who race.Ranked) time.Duration {
+	wait := p.patience(ctx, who)
+	if !p.pure {
+		wait = min(wait, max(who.CallP99.Duration()*3/2, silentLeast))
+	}
+	return wait
+}
+
+// awaitSilence returns true once a provider that a call waits for has been found silent, and false once
+// patience is over though it is not, or with ctx. Calls go to others then.
+func (c *Caller) awaitSilence(ctx context.Context, r *remote, who race.Ranked, patience time.Duration) bool {
+	over := time.NewTimer(patience)
+	defer over.Stop()
+	pause := max(who.CallP99.Duration(), silentLeast)
+	again := time.NewTimer(pause)
+	defer again.Stop()
+	for {
+		if lk := c.links.live(who.Peer, string(r.name)); lk != nil && mute(ctx, lk, who.Median.Duration()) && ctx.Err() == nil {
+			c.deps.Log.Debug("a provider is silent", zap.String("peer", string(who.Peer)))
+			lk.doubt()
+			c.failed(time.Now(), r, who.Peer)
+			return true
+		}
+		again.Reset(pause)
+		select {
+		case <-again.C:
+			pause *= 2
+		case <-over.C:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// mute says that the other end of a link does not answer a ping.
+func mute(ctx context.Context, lk *link, rtt time.Duration) bool {
+	patience := 2*rtt + pongLeast
+	for range 3 {
+		begin := time.Now()
+		limited, cancel := context.WithTimeout(ctx, patience)
+		_, err := lk.conn.Ping(limited)
+		cancel()
+		if kind := cellproto.KindOf(err); err == nil || kind != cellproto.Timeout && kind != cellproto.Canceled {
+			return err != nil // the connection is lost
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		if time.Since(begin) < patience+ownDelay {
+			return true
+		}
+	}
+	return false
+}
