@@ -52,11 +52,27 @@ func (n *Net) machine(net *netdelay.Net, name, addr string) *machine {
 		n.t.Fatal(err)
 	}
 	n.t.Cleanup(func() {
+		if n.t.Failed() {
+			m.logs()
+		}
 		if err := m.Kill(); err != nil { // mirrors, and home cells: whatever cells have started
 			n.t.Error(err)
 		}
 	})
 	return m
+}
+
+// logs has the test say what the nuclei of the machine have logged that it did not start itself.
+func (m *machine) logs() {
+	for _, of := range []string{"home", "foreign/*"} {
+		paths, _ := filepath.Glob(filepath.Join(m.at.dir, of, "log", "nucleus.log")) // the pattern is good
+		for _, path := range paths {
+			data, err := os.ReadFile(path)
+			if err == nil {
+				m.n.t.Logf("%s:\n%s", path, data)
+			}
+		}
+	}
 }
 
 // cell makes a cell on the machine, of an own directory's name.

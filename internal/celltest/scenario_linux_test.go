@@ -223,26 +223,26 @@ func (s *scenario) direct() (calls []made) {
 	return calls
 }
 
-// where says on which machine a reply was made.
-func (s *scenario) where(w witnessed) string {
+// where says on which machine a call was answered.
+func (s *scenario) where(m *made) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.evidence == nil || s.evidence.machine[w.Instance] == "" {
+	if s.evidence == nil || s.evidence.machine[m.meta.Provider] == "" {
 		e, err := gather(s.all)
 		if err != nil {
 			return "?"
 		}
 		s.evidence = e
 	}
-	if at := s.evidence.machine[w.Instance]; at != "" {
+	if at := s.evidence.machine[m.meta.Provider]; at != "" {
 		return at
 	}
 	return "?"
 }
 
-// isNear says that a reply was made near the callers.
-func (s *scenario) isNear(w witnessed) bool {
-	at := s.where(w)
+// isNear says that a call was answered near the callers.
+func (s *scenario) isNear(m *made) bool {
+	at := s.where(m)
 	return at == "donor" || strings.HasPrefix(at, "caller")
 }
 
@@ -260,7 +260,7 @@ func (s *scenario) show(now time.Time) {
 			failed++
 			continue
 		}
-		at := s.where(m.reply)
+		at := s.where(&m)
 		if strings.HasPrefix(at, "caller") {
 			at = "itself"
 		}
@@ -304,7 +304,7 @@ func (s *scenario) served(want, version string) bool {
 			if m.caller != i || m.want != want || got == enough {
 				continue
 			}
-			if m.err != nil || m.reply.Version != version || !s.isNear(m.reply) {
+			if m.err != nil || m.reply.Version != version || !s.isNear(&m) {
 				return false
 			}
 			got++
@@ -352,6 +352,7 @@ func (s *scenario) run(p pace) {
 	} else {
 		s.loseCopies(p)
 	}
+	s.until(3*time.Second, nil) // those that are late
 	calls := s.load.end()
 	s.show(time.Now())
 	e, err := gather(s.all)
@@ -451,8 +452,9 @@ func (s *scenario) report(calls []made, e *evidence, direct []made, nearBy time.
 	v := judge(calls, e, s.cuts)
 	fmt.Fprintf(s.out, "\n%d calls. Of those that may be repeated %d failed; executed twice %d; wrong version or answer %d.\n",
 		v.calls, len(v.failed), len(v.twice), len(v.wrong))
-	fmt.Fprintf(s.out, "Repeated elsewhere as their machine was lost %d, pure and asked of several %d, answered by a program whose note was lost %d.\n",
-		v.repeated, v.hedged, v.unnoted)
+	fmt.Fprintf(s.out, "Repeated elsewhere, under their key, as their machine was lost %d, as it was silent %d; pure, and asked of several %d.\n",
+		v.repeated, v.silent, v.hedged)
+	fmt.Fprintf(s.out, "Answered by a program whose own note of it was lost with its machine %d.\n", v.unnoted)
 	fmt.Fprintf(s.out, "Of those that must not be repeated %d may have run, %d were refused.\n", v.mayRun, v.refused)
 	s.times(calls, direct, nearBy)
 	for _, list := range []struct {
@@ -478,7 +480,7 @@ func (s *scenario) times(calls []made, direct []made, nearBy time.Time) {
 			if m.caller != i || m.err != nil {
 				continue
 			}
-			isNear := s.isNear(m.reply)
+			isNear := s.isNear(&m)
 			if missed.IsZero() && m.took > wished*time.Millisecond {
 				missed = m.end()
 			}
@@ -499,19 +501,29 @@ func (s *scenario) times(calls []made, direct []made, nearBy time.Time) {
 	fmt.Fprintf(s.out, "p99 near the callers: from %s to %s, %.2f of a direct near round trip (goal 1.5), whose p50 is %s and p99 %s\n", ms(percentile(far, 99)),
 		ms(percentile(near, 99)), float64(percentile(near, 99))/float64(max(percentile(direct, 50), 1)), ms(percentile(direct, 50)), ms(percentile(direct, 99)))
 	for _, c := range s.cuts {
-		var longest []time.Duration
-		for i := range s.callers {
-			var most time.Duration
-			for _, m := range calls {
-				if m.caller == i && m.end().After(c.at) && m.at.Before(c.at.Add(5*time.Second)) {
-					most = max(most, m.took)
-				}
-			}
-			longest = append(longest, most)
-		}
-		slices.Sort(longest)
-		fmt.Fprintf(s.out, "after the loss of %s the longest stall of each caller: %v, p50 %s (goal 150 ms)\n", c.machine, longest, ms(longest[len(longest)/2]))
+		fmt.Fprintf(s.out, "after the loss of %s the longest stall of each caller: %s (goal 150 ms); of what must not be repeated: %s\n",
+			c.machine, s.stalls(calls, c.at, true), s.stalls(calls, c.at, false))
 	}
+}
+
+// stalls gives the longest call of each caller in the 5 s after something was lost, and the median of these.
+func (s *scenario) stalls(calls []made, at time.Time, repeatable bool) string {
+	var longest []time.Duration
+	for i := range s.callers {
+		var most time.Duration
+		for _, m := range calls {
+			if m.caller == i && m.repeatable() == repeatable && m.end().After(at) && m.at.Before(at.Add(5*time.Second)) {
+				most = max(most, m.took)
+			}
+		}
+		longest = append(longest, most)
+	}
+	slices.Sort(longest)
+	var text []string
+	for _, d := range longest {
+		text = append(text, ms(d))
+	}
+	return fmt.Sprintf("%s, p50 %s", strings.Join(text, ", "), ms(longest[len(longest)/2]))
 }
 
 // A copy comes, the original goes, a new version comes, the copies are killed: no call fails, runs twice or

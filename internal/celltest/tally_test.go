@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -14,7 +15,7 @@ import (
 // evidence is what the programs have noted of themselves: who carried out what.
 type evidence struct {
 	version map[string]string   // of each instance of the program
-	machine map[string]string   // that it ran on
+	machine map[string]string   // that it ran on; also of each peer, and of each cell's directory
 	ran     map[string][]string // the instances that carried a call out, by its key
 }
 
@@ -25,12 +26,20 @@ func (e *evidence) collect(machine, dir string) error {
 		if err != nil || !d.Type().IsRegular() {
 			return nil // it has just been removed
 		}
-		if name := d.Name(); name != "cell.log" && name != "cell.log.1" && !strings.HasSuffix(name, ".calls") {
+		name := d.Name()
+		if name != "cell.log" && name != "cell.log.1" && name != "nucleus.log" && !strings.HasSuffix(name, ".calls") {
 			return nil
 		}
 		data, err := os.ReadFile(path)
 		if err != nil {
 			return err
+		}
+		if name == "nucleus.log" {
+			e.machine[filepath.Dir(filepath.Dir(path))] = machine
+			for _, m := range readyPeer.FindAllSubmatch(data, -1) {
+				e.machine[string(m[1])] = machine
+			}
+			return nil
 		}
 		lines := bufio.NewScanner(bytes.NewReader(data))
 		for lines.Scan() {
@@ -46,6 +55,9 @@ func (e *evidence) collect(machine, dir string) error {
 		return lines.Err()
 	})
 }
+
+// readyPeer is how a nucleus says in its log who it is.
+var readyPeer = regexp.MustCompile(`\tready\t\{.*"peer": "([0-9A-Za-z]+)"`)
 
 func gather(machines []*machine) (*evidence, error) {
 	e := &evidence{version: map[string]string{}, machine: map[string]string{}, ran: map[string][]string{}}
@@ -66,11 +78,12 @@ type cut struct {
 // verdict is what both ends say together. The first three are what must not be.
 type verdict struct {
 	failed []string // of those that may be repeated
-	twice  []string
+	twice  []string // by one program, or though it must not be repeated, or for no reason
 	wrong  []string
 
 	calls    int
 	repeated int // carried out once more, elsewhere, since the power of the first machine was cut meanwhile
+	silent   int // the same, since the first did not answer for a while, nor a ping
 	hedged   int // pure, carried out by several
 	unnoted  int // answered, but what noted it was lost in a power cut
 	mayRun   int // must not be repeated, and the error says that it may have run
@@ -118,21 +131,36 @@ func (v *verdict) count(m *made, e *evidence, cuts []cut) {
 		v.hedged++
 	case m.fn == "note" && lostMeanwhile(m, ran, e, cuts):
 		v.repeated++
+	case m.fn == "note" && m.took > leastSilence && !again(ran):
+		v.silent++
 	default:
 		v.twice = append(v.twice, fmt.Sprintf("%s ran in %v", what, ran))
 	}
 }
 
-// lostMeanwhile says that a call was carried out by different programs, all but one of them on machines
-// whose power was cut while the call was on its way: nobody can know then whether it had run.
-func lostMeanwhile(m *made, ran []string, e *evidence, cuts []cut) bool {
-	alive := 0
+// leastSilence is how long a provider is silent before the next one is asked.
+const leastSilence = 75 * time.Millisecond
+
+// again says that one program has carried a call out more than once.
+func again(ran []string) bool {
 	seen := map[string]bool{}
 	for _, instance := range ran {
 		if seen[instance] {
-			return false
+			return true
 		}
 		seen[instance] = true
+	}
+	return false
+}
+
+// lostMeanwhile says that a call was carried out by different programs, all but one of them on machines
+// whose power was cut while the call was on its way: nobody can know then whether it had run.
+func lostMeanwhile(m *made, ran []string, e *evidence, cuts []cut) bool {
+	if again(ran) {
+		return false
+	}
+	alive := 0
+	for _, instance := range ran {
 		lost := false
 		for _, c := range cuts {
 			lost = lost || c.machine == e.machine[instance] && m.at.Before(c.at) && m.end().After(c.at)

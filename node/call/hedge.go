@@ -30,6 +30,10 @@ func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *ce
 		}
 		defer c.work.end()
 		mute := !p.pure && c.awaitSilence(rest, r, who, p.patience(ctx, who))
+		if rest.Err() != nil { // the first has answered meanwhile
+			over <- attempt{err: cellproto.Errorf("call "+req.Header.Func, cellproto.KindOf(rest.Err()), "%w", rest.Err())}
+			return
+		}
 		b := h.run(rest)
 		b.mute = mute
 		if b.counts {

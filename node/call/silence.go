@@ -40,7 +40,7 @@ func (c *Caller) awaitSilence(ctx context.Context, r *remote, who race.Ranked, p
 	again := time.NewTimer(pause)
 	defer again.Stop()
 	for {
-		if lk := c.links.live(who.Peer, string(r.name)); lk != nil && mute(ctx, lk, who.Median.Duration()) && ctx.Err() == nil {
+		if lk := c.links.live(who.Peer, string(r.name)); lk != nil && mute(ctx, lk, pong(who)) && ctx.Err() == nil {
 			c.deps.Log.Debug("a provider is silent", zap.String("peer", string(who.Peer)))
 			lk.doubt()
 			c.failed(time.Now(), r, who.Peer)
@@ -58,9 +58,13 @@ func (c *Caller) awaitSilence(ctx context.Context, r *remote, who race.Ranked, p
 	}
 }
 
+// pong is how long the answer to a ping may take: the more, the more its calls differ.
+func pong(who race.Ranked) time.Duration {
+	return 2*who.Median.Duration() + max(who.CallP99.Duration(), pongLeast)
+}
+
 // mute says that the other end of a link does not answer a ping.
-func mute(ctx context.Context, lk *link, rtt time.Duration) bool {
-	patience := 2*rtt + pongLeast
+func mute(ctx context.Context, lk *link, patience time.Duration) bool {
 	for range 3 {
 		begin := time.Now()
 		limited, cancel := context.WithTimeout(ctx, patience)

@@ -24,7 +24,7 @@ type Call struct {
 type Answer struct {
 	Key      string `json:"key"`
 	Version  string `json:"version"`
-	Instance string `json:"instance"` // of the program: another one after each start
+	Instance string `json:"instance"` // of the program: another one after each start; "" of what is pure
 }
 
 func main() {
@@ -44,8 +44,13 @@ func main() {
 		print("@ran " + c.Key + " " + instance + "\n")
 		return Answer{Key: c.Key, Version: version, Instance: instance}, nil
 	}
+	look := func(ctx context.Context, c Call) (Answer, error) {
+		a, err := carryOut(ctx, c)
+		a.Instance = "" // the same whoever answers
+		return a, err
+	}
 	cell.Main(
-		cell.Func("look", carryOut).Pure().Doc("May be asked of several at once."),
+		cell.Func("look", look).Pure().Doc("May be asked of several at once."),
 		cell.Func("note", carryOut).Idempotent().Doc("May be repeated under its key."),
 		cell.Func("once", carryOut).Doc("Must not be repeated."),
 	)
