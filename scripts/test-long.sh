@@ -1,7 +1,8 @@
 #!/bin/sh
 # What takes too long for every commit: the tests twice more, with CELL_LONG=1 for those that do more
 # when they may; every fuzz target for a while; the other platforms; the testnet in containers, where
-# docker answers; homes behind NATs, and machines far and near, in network namespaces, as root. Run scripts/test.sh first.
+# docker answers; homes behind NATs, and machines far and near, in network namespaces, as root. Run
+# scripts/test.sh first.
 #
 # usage: scripts/test-long.sh
 #
