@@ -62,7 +62,8 @@ func (n *Net) machine(net *netdelay.Net, name, addr string) *machine {
 	return m
 }
 
-// logs has the test say what the nuclei of the machine have logged that it did not start itself.
+// logs has the test say what the nuclei of the machine have logged that it did not start itself, and how the
+// last races of its callers went.
 func (m *machine) logs() {
 	for _, of := range []string{"home", "foreign/*"} {
 		paths, _ := filepath.Glob(filepath.Join(m.at.dir, of, "log", "nucleus.log")) // the pattern is good
@@ -71,6 +72,13 @@ func (m *machine) logs() {
 			if err == nil {
 				m.n.t.Logf("%s:\n%s", path, data)
 			}
+		}
+	}
+	races, _ := filepath.Glob(filepath.Join(m.at.dir, "*", ".cell-cache", "*", "race.log"))
+	for _, path := range races {
+		data, err := os.ReadFile(path)
+		if err == nil {
+			m.n.t.Logf("the end of %s:\n%s", path, data[max(0, len(data)-4000):])
 		}
 	}
 }

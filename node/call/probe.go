@@ -352,8 +352,12 @@ func (d *driver) pingOnce(p cellproto.PeerID) (time.Duration, error) {
 	rtt, err := lk.conn.Ping(d.ctx)
 	if err != nil {
 		lk.doubt()
+		return 0, err
 	}
-	return rtt, err
+	d.c.mu.Lock()
+	defer d.c.mu.Unlock()
+	d.c.reputation.Back(time.Now(), lk.made, p)
+	return rtt, nil
 }
 
 func claimOf(ad *signed.Advert) race.Claim {
