@@ -11,12 +11,14 @@ import (
 )
 
 // A provider that is killed says nothing where QUIC is spoken: there is no connection that the system would
-// end. Calls of idempotent functions that are answered late have it pinged. One that answers is only slow, and
-// is waited for; of one that does not, the next provider is asked, under the same key.
+// end. Calls of pure and idempotent functions that are answered late have it pinged. One that answers is only
+// slow, and is given its time; of one that does not, the next provider is asked, under the same key.
 
 const (
-	silentLeast = 25 * time.Millisecond // before it is pinged
-	pongLeast   = 50 * time.Millisecond // besides two round trips, that its answer may take
+	lookLeast = 25 * time.Millisecond // of silence before it is pinged
+	lookMost  = 50 * time.Millisecond // or two round trips: a ping costs little
+	pongLeast = 50 * time.Millisecond // that its answer may take, besides two round trips
+	pongMost  = 150 * time.Millisecond
 	// ownDelay is by how much this machine itself may be late with the clock: past it, it is too busy to
 	// blame others, and pings once more.
 	ownDelay = 10 * time.Millisecond
@@ -24,19 +26,21 @@ const (
 
 // look is how long a call is silent before somebody looks after it.
 func (p *policy) look(ctx context.Context, who race.Ranked) time.Duration {
-	wait := p.patience(ctx, who)
-	if !p.pure {
-		wait = min(wait, max(who.CallP99.Duration()*3/2, silentLeast))
-	}
-	return wait
+	wait := max(who.CallP99.Duration()*3/2, lookLeast)
+	return min(wait, max(2*who.Median.Duration(), lookMost), p.patience(ctx, who))
+}
+
+// pong is how long the answer to a ping may take: the more, the more its calls differ.
+func pong(who race.Ranked) time.Duration {
+	return 2*who.Median.Duration() + min(max(who.CallP99.Duration(), pongLeast), pongMost)
 }
 
 // awaitSilence returns true once a provider that a call waits for has been found silent, and false once
 // patience is over though it is not, or with ctx. Calls go to others then.
 func (c *Caller) awaitSilence(ctx context.Context, r *remote, who race.Ranked, patience time.Duration) bool {
-	over := time.NewTimer(patience)
-	defer over.Stop()
-	pause := max(who.CallP99.Duration(), silentLeast)
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	pause := max(who.CallP99.Duration(), lookLeast)
 	again := time.NewTimer(pause)
 	defer again.Stop()
 	for {
@@ -50,17 +54,10 @@ func (c *Caller) awaitSilence(ctx context.Context, r *remote, who race.Ranked, p
 		select {
 		case <-again.C:
 			pause *= 2
-		case <-over.C:
-			return false
 		case <-ctx.Done():
 			return false
 		}
 	}
-}
-
-// pong is how long the answer to a ping may take: the more, the more its calls differ.
-func pong(who race.Ranked) time.Duration {
-	return 2*who.Median.Duration() + max(who.CallP99.Duration(), pongLeast)
 }
 
 // mute says that the other end of a link does not answer a ping.
