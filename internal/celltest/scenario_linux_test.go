@@ -397,14 +397,14 @@ func (s *scenario) loseCopies(p pace) {
 func TestScenario(t *testing.T) {
 	t.Parallel()
 	s := newScenario(t, t.Output())
-	s.run(pace{calm: 2 * time.Second, patience: Patience})
+	s.run(pace{calm: 2 * time.Second, patience: 90 * time.Second})
 }
 
 // The same with copies at a donor.
 func TestScenarioWithDonor(t *testing.T) {
 	t.Parallel()
 	s := newScenario(t, t.Output())
-	s.run(pace{calm: 2 * time.Second, patience: Patience, donor: true})
+	s.run(pace{calm: 2 * time.Second, patience: 90 * time.Second, donor: true})
 }
 
 func TestLongScenario(t *testing.T) {
