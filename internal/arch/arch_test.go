@@ -48,9 +48,11 @@ var table = []line{
 
 	{1, "dht", "0", free},
 	{1, "dht/content", "0", free},
+	{1, "ledger", "cellproto", "github.com/fxamacker/cbor/v2 github.com/hdevalence/ed25519consensus golang.org/x/sys"}, // cellctl may link it
 	{1, "node/sandbox", "0", free},
 	{1, "node/program", "0 node/sandbox", free},
 	{1, "node/patcher", "0", free},
+	{1, "node/state", "cellproto", free},
 
 	{2, "node/race", "cellproto", none}, // pure
 	{2, "node/call", "0 node/race", free},
@@ -75,12 +77,14 @@ var table = []line{
 // are named: whoever wants to replace one has a single place to look at. The longest path counts.
 var reserved = map[string]string{
 	"github.com/libp2p/go-libp2p":         "node", // its root alone; see reservedFor
+	"github.com/libp2p/go-libp2p/config":  "node",
 	"github.com/libp2p/go-libp2p-kad-dht": "dht",
 	"github.com/ipfs/boxo":                "dht/content",
 	"github.com/ipfs/boxo/ipns":           "dht", // the format of a record
 	"github.com/ipfs/go-ds-flatfs":        "dht/content",
 	"github.com/ipfs/go-ds-leveldb":       "node",
 	"github.com/pelletier/go-toml/v2":     "cellproto/celltoml",
+	"go.etcd.io/bbolt":                    "node/state",
 	"github.com/spf13":                    "cmd/cellctl",
 	"charm.land":                          "cmd/cellctl",
 	"google.golang.org/grpc":              none, // a peer in benchmarks, which have a module of their own
