@@ -117,6 +117,11 @@ func (p *policy) prepare(ctx context.Context, c *Caller, r *remote, who race.Ran
 			return nil // it is only called less boldly
 		}
 	}
+	return p.read(schema, req)
+}
+
+// read learns it from a schema that is at hand, which may be nil.
+func (p *policy) read(schema *cellproto.Schema, req *cellproto.Request) error {
 	p.known = true
 	if schema == nil {
 		return nil
@@ -214,6 +219,7 @@ type attempt struct {
 	err    error
 	sent   bool // the request may have left; else it has not run, whatever err is
 	counts bool // of a hedge: this is the answer
+	mute   bool // of a hedge: who was asked first did not answer a ping either
 }
 
 // discard drops a reply that nobody wants any more.

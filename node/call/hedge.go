@@ -9,9 +9,9 @@ import (
 	"github.com/celldnet/celld/node/race"
 )
 
-// hedged calls who. When a pure function stays silent for a few times its usual time, or an idempotent one
-// for half of the time that is left, further candidates are asked too, one after the other, and the first
-// answer counts.
+// hedged calls who. When a pure function stays silent for a few times its usual time, an idempotent one for
+// half of the time that is left, or either until its provider does not answer a ping, further candidates are
+// asked too, one after the other, and the first answer counts.
 func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, p *policy, tried *peerSet) attempt {
 	if !p.idempotent || req.Body != nil {
 		return c.callPeer(ctx, r, who, req)
@@ -23,13 +23,20 @@ func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *ce
 	rest, cancelRest := context.WithCancel(ctx)
 	h := &hedge{c: c, r: r, req: *req, p: p, tried: tried}
 	over := make(chan attempt, 1)
-	timer := time.AfterFunc(p.patience(ctx, who), func() {
+	look, patience := p.look(ctx, who), p.patience(ctx, who)
+	timer := time.AfterFunc(look, func() {
 		if !c.work.begin() {
 			over <- attempt{err: errStopping("call " + req.Header.Func)}
 			return
 		}
 		defer c.work.end()
+		mute := c.awaitSilence(rest, r, who, patience-look)
+		if rest.Err() != nil { // the first has answered meanwhile
+			over <- attempt{err: cellproto.Errorf("call "+req.Header.Func, cellproto.KindOf(rest.Err()), "%w", rest.Err())}
+			return
+		}
 		b := h.run(rest)
+		b.mute = mute
 		if b.counts {
 			cancelFirst()
 		}
@@ -47,7 +54,9 @@ func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *ce
 		cancelRest()
 		return a
 	}
-	c.outrun(r, who.Peer, req.Header.Func)
+	if !b.mute { // else the race that follows finds out whether it is gone, or was busy for a moment
+		c.outrun(r, who.Peer, req.Header.Func)
+	}
 	return b.until(cancelRest)
 }
 
