@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"lukechampine.com/blake3"
@@ -78,6 +79,27 @@ func TestAddAgain(t *testing.T) {
 	}
 	if r, err := ReadRecord(first.Dir); err != nil || !r.Public {
 		t.Errorf("%+v: %v", r, err)
+	}
+}
+
+// What another process makes is seen at once.
+func TestDirOfOthers(t *testing.T) {
+	c := &clock{time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)} // stands still
+	root := filepath.Join(t.TempDir(), "foreign")
+	mine, theirs := storeAt(t, root, lying(program), c.Now), storeAt(t, root, lying(program), c.Now)
+	w := want(t, artefact(t, program), nil, nil)
+	if _, ok := mine.Dir(w.CID); ok {
+		t.Error("it is there before")
+	}
+	m := mustAdd(t, theirs, w)
+	if dir, ok := mine.Dir(w.CID); !ok || dir != m.Dir {
+		t.Errorf("%q, %v", dir, ok)
+	}
+	if _, err := theirs.Remove(t.Context(), m.CID); err != nil {
+		t.Fatal(err)
+	}
+	if dir, ok := mine.Dir(w.CID); ok {
+		t.Errorf("%s is there still", dir)
 	}
 }
 
