@@ -250,3 +250,53 @@ func TestNewVersionIsMirrored(t *testing.T) {
 		}
 	}
 }
+
+// cellctl gc removes a mirror that is stopped and was not used for a week, and no other; the next call goes to
+// the provider.
+func TestUnusedMirrorIsCollected(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	_, published := n.provide("calculator")
+	mirror := n.At(n.Must(n.root, "mirror", "add", published.CID))
+	age := func() {
+		t.Helper()
+		path := filepath.Join(mirror.Dir, "mirror.json")
+		data, err := os.ReadFile(path)
+		var record map[string]any
+		if err == nil {
+			err = json.Unmarshal(data, &record)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		record["created"], record["last_used"] = "2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z"
+		if data, err = json.Marshal(record); err == nil {
+			err = os.WriteFile(path, data, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	age()
+	if gone := n.Must(n.root, "gc"); gone != "" {
+		t.Errorf("one that runs was removed: %s", gone)
+	}
+	n.Must(n.root, "stop", mirror.Dir)
+	if gone := n.Must(n.root, "gc"); gone != "" {
+		t.Errorf("one that was used a moment ago was removed: %s", gone)
+	}
+	age()
+	if would := n.Must(n.root, "gc", "--dry-run"); would != "would remove "+mirror.Dir {
+		t.Errorf("it says %s", would)
+	}
+	n.mirrors(t, 1)
+	if gone := n.Must(n.root, "gc"); gone != "removed "+mirror.Dir {
+		t.Errorf("it says %s", gone)
+	}
+	n.mirrors(t, 0)
+	n.nothingLeft(t)
+	var r struct{ Source string }
+	if err := json.Unmarshal([]byte(n.Must(n.root, "use", published.CID, "add", "3", "4", "--json")), &r); err != nil || r.Source != "dht" {
+		t.Errorf("it is answered by %s: %v", r.Source, err)
+	}
+}
