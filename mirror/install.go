@@ -28,7 +28,11 @@ type Want struct {
 	Schema  *cellproto.Schema // that it names; nil: it names none
 	From    []peer.AddrInfo   // who has the program, the best first
 	Public  bool              // it is to be announced
-	Network Network           // that it is announced in
+	Hosted  bool              // it is made for others: see Record
+	AskedBy peer.ID           // with Hosted
+	// Before is called with the directory of a mirror that is complete, before anybody sees it; nil: nothing is.
+	Before  func(dir string) error
+	Network Network // that it is announced in
 }
 
 // Add makes a mirror, and reports whether it did: if there is one already, or somebody else makes one
@@ -76,6 +80,9 @@ func (s *Store) again(op string, m *Mirror, err error, w Want) (*Mirror, bool, e
 	if err == nil && m.CID != w.CID.String() {
 		err = cellproto.Errorf(op, cellproto.Failed, "its directory %s has a mirror of %s", m.Dir, m.CID)
 	}
+	if err == nil && w.Hosted && !m.Hosted && !m.Public {
+		err = cellproto.Errorf(op, cellproto.Denied, "this machine has a copy of its own, which is not shared")
+	}
 	if err == nil && w.Public && !m.Public {
 		m.Public = true
 		err = m.write(m.Dir)
@@ -84,6 +91,18 @@ func (s *Store) again(op string, m *Mirror, err error, w Want) (*Mirror, bool, e
 		return nil, false, err
 	}
 	return m, false, nil
+}
+
+// Check says whether a mirror may be made here, as Add does before it fetches anything: its manifest, what
+// its owner allows, and whether there is a program for this machine.
+func (s *Store) Check(w Want) error {
+	op := "mirror " + w.CID.String()
+	m, err := signed.OpenManifest(w.CID, w.Block)
+	if err != nil {
+		return cellproto.Errorf(op, cellproto.KindOf(err), "%w", err)
+	}
+	_, err = s.plan(op, w, m)
+	return err
 }
 
 // plan is a mirror that may be made.
@@ -157,7 +176,10 @@ func (s *Store) build(ctx context.Context, root *os.Root, p *plan, progress func
 			return err
 		}
 		progress("making the cell " + p.name)
-		return p.writeFiles(root, dir, s.deps.Now())
+		if err := p.writeFiles(root, dir, s.deps.Now()); err != nil || p.Before == nil {
+			return err
+		}
+		return p.Before(filepath.Join(s.cfg.Root, dir))
 	})
 }
 
@@ -256,7 +278,10 @@ func (p *plan) writeFiles(root *os.Root, dir string, now time.Time) error {
 	}
 	r := &Record{
 		CID: id, Name: p.manifest.Name, Version: p.manifest.Version, Owner: string(p.manifest.Owner), Source: SourceArtefact,
-		Public: p.Public, Created: now.UTC(), LastUsed: now.UTC(), State: StateReady,
+		Public: p.Public, Hosted: p.Hosted, Created: now.UTC(), LastUsed: now.UTC(), State: StateReady,
+	}
+	if p.Hosted {
+		r.AskedBy = p.AskedBy.String()
 	}
 	if p.artefact.Size == 0 {
 		r.Source = p.manifest.Source.Repo + "@" + p.manifest.Source.Commit

@@ -29,9 +29,11 @@ type Record struct {
 	CID      string    `json:"cid,omitempty"` // of the manifest; "": it was named by its repository
 	Name     string    `json:"name"`
 	Version  string    `json:"version"`
-	Owner    string    `json:"owner,omitempty"` // peer ID of the account that signed the manifest
-	Source   string    `json:"source"`          // SourceArtefact, or the repository and commit that it was built from
-	Public   bool      `json:"public"`          // it is announced; else it listens on its Unix socket only
+	Owner    string    `json:"owner,omitempty"`    // peer ID of the account that signed the manifest
+	Source   string    `json:"source"`             // SourceArtefact, or the repository and commit that it was built from
+	Public   bool      `json:"public"`             // it is announced; else it listens on its Unix socket only
+	Hosted   bool      `json:"hosted,omitempty"`   // for others, as long as this machine has nothing else to do
+	AskedBy  string    `json:"asked_by,omitempty"` // peer ID of who asked for it, if it is hosted
 	Created  time.Time `json:"created"`
 	LastUsed time.Time `json:"last_used"`
 	State    string    `json:"state"` // StateReady

@@ -149,7 +149,7 @@ func (n *nucleus) manifest(ctx context.Context, a signed.Artefact, schema *cellp
 			return signed.Manifest{}, err
 		}
 		m.Schema, m.SchemaHash = link, schema.Hash()
-		m.Accepted = []cellproto.SchemaHash{m.SchemaHash}
+		m.Accepted = n.serving.accepted(schema)
 	}
 	if cfg.Artefact.Repo != "" {
 		m.Source = &signed.Source{

@@ -108,7 +108,10 @@ func (a *app) showMirrors(rows []ctl.MirrorRow) error {
 	table := [][]string{{"NAME", "VERSION", "STATE", "LAST USED", "CID", "DIR"}}
 	for _, r := range rows {
 		state := r.State
-		if r.Public {
+		switch {
+		case r.Hosted:
+			state += ", hosted"
+		case r.Public:
 			state += ", public"
 		}
 		is := r.CID

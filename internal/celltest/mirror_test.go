@@ -162,6 +162,37 @@ func TestMirrorOfLines(t *testing.T) {
 	n.Must(n.root, "mirror", "rm", published.CID)
 }
 
+// A caller that wants bandwidth has it measured, and gets a copy of what does not have enough.
+func TestMissedBandwidthIsMirrored(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	_, published := n.provide("calculator")
+	content, caller := n.Headless("content"), n.Headless("caller")
+	content.write(".cell-cache/slo.json", `{"max_p99_ms": 0, "min_bandwidth_mbps": 1, "clone_on_violation": true}`, 0o600)
+	caller.write(".cell-cache/slo.json", `{"max_p99_ms": 0, "min_bandwidth_mbps": 1000000, "clone_on_violation": true}`, 0o600)
+	content.Start()
+	caller.Start()
+	content.AwaitProviders(published.CID, 1)
+	use := func(from *Cell) string {
+		t.Helper()
+		reply, meta, err := from.Use(t.Context(), published.CID, "add", "3", "4")
+		if err != nil || string(reply) != "7" {
+			t.Fatalf("%s: %v", reply, err)
+		}
+		return meta.Source
+	}
+	// Both race as often; the first to have a copy would be the one for whom it was made.
+	Eventually(t, "a call is answered by the copy", func() bool { use(content); return use(caller) == "mirror" })
+	log, err := os.ReadFile(filepath.Join(content.Dir, "log", "nucleus.log"))
+	if err != nil || strings.Contains(string(log), "misses the objective") {
+		t.Errorf("it was copied for who is content: %v", err)
+	}
+	if log, err = os.ReadFile(filepath.Join(caller.Dir, "log", "nucleus.log")); err != nil || !strings.Contains(string(log), "misses the objective") {
+		t.Errorf("it was not copied for who is not content: %v", err)
+	}
+	n.Must(n.root, "mirror", "rm", published.CID)
+}
+
 // A caller that wants a near copy of what is too slow gets one unasked: calls go on meanwhile, and then to
 // the copy. Without that wish nothing is copied.
 func TestMissedObjectiveIsMirrored(t *testing.T) {

@@ -91,9 +91,14 @@ func (c *Caller) leaveAlone(dir string, why error) {
 // soon another one is wanted, as long as the cell is called; 0: as usual.
 type Raced struct {
 	Cell      cid.Cid
-	Manifest  *signed.Manifest // nil: it is not known yet
-	Best      time.Duration    // what 99 of 100 calls of the winner should stay under; 0: there was none
-	Objective []byte           // the caller's slo.json for this cell, else for all cells; nil: there is none
+	Manifest  *signed.Manifest   // nil: it is not known yet
+	Best      time.Duration      // what 99 of 100 calls of the winner should stay under; 0: there was none
+	Answered  []cellproto.PeerID // the providers that could be measured
+	Objective []byte             // the caller's slo.json for this cell, else for all cells; nil: there is none
+
+	// Bandwidth gives what the winner sends, in Mbit/s, and measures it if that is due; 0: it cannot be
+	// measured. It takes up to seconds. Nil: there was no winner.
+	Bandwidth func() int64
 }
 
 const objectiveFile = "slo.json"
@@ -108,8 +113,14 @@ func (c *Caller) tellRaced(r *remote, d *race.Decision) {
 		out.Objective = c.cache.read(objectiveFile)
 	}
 	out.Manifest, _ = r.description()
+	out.Bandwidth = c.winnerSpeed(r, d)
 	if d.Winner != "" {
 		out.Best = d.Ranking[0].CallP99.Duration()
+	}
+	for _, k := range d.Ranking {
+		if k.Out == "" {
+			out.Answered = append(out.Answered, k.Peer)
+		}
 	}
 	again := c.deps.Raced(out)
 	r.mu.Lock()

@@ -57,7 +57,9 @@ type Server struct {
 	served   atomic.Int64
 	last     atomic.Int64 // unix ns of the end of the last call
 	keys     keys
+	probers  probers
 
+	passed    sync.Pool    // of *passed, which no call uses
 	kept      atomic.Int64 // bytes of requests that can be made again
 	keyPrefix [8]byte      // of the keys that are made here
 	keysMade  atomic.Uint64
