@@ -142,6 +142,11 @@ func TestPlacement(t *testing.T) {
 	}
 	refused(t, s, with("local"), cellproto.Denied, "keeps it on one machine")
 	refused(t, s, with("friends"), cellproto.Denied, "does not give it to strangers")
+	for _, placement := range []string{"local", "friends"} { // as a donor is asked
+		if err := s.Check(with(placement)); cellproto.KindOf(err) != cellproto.Denied {
+			t.Errorf("%s: %v", placement, err)
+		}
+	}
 	s.cfg.Account = owner(t)
 	refused(t, s, with("local"), cellproto.Denied, "keeps it on one machine")
 	mustAdd(t, s, with("friends"))
