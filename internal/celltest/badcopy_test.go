@@ -68,10 +68,10 @@ func TestBadCopyCostsNoCall(t *testing.T) {
 					t.Fatalf("call %d: %s by %s: %v", calls, reply, meta.Source, err)
 				}
 				calls++
-				return strings.Contains(caller.Log(), "cannot copy it")
+				return strings.Contains(caller.Log(), noCopy)
 			})
 			for _, line := range strings.Split(caller.Log(), "\n") {
-				if strings.Contains(line, "cannot copy it") && !strings.Contains(strings.ToLower(line), c.says) {
+				if strings.Contains(line, noCopy) && !strings.Contains(strings.ToLower(line), c.says) {
 					t.Errorf("the reason is %s", line)
 				}
 			}
@@ -85,6 +85,9 @@ func TestBadCopyCostsNoCall(t *testing.T) {
 		})
 	}
 }
+
+// noCopy is what the log says of a copy that could not be made.
+const noCopy = "no copy was made"
 
 // smallDisk mounts a disk with too little room for a program.
 func smallDisk(t *testing.T, dir string) {
@@ -113,7 +116,7 @@ func TestMirroredTwiceAtOnce(t *testing.T) {
 		c.Start()
 		c.AwaitProviders(published.CID, 1)
 		wait.Go(func() {
-			row, err := (&ctl.Client{Dir: c.Dir}).AddMirror(t.Context(), published.CID, false)
+			row, err := c.addMirror(published.CID, nil)
 			if err != nil || row.State != ctl.Running {
 				t.Errorf("%+v: %v", row, err)
 			}
