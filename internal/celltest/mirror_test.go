@@ -69,6 +69,9 @@ func TestMirrorOutlivesOriginal(t *testing.T) {
 	if r := n.Ctl(n.root, "publish", dir); r.Code != 4 {
 		t.Errorf("publishing it as one's own: exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
 	}
+	if r := n.Ctl(dir, "swap", "--publish"); r.Code != 4 {
+		t.Errorf("swapping and publishing it: exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
+	}
 	row := n.mirrors(t, 1)[0]
 	if row.CID != published.CID || row.Dir != dir || row.State != ctl.Running || row.Source != "artefact" || row.Name != "calculator" {
 		t.Errorf("it is listed as %+v", row)
