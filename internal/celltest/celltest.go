@@ -47,7 +47,8 @@ func Bin(t testing.TB) string {
 			return
 		}
 		cmd := exec.Command("go", "build", "-o", binDir+string(filepath.Separator), "./cmd/celld", "./cmd/cellctl", "./cmd/cellbox",
-			"./examples/calculator", "./examples/counter", "./examples/digest", "./examples/guestbook", "./internal/celltest/testdata/tally", "./internal/celltest/testdata/badcelld")
+			"./examples/calculator", "./examples/counter", "./examples/digest", "./examples/guestbook",
+			"./internal/celltest/testdata/tally", "./internal/celltest/testdata/asks", "./internal/celltest/testdata/badcelld")
 		cmd.Dir = moduleRoot
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
