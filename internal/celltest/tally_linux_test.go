@@ -88,7 +88,6 @@ type verdict struct {
 	unnoted  int // answered, but what noted it was lost in a power cut
 	mayRun   int // must not be repeated, and the error says that it may have run
 	refused  int // must not be repeated, and the error says that it has not run
-	moved    time.Duration
 }
 
 // judge counts. Who is asked by a name gets the version that the name stands for, and never an older one
