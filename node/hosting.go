@@ -140,7 +140,7 @@ func (h *hosting) Consider(ctx context.Context, from peer.ID, o offer.Offer, m *
 	if err != nil {
 		return err
 	}
-	return canConfine(ctx)
+	return h.n.mirrors.confinable(ctx)
 }
 
 // known says whether the cell of an offer is here already, for others too.

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"sync"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -26,6 +28,9 @@ type mirrors struct {
 	n       *nucleus
 	account cellproto.PeerID // of this machine's person
 	store   *mirror.Store
+
+	probe  sync.Mutex
+	probed time.Time // when a sandbox worked last
 }
 
 func newMirrors(n *nucleus, home string) (*mirrors, error) {
@@ -139,6 +144,26 @@ func anyPorts(listen []string) []string {
 		out[i] = fixedPort.ReplaceAllString(a, "/$1/0")
 	}
 	return out
+}
+
+// confinedFor is how long it is believed that strangers' programs can run here: to find out is to start a
+// program, and offers come from strangers too.
+const confinedFor = time.Minute
+
+// confinable is canConfine for what may be asked often. That something works is remembered; that it does not
+// is looked at anew.
+func (m *mirrors) confinable(ctx context.Context) error {
+	m.probe.Lock()
+	defer m.probe.Unlock()
+	now := time.Now()
+	if now.Sub(m.probed) < confinedFor {
+		return nil
+	}
+	err := canConfine(ctx)
+	if err == nil {
+		m.probed = now
+	}
+	return err
 }
 
 // canConfine says whether a stranger's program can run here at all.

@@ -172,6 +172,32 @@ func TestPlacedOnDonor(t *testing.T) {
 	donor.hosted(0, "")
 }
 
+// Two who miss the same objective get the same copy.
+func TestTwoCallersOneMirror(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	_, published := n.provide("calculator")
+	donor := n.donor()
+	var callers []*Cell
+	for _, name := range []string{"one", "two"} {
+		c := n.wanting(name)
+		_, stop := c.load(published.CID)
+		t.Cleanup(func() { stop() })
+		callers = append(callers, c)
+	}
+	for _, c := range callers {
+		Eventually(t, "each has a copy", func() bool { return c.placement(published.CID).State == ctl.PlacementThere })
+	}
+	row := donor.hosted(1, ctl.Running)[0]
+	mirror := donor.At(row.Dir)
+	for _, c := range callers {
+		if p := c.placement(published.CID); p.Mirror != mirror.Status().PeerID {
+			t.Errorf("%+v", p)
+		}
+	}
+	donor.mirrors(t, 1)
+}
+
 // The owner of the donor's machine comes back: callers move without a failed call, and nothing of the program runs 2 s
 // later. When he has left it goes on.
 func TestDonorPauses(t *testing.T) {
