@@ -69,11 +69,7 @@ func (s *Store) Add(ctx context.Context, w Want, progress func(string)) (m *Mirr
 	}
 	defer s.forget()
 	if err := s.build(ctx, root, p, progress); err != nil {
-		hint := cellproto.HintOf(err)
-		if hint == "" && errors.Is(err, syscall.ENOSPC) {
-			hint = "Free some space on the disk of " + s.cfg.Root + "."
-		}
-		return nil, false, cellproto.Errorf(op, cellproto.KindOf(err), "%w", err).WithHint("%s", hint)
+		return nil, false, cellproto.Errorf(op, cellproto.KindOf(err), "%w", err).WithHint("%s", s.hintOf(err))
 	}
 	m, err = s.at(p.name)
 	return m, err == nil, err
@@ -117,6 +113,14 @@ type plan struct {
 	name     string          // of the directory
 	binary   string          // of the program, within it
 	toml     []byte
+	of       string // the repository and commit, if it was named by these
+}
+
+func (p *plan) what() string {
+	if p.of != "" {
+		return p.of
+	}
+	return p.CID.String()
 }
 
 // plan checks that the mirror may be made here, before anything is fetched.
@@ -151,14 +155,37 @@ func (s *Store) plan(op string, w Want, m *signed.Manifest) (*plan, error) {
 	return p, err
 }
 
-// build makes the directory of a mirror under another name, and gives it its own in the end.
-func (s *Store) build(ctx context.Context, root *os.Root, p *plan, progress func(string)) (err error) {
+// build fetches what a mirror needs, and makes its directory.
+func (s *Store) build(ctx context.Context, root *os.Root, p *plan, progress func(string)) error {
 	if p.artefact.Size > 0 {
 		if err := s.fetch(ctx, root, p, progress); err != nil {
 			return err
 		}
 	}
-	dir := path.Join(newDir, p.name)
+	return s.assemble(ctx, root, p.name, func(dir string) (err error) {
+		if p.artefact.Size == 0 {
+			err = s.buildProgram(ctx, root, p, dir, progress)
+		} else {
+			progress("checking the program")
+			err = root.Rename(p.fetched(), path.Join(dir, p.binary))
+			if err == nil {
+				err = verify(root, path.Join(dir, p.binary), p.artefact)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		progress("making the cell " + p.name)
+		if err := p.writeFiles(root, dir, s.deps.Now()); err != nil || p.Before == nil {
+			return err
+		}
+		return p.Before(filepath.Join(s.cfg.Root, dir))
+	})
+}
+
+// assemble makes the directory of a mirror under another name, has it filled, and gives it its own.
+func (s *Store) assemble(ctx context.Context, root *os.Root, name string, fill func(dir string) error) (err error) {
+	dir := path.Join(newDir, name)
 	if err := root.RemoveAll(dir); err != nil { // of an attempt that was killed
 		return err
 	}
@@ -179,31 +206,13 @@ func (s *Store) build(ctx context.Context, root *os.Root, p *plan, progress func
 			return err
 		}
 	}
-	if p.artefact.Size == 0 {
-		err = s.buildProgram(ctx, root, p, dir, progress)
-	} else {
-		progress("checking the program")
-		err = root.Rename(p.fetched(), path.Join(dir, p.binary))
-		if err == nil {
-			err = verify(root, path.Join(dir, p.binary), p.artefact)
-		}
-	}
-	if err != nil {
+	if err := fill(dir); err != nil {
 		return err
-	}
-	progress("making the cell " + p.name)
-	if err := p.writeFiles(root, dir, s.deps.Now()); err != nil {
-		return err
-	}
-	if p.Before != nil {
-		if err := p.Before(filepath.Join(s.cfg.Root, dir)); err != nil {
-			return err
-		}
 	}
 	if err := ctx.Err(); err != nil { // nobody waits for it any more
 		return err
 	}
-	if err := root.Rename(dir, p.name); err != nil {
+	if err := root.Rename(dir, name); err != nil {
 		return err
 	}
 	return syncDir(root, ".")
@@ -252,6 +261,9 @@ func verify(root *os.Root, path string, a signed.Artefact) error {
 	return f.Sync()
 }
 
+// schemaFile is where a cell whose program speaks lines ships its schema.
+const schemaFile = "schema.json"
+
 // writeFiles writes all of a mirror but the program, and syncs it.
 func (p *plan) writeFiles(root *os.Root, dir string, now time.Time) error {
 	id, files := p.CID.String(), map[string][]byte{celltoml.FileName: p.toml}
@@ -259,19 +271,10 @@ func (p *plan) writeFiles(root *os.Root, dir string, now time.Time) error {
 	files["published/latest"] = []byte(id + "\n")
 	if p.Schema != nil {
 		files["published/"+id+".schema.json"] = p.Schema.Canonical()
-		files["schema.json"] = p.Schema.Canonical()
+		files[schemaFile] = p.Schema.Canonical()
 	}
 	if len(p.Network.PSK) > 0 {
 		files[pskFile] = p.Network.PSK
-	}
-	for name, data := range files {
-		mode := os.FileMode(0o644) // started by root, the program runs as another user
-		if name == pskFile {
-			mode = 0o600
-		}
-		if err := write(root, path.Join(dir, name), data, mode); err != nil {
-			return err
-		}
 	}
 	r := &Record{
 		CID: id, Name: p.manifest.Name, Version: p.manifest.Version, Owner: string(p.manifest.Owner), Source: SourceArtefact,
@@ -282,6 +285,20 @@ func (p *plan) writeFiles(root *os.Root, dir string, now time.Time) error {
 	}
 	if p.artefact.Size == 0 {
 		r.Source = p.manifest.Source.Repo + "@" + p.manifest.Source.Commit
+	}
+	return writeCell(root, dir, files, r)
+}
+
+// writeCell writes files and the record of a mirror, and syncs all of it.
+func writeCell(root *os.Root, dir string, files map[string][]byte, r *Record) error {
+	for name, data := range files {
+		mode := os.FileMode(0o644) // started by root, the program runs as another user
+		if name == pskFile {
+			mode = 0o600
+		}
+		if err := write(root, path.Join(dir, name), data, mode); err != nil {
+			return err
+		}
 	}
 	data, err := r.marshal()
 	if err == nil {

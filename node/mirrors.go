@@ -45,7 +45,7 @@ func newMirrors(n *nucleus, home string) (*mirrors, error) {
 	m := &mirrors{n: n, account: cellproto.PeerID(account.String())}
 	m.store, err = mirror.New(mirror.Config{
 		Root: filepath.Join(filepath.Dir(home), foreignDir), OS: runtime.GOOS, Arch: runtime.GOARCH,
-		Account: m.account,
+		Account: m.account, FileRepos: os.Getenv(cellproto.EnvFileRepos) == "on",
 	}, mirror.Deps{Fetch: m, Build: builder{n}})
 	return m, err
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/celltoml"
+	"github.com/celldnet/celld/cellproto/signed"
 	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/mirror"
 	"github.com/celldnet/celld/node/call"
@@ -26,6 +27,8 @@ const (
 	maxPlaced = 256
 	// thereGrace is how long the copy at a donor may be missing in races before another place is looked for.
 	thereGrace = 20 * time.Second
+	// compareAgain is how often a cell is compared with the mirrors of other versions.
+	compareAgain = 5 * time.Minute
 )
 
 // placer hears how this nucleus's races go and has a copy made where the objective is missed: at a donor
@@ -49,6 +52,8 @@ type placement struct {
 	why       string // of the last decision
 	step      string // what is going on
 	since     time.Time
+	compared  time.Time // with the mirrors of other versions
+	public    bool      // the mirror that this one follows is announced
 }
 
 // there is a copy at a donor.
@@ -71,6 +76,10 @@ func (p *placer) raced(out call.Raced) time.Duration {
 		p.n.log.Warn("a caller's objective cannot be read", zap.Stringer("cell", out.Cell), zap.Error(err))
 		return 0
 	}
+	outcome := mirror.Outcome{Score: out.Best}
+	if objective.Clone && objective.MinBandwidth > 0 && out.Bandwidth != nil {
+		outcome.Bandwidth = out.Bandwidth() // real bytes, so only where somebody wants a copy for their sake
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ctx.Err() != nil {
@@ -80,23 +89,19 @@ func (p *placer) raced(out call.Raced) time.Duration {
 	c := p.of(out.Cell)
 	s := &c.situation
 	s.Objective, s.HaveDonors, s.HereAllowed = objective, p.n.cfg.Network.Name != offline, true // the latter is looked at when it matters
-	s.Races = append(s.Races, mirror.Outcome{Score: out.Best})
+	s.Races = append(s.Races, outcome)
 	s.Races = s.Races[max(len(s.Races)-mirror.MissesToPlace, 0):]
 	if out.Manifest != nil {
 		c.name = out.Manifest.Name
 		s.Placement, s.Friend = celltoml.Placement(out.Manifest.Privacy), out.Manifest.Owner == p.n.mirrors.account
+		if out.Best > 0 && now.Sub(c.compared) >= compareAgain {
+			c.compared = now
+			p.work.Go(func() { p.compare(out.Cell, out.Manifest, c) })
+		}
 	}
 	c.lookThere(now, out.Answered)
-	s.Copy = p.copy(out.Cell, c)
-	switch d := mirror.Decide(now, *s); {
-	case c.making:
-	case d.Action == mirror.AskDonors || d.Action == mirror.PlaceAt || d.Action == mirror.MirrorHere:
-		c.making, c.since = true, now
-		p.note(out.Cell, c, d)
-		p.work.Go(func() { p.pursue(out.Cell, c) })
+	if p.act(out.Cell, c, now) {
 		return 0
-	default:
-		p.note(out.Cell, c, d)
 	}
 	if objective.Clone && !objective.Empty() && s.Copy == mirror.NoCopy && objective.Misses(s.Races[len(s.Races)-1]) {
 		return missedAgain
@@ -136,6 +141,49 @@ func (c *placement) lookThere(now time.Time, answered []cellproto.PeerID) {
 		c.situation.AskedDonors, c.situation.Donors = time.Time{}, nil
 	}
 }
+
+// act begins what is due about a cell, and reports whether it did. p.mu is held.
+func (p *placer) act(cell cid.Cid, c *placement, now time.Time) bool {
+	c.situation.Copy = p.copy(cell, c)
+	d := mirror.Decide(now, c.situation)
+	if !c.making {
+		p.note(cell, c, d)
+	}
+	if c.making || d.Action != mirror.AskDonors && d.Action != mirror.PlaceAt && d.Action != mirror.MirrorHere {
+		return false
+	}
+	c.making, c.since = true, now
+	p.work.Go(func() { p.pursue(cell, c) })
+	return true
+}
+
+// compare looks whether a cell that serves is a newer version of what is mirrored here. What it replaces is to
+// retire, and if that was in use, gets a copy of the newer one for a successor.
+func (p *placer) compare(cell cid.Cid, m *signed.Manifest, c *placement) {
+	ctx, cancel := context.WithTimeout(p.ctx, compareTimeout)
+	defer cancel()
+	before, err := p.n.mirrors.replacedBy(ctx, cell, m)
+	if err != nil {
+		p.n.log.Warn("cannot look for mirrors of older versions", zap.Stringer("cell", cell), zap.Error(err))
+		return
+	}
+	for _, b := range before {
+		if mirror.State(ctx, b.Dir) == ctl.Stopped {
+			continue
+		}
+		p.mu.Lock()
+		c.situation.Follows, c.public = true, c.public || b.Public
+		p.mu.Unlock()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.situation.Follows && p.ctx.Err() == nil {
+		p.act(cell, c, time.Now())
+	}
+}
+
+// compareTimeout bounds the reading of a cell's history.
+const compareTimeout = time.Minute
 
 func (p *placer) copy(cell cid.Cid, c *placement) mirror.Copy {
 	if c.making {

@@ -47,7 +47,7 @@ func (p *placer) pursue(cell cid.Cid, c *placement) {
 		talks: map[cellproto.PeerID]*offer.Talk{},
 	}
 	defer t.hangUp()
-	t.log.Info("its best provider misses the objective: looking for a place for a copy")
+	t.log.Info("looking for a place for a copy")
 	err := t.run(ctx)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -57,7 +57,7 @@ func (p *placer) pursue(cell cid.Cid, c *placement) {
 		s.AskedDonors, s.Donors = time.Time{}, nil // what they have said holds for a moment only
 	}
 	if err == nil {
-		s.Failures, s.Races = 0, nil
+		s.Failures, s.Races, s.Follows = 0, nil, false
 		return
 	}
 	if cellproto.KindOf(err) != cellproto.Canceled {
@@ -133,7 +133,10 @@ func (t *pursuit) strike(donor cellproto.PeerID) {
 // here makes the copy on this machine.
 func (t *pursuit) here(ctx context.Context) error {
 	t.say("copying it here")
-	row, err := t.p.n.mirrors.add(ctx, t.cell.String(), false, t.say)
+	t.p.mu.Lock()
+	public := t.c.public
+	t.p.mu.Unlock()
+	row, err := t.p.n.mirrors.add(ctx, t.cell.String(), public, t.say)
 	if err == nil {
 		t.log.Info("the copy serves", zap.String("dir", row.Dir), zap.String("tier", row.SandboxTier))
 	}

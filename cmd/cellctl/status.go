@@ -114,6 +114,7 @@ func statusRows(s ctl.Status) [][]string {
 		add("patch", text)
 	}
 	add("sandbox", s.SandboxTier)
+	add("profile", s.Profile)
 	add("directory", s.Dir)
 	return rows
 }

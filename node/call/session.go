@@ -102,6 +102,9 @@ func (s *session) learnSchema(c *cellproto.Conn, f *cellproto.Frame) error {
 // reserved answers the nucleus's own functions.
 func (s *session) reserved(c *cellproto.Conn, f *cellproto.Frame, serving *Serving) error {
 	op := "call " + f.Header.Func
+	if f.Header.Func == cellproto.FuncProbe {
+		return s.probe(c, f)
+	}
 	if f.Header.Func != cellproto.FuncSchema {
 		return cellproto.Errorf(op, cellproto.NotFound, "no such function of the nucleus")
 	}
