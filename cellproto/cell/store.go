@@ -155,7 +155,7 @@ func (s *Store) OpenPart(ctx context.Context, name string, offset, length int64)
 	if err != nil {
 		return nil, err
 	}
-	return &fileReader{(&Reply{reply}).Body(), leave}, nil
+	return &fileReader{(&Reply{reply: *reply}).Body(), leave}, nil
 }
 
 // Write replaces a file by what r gives, as a whole: who reads it sees the old one or the new one, and if r

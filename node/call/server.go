@@ -59,6 +59,7 @@ type Server struct {
 	keys     keys
 	probers  probers
 
+	passed    sync.Pool    // of *passed, which no call uses
 	kept      atomic.Int64 // bytes of requests that can be made again
 	keyPrefix [8]byte      // of the keys that are made here
 	keysMade  atomic.Uint64
