@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"sync"
@@ -27,6 +28,9 @@ const (
 	// maxAsked is how many peers are asked about one cell.
 	maxAsked = 16
 )
+
+// errNotNeeded says that the objective is met meanwhile: somebody else's copy serves.
+var errNotNeeded = errors.New("the objective is met")
 
 // pursuit is the making of one copy.
 type pursuit struct {
@@ -58,6 +62,9 @@ func (p *placer) pursue(cell cid.Cid, c *placement) {
 	}
 	if err == nil {
 		s.Failures, s.Races, s.Follows = 0, nil, false
+		return
+	}
+	if errors.Is(err, errNotNeeded) {
 		return
 	}
 	if cellproto.KindOf(err) != cellproto.Canceled {
@@ -100,6 +107,9 @@ func (t *pursuit) run(ctx context.Context) error {
 		case mirror.MirrorHere:
 			return t.here(ctx)
 		default:
+			if !s.Missed() {
+				return errNotNeeded
+			}
 			return cellproto.Errorf("place a copy", cellproto.Unavailable, "%s", d.Why)
 		}
 		if err != nil {
