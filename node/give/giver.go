@@ -78,8 +78,10 @@ type Giver struct {
 	ended  chan struct{}
 	hosted Hosted // nil: nothing can be hosted; set before Start
 
-	rows  []Row // when they were asked for last; of the goroutine
-	meter meter // of the goroutine
+	// Of the goroutine.
+	rows    []Row     // when they were asked for last
+	watched time.Time // when input was looked at last
+	meter   meter
 
 	mu       sync.Mutex // of what follows
 	set      Settings
@@ -263,7 +265,7 @@ func (g *Giver) run(ctx context.Context) {
 	for {
 		var input <-chan time.Time
 		if g.watchful() {
-			input = time.After(InputEvery)
+			input = time.After(time.Until(g.watched.Add(InputEvery))) // whatever else there was to do meanwhile
 		}
 		select {
 		case <-ctx.Done():
@@ -305,6 +307,7 @@ func (g *Giver) step(ctx context.Context) {
 	snap := Snapshot{}
 	if on { // else there is nothing to look for
 		snap = g.deps.Sensors.Look(ctx, g.deps.Limiter.Used(g.rows))
+		g.watched = time.Now()
 	}
 	g.decide(ctx, snap)
 	g.measure()
@@ -321,6 +324,7 @@ func (g *Giver) measure() {
 // lookAtInput looks at input alone, and decides anew if somebody has come. It reports whether it did.
 func (g *Giver) lookAtInput(ctx context.Context) bool {
 	in := g.deps.Sensors.Input(ctx)
+	g.watched = time.Now()
 	g.mu.Lock()
 	snap := g.snapshot
 	g.mu.Unlock()

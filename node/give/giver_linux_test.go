@@ -50,7 +50,6 @@ func TestInputToPause(t *testing.T) {
 	now := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
 	m := newMachine(f.roots, zap.NewNop(), now)
 	h := &pausing{paused: make(chan time.Time, 1), ran: make(chan struct{}, 1)}
-	h.host(Row{CID: someCell})
 	g := New(Config{Dir: t.TempDir()}, Deps{Sensors: m, Limiter: &fakeLimiter{}, Log: zap.NewNop(), Now: now})
 	g.Attach(h)
 	g.Start()
@@ -58,6 +57,7 @@ func TestInputToPause(t *testing.T) {
 	if err := g.Change(context.Background(), func(s *Settings) { s.On, s.Busy = true, 100 }); err != nil {
 		t.Fatal(err)
 	}
+	h.host(Row{CID: someCell})
 	kernel, err := os.OpenFile(path, os.O_WRONLY, 0) // when it is being read
 	if err != nil {
 		t.Fatal(err)
