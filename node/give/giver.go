@@ -88,8 +88,9 @@ type Giver struct {
 	state    State
 	decision Decision
 	snapshot Snapshot
-	failed   error // of the last attempt to have what is hosted do what was decided
-	broken   error // the settings cannot be read; nothing is given
+	groups   map[string]string // that hold the caps, since they were set last
+	failed   error             // of the last attempt to have what is hosted do what was decided
+	broken   error             // the settings cannot be read; nothing is given
 	used     Rates
 }
 
@@ -231,7 +232,7 @@ func (g *Giver) do(ctx context.Context, op string, f func(context.Context) error
 func (g *Giver) Place(forWhom string) *Placement {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	caps, p := g.decision.Caps, &Placement{Home: g.cfg.Dir, Groups: g.deps.Limiter.Groups(), For: forWhom}
+	caps, p := g.decision.Caps, &Placement{Home: g.cfg.Dir, Groups: g.groups, For: forWhom}
 	if len(p.Groups) == 0 {
 		caps = caps.share(g.set.Policy.Hosts)
 	}
@@ -373,6 +374,7 @@ func (g *Giver) act(ctx context.Context, d Decision) {
 	}
 	g.mu.Lock()
 	g.failed, g.decision = err, d
+	g.groups = g.deps.Limiter.Groups()
 	g.mu.Unlock()
 	if err != nil {
 		g.deps.Log.Warn("what is hosted does not do as it should", zap.Error(err), zap.Bool("run", d.Run))

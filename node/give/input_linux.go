@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
 )
 
@@ -57,7 +58,7 @@ func (w *inputWatch) scan() {
 	was := w.lines
 	w.state, w.lines, w.sources, w.hasLid = Absent, nil, nil, false
 	_, desk := w.askDesktop(context.Background())
-	w.desk, w.coarse = desk == Yes, false
+	w.desk, w.coarse = desk == Yes && w.ownSeat(), false
 	found := map[string]bool{}
 	for _, d := range parseDevices(text) {
 		w.hasLid = w.hasLid || d.Lid
@@ -102,8 +103,13 @@ func (w *inputWatch) watchedBy(source string) {
 
 // cover finds something else to watch a device by that cannot be read.
 func (w *inputWatch) cover(d device) {
+	parts, coarse := interruptsOf(d)
+	if coarse && w.desk {
+		w.watchedBy("")
+		return
+	}
 	interrupts := w.readInterrupts()
-	for _, part := range interruptsOf(d) {
+	for _, part := range parts {
 		for line := range interrupts {
 			if !strings.Contains(line, part) {
 				continue
@@ -126,18 +132,19 @@ func (w *inputWatch) cover(d device) {
 	}
 }
 
-// interruptsOf gives parts of the names of interrupts that come when a device is used.
-func interruptsOf(d device) []string {
+// interruptsOf gives parts of the names of interrupts that come when a device is used; coarse: and when others
+// are.
+func interruptsOf(d device) (parts []string, coarse bool) {
 	switch {
 	case strings.HasPrefix(d.Phys, "isa0060/"):
-		return []string{"i8042"}
-	case strings.HasPrefix(d.Phys, "usb-"): // of everything on USB: a disk there looks like somebody
-		return []string{"xhci_hcd", "ehci_hcd", "uhci_hcd", "ohci_hcd", "dwc2", "dwc3"}
+		return []string{"i8042"}, false
+	case strings.HasPrefix(d.Phys, "usb-"): // a disk there looks like somebody
+		return []string{"xhci_hcd", "ehci_hcd", "uhci_hcd", "ohci_hcd", "dwc2", "dwc3"}, true
 	case strings.HasPrefix(d.Phys, "i2c-"):
 		first, _, _ := strings.Cut(d.Name, " ")
-		return []string{first}
+		return []string{first}, false
 	}
-	return nil
+	return nil, false
 }
 
 // look sees whether there was input since the look before.
@@ -205,6 +212,28 @@ func (w *inputWatch) askDesktop(ctx context.Context) (idle time.Duration, there 
 	var ms uint64
 	there = w.session.call(ctx, mutter, mutterPath, mutter+".GetIdletime", &ms)
 	return time.Duration(min(ms, uint64(forever.Milliseconds()))) * time.Millisecond, there
+}
+
+// ownSeat says whether the session at this machine's seat is one of this user: the desktop of another one
+// knows nothing of what is done there. Without logind there is nobody to ask, and one user.
+func (w *inputWatch) ownSeat() bool {
+	ctx := context.Background()
+	v, there := w.system.property(ctx, logind, logindPath+"/seat/seat0", logind+".Seat.ActiveSession")
+	session, ok := v.([]any)
+	if there == Absent {
+		return true
+	}
+	if there != Yes || !ok || len(session) != 2 {
+		return false
+	}
+	path, _ := session[1].(dbus.ObjectPath)
+	v, there = w.system.property(ctx, logind, string(path), logind+".Session.User")
+	user, ok := v.([]any)
+	if there != Yes || !ok || len(user) != 2 {
+		return false
+	}
+	uid, ok := user[0].(uint32)
+	return ok && int(uid) == os.Getuid()
 }
 
 // askLogind gives what logind knows: that all sessions are idle, and since when. That one is not may mean
