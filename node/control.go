@@ -15,6 +15,7 @@ import (
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/node/call"
+	"github.com/celldnet/celld/node/race"
 )
 
 // The control API: HTTP over run/ctl.sock, for the owner only. internal/ctl has the routes and the
@@ -43,8 +44,10 @@ func (n *nucleus) routes() http.Handler {
 		"POST " + ctl.RoutePublish: n.ctlPublish,
 		"GET " + ctl.RouteFind:     n.ctlFind,
 		"POST " + ctl.RouteRace:    n.ctlRace,
+		"GET " + ctl.RouteRaces:    n.ctlRaces,
 		"GET " + ctl.RouteHistory:  n.ctlHistory,
 		"GET " + ctl.RouteSchema:   n.ctlSchema,
+		"GET " + ctl.RouteDescribe: n.ctlDescribe,
 		"GET " + ctl.RouteDoctor:   n.ctlDoctor,
 		"POST " + ctl.RouteStop:    n.ctlStop,
 		"POST " + ctl.RouteSwap:    n.ctlSwap,
@@ -55,8 +58,14 @@ func (n *nucleus) routes() http.Handler {
 		"DELETE " + ctl.RouteMirrors: n.ctlMirrorRemove,
 		"POST " + ctl.RouteCollect:   n.ctlCollect,
 
+		"POST " + ctl.RouteYield:  n.ctlYield,
+		"POST " + ctl.RouteReturn: n.ctlReturn,
+
 		"POST " + ctl.RouteGive:      n.ctlGive,
 		"GET " + ctl.RouteGiveStatus: n.ctlGiveStatus,
+
+		"GET " + ctl.RouteDeps:  n.ctlDeps,
+		"POST " + ctl.RouteDeps: n.ctlUpdateDeps,
 	} {
 		mux.HandleFunc(route, n.answer(h))
 	}
@@ -170,14 +179,37 @@ func (n *nucleus) ctlRace(ctx context.Context, r *http.Request, w *ctl.Writer) (
 	if err != nil {
 		return nil, err
 	}
+	if id, published, err := n.caller.Resolve(ctx, r.URL.Query().Get("target")); err == nil && published {
+		if text := n.placer.placementOf(id); text != "" {
+			_ = w.Progress("placement: " + text)
+		}
+	}
+	return raceRows(d.Ranking), nil
+}
+
+func raceRows(ranking []race.Ranked) []ctl.RaceRow {
 	rows := []ctl.RaceRow{}
-	for _, k := range d.Ranking {
+	for _, k := range ranking {
 		rows = append(rows, ctl.RaceRow{
 			Peer: string(k.Peer), MedianUS: int64(k.Median), P99US: int64(k.P99), Queue: k.Queue,
 			ScoreUS: int64(k.Score), Winner: k.Winner, Error: k.Out,
 		})
 	}
-	return rows, nil
+	return rows
+}
+
+// ctlRaces tells of races as they end, until the time of the request is over.
+func (n *nucleus) ctlRaces(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
+	every, err := ctl.ParseEvery(r.URL.Query())
+	if err != nil {
+		return nil, cellproto.Errorf("read request", cellproto.BadInput, "%w", err)
+	}
+	_ = w.Progress("racing the providers")
+	return nil, n.caller.Watch(ctx, r.URL.Query().Get("target"), every, func(l race.Log) error {
+		return w.Item(ctl.RaceReport{
+			Time: l.Time, Why: string(l.Why), TookUS: int64(l.Took), Seen: l.Seen, Winner: string(l.Winner), Rows: raceRows(l.Candidates),
+		})
+	})
 }
 
 func (n *nucleus) ctlHistory(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
@@ -213,17 +245,40 @@ func schemaText(h cellproto.SchemaHash) string {
 }
 
 func (n *nucleus) ctlSchema(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
-	target := r.URL.Query().Get("target")
+	schema, err := n.targetSchema(ctx, r.URL.Query().Get("target"))
+	if err != nil {
+		return nil, err
+	}
+	return json.RawMessage(schema.Canonical()), nil
+}
+
+// targetSchema gives the schema of a target. The cell's own program is started for it, if nobody has asked it yet.
+func (n *nucleus) targetSchema(ctx context.Context, target string) (*cellproto.Schema, error) {
 	if n.own(target) && n.program != nil && n.server.Serving().Schema == nil {
 		if _, err := (watched{n.program, n.serving}).Conn(ctx); err != nil {
 			return nil, err
 		}
 	}
-	schema, err := n.caller.Schema(ctx, target)
+	return n.caller.Schema(ctx, target)
+}
+
+// ctlDescribe says what a target is now: for those who pin what they were made for.
+func (n *nucleus) ctlDescribe(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
+	target := r.URL.Query().Get("target")
+	schema, err := n.targetSchema(ctx, target)
 	if err != nil {
 		return nil, err
 	}
-	return json.RawMessage(schema.Canonical()), nil
+	out := ctl.Description{Schema: schema.Canonical()}
+	id, published, err := n.caller.Resolve(ctx, target)
+	if err != nil || !published {
+		return out, err
+	}
+	out.CID = id.String()
+	if m := n.caller.Known(id); m != nil {
+		out.Version = m.Version
+	}
+	return out, nil
 }
 
 // own says whether a target is this very cell.
@@ -266,6 +321,12 @@ func (n *nucleus) ctlUse(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), req.Timeout)
 	defer cancel()
+	if n.depends.deps[req.Target] != nil { // says what it waits for
+		if _, err := n.depends.ready(ctx, req.Target, func(text string) { _ = out.Progress(text) }); err != nil {
+			n.tell(out, err)
+			return
+		}
+	}
 	res, err := n.use(ctx, &req, r.Body)
 	if err != nil {
 		n.tell(out, err)
@@ -280,7 +341,7 @@ func (n *nucleus) ctlUse(w http.ResponseWriter, r *http.Request) {
 	raced := res.Raced || res.Cached && res.Decided.After(begin)
 	meta := ctl.UseMeta{
 		Codec: codecName(res.Reply.Header.Codec), Provider: res.Provider, Source: res.Source,
-		TookUS: time.Since(begin).Microseconds(), Raced: raced, Cached: !raced && res.Cached,
+		TookUS: time.Since(begin).Microseconds(), Raced: raced, Cached: !raced && res.Cached, Quorum: quorumOf(res.Quorum),
 	}
 	if err := out.Result(meta); err != nil {
 		return
@@ -309,6 +370,13 @@ func (f flushWriter) Write(p []byte) (int, error) {
 	return k, err
 }
 
+func quorumOf(q *call.Quorum) *ctl.Quorum {
+	if q == nil {
+		return nil
+	}
+	return &ctl.Quorum{Want: q.Want.String(), Asked: q.Asked, Agreed: q.Agreed, Liars: q.Liars, Silent: q.Silent, Note: q.Note}
+}
+
 func codecName(c cellproto.Codec) string {
 	switch c {
 	case cellproto.JSON:
@@ -322,6 +390,9 @@ func codecName(c cellproto.Codec) string {
 // use turns what a person asked for into a request: words become arguments by the schema.
 func (n *nucleus) use(ctx context.Context, u *ctl.UseRequest, body io.Reader) (*call.Result, error) {
 	req := &cellproto.Request{Header: cellproto.Header{Func: u.Func, Codec: cellproto.JSON, Key: []byte(u.Key)}, Payload: u.Args}
+	if u.Quorum != "" {
+		req.Header.Meta = map[string]string{cellproto.MetaQuorum: u.Quorum}
+	}
 	auto := u.Body == ctl.BodyAuto
 	if u.Argv != nil || auto {
 		schema, err := n.caller.Schema(ctx, u.Target)

@@ -21,8 +21,11 @@ func (n *nucleus) startGiving(cfg Config, started *closers) error {
 	}
 	log := n.log.Named("give")
 	n.giver = give.New(give.Config{Dir: home}, give.Deps{Sensors: give.NewSensors(log), Limiter: newLimiter(home, log), Log: log})
+	hosted := newHosting(n)
+	n.giver.Attach(hosted)
+	started.add(hosted.stop)
 	n.giver.Start()
-	started.add(n.giver.Stop)
+	started.add(n.giver.Stop) // it pauses what is hosted
 	return nil
 }
 

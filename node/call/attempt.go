@@ -44,6 +44,7 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 		}
 		tried[who.Peer] = true
 		a := c.hedged(ctx, r, who, req, p, tried)
+		c.spotCheck(r, p, req, &a)
 		if a.err == nil {
 			res.Reply, res.Provider, res.Source = a.reply, string(a.from.Peer), a.from.Source
 			return res, nil
@@ -164,7 +165,7 @@ func (c *Caller) pick(ctx context.Context, r *remote, tried map[cellproto.PeerID
 	if err := c.explain(r, "use "+string(r.name), d); err != nil {
 		return race.Ranked{}, err
 	}
-	who, found := d.Next(func(p cellproto.PeerID) bool { return tried[p] })
+	who, found := d.Next(func(p cellproto.PeerID) bool { return tried[p] || c.lied(p) })
 	if !found {
 		return race.Ranked{}, cellproto.Errorf("use "+string(r.name), cellproto.Unavailable, "all %d providers failed", len(tried))
 	}
@@ -184,14 +185,14 @@ func (c *Caller) known(r *remote, tried map[cellproto.PeerID]bool, res *Result) 
 		return race.Ranked{}, false
 	}
 	res.Decided = d.At
-	if r.winner.Serves(now, c.cfg.Policy) && !tried[r.winner.Peer] {
+	if r.winner.Serves(now, c.cfg.Policy) && !tried[r.winner.Peer] && !c.lied(r.winner.Peer) {
 		for _, k := range d.Ranking {
 			if k.Peer == r.winner.Peer {
 				return k, true
 			}
 		}
 	}
-	return d.Next(func(p cellproto.PeerID) bool { return tried[p] || p == r.winner.Peer })
+	return d.Next(func(p cellproto.PeerID) bool { return tried[p] || p == r.winner.Peer || c.lied(p) })
 }
 
 // attempt is the outcome of calling one provider.

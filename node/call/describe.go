@@ -231,26 +231,29 @@ func (c *Caller) Race(ctx context.Context, target string) (*race.Decision, error
 		return nil, err
 	}
 	if !t.cell.Defined() {
-		return nil, cellproto.Errorf("race "+target, cellproto.BadInput, "%s is a nucleus itself: there is nobody to race", t.where()).
-			WithHint("Publish it first, or give the CID that cellctl publish printed.")
+		return nil, notRaced("race "+target, t)
 	}
-	r := c.remote(t.cell)
+	return c.raceNow(ctx, c.remote(t.cell), "race "+target, true)
+}
+
+// raceNow waits for the race that runs, or holds one.
+func (c *Caller) raceNow(ctx context.Context, r *remote, op string, patient bool) (*race.Decision, error) {
 	r.mu.Lock()
 	run := r.racing
 	if run == nil {
-		run = c.beginRace(r, race.Expired, true)
+		run = c.beginRace(r, race.Expired, patient)
 	}
 	r.mu.Unlock()
 	select {
 	case <-run.done:
 	case <-ctx.Done():
-		return nil, cellproto.Errorf("race "+target, r.lateKind(ctx), "not finished in time: %s", c.progress(r)).
+		return nil, cellproto.Errorf(op, r.lateKind(ctx), "not finished in time: %s", c.progress(r)).
 			WithHint("A longer --timeout; cellctl doctor says whether this machine reaches the network.")
 	}
 	if run.err != nil {
 		return nil, run.err
 	}
-	return run.decision, c.explain(r, "race "+target, run.decision)
+	return run.decision, c.explain(r, op, run.decision)
 }
 
 // Version is one published version of a cell.
@@ -320,4 +323,20 @@ func (c *Caller) Resolve(ctx context.Context, target string) (cid.Cid, bool, err
 		t.cell = t.mirrorOf
 	}
 	return t.cell, t.cell.Defined(), err
+}
+
+// Known gives the manifest of a cell that was described before; nil: it was not.
+func (c *Caller) Known(id cid.Cid) *signed.Manifest {
+	m, _ := c.remote(id).description()
+	return m
+}
+
+// Where gives the directory that a target is in on this machine, if it is, and the CID that it stands for, if
+// that is what it names.
+func (c *Caller) Where(ctx context.Context, target string) (dir string, id cid.Cid, err error) {
+	t, err := c.resolve(ctx, target)
+	if id = t.cell; t.mirrorOf.Defined() {
+		id = t.mirrorOf
+	}
+	return t.dir, id, err
 }
