@@ -78,16 +78,19 @@ type Giver struct {
 	ended  chan struct{}
 	hosted Hosted // nil: nothing can be hosted; set before Start
 
-	rows  []Row // when they were asked for last; of the goroutine
-	meter meter // of the goroutine
+	// Of the goroutine.
+	rows    []Row     // when they were asked for last
+	watched time.Time // when input was looked at last
+	meter   meter
 
 	mu       sync.Mutex // of what follows
 	set      Settings
 	state    State
 	decision Decision
 	snapshot Snapshot
-	failed   error // of the last attempt to have what is hosted do what was decided
-	broken   error // the settings cannot be read; nothing is given
+	groups   map[string]string // that hold the caps, since they were set last
+	failed   error             // of the last attempt to have what is hosted do what was decided
+	broken   error             // the settings cannot be read; nothing is given
 	used     Rates
 }
 
@@ -229,7 +232,7 @@ func (g *Giver) do(ctx context.Context, op string, f func(context.Context) error
 func (g *Giver) Place(forWhom string) *Placement {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	caps, p := g.decision.Caps, &Placement{Home: g.cfg.Dir, Groups: g.deps.Limiter.Groups(), For: forWhom}
+	caps, p := g.decision.Caps, &Placement{Home: g.cfg.Dir, Groups: g.groups, For: forWhom}
 	if len(p.Groups) == 0 {
 		caps = caps.share(g.set.Policy.Hosts)
 	}
@@ -263,7 +266,7 @@ func (g *Giver) run(ctx context.Context) {
 	for {
 		var input <-chan time.Time
 		if g.watchful() {
-			input = time.After(InputEvery)
+			input = time.After(time.Until(g.watched.Add(InputEvery))) // whatever else there was to do meanwhile
 		}
 		select {
 		case <-ctx.Done():
@@ -305,6 +308,7 @@ func (g *Giver) step(ctx context.Context) {
 	snap := Snapshot{}
 	if on { // else there is nothing to look for
 		snap = g.deps.Sensors.Look(ctx, g.deps.Limiter.Used(g.rows))
+		g.watched = time.Now()
 	}
 	g.decide(ctx, snap)
 	g.measure()
@@ -321,6 +325,7 @@ func (g *Giver) measure() {
 // lookAtInput looks at input alone, and decides anew if somebody has come. It reports whether it did.
 func (g *Giver) lookAtInput(ctx context.Context) bool {
 	in := g.deps.Sensors.Input(ctx)
+	g.watched = time.Now()
 	g.mu.Lock()
 	snap := g.snapshot
 	g.mu.Unlock()
@@ -369,6 +374,7 @@ func (g *Giver) act(ctx context.Context, d Decision) {
 	}
 	g.mu.Lock()
 	g.failed, g.decision = err, d
+	g.groups = g.deps.Limiter.Groups()
 	g.mu.Unlock()
 	if err != nil {
 		g.deps.Log.Warn("what is hosted does not do as it should", zap.Error(err), zap.Bool("run", d.Run))

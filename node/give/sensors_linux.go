@@ -15,6 +15,7 @@ type roots struct {
 	proc, sys, dev string
 	systemBus      string // path of a socket
 	sessionBus     string // path of a socket; "": none
+	display        func() *xserver
 }
 
 // machine looks at a Linux machine. One goroutine at a time uses it.
@@ -34,6 +35,7 @@ func NewSensors(log *zap.Logger) Sensors {
 		proc: "/proc", sys: "/sys", dev: "/dev",
 		systemBus:  "/run/dbus/system_bus_socket",
 		sessionBus: filepath.Join(runtimeDir(), "bus"),
+		display:    func() *xserver { return newXServer("/tmp/.X11-unix", runtimeDir(), os.Getenv) },
 	}, log, time.Now)
 }
 
