@@ -467,6 +467,13 @@ func (h *hosting) Rows(context.Context) []give.Row {
 
 // keep renews the leases of what is hosted, while it may run.
 func (h *hosting) keep() {
+	if !h.n.giver.On() { // the nucleus was killed while it removed what was hosted
+		ctx, cancel := context.WithTimeout(h.ctx, renewTimeout)
+		if err := h.Clear(ctx); err != nil {
+			h.log.Warn("what was hosted cannot be removed", zap.Error(err))
+		}
+		cancel()
+	}
 	tick := time.NewTicker(renewEvery)
 	defer tick.Stop()
 	for {
@@ -484,11 +491,15 @@ func (h *hosting) keep() {
 		}
 		limited, cancel := context.WithTimeout(h.ctx, renewTimeout)
 		ctx, end := h.whileRunning(limited)
+		report, err := h.n.giver.Status(ctx)
 		_ = h.each(func(c *hostedCell, dir string) error { // each row says how it went
 			if !c.op.TryLock() {
 				return nil // it is just being taken up, or paused
 			}
 			defer c.op.Unlock()
+			if err == nil && !h.wanted(c, report.Settings.Policy) {
+				return h.remove(ctx, c)
+			}
 			return h.renew(ctx, c, dir)
 		})
 		end()
@@ -533,6 +544,13 @@ func (h *hosting) renew(ctx context.Context, c *hostedCell, dir string) error {
 		return h.remove(ctx, c)
 	}
 	return nil
+}
+
+// wanted says whether the owner of this machine still wants a cell hosted.
+func (h *hosting) wanted(c *hostedCell, p give.Policy) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return !slices.Contains(p.Deny, c.row.CID) && (len(p.Allow) == 0 || slices.Contains(p.Allow, c.row.Publisher))
 }
 
 func (h *hosting) forWhom(c *hostedCell) string {
