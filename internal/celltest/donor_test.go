@@ -216,12 +216,24 @@ func TestDonorPauses(t *testing.T) {
 	Eventually(t, "the original is back", func() bool {
 		return strings.Contains(caller.Must("race", cell, "--json"), provider.Status().PeerID)
 	})
+	// One call takes longer than a pause waits: it is cut, and made again elsewhere.
+	long := make(chan string, 1)
+	go func() {
+		reply, meta, err := caller.Use(context.Background(), cell, "slow", "4000")
+		long <- fmt.Sprintf("%s from %s: %v", reply, meta.Provider, err)
+	}()
+	Eventually(t, "it has begun at the copy or elsewhere", func() bool {
+		return mirror.Status().InFlight > 0 || provider.Status().InFlight > 0
+	})
 	begin := time.Now()
 	donor.giving("give", "--schedule", neverNow(begin))
 	Eventually(t, "its program stands", func() bool { return standing(program) })
 	t.Logf("its program stands after %v", time.Since(begin)) // with what the tests beside this one cost
 	if took := yieldTook(t, mirror); took > 2*time.Second {
 		t.Errorf("it took %v to give the machine back", took)
+	}
+	if got, want := <-long, fmt.Sprintf("4000 from %s: <nil>", provider.Status().PeerID); got != want {
+		t.Errorf("the long call gave %s, want %s", got, want)
 	}
 	Eventually(t, "the original answers", func() bool { return from.Load().Provider == provider.Status().PeerID })
 	donor.hosted(1, "paused")
