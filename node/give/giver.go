@@ -232,12 +232,14 @@ func (g *Giver) do(ctx context.Context, op string, f func(context.Context) error
 func (g *Giver) Place(forWhom string) *Placement {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	caps, p := g.decision.Caps, &Placement{Home: g.cfg.Dir, Groups: g.groups, For: forWhom}
+	caps := g.decision.Caps
+	share := caps.share(g.set.Policy.Hosts)
+	p := &Placement{Home: g.cfg.Dir, Groups: g.groups, For: forWhom}
 	if len(p.Groups) == 0 {
-		caps = caps.share(g.set.Policy.Hosts)
+		caps = share
 	}
 	p.CPU = caps.CPU / 100 * float64(max(g.snapshot.Load.Cores, 1))
-	p.Memory, p.Disk = max(caps.Memory, 1), caps.Disk
+	p.Memory, p.Disk = max(caps.Memory, 1), share.Disk
 	return p
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -292,6 +293,26 @@ func TestGiverGivesLess(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Inside of a group a cell may use all that is given, but for what the kernel may not hold; else its share.
+func TestPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, t.TempDir())
+		defer r.Stop()
+		r.change(func(s *Settings) { s.On, s.CPU, s.RAM, s.Disk, s.Policy.Hosts = true, 20, 8, 4e6, 2 })
+		alone := Placement{Home: r.dir, For: somePeer, CPU: 0.4, Memory: 640e6, Disk: 2e6}
+		if p := r.Place(somePeer); !reflect.DeepEqual(*p, alone) {
+			t.Errorf("a share: %+v, want %+v", *p, alone)
+		}
+		r.limiter.groups = map[string]string{"": "/sys/fs/cgroup/x"}
+		r.Changed()
+		synctest.Wait()
+		within := Placement{Home: r.dir, For: somePeer, CPU: 0.8, Memory: 1280e6, Disk: 2e6, Groups: r.limiter.groups}
+		if p := r.Place(somePeer); !reflect.DeepEqual(*p, within) {
+			t.Errorf("in a group: %+v, want %+v", *p, within)
+		}
+	})
 }
 
 // Without limits nothing runs.
