@@ -60,9 +60,11 @@ func (l *limiter) Set(c give.Caps) error {
 	if l.open(); l.pool == nil {
 		return nil
 	}
-	return l.pool.Set(sandbox.PoolLimits{
+	err := l.pool.Set(sandbox.PoolLimits{
 		CPU: c.CPU / 100 * float64(runtime.NumCPU()), Memory: c.Memory, Disk: c.Disk,
 	})
+	l.opened = err == nil // somebody may have removed it: the next time it is made again
+	return err
 }
 
 func (l *limiter) Groups() map[string]string {

@@ -46,6 +46,8 @@ type Hosted interface {
 	// Pause has every hosted cell leave its callers and stop running, within 2 s. None is started until
 	// Resume. It may come again while it is paused.
 	Pause(ctx context.Context, why string) error
+	// Resume lets them run. It comes again with every look. It does not wait for them: nobody watches for
+	// input meanwhile.
 	Resume(ctx context.Context) error
 	// Clear stops and removes every hosted cell; what was fetched for them may stay in the cache.
 	Clear(ctx context.Context) error
@@ -132,6 +134,12 @@ func (m *meter) add(now time.Time, total Usage, cores int) Rates {
 const (
 	pauseLimit = 5 * time.Second
 	clearLimit = 30 * time.Second
+)
+
+// How long a look at everything may take, and while somebody may come who would have to wait for its end.
+const (
+	lookLimit     = 3 * time.Second
+	watchfulLimit = 400 * time.Millisecond
 )
 
 // New makes a Giver of the settings of the home cell in cfg.Dir. Settings that cannot be read give nothing;
@@ -232,12 +240,14 @@ func (g *Giver) do(ctx context.Context, op string, f func(context.Context) error
 func (g *Giver) Place(forWhom string) *Placement {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	caps, p := g.decision.Caps, &Placement{Home: g.cfg.Dir, Groups: g.groups, For: forWhom}
+	caps := g.decision.Caps
+	share := caps.share(g.set.Policy.Hosts)
+	p := &Placement{Home: g.cfg.Dir, Groups: g.groups, For: forWhom}
 	if len(p.Groups) == 0 {
-		caps = caps.share(g.set.Policy.Hosts)
+		caps = share
 	}
 	p.CPU = caps.CPU / 100 * float64(max(g.snapshot.Load.Cores, 1))
-	p.Memory, p.Disk = max(caps.Memory, 1), caps.Disk
+	p.Memory, p.Disk = max(caps.Memory, 1), share.Disk
 	return p
 }
 
@@ -307,8 +317,14 @@ func (g *Giver) step(ctx context.Context) {
 	}
 	snap := Snapshot{}
 	if on { // else there is nothing to look for
-		snap = g.deps.Sensors.Look(ctx, g.deps.Limiter.Used(g.rows))
-		g.watched = time.Now()
+		limit := lookLimit
+		if g.watchful() {
+			limit = watchfulLimit
+		}
+		looking, cancel := context.WithTimeout(ctx, limit)
+		g.watched = time.Now() // whoever comes while it looks at the rest is seen right after
+		snap = g.deps.Sensors.Look(looking, g.deps.Limiter.Used(g.rows))
+		cancel()
 	}
 	g.decide(ctx, snap)
 	g.measure()
@@ -351,7 +367,9 @@ func (g *Giver) decide(ctx context.Context, snap Snapshot) {
 	g.mu.Unlock()
 	g.act(ctx, d)
 	if over {
-		g.clear(ctx)
+		if err := g.clear(ctx); err != nil {
+			g.deps.Log.Warn("what was hosted cannot be removed", zap.Error(err))
+		}
 	}
 }
 

@@ -32,9 +32,9 @@ type inputWatch struct {
 
 	lines  []string // of the interrupts to watch: parts of their names
 	counts map[string]uint64
-	desk   string   // what of the desktop is asked: a key of desks; "": nothing
-	x      *xserver // with askX
-	coarse bool     // logind's word is needed, for want of a finer one
+	desk   string // what of the desktop is asked, for people; "": nothing
+	screen screen // that is asked; nil: GNOME
+	coarse bool   // logind's word is needed, for want of a finer one
 }
 
 // inputDevice is a device that can be read: what comes of it is thrown away.
@@ -207,11 +207,25 @@ func (w *inputWatch) readInterrupts() map[string]uint64 {
 	return parseInterrupts(text)
 }
 
-// What of the desktop can be asked.
-const (
-	byGNOME = "GNOME's idle time"
-	byX     = "the X server's idle time"
-)
+// byGNOME is what GNOME's idle time is called.
+const byGNOME = "GNOME's idle time"
+
+// screen is what shows the desktop, and knows for how long nobody has touched anything.
+type screen interface {
+	where() string // socket
+	by() string
+	idle(ctx context.Context) (time.Duration, Reading)
+	close()
+}
+
+// findScreens gives what may show the desktop. Beside Wayland the X server sees only what goes to its own
+// windows.
+func findScreens(sockets, runtime string, getenv func(string) string, now func() time.Time) (list []screen) {
+	if c := newCompositor(runtime, getenv, now); c != nil {
+		return append(list, c)
+	}
+	return append(list, newXServer(sockets, runtime, getenv))
+}
 
 // findDesktop finds what knows for how long nobody has touched anything at this machine's seat.
 func (w *inputWatch) findDesktop() string {
@@ -221,36 +235,38 @@ func (w *inputWatch) findDesktop() string {
 		return ""
 	}
 	if _, there := w.askGNOME(ctx); there == Yes {
+		w.showOn(nil)
 		return byGNOME
 	}
-	if w.display == nil {
+	if w.screens == nil {
 		return ""
 	}
-	x := w.display()
-	if x == nil || display != "" && display != ":"+x.number { // of a seat that is somewhere else
-		w.closeX()
-		return ""
+	for _, s := range w.screens(w.now) {
+		if x, ok := s.(*xserver); ok && display != "" && display != ":"+x.number { // of a seat that is somewhere else
+			continue
+		}
+		if w.screen == nil || w.screen.where() != s.where() {
+			w.showOn(s)
+		}
+		if _, there := w.screen.idle(ctx); there == Yes {
+			return w.screen.by()
+		}
 	}
-	if w.x == nil || w.x.socket != x.socket {
-		w.closeX()
-		w.x = x
-	}
-	if _, there := w.x.idle(ctx); there == Yes {
-		return byX
-	}
+	w.showOn(nil)
 	return ""
 }
 
-func (w *inputWatch) closeX() {
-	if w.x != nil {
-		w.x.close()
-		w.x = nil
+// showOn asks another screen from now on.
+func (w *inputWatch) showOn(s screen) {
+	if w.screen != nil {
+		w.screen.close()
 	}
+	w.screen = s
 }
 
 func (w *inputWatch) askDesktop(ctx context.Context) (idle time.Duration, there Reading) {
-	if w.desk == byX {
-		return w.x.idle(ctx)
+	if w.screen != nil {
+		return w.screen.idle(ctx)
 	}
 	return w.askGNOME(ctx)
 }
@@ -329,7 +345,7 @@ func (w *inputWatch) drop(event string) {
 }
 
 func (w *inputWatch) close() {
-	w.closeX()
+	w.showOn(nil)
 	for _, name := range slices.Collect(maps.Keys(w.opened)) {
 		w.drop(name)
 	}

@@ -40,6 +40,10 @@ const (
 	xReplyLength = 32
 )
 
+func (x *xserver) where() string { return x.socket }
+
+func (x *xserver) by() string { return "the X server's idle time" }
+
 // idle asks for how long nobody has touched anything.
 func (x *xserver) idle(ctx context.Context) (time.Duration, Reading) {
 	if _, err := os.Stat(x.socket); err != nil {
@@ -207,12 +211,8 @@ func cookieIn(data []byte, display string) []byte {
 	return nil
 }
 
-// newXServer gives the X server that is the desktop; nil: there is none that would know. Beside Wayland the X
-// server sees only what goes to its own windows.
+// newXServer gives the X server of this user's session.
 func newXServer(sockets, runtime string, getenv func(string) string) *xserver {
-	if wayland, _ := filepath.Glob(filepath.Join(runtime, "wayland-*")); len(wayland) > 0 || getenv("WAYLAND_DISPLAY") != "" {
-		return nil
-	}
 	number, ok := strings.CutPrefix(getenv("DISPLAY"), ":")
 	if number, _, _ = strings.Cut(number, "."); !ok || number == "" || strings.Trim(number, "0123456789") != "" {
 		number = "0" // a daemon often knows none

@@ -116,12 +116,14 @@ func TestXServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := newFake(t, "", "")
-	f.input.display = func() *xserver { return newXServer(dir, runtime, func(string) string { return "" }) }
+	f.input.screens = func(now func() time.Time) []screen {
+		return findScreens(dir, runtime, func(string) string { return "" }, now)
+	}
 	f.write("proc/bus/input/devices", usbMouse)
 	f.look()
 	f.later(time.Hour)
 	s := f.look()
-	if got := sensor(s, "input").By; got != byX || f.idle(s.Input) != 90*time.Second {
+	if got := sensor(s, "input").By; got != "the X server's idle time" || f.idle(s.Input) != 90*time.Second {
 		t.Errorf("seen by %q, idle for %v", got, f.idle(s.Input))
 	}
 	mu.Lock()
