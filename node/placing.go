@@ -51,7 +51,13 @@ func (p *placer) pursue(cell cid.Cid, c *placement) {
 		talks: map[cellproto.PeerID]*offer.Talk{},
 	}
 	defer t.hangUp()
-	t.log.Info("looking for a place for a copy")
+	p.mu.Lock()
+	why := "its best provider misses the objective"
+	if c.situation.Follows {
+		why = "the version before it has a copy here"
+	}
+	p.mu.Unlock()
+	t.log.Info(why + ": looking for a place for a copy")
 	err := t.run(ctx)
 	p.mu.Lock()
 	defer p.mu.Unlock()
