@@ -32,7 +32,8 @@ type Policy struct {
 	EveryCalls int
 	// MinGap is the least time between two races for any reason but a failure; default 1 s. So
 	// that heavy tails, which are slow now and then by nature, do not make a caller race all the
-	// time, the gap for slow calls doubles with each race that changed nothing, up to Keep.
+	// time, the gap for slow calls doubles with each race that they were the reason for, up to Keep,
+	// until there was none between two races.
 	MinGap time.Duration
 }
 
@@ -64,7 +65,7 @@ type Cached struct {
 	Decided time.Time        `json:"decided"`
 	Calls   int              `json:"calls"`             // since then
 	Hurried bool             `json:"hurried,omitempty"` // Decision.Hurried
-	Same    int              `json:"same,omitempty"`    // races for slow calls in a row that changed nothing
+	Slows   int              `json:"slows,omitempty"`   // races for slow calls in a row
 	Asked   int              `json:"asked,omitempty"`   // candidates that the race measured
 
 	slow   bool
@@ -110,7 +111,7 @@ func (c *Cached) ShouldRace(now time.Time, p Policy) Reason {
 	if c.gaveUp.After(c.Decided) {
 		age = now.Sub(c.gaveUp)
 	}
-	gap := min(p.MinGap<<min(c.Same, 20), max(p.Keep, p.MinGap))
+	gap := min(p.MinGap<<min(c.Slows, 20), max(p.Keep, p.MinGap))
 	switch {
 	case c.racing != NoReason:
 		return NoReason
@@ -169,12 +170,10 @@ func (c *Cached) Take(d *Decision) {
 			next.Asked++
 		}
 	}
-	// Nothing has changed for slow calls if the winner is the same, or is to be as slow: among equals the
-	// winner changes with every race.
-	if same := c.Peer == w.Peer || w.CallP99*slowNum >= c.P99*slowDen; why == Slow && same {
-		next.Same = c.Same + 1
-	} else if same && c.slow {
-		next.Same = c.Same
+	if why == Slow {
+		next.Slows = c.Slows + 1
+	} else if c.slow {
+		next.Slows = c.Slows
 	}
 	*c = next
 }
@@ -198,7 +197,7 @@ func ParseCached(data []byte) (Cached, error) {
 	if err := json.Unmarshal(data, &c); err != nil {
 		return Cached{}, cellproto.Errorf(op, cellproto.Corrupt, "%w", err)
 	}
-	if c.Peer == "" || len(c.Peer) > maxPeerID || c.Score < 0 || c.P99 < 0 || c.P99 > maxMicros || c.Calls < 0 || c.Same < 0 || c.Asked < 0 || c.Asked > cellproto.MaxProviders {
+	if c.Peer == "" || len(c.Peer) > maxPeerID || c.Score < 0 || c.P99 < 0 || c.P99 > maxMicros || c.Calls < 0 || c.Slows < 0 || c.Asked < 0 || c.Asked > cellproto.MaxProviders {
 		return Cached{}, cellproto.Errorf(op, cellproto.Corrupt, "impossible values")
 	}
 	return c, nil
