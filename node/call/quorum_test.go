@@ -328,6 +328,27 @@ func TestSpotCheckOfTwo(t *testing.T) {
 	}
 }
 
+// A function that gives another reply everywhere is not pure, whatever it says, and not checked each time.
+func TestSpotCheckOfWhatIsNotPure(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 4, func(cfg *CallerConfig, _ *CallerDeps) { cfg.SpotCheck = 1 })
+	for i, p := range all {
+		p.program.handle = lie(fmt.Sprint(i))
+	}
+	for range 20 {
+		call(t, c, cell, "echo")
+		eventually(t, "the check is over", func() bool { return c.checks.Load() == 0 })
+	}
+	if n := c.checked.Load(); n != 1 {
+		t.Errorf("%d checks", n)
+	}
+	for _, p := range all {
+		if c.lied(cellproto.PeerID(peerText(p.host))) {
+			t.Error("somebody is banned")
+		}
+	}
+}
+
 // The share is that of cell.toml.
 func TestSpotCheckShare(t *testing.T) {
 	cell := publish(t, testSchema())

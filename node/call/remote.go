@@ -19,18 +19,19 @@ type remote struct {
 	name cellproto.CellID
 	used time.Time // by a call, last; Caller.mu guards it
 
-	mu       sync.Mutex
-	answered time.Time // when a provider did last
-	winner   race.Cached
-	decision *race.Decision // the last one with a winner
-	infos    map[cellproto.PeerID]peer.AddrInfo
-	binaries map[cellproto.PeerID]signed.Digest // the programs that adverts named
-	racing   *running                           // nil when no race runs
-	speeds   map[cellproto.PeerID]*speed        // of those whose bandwidth somebody wanted to know
-	hurry    time.Duration                      // how soon CallerDeps.Raced wants another race; 0: as usual
-	searched func() string                      // how far the search of the last race got; nil: none was
-	manifest *signed.Manifest
-	schema   *cellproto.Schema
+	mu        sync.Mutex
+	answered  time.Time // when a provider did last
+	winner    race.Cached
+	decision  *race.Decision // the last one with a winner
+	infos     map[cellproto.PeerID]peer.AddrInfo
+	binaries  map[cellproto.PeerID]signed.Digest // the programs that adverts named
+	racing    *running                           // nil when no race runs
+	speeds    map[cellproto.PeerID]*speed        // of those whose bandwidth somebody wanted to know
+	unchecked map[string]time.Time               // functions whose replies are not checked until then
+	hurry     time.Duration                      // how soon CallerDeps.Raced wants another race; 0: as usual
+	searched  func() string                      // how far the search of the last race got; nil: none was
+	manifest  *signed.Manifest
+	schema    *cellproto.Schema
 
 	describing chan struct{} // taken while manifest and schema are fetched
 }
