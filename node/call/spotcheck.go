@@ -67,7 +67,7 @@ func (c *Caller) check(r *remote, req *cellproto.Request, first vote) {
 
 // uncheckTime is for how long the replies of a function are not checked that gives another one everywhere:
 // it is not as pure as it is said to be, and each check would ask everybody.
-const uncheckTime = 10 * time.Minute
+const uncheckTime = time.Minute
 
 func (r *remote) uncheck(fn string) {
 	r.mu.Lock()
