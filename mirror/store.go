@@ -42,6 +42,7 @@ type Config struct {
 	Root     string           // directory of the foreign cells, absolute; made when the first one is
 	OS, Arch string           // as Go names them
 	Account  cellproto.PeerID // of the person; its own cells of placement "friends" may be mirrored
+	Environ  []string         // of the person, for their own git: AddRepo; nil: os.Environ
 
 	FileRepos bool // for tests: sources may be cloned from file:// too
 }
@@ -172,6 +173,18 @@ func (s *Store) List() ([]Mirror, error) {
 		}
 	}
 	return out, nil
+}
+
+// Others gives the mirrors of other versions of a cell, as far as that can be told by its owner and its name.
+func (s *Store) Others(id cid.Cid, m *signed.Manifest) ([]Mirror, error) {
+	all, err := s.List()
+	var out []Mirror
+	for _, o := range all {
+		if o.CID != "" && o.CID != id.String() && o.Owner == string(m.Owner) && o.Name == m.Name {
+			out = append(out, o)
+		}
+	}
+	return out, err
 }
 
 // lookAgain is how long the index is believed.

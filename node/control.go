@@ -47,6 +47,7 @@ func (n *nucleus) routes() http.Handler {
 		"GET " + ctl.RouteRaces:    n.ctlRaces,
 		"GET " + ctl.RouteHistory:  n.ctlHistory,
 		"GET " + ctl.RouteSchema:   n.ctlSchema,
+		"GET " + ctl.RouteDescribe: n.ctlDescribe,
 		"GET " + ctl.RouteDoctor:   n.ctlDoctor,
 		"POST " + ctl.RouteStop:    n.ctlStop,
 		"POST " + ctl.RouteSwap:    n.ctlSwap,
@@ -56,6 +57,15 @@ func (n *nucleus) routes() http.Handler {
 		"POST " + ctl.RouteMirrors:   n.ctlMirrorAdd,
 		"DELETE " + ctl.RouteMirrors: n.ctlMirrorRemove,
 		"POST " + ctl.RouteCollect:   n.ctlCollect,
+
+		"POST " + ctl.RouteYield:  n.ctlYield,
+		"POST " + ctl.RouteReturn: n.ctlReturn,
+
+		"POST " + ctl.RouteGive:      n.ctlGive,
+		"GET " + ctl.RouteGiveStatus: n.ctlGiveStatus,
+
+		"GET " + ctl.RouteDeps:  n.ctlDeps,
+		"POST " + ctl.RouteDeps: n.ctlUpdateDeps,
 	} {
 		mux.HandleFunc(route, n.answer(h))
 	}
@@ -169,6 +179,11 @@ func (n *nucleus) ctlRace(ctx context.Context, r *http.Request, w *ctl.Writer) (
 	if err != nil {
 		return nil, err
 	}
+	if id, published, err := n.caller.Resolve(ctx, r.URL.Query().Get("target")); err == nil && published {
+		if text := n.placer.placementOf(id); text != "" {
+			_ = w.Progress("placement: " + text)
+		}
+	}
 	return raceRows(d.Ranking), nil
 }
 
@@ -230,17 +245,40 @@ func schemaText(h cellproto.SchemaHash) string {
 }
 
 func (n *nucleus) ctlSchema(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
-	target := r.URL.Query().Get("target")
+	schema, err := n.targetSchema(ctx, r.URL.Query().Get("target"))
+	if err != nil {
+		return nil, err
+	}
+	return json.RawMessage(schema.Canonical()), nil
+}
+
+// targetSchema gives the schema of a target. The cell's own program is started for it, if nobody has asked it yet.
+func (n *nucleus) targetSchema(ctx context.Context, target string) (*cellproto.Schema, error) {
 	if n.own(target) && n.program != nil && n.server.Serving().Schema == nil {
 		if _, err := (watched{n.program, n.serving}).Conn(ctx); err != nil {
 			return nil, err
 		}
 	}
-	schema, err := n.caller.Schema(ctx, target)
+	return n.caller.Schema(ctx, target)
+}
+
+// ctlDescribe says what a target is now: for those who pin what they were made for.
+func (n *nucleus) ctlDescribe(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
+	target := r.URL.Query().Get("target")
+	schema, err := n.targetSchema(ctx, target)
 	if err != nil {
 		return nil, err
 	}
-	return json.RawMessage(schema.Canonical()), nil
+	out := ctl.Description{Schema: schema.Canonical()}
+	id, published, err := n.caller.Resolve(ctx, target)
+	if err != nil || !published {
+		return out, err
+	}
+	out.CID = id.String()
+	if m := n.caller.Known(id); m != nil {
+		out.Version = m.Version
+	}
+	return out, nil
 }
 
 // own says whether a target is this very cell.
@@ -283,6 +321,12 @@ func (n *nucleus) ctlUse(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), req.Timeout)
 	defer cancel()
+	if n.depends.deps[req.Target] != nil { // says what it waits for
+		if _, err := n.depends.ready(ctx, req.Target, func(text string) { _ = out.Progress(text) }); err != nil {
+			n.tell(out, err)
+			return
+		}
+	}
 	res, err := n.use(ctx, &req, r.Body)
 	if err != nil {
 		n.tell(out, err)

@@ -83,6 +83,7 @@ const (
 type Resources struct {
 	CPU         float64 // cores; 0.01 to 1024
 	Memory      int64   // bytes; 1 MiB to 16 TiB
+	Disk        int64   // bytes that its state may take in data/store; 1 MiB to 16 TiB
 	GPU         string  // always "" for now
 	Concurrency int     // calls in flight in the program; 1 to cellproto.MaxStreams
 }
@@ -173,7 +174,7 @@ func Default() *Config {
 		Cell:        Cell{Version: "0.1.0", Schema: true, Speaks: Frames},
 		LifeCycle:   LifeCycle{FreezeAfter: 30 * time.Second, IdleTimeout: 600 * time.Second, KeepLog: true},
 		Auth:        Auth{Challenge: ChallengeSimple, TokenTTL: 10 * time.Minute},
-		Resources:   Resources{CPU: 1, Memory: 256 << 20, Concurrency: 100},
+		Resources:   Resources{CPU: 1, Memory: 256 << 20, Disk: 64 << 20, Concurrency: 100},
 		SLO:         SLO{MaxP99Ms: 150, MinBandwidthMbps: 100, CloneOnViolation: true},
 		Caller:      Caller{SpotCheck: 0.01},
 		Deps:        map[string]string{},

@@ -77,6 +77,7 @@ var keys = [...]key{
 
 	{path: "resources.cpu", kind: number, at: func(c *Config) any { return &c.Resources.CPU }, min: 0.01, max: maxCPU},
 	{path: "resources.memory", kind: size, at: func(c *Config) any { return &c.Resources.Memory }, min: minMemory, max: maxMemory},
+	{path: "resources.disk", kind: size, at: func(c *Config) any { return &c.Resources.Disk }, min: minMemory, max: maxMemory},
 	{path: "resources.gpu", kind: text, at: func(c *Config) any { return &c.Resources.GPU }, optional: true, check: checkGPU},
 	{path: "resources.concurrency", kind: integer, at: func(c *Config) any { return &c.Resources.Concurrency }, min: 1, max: cellproto.MaxStreams},
 

@@ -52,7 +52,7 @@ func TestGood(t *testing.T) {
 				LifeCycle: LifeCycle{FreezeAfter: 45 * time.Second, IdleTimeout: 90 * time.Minute, NucleusTimeout: 500 * time.Millisecond, AutoCleanup: true},
 				Auth: Auth{Challenge: ChallengeSig, TokenTTL: time.Minute,
 					AllowedKeys: []string{"ann.pub", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI/example ann@example.org"}},
-				Resources: Resources{CPU: 2, Memory: 2 << 20, Concurrency: 512},
+				Resources: Resources{CPU: 2, Memory: 2 << 20, Disk: 3 << 20, Concurrency: 512},
 				Caller:    Caller{SpotCheck: 0.25},
 				Artefact: Artefact{Type: ArtefactBinary, Repo: "https://example.org/calculator.git", Ref: "v1.2.3",
 					URL:       "https://example.org/calculator-linux-amd64",

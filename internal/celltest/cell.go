@@ -27,6 +27,9 @@ type Cell struct {
 	n    *Net
 	t    testing.TB
 	proc *process // nil: none was started here, or it has been waited for
+
+	celld string   // another celld than that of Bin; "": that
+	args  []string // before the directory
 }
 
 // process is a celld that was started here.
@@ -82,7 +85,11 @@ func (c *Cell) spawn() (*process, error) {
 		c.t.Fatal(err)
 	}
 	defer ready.Close()
-	p := &process{cmd: exec.Command(filepath.Join(Bin(c.t), "celld"), c.Dir), ended: make(chan struct{})}
+	celld := c.celld
+	if celld == "" {
+		celld = filepath.Join(Bin(c.t), "celld")
+	}
+	p := &process{cmd: exec.Command(celld, append(slices.Clone(c.args), c.Dir)...), ended: make(chan struct{})}
 	p.cmd.Env = append(c.n.Env(), ctl.EnvReadyFD+"=3")
 	p.cmd.ExtraFiles = []*os.File{w} // descriptor 3
 	p.cmd.Stderr = &p.stderr

@@ -47,7 +47,7 @@ func Bin(t testing.TB) string {
 			return
 		}
 		cmd := exec.Command("go", "build", "-o", binDir+string(filepath.Separator), "./cmd/celld", "./cmd/cellctl", "./cmd/cellbox",
-			"./examples/calculator", "./examples/counter", "./examples/digest", "./internal/celltest/testdata/tally", "./internal/celltest/testdata/badcelld")
+			"./examples/calculator", "./examples/counter", "./examples/digest", "./examples/guestbook", "./internal/celltest/testdata/tally", "./internal/celltest/testdata/badcelld")
 		cmd.Dir = moduleRoot
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -77,6 +77,7 @@ type Net struct {
 	name      string
 	root      string
 	bootstrap []string
+	env       []string // besides what Env gives
 	cells     atomic.Int64
 }
 
@@ -175,7 +176,7 @@ func (n *Net) Env() []string {
 	env := []string{
 		"PATH=" + Bin(n.t) + string(os.PathListSeparator) + os.Getenv("PATH"), "HOME=" + n.root, "NO_COLOR=1",
 		cellproto.EnvHome + "=" + filepath.Join(n.root, "home"), cellproto.EnvNetwork + "=" + n.name,
-		cellproto.EnvListen + "=/ip4/127.0.0.1/tcp/0", cellproto.EnvMDNS + "=off",
+		cellproto.EnvListen + "=/ip4/127.0.0.1/tcp/0", cellproto.EnvMDNS + "=off", cellproto.EnvFileRepos + "=on",
 		// What is built must not need a network, nor what this machine has fetched.
 		"GOCACHE=" + goEnv(n.t, "GOCACHE"), "GOMODCACHE=" + filepath.Join(n.root, "no-modules"), "GOPROXY=off", "GOTOOLCHAIN=local",
 		"GOFLAGS=-buildvcs=false", "GOWORK=off",
@@ -183,7 +184,7 @@ func (n *Net) Env() []string {
 	if len(n.bootstrap) > 0 {
 		env = append(env, cellproto.EnvBootstrap+"="+strings.Join(n.bootstrap, ","))
 	}
-	return env
+	return append(env, n.env...)
 }
 
 func goEnv(t testing.TB, name string) string {

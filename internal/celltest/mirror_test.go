@@ -249,3 +249,55 @@ func TestMissedObjectiveIsMirrored(t *testing.T) {
 	}
 	n.Must(n.root, "mirror", "rm", published.CID)
 }
+
+// A newer version of a cell that is mirrored gets a directory of its own as soon as it is called, and the one
+// before is to retire; until then both serve, each under its CID.
+func TestNewVersionIsMirrored(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	a, one := n.provide("calculator")
+	old := n.At(n.Must(n.root, "mirror", "add", one.CID))
+	a.Stop()
+	a.Edit(`version = "1.0.0"`, `version = "1.1.0"`)
+	a.Start()
+	two := a.Publish()
+	if two.CID == one.CID {
+		t.Fatal("it is no new version")
+	}
+	home := n.At("home")
+	home.AwaitProviders(two.CID, 1)
+	if got := n.Must(n.root, "use", two.CID, "add", "3", "4"); got != "7" {
+		t.Fatalf("add 3 4 is %s", got)
+	}
+	var fresh ctl.MirrorRow
+	Eventually(t, "version 2 is mirrored", func() bool {
+		var rows []ctl.MirrorRow
+		if err := json.Unmarshal([]byte(n.Must(n.root, "mirror", "ls", "--json")), &rows); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range rows {
+			if r.CID == two.CID && r.State == ctl.Running {
+				fresh = r
+			}
+		}
+		return fresh.Dir != ""
+	})
+	n.At(fresh.Dir)
+	if fresh.Dir == old.Dir || fresh.Version != "1.1.0" || fresh.Public {
+		t.Errorf("%+v", fresh)
+	}
+	record, err := os.ReadFile(filepath.Join(old.Dir, "mirror.json"))
+	if err != nil || !strings.Contains(string(record), `"replaced_by": "`+two.CID+`"`) {
+		t.Errorf("the one before: %s, %v", record, err)
+	}
+	if record, err := os.ReadFile(filepath.Join(fresh.Dir, "mirror.json")); err != nil || strings.Contains(string(record), "replaced_by") {
+		t.Errorf("the newer one: %s, %v", record, err)
+	}
+	a.Kill()
+	for _, id := range []string{one.CID, two.CID} {
+		var r struct{ Source string }
+		if err := json.Unmarshal([]byte(n.Must(n.root, "use", id, "add", "3", "4", "--json")), &r); err != nil || r.Source != "mirror" {
+			t.Errorf("%s is answered by %s: %v", id, r.Source, err)
+		}
+	}
+}

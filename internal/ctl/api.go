@@ -11,24 +11,31 @@ import (
 // Routes of the control API. Every answer is a stream of lines of JSON, each of which is one Line;
 // the last one has a result or an error. Parameters are in the query.
 const (
-	RouteStatus  = "/v1/status"  // GET; result Status
-	RouteMetrics = "/v1/metrics" // GET; result Metrics
-	RoutePublish = "/v1/publish" // POST; result Published
-	RouteUse     = "/v1/use"     // POST, see UseRequest; result UseMeta, then the reply's bytes
-	RouteFind    = "/v1/find"    // GET target, timeout_ms; items FindRow as they come, result Found
-	RouteRace    = "/v1/race"    // POST target, timeout_ms; result []RaceRow, best first
-	RouteRaces   = "/v1/races"   // GET target, every_ms, timeout_ms; items RaceReport as races end, result null
-	RouteHistory = "/v1/history" // GET target, timeout_ms; result []HistoryRow, newest first
-	RouteSchema  = "/v1/schema"  // GET target, timeout_ms; result is the schema, as in schema.json
-	RouteDoctor  = "/v1/doctor"  // GET; result []Check
-	RouteSwap    = "/v1/swap"    // POST program, force, publish, timeout_ms; result Swapped
-	RouteUpgrade = "/v1/upgrade" // POST file, cut, timeout_ms; result Upgrading, just before the other celld takes over
-	RouteStop    = "/v1/stop"    // POST; result null, before the nucleus begins to stop
-	RouteRun     = "/v1/run"     // POST timeout_ms; starts the program; result Status
+	RouteStatus   = "/v1/status"   // GET; result Status
+	RouteMetrics  = "/v1/metrics"  // GET; result Metrics
+	RoutePublish  = "/v1/publish"  // POST; result Published
+	RouteUse      = "/v1/use"      // POST, see UseRequest; result UseMeta, then the reply's bytes
+	RouteFind     = "/v1/find"     // GET target, timeout_ms; items FindRow as they come, result Found
+	RouteRace     = "/v1/race"     // POST target, timeout_ms; result []RaceRow, best first
+	RouteRaces    = "/v1/races"    // GET target, every_ms, timeout_ms; items RaceReport as races end, result null
+	RouteHistory  = "/v1/history"  // GET target, timeout_ms; result []HistoryRow, newest first
+	RouteSchema   = "/v1/schema"   // GET target, timeout_ms; result is the schema, as in schema.json
+	RouteDescribe = "/v1/describe" // GET target, timeout_ms; result Description
+	RouteDoctor   = "/v1/doctor"   // GET; result []Check
+	RouteSwap     = "/v1/swap"     // POST program, force, publish, timeout_ms; result Swapped
+	RouteUpgrade  = "/v1/upgrade"  // POST file, cut, timeout_ms; result Upgrading, just before the other celld takes over
+	RouteStop     = "/v1/stop"     // POST; result null, before the nucleus begins to stop
+	RouteRun      = "/v1/run"      // POST timeout_ms; starts the program; result Status
 	// GET; result []MirrorRow. POST target, public, timeout_ms: makes one; result MirrorRow. DELETE target,
 	// timeout_ms: removes one; result MirrorRow.
 	RouteMirrors = "/v1/mirrors"
 	RouteCollect = "/v1/gc" // POST dry, timeout_ms; result []MirrorRow, those that go
+	// POST see GiveChange: changes what this machine gives, and turns it on or off; result Giving. Home cell only.
+	RouteGive       = "/v1/give"
+	RouteGiveStatus = "/v1/give/status" // GET; result Giving
+	// GET timeout_ms; result []DepRow. POST name (any number; none: all by git), timeout_ms: looks again, and waits
+	// until what is found is used; result []DepRow.
+	RouteDeps = "/v1/deps"
 )
 
 // What a nucleus tells whoever started it: the number of a descriptor on which it writes one line
@@ -96,6 +103,7 @@ type Status struct {
 	InFlight    int      `json:"in_flight"`
 	Served      int64    `json:"served"` // calls answered since the nucleus started
 	SandboxTier string   `json:"sandbox_tier"`
+	Profile     string   `json:"profile,omitempty"` // "router"
 	IPNS        string   `json:"ipns,omitempty"`
 	Dir         string   `json:"dir"`
 
@@ -105,15 +113,16 @@ type Status struct {
 	Upgrade      *UpgradeStatus `json:"upgrade,omitempty"`
 
 	// Of the program, since the nucleus started.
-	Starts    uint64      `json:"starts"`
-	Crashes   uint64      `json:"crashes"`              // runs that ended by themselves
-	LastExit  string      `json:"last_exit,omitempty"`  // how the last run ended
-	LastError string      `json:"last_error,omitempty"` // why it does not run, if something is wrong with it
-	LastHint  string      `json:"last_hint,omitempty"`
-	LogCut    uint64      `json:"log_cut,omitempty"`   // bytes that it printed past 64 KiB/s
-	BadLines  uint64      `json:"bad_lines,omitempty"` // of a jsonl program that answered nothing
-	Swap      *SwapStatus `json:"swap,omitempty"`      // the last one
-	Patch     []Patch     `json:"patch,omitempty"`     // in the order in which they are applied, by name
+	Starts     uint64      `json:"starts"`
+	Crashes    uint64      `json:"crashes"`              // runs that ended by themselves
+	LastExit   string      `json:"last_exit,omitempty"`  // how the last run ended
+	LastError  string      `json:"last_error,omitempty"` // why it does not run, if something is wrong with it
+	LastHint   string      `json:"last_hint,omitempty"`
+	LogCut     uint64      `json:"log_cut,omitempty"`    // bytes that it printed past 64 KiB/s
+	BadLines   uint64      `json:"bad_lines,omitempty"`  // of a jsonl program that answered nothing
+	Swap       *SwapStatus `json:"swap,omitempty"`       // the last one
+	Placements []Placement `json:"placements,omitempty"` // cells of which a copy near by is wanted, the newest first
+	Patch      []Patch     `json:"patch,omitempty"`      // in the order in which they are applied, by name
 }
 
 // SwapStatus says how far the last swap has come.
@@ -245,6 +254,13 @@ type HistoryRow struct {
 	Note    string    `json:"note,omitempty"` // of the last one: why the version before it is not listed
 }
 
+// Description is what a target is now.
+type Description struct {
+	CID     string          `json:"cid,omitempty"`     // of the manifest; "": it is not published, or called by its directory
+	Version string          `json:"version,omitempty"` // of the manifest
+	Schema  json.RawMessage `json:"schema"`
+}
+
 // MirrorRow is one mirror on this machine.
 type MirrorRow struct {
 	CID         string    `json:"cid"`
@@ -255,8 +271,33 @@ type MirrorRow struct {
 	Source      string    `json:"source"` // artefact, or what it was built from
 	LastUsed    time.Time `json:"last_used"`
 	Public      bool      `json:"public"`                 // it is announced
+	Hosted      bool      `json:"hosted,omitempty"`       // for others
+	AskedBy     string    `json:"asked_by,omitempty"`     // peer ID of who asked for it, if it is hosted
 	Made        bool      `json:"made,omitempty"`         // by this very request
 	SandboxTier string    `json:"sandbox_tier,omitempty"` // of one that was just started
+}
+
+// What an entry of [deps] is.
+const (
+	DepDirectory = "directory"
+	DepGit       = "git"
+	DepPublished = "published" // a CID, or a name of one
+)
+
+// DepRow is an entry of [deps], and what it stands for.
+type DepRow struct {
+	Name   string     `json:"name"`
+	Kind   string     `json:"kind"`
+	Target string     `json:"target"`           // as cell.toml has it
+	Dir    string     `json:"dir,omitempty"`    // where it is on this machine, if it is
+	CID    string     `json:"cid,omitempty"`    // of what is published
+	Commit string     `json:"commit,omitempty"` // of a repository
+	Moves  bool       `json:"moves,omitempty"`  // the reference is a branch, which is looked at again
+	Looked *time.Time `json:"looked,omitempty"` // when the repository was asked last
+	State  string     `json:"state,omitempty"`  // as in Status, if there is a directory
+	Step   string     `json:"step,omitempty"`   // what is being done just now
+	Error  string     `json:"error,omitempty"`
+	Hint   string     `json:"hint,omitempty"`
 }
 
 // Check is one finding of the doctor.

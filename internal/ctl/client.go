@@ -88,6 +88,11 @@ func (c *Client) Schema(ctx context.Context, target string) (json.RawMessage, er
 	return result[json.RawMessage](ctx, c, "GET", RouteSchema, targetQuery(ctx, target))
 }
 
+// Describe gives what target is now, with its schema.
+func (c *Client) Describe(ctx context.Context, target string) (Description, error) {
+	return result[Description](ctx, c, "GET", RouteDescribe, targetQuery(ctx, target))
+}
+
 // Doctor gives what the nucleus finds about itself.
 func (c *Client) Doctor(ctx context.Context) ([]Check, error) {
 	return result[[]Check](ctx, c, "GET", RouteDoctor, nil)
@@ -153,6 +158,16 @@ func (c *Client) Collect(ctx context.Context, dry bool) ([]MirrorRow, error) {
 		q.Set("dry", "1")
 	}
 	return result[[]MirrorRow](ctx, c, "POST", RouteCollect, withTimeout(ctx, q))
+}
+
+// Deps lists what is under [deps], and what it stands for.
+func (c *Client) Deps(ctx context.Context) ([]DepRow, error) {
+	return result[[]DepRow](ctx, c, "GET", RouteDeps, withTimeout(ctx, nil))
+}
+
+// UpdateDeps brings dependencies by git up to date: those named, or all.
+func (c *Client) UpdateDeps(ctx context.Context, names []string) ([]DepRow, error) {
+	return result[[]DepRow](ctx, c, "POST", RouteDeps, withTimeout(ctx, url.Values{"name": names}))
 }
 
 // Stop tells the nucleus to stop. It has not yet stopped when Stop returns.

@@ -42,6 +42,12 @@ type Mirrors interface {
 	Dir(id cid.Cid) (dir string, ok bool)
 }
 
+// Repos knows the copies of repositories under [deps] on this machine; ok is false for a name of something else.
+// One that is not ready yet is Unavailable.
+type Repos interface {
+	Dir(ctx context.Context, name string) (dir string, ok bool, err error)
+}
+
 // CallerConfig says on whose behalf calls are made.
 type CallerConfig struct {
 	Dir         string            // of the calling cell; its memory of others is in Dir/.cell-cache
@@ -61,6 +67,7 @@ type CallerDeps struct {
 	Wake     func(ctx context.Context, dir string) error // starts the nucleus of a local directory
 	Own      *Server                                     // of the same nucleus, or nil
 	Mirrors  Mirrors                                     // or nil
+	Repos    Repos                                       // or nil
 	Raced    func(Raced) (again time.Duration)           // see Raced; or nil
 	Log      *zap.Logger
 }

@@ -324,3 +324,19 @@ func (c *Caller) Resolve(ctx context.Context, target string) (cid.Cid, bool, err
 	}
 	return t.cell, t.cell.Defined(), err
 }
+
+// Known gives the manifest of a cell that was described before; nil: it was not.
+func (c *Caller) Known(id cid.Cid) *signed.Manifest {
+	m, _ := c.remote(id).description()
+	return m
+}
+
+// Where gives the directory that a target is in on this machine, if it is, and the CID that it stands for, if
+// that is what it names.
+func (c *Caller) Where(ctx context.Context, target string) (dir string, id cid.Cid, err error) {
+	t, err := c.resolve(ctx, target)
+	if id = t.cell; t.mirrorOf.Defined() {
+		id = t.mirrorOf
+	}
+	return t.dir, id, err
+}

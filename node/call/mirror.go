@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/celltoml"
 	"github.com/celldnet/celld/cellproto/signed"
 	"github.com/celldnet/celld/node/race"
 )
@@ -90,9 +91,10 @@ func (c *Caller) leaveAlone(dir string, why error) {
 // soon another one is wanted, as long as the cell is called; 0: as usual.
 type Raced struct {
 	Cell      cid.Cid
-	Manifest  *signed.Manifest // nil: it is not known yet
-	Best      time.Duration    // what 99 of 100 calls of the winner should stay under; 0: there was none
-	Objective []byte           // the caller's slo.json for this cell, else for all cells; nil: there is none
+	Manifest  *signed.Manifest   // nil: it is not known yet
+	Best      time.Duration      // what 99 of 100 calls of the winner should stay under; 0: there was none
+	Answered  []cellproto.PeerID // the providers that could be measured
+	Objective []byte             // the caller's slo.json for this cell, else for all cells; nil: there is none
 
 	// Bandwidth gives what the winner sends, in Mbit/s, and measures it if that is due; 0: it cannot be
 	// measured. It takes up to seconds. Nil: there was no winner.
@@ -114,6 +116,11 @@ func (c *Caller) tellRaced(r *remote, d *race.Decision) {
 	out.Bandwidth = c.winnerSpeed(r, d)
 	if d.Winner != "" {
 		out.Best = d.Ranking[0].CallP99.Duration()
+	}
+	for _, k := range d.Ranking {
+		if k.Out == "" {
+			out.Answered = append(out.Answered, k.Peer)
+		}
 	}
 	again := c.deps.Raced(out)
 	r.mu.Lock()
@@ -171,5 +178,26 @@ func (c *Caller) Sources(ctx context.Context, target string) (*Source, error) {
 	r.manifest, r.schema = m, schema
 	r.mu.Unlock()
 	src.Block, src.Schema = block, schema
+	if celltoml.Placement(m.Privacy) == celltoml.PlacementFriends {
+		c.present(limited, r, ids)
+	}
 	return src, nil
+}
+
+// maxPresent is to how many providers of a cell for friends it is said who asks.
+const maxPresent = 4
+
+// present tells providers who we are, since they give what is for friends to none but these. Who cannot be told
+// refuses later.
+func (c *Caller) present(ctx context.Context, r *remote, ids []peer.ID) {
+	for _, id := range ids[:min(len(ids), maxPresent)] {
+		p := cellproto.PeerID(id.String())
+		lk, err := c.reach(ctx, r, p, false)
+		if err == nil { // a token counts once it was shown
+			_, err = c.send(ctx, lk, &cellproto.Request{Header: cellproto.Header{Func: cellproto.FuncSchema}}, string(p), string(r.name))
+		}
+		if err != nil {
+			c.deps.Log.Debug("a provider was not told who we are", zap.String("peer", string(p)), zap.Error(err))
+		}
+	}
 }

@@ -186,7 +186,7 @@ func (d *driver) find() {
 	}
 	ctx, cancel := context.WithCancel(d.ctx)
 	defer cancel()
-	for _, f := range d.c.cache.candidates(d.r) {
+	for _, f := range d.c.remembered(d.r) {
 		d.r.mu.Lock()
 		d.renewed[cellproto.PeerID(f.Info.ID.String())] = make(chan struct{})
 		d.r.mu.Unlock()

@@ -25,6 +25,7 @@ type remote struct {
 	decision  *race.Decision // the last one with a winner
 	infos     map[cellproto.PeerID]peer.AddrInfo
 	binaries  map[cellproto.PeerID]signed.Digest // the programs that adverts named
+	suggested []Found                            // see Suggest
 	racing    *running                           // nil when no race runs
 	speeds    map[cellproto.PeerID]*speed        // of those whose bandwidth somebody wanted to know
 	unchecked map[string]time.Time               // functions whose replies are not checked until then

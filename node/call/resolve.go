@@ -17,6 +17,7 @@ import (
 	"github.com/multiformats/go-multiaddr"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/celltoml"
 	"github.com/celldnet/celld/internal/ctl"
 )
 
@@ -59,9 +60,8 @@ func (c *Caller) resolve(ctx context.Context, target string) (resolved, error) {
 		return c.directory(target)
 	}
 	if to, ok := c.cfg.Deps[target]; ok {
-		if strings.HasPrefix(to, "git ") || strings.HasSuffix(to, ".git") || strings.Contains(to, ".git@") || strings.Contains(to, "://") {
-			return resolved{}, cellproto.Errorf(op, cellproto.Unsupported, "a dependency by git cannot be called yet").
-				WithHint("Clone it beside this cell and name its directory under [deps].")
+		if _, git, _ := celltoml.GitDep(to); git {
+			return c.repository(ctx, op, target)
 		}
 		if isPath(to) {
 			return c.directory(to)
@@ -88,6 +88,18 @@ func (c *Caller) resolve(ctx context.Context, target string) (resolved, error) {
 		return c.directory(target)
 	}
 	return c.byName(ctx, op, target)
+}
+
+// repository gives the copy of a dependency by git, which is made if there is none.
+func (c *Caller) repository(ctx context.Context, op, name string) (resolved, error) {
+	if c.deps.Repos == nil {
+		return resolved{}, cellproto.Errorf(op, cellproto.Unsupported, "a dependency by git cannot be called from here")
+	}
+	dir, ok, err := c.deps.Repos.Dir(ctx, name)
+	if err == nil && !ok {
+		err = cellproto.Errorf(op, cellproto.NotFound, "it was not under [deps] when this nucleus started").WithHint("cellctl restart")
+	}
+	return resolved{dir: dir}, err
 }
 
 func isPath(s string) bool {

@@ -59,6 +59,7 @@ type Server struct {
 	keys     keys
 	probers  probers
 
+	passed    sync.Pool    // of *passed, which no call uses
 	kept      atomic.Int64 // bytes of requests that can be made again
 	keyPrefix [8]byte      // of the keys that are made here
 	keysMade  atomic.Uint64
@@ -67,6 +68,7 @@ type Server struct {
 	latency race.Latency
 	peers   map[string]*peerLoad // by subject, those with a connection or a call
 	conns   map[*cellproto.Conn]*session
+	proven  map[peer.ID]proven // peers on the network that have proven a key
 	closed  bool
 	away    bool  // peers on the network are refused; see Leave
 	holding bool  // callers on Unix sockets are held
@@ -92,7 +94,7 @@ func NewServer(cfg ServerConfig, deps ServerDeps) *Server {
 	if cfg.TokenTTL == 0 {
 		cfg.TokenTTL = cellproto.TokenTTL
 	}
-	s := &Server{cfg: cfg, deps: deps, peers: map[string]*peerLoad{}, conns: map[*cellproto.Conn]*session{}}
+	s := &Server{cfg: cfg, deps: deps, peers: map[string]*peerLoad{}, conns: map[*cellproto.Conn]*session{}, proven: map[peer.ID]proven{}}
 	s.keys.once = newOnce[*keyed]()
 	s.tokens = newTokens(cfg, deps.Identity)
 	s.serving.Store(&Serving{})
