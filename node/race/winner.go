@@ -70,6 +70,7 @@ type Cached struct {
 
 	slow   bool
 	failed bool      // since the last success
+	outrun bool      // likewise
 	hurt   bool      // a failure that no race has followed yet
 	racing Reason    // why the race that runs now was begun
 	gaveUp time.Time // when the last race ended without a result
@@ -79,7 +80,7 @@ type Cached struct {
 // bodies are as slow as the body is long: for them took is 0.
 func (c *Cached) Called(took time.Duration) {
 	c.Calls++
-	c.failed = false
+	c.failed, c.outrun = false, false
 	if c.P99 > 0 && MicrosOf(took)*slowDen > c.P99*slowNum {
 		c.slow = true
 	}
@@ -89,10 +90,14 @@ func (c *Cached) Called(took time.Duration) {
 // race it does not serve.
 func (c *Cached) Failed() { c.failed, c.hurt = true, true }
 
+// Outrun notes that the winner was silent on a call for so long that another one answered it. Until its
+// next success or the next race it does not serve; that race is due as for any slow call.
+func (c *Cached) Outrun() { c.outrun, c.slow = true, true }
+
 // Serves says that calls go to the winner now, whether a race runs or not. If not, a call takes the
 // next of the last ranking or waits for a race.
 func (c *Cached) Serves(now time.Time, p Policy) bool {
-	return c.Peer != "" && !c.failed && !c.stale(now, p.withDefaults())
+	return c.Peer != "" && !c.failed && !c.outrun && !c.stale(now, p.withDefaults())
 }
 
 // stale says that the decision is too old to call the winner unasked. One from the future, but for
