@@ -27,7 +27,7 @@ const (
 type Policy struct {
 	Keep  time.Duration // a winner is raced again after this; default 30 s
 	Stale time.Duration // past this it is not used until a race has confirmed it; default 10 min
-	// EveryCalls is after how many calls it is raced again as well. Default: 1,000, or 100 for each message
+	// EveryCalls is after how many calls it is raced again as well. Default: 1,000, or 125 for each message
 	// of the last race if that is more, so that racing stays below a hundredth of the calls.
 	EveryCalls int
 	// MinGap is the least time between two races for any reason but a failure; default 1 s. So
@@ -148,7 +148,7 @@ func (c *Cached) everyCalls(p Policy) int {
 
 const (
 	defaultEvery = 1000
-	messageShare = 100 // calls for each message of a race: an advert, and the pings
+	messageShare = 125 // calls for each message of a race: an advert, and the pings
 )
 
 // Begin notes that a race for this reason has begun.
