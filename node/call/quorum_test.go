@@ -365,3 +365,38 @@ func TestSpotCheckShare(t *testing.T) {
 		t.Errorf("%d of 1000 were checked, at a share of 0.1", n)
 	}
 }
+
+// A program asks for a quorum by the meta of its request, and reads in the reply's how it went; a provider
+// cannot write there.
+func TestProgramAsksAQuorum(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 4, func(cfg *CallerConfig, _ *CallerDeps) { cfg.Deps = map[string]string{"math": cell.id.String()} })
+	all[3].program.handle = func(in *cellproto.Inbound) {
+		in.Reply(cellproto.Header{Codec: cellproto.JSON, Meta: map[string]string{cellproto.MetaLiars: "you"}}, []byte(`"lie"`))
+	}
+	mine := newFakeProgram(t)
+	mine.accept = c.Accept
+	if _, err := mine.Conn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(fn, q string) (*cellproto.Reply, error) {
+		req := quorum(q, fn, "x")
+		req.Header.To = "math"
+		return mine.far.Call(t.Context(), req)
+	}
+	reply, err := ask("echo", "3of4")
+	if err != nil || string(reply.Payload) != `{"text":"x"}` {
+		t.Fatalf("%+v, %v", reply, err)
+	}
+	if m := reply.Header.Meta; m[cellproto.MetaAgreed] != "3" || m[cellproto.MetaAsked] != "4" || m[cellproto.MetaLiars] != peerText(all[3].host) {
+		t.Errorf("meta %v", m)
+	}
+	if reply, err = ask("big", "2of3"); err != nil {
+		t.Fatal(err)
+	}
+	if body, err := reply.Bytes(4 << 20); err != nil || len(body) != 1_000_000 || reply.Header.Meta[cellproto.MetaAgreed] == "" {
+		t.Errorf("%d bytes, %v, %v", len(body), reply.Header.Meta, err)
+	}
+	_, err = ask("once", "2of3")
+	wantKind(t, err, cellproto.BadInput)
+}
