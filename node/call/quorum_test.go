@@ -257,6 +257,34 @@ func TestQuorumAgainstCollusion(t *testing.T) {
 	}
 }
 
+// Where those of one race are evenly split, others are looked for.
+func TestQuorumRecruits(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 4, nil)
+	for _, p := range all[:2] {
+		p.program.handle = lie("lie")
+	}
+	book := c.deps.Finder.(*book)
+	var late []*provider
+	for range 2 {
+		p := provide(t, cell, nil)
+		late = append(late, p)
+		book.add(p.host) // no race has seen it yet
+	}
+	res, err := try(t, c, cell.id.String(), quorum("3of4", "echo", "hello"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(res.Reply.Payload) != `{"text":"hello"}` || res.Quorum.Asked != 6 || res.Quorum.Agreed != 4 || len(res.Quorum.Liars) != 2 {
+		t.Errorf("%s, %+v", res.Reply.Payload, res.Quorum)
+	}
+	for _, p := range late {
+		if n := p.program.begun.Load(); n != 1 {
+			t.Errorf("it was asked %d times", n)
+		}
+	}
+}
+
 // A target that is no published cell has nobody else to ask.
 func TestQuorumOfANucleus(t *testing.T) {
 	cell := publish(t, testSchema())

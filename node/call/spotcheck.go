@@ -49,7 +49,7 @@ func (c *Caller) check(r *remote, req *cellproto.Request, first vote) {
 	others := draw(c.knownVoters(r), newRand(), first.group)
 	p := &poll{
 		c: c, r: r, op: "check a reply of " + string(r.name), req: *req, want: cellproto.Quorum{Agree: 2, Ask: 2},
-		waiting: others, votes: []vote{first},
+		waiting: others, asked: []string{first.group}, votes: []vote{first},
 	}
 	if len(others) == 0 {
 		return
