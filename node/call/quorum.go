@@ -243,15 +243,15 @@ type poll struct {
 	answers chan vote
 }
 
-// maxRecruits is how many races are held for more voters where those of the last one do not decide.
+// maxRecruits is how many races are held for more voters where those of the last one do not decide clearly.
 const maxRecruits = 2
 
-// hold asks so many, and further ones that a race finds where that decides nothing. It gives the reply that
+// hold asks so many, and further ones that a race finds where that is not clear. It gives the reply that
 // counts, and holds it against the others that theirs is another one.
 func (p *poll) hold(ctx context.Context, ask int) (attempt, error) {
 	for race := 0; ; race++ {
 		p.round(ctx, ask)
-		if count(p.votes).decided(p.want.Agree) || race == maxRecruits || !p.recruit(ctx) {
+		if count(p.votes).clear(p.want.Agree) || race == maxRecruits || !p.recruit(ctx) {
 			return p.judge(ctx)
 		}
 		ask = len(p.waiting)
