@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/record"
 	"github.com/multiformats/go-multihash"
+	"pgregory.net/rapid"
 )
 
 // openAny decodes and verifies an entry of any kind, as Book does but without its state. For key
@@ -339,4 +340,22 @@ func TestLogHash(t *testing.T) {
 	if chain(a, b) == chain(b, a) || chain(a) == chain(a, b) || chain(a, b) != chain(a, b) {
 		t.Error("the running hash does not commit to each call in its order")
 	}
+}
+
+// The receipt's own encoder writes what the library would.
+func TestReceiptEncoder(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.Uint64()
+		r := Receipt{V: 1, Kind: rapid.Byte().Draw(t, "kind"), Net: testNet, Consumer: pub(1), Provider: pub(2), Epoch: rapid.Uint32().Draw(t, "epoch"),
+			N: n.Draw(t, "n"), Credit: n.Draw(t, "credit"), Est: rapid.Byte().Draw(t, "est"), MeterV: rapid.Uint16().Draw(t, "table"), T: n.Draw(t, "t"),
+			Meter: Meter{CPU: n.Draw(t, "cpu"), Wall: n.Draw(t, "wall"), GPU: n.Draw(t, "gpu"), RAM: n.Draw(t, "ram"), In: n.Draw(t, "in"), Out: n.Draw(t, "out"), Energy: n.Draw(t, "energy")}}
+		if rapid.Bool().Draw(t, "beneficiary") {
+			k := pub(3)
+			r.Beneficiary = &k
+		}
+		want, err := encode(&r)
+		if got := r.appendTo(nil); err != nil || !bytes.Equal(got, want) || len(got) > maxReceiptBody {
+			t.Fatalf("%x, want %x, %v", got, want, err)
+		}
+	})
 }

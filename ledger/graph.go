@@ -1,6 +1,9 @@
 package ledger
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
 // Bounds on one look at the graph. What lies beyond them is not counted, which errs towards less credit.
 const (
@@ -15,7 +18,7 @@ const (
 // three edges: over those that the caller has worked for, and those that they have.
 //
 // When v serves u, the paths from u to v are drained by as much: a debt goes around in a circle and
-// is gone. So a crowd that shares one edge can use it once, and the sum over all edges of what a host
+// is gone. When somebody else serves u, u pays with its paths to this host. So a crowd that shares one edge can use it once, and the sum over all edges of what a host
 // has given less what it has taken stays what it was.
 //
 // What this host does on credit before the caller has signed for it is bounded at the last edge of the
@@ -46,6 +49,7 @@ type Graph struct {
 	prev  []int32 // of a search: the mid by which B was reached; then that by which A was
 	queue []int32
 	at    map[int32]int32
+	moved []debt
 }
 
 type mid struct {
@@ -64,6 +68,12 @@ type debt struct {
 
 // strange is the entry of those who are owed nothing.
 const strange = -1
+
+// How a window follows what is owed.
+const (
+	windowPart  = 50   // at most a fiftieth
+	leastWindow = 1000 // µWh, and at least this: a second of one core
+)
 
 // unbounded is the edge of a peer to itself: paths of two edges.
 const unbounded = 1<<64 - 1
@@ -124,19 +134,70 @@ func (g *Graph) Apply(e Edge) {
 	}
 	if known := g.known[e.Name]; e.Total > known {
 		g.known[e.Name] = e.Total
-		rest := e.Total - known
-		rest -= g.flow(to, from, rest, drain)
-		if rest > 0 {
-			g.set(from, to, add(g.cap(from, to), rest))
-			if from == g.self {
-				g.owing[to] = append(g.owing[to], debt{strange, rest})
-			}
+		gain := e.Total - known
+		if from != g.self && to != g.self {
+			gain -= g.transfer(from, to, gain)
+		}
+		if from != g.self && to != g.self {
+			gain -= g.flow(to, from, gain, drain)
+			gain -= g.assign(from, to, gain)
+		}
+		if rest := g.claim(from, to, gain); rest > 0 && from == g.self {
+			g.owing[to] = append(g.owing[to], debt{strange, rest})
 		}
 	}
 	if signed := g.signed[e.Name]; from == g.self && e.Signed > signed {
 		g.signed[e.Name] = e.Signed
 		g.settle(to, e.Signed-signed)
 	}
+}
+
+// claim makes to owe from, and sets that off against what from owes to. It gives what was left.
+func (g *Graph) claim(from, to int32, amount uint64) uint64 {
+	if from == g.self {
+		amount -= g.flow(to, from, amount, drainNow)
+	}
+	amount -= g.flow(to, from, amount, drain)
+	if amount > 0 {
+		g.set(from, to, add(g.cap(from, to), amount))
+	}
+	return amount
+}
+
+// transfer has a caller that was served elsewhere pay with what could have brought it here: those who
+// owe it owe its provider instead. So each host sees the same credit shrink, although each may lead
+// the same debt back on other paths. It gives how much was paid so.
+func (g *Graph) transfer(provider, caller int32, amount uint64) uint64 {
+	var paid uint64
+	for _, why := range []purpose{pay, payMore} {
+		if paid == amount {
+			break
+		}
+		paid += g.flow(caller, g.self, amount-paid, why)
+		for _, m := range slices.Clone(g.moved) { // claims need the scratch
+			if m.by != provider {
+				g.claim(provider, m.by, m.amount)
+			}
+		}
+	}
+	return paid
+}
+
+// assign has a caller pay with what others owe it, whether or not a path leads from them to anywhere.
+func (g *Graph) assign(provider, caller int32, amount uint64) (paid uint64) {
+	for _, a := range slices.Clone(g.out[caller][:min(len(g.out[caller]), maxFan)]) {
+		if paid == amount {
+			break
+		}
+		n := min(g.cap(caller, a), amount-paid)
+		if a == provider || a == g.self || n == 0 {
+			continue
+		}
+		g.set(caller, a, g.cap(caller, a)-n)
+		g.claim(provider, a, n)
+		paid += n
+	}
+	return paid
 }
 
 // borrow notes what a caller has used of what came in by an entry.
@@ -160,8 +221,10 @@ func (g *Graph) settle(caller int32, amount uint64) {
 		d := &list[0]
 		part := min(d.amount, amount)
 		if o := g.open[d.by]; o != nil {
-			o.unsigned -= part
-			o.acknowledged += part
+			o.unsigned -= min(o.unsigned, part)
+			if d.by == caller {
+				o.acknowledged += part
+			}
 		}
 		amount -= part
 		if d.amount -= part; d.amount == 0 {
@@ -175,13 +238,28 @@ func (g *Graph) settle(caller int32, amount uint64) {
 	}
 }
 
-// room gives how much of an edge to this host can be used before somebody signs.
-func (g *Graph) room(by int32) uint64 {
-	o := g.open[by]
-	if o == nil {
-		return MinWindow
+// room gives how much of an edge to this host, of that capacity, a caller can use before somebody signs.
+// Its own window grows with what it has signed for; that of others who come in by it does not. Neither
+// opens for more than a fiftieth of what is owed, or many small credits would be as many windows.
+func (g *Graph) room(caller, by int32, capacity uint64) uint64 {
+	var o entry
+	if p := g.open[by]; p != nil {
+		o = *p
 	}
-	return Window(o.acknowledged) - min(o.unsigned, Window(o.acknowledged))
+	w := uint64(MinWindow)
+	if caller == by {
+		w = Window(o.acknowledged)
+	}
+	w = min(w, max(add(capacity, o.unsigned)/windowPart, leastWindow))
+	return min(capacity, w-min(o.unsigned, w))
+}
+
+// Forgive halves what counts as unsigned at each entry. It is called once a day: else who signs
+// nothing and comes back no more would keep others out for good.
+func (g *Graph) Forgive() {
+	for _, o := range g.open {
+		o.unsigned /= 2
+	}
 }
 
 // Residual gives what this host still owes a caller, in µWh.
@@ -207,9 +285,12 @@ func (g *Graph) Room(caller Key) uint64 {
 type purpose uint8
 
 const (
-	look    purpose = iota // how much there is
-	lookNow                // how much of it the windows let through
-	drain                  // to be used up
+	look     purpose = iota // how much there is
+	lookNow                 // how much of it the windows let through
+	drain                   // to be used up
+	drainNow                // so, and only what the windows let through: what Room has promised
+	pay                     // to be used up but for the last edge of each path, which moved lists
+	payMore                 // so, over paths that have a last edge, however thin it is
 )
 
 // Near says whether a peer is at most two edges away from this host, either way: what it does can
@@ -281,21 +362,27 @@ func (g *Graph) flow(s, t int32, limit uint64, why purpose) uint64 {
 		return 0
 	}
 	direct := min(g.cap(s, t), limit)
-	if why == lookNow {
-		direct = min(direct, g.room(s))
+	if why == lookNow || why == drainNow {
+		direct = min(direct, g.room(s, s, g.cap(s, t)))
 	}
 	total := direct
 	if total < limit {
 		g.collect(s, t, why)
-		total += g.push(limit - total)
+		if why == payMore { // the thickest first: a thin one may have been laid on purpose
+			slices.SortStableFunc(g.mids, func(x, y mid) int { return cmp.Compare(g.cap(g.lasts[y.b], t), g.cap(g.lasts[x.b], t)) })
+		}
+		total += g.push(limit-total, why != payMore)
 	} else {
 		g.mids = g.mids[:0]
 	}
-	if why != drain {
+	if why == look || why == lookNow {
 		return total
 	}
+	g.moved = g.moved[:0]
 	if direct > 0 {
-		if t == g.self {
+		if why >= pay {
+			g.moved = append(g.moved, debt{t, direct})
+		} else if t == g.self {
 			g.borrow(s, s, direct)
 		}
 		g.set(s, t, g.cap(s, t)-direct)
@@ -305,14 +392,18 @@ func (g *Graph) flow(s, t int32, limit uint64, why purpose) uint64 {
 			continue
 		}
 		a, b := g.hops[m.a], g.lasts[m.b]
-		if t == g.self {
+		if why >= pay {
+			g.moved = append(g.moved, debt{b, m.flow})
+		} else if t == g.self {
 			g.borrow(s, b, m.flow)
 		}
 		g.set(s, a, g.cap(s, a)-m.flow)
 		if a != b {
 			g.set(a, b, g.cap(a, b)-m.flow)
 		}
-		g.set(b, t, g.cap(b, t)-m.flow)
+		if why < pay {
+			g.set(b, t, g.cap(b, t)-m.flow)
+		}
 	}
 	return total
 }
@@ -331,23 +422,26 @@ func (g *Graph) collect(s, t int32, why purpose) {
 		g.remA = append(g.remA, g.cap(s, a))
 		g.first = append(g.first, int32(len(g.mids)))
 		if c := g.cap(a, t); c > 0 {
-			g.addMid(a, g.through(a, c, why), unbounded)
+			g.addMid(a, g.through(s, a, c, why), unbounded)
 		}
 		for _, b := range g.out[a][:min(len(g.out[a]), maxScan)] {
 			if b == s || b == t {
 				continue
 			}
 			if c := g.cap(b, t); c > 0 && !g.banned[b] && len(g.mids) < maxMids {
-				g.addMid(b, g.through(b, c, why), g.cap(a, b))
+				g.addMid(b, g.through(s, b, c, why), g.cap(a, b))
 			}
 		}
 	}
 	g.first = append(g.first, int32(len(g.mids)))
 }
 
-func (g *Graph) through(by int32, capacity uint64, why purpose) uint64 {
-	if why == lookNow {
-		return min(capacity, g.room(by))
+func (g *Graph) through(caller, by int32, capacity uint64, why purpose) uint64 {
+	if why == lookNow || why == drainNow {
+		return g.room(caller, by, capacity)
+	}
+	if why == payMore {
+		return unbounded
 	}
 	return capacity
 }
@@ -362,8 +456,9 @@ func (g *Graph) addMid(b int32, toTarget, capacity uint64) {
 	g.mids = append(g.mids, mid{a: int32(len(g.hops) - 1), b: i, cap: capacity})
 }
 
-// push sends as much as it can, at most limit, and notes it in mids.
-func (g *Graph) push(limit uint64) (total uint64) {
+// push sends as much as it can, at most limit, and notes it in mids. If it need not be exact it takes
+// them as they come.
+func (g *Graph) push(limit uint64, exact bool) (total uint64) {
 	for i := range g.mids { // what is simply there
 		m := &g.mids[i]
 		f := min(g.remA[m.a], g.remB[m.b], m.cap, limit-total)
@@ -372,7 +467,7 @@ func (g *Graph) push(limit uint64) (total uint64) {
 		g.remB[m.b] -= f
 		total += f
 	}
-	if total == limit || len(g.mids) == 0 {
+	if total == limit || len(g.mids) == 0 || !exact {
 		return total
 	}
 	g.sortByB()

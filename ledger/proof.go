@@ -109,7 +109,10 @@ func DecodeProof(data []byte) (*ForkProof, error) {
 		return nil, cellproto.Errorf(op, cellproto.TooLarge, "%d bytes, the limit is %d", len(data), MaxProof)
 	}
 	var w proofWire
-	if err := decodeCanonical(op, data, &w); err != nil {
+	if err := unlimited(op, data, &w); err != nil {
+		return nil, err
+	}
+	if err := canonical(op, data, &w); err != nil {
 		return nil, err
 	}
 	if err := checkHead(op, w.V, w.Kind, kindProof); err != nil {

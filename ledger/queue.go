@@ -9,6 +9,9 @@ import (
 const (
 	earnedShare   = 95
 	strangerShare = 5
+	// A group of strangers gets at most this fraction of what one of the earned gets on average: where
+	// strangers are many, all of 5 % shared among them would be more than a tenth.
+	strangerPart = 12
 )
 
 // Request is one call that waits, as the queue sees it.
@@ -158,6 +161,7 @@ func (q *Queue) Pop() (Request, bool) {
 		q.running[r.ID] = r
 		return *r, true
 	}
+	q.share()
 	class := q.classes.next()
 	class.n--
 	if class.key == ClassEarned.String() {
@@ -172,6 +176,29 @@ func (q *Queue) Pop() (Request, bool) {
 	q.running[r.ID] = r
 	q.tidy(r)
 	return *r, true
+}
+
+// share sets the weight of strangers by how many wait. Identities do not count, only groups, and more
+// of them than the share is worth gain nothing.
+func (q *Queue) share() {
+	s := q.classes.flows[ClassStranger.String()]
+	if s == nil || s.n == 0 {
+		return
+	}
+	earned := q.earned.waiting()
+	s.weight = strangerShare
+	if earned > 0 {
+		s.weight = min(s.weight, earnedShare*float64(q.groups.waiting())/float64(strangerPart*earned))
+	}
+}
+
+func (f *fair) waiting() (n int) {
+	for _, fl := range f.flows {
+		if len(fl.wait) > 0 || fl.n > 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // take gives the next request of the next flow.

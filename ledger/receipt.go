@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
 
@@ -83,12 +84,33 @@ func (r *Receipt) Body() ([]byte, error) {
 	if err := r.check(op); err != nil {
 		return nil, err
 	}
-	body, err := encode(r)
-	if err != nil {
-		return nil, cellproto.Errorf(op, cellproto.BadInput, "%w", err)
-	}
-	return body, nil
+	return r.appendTo(make([]byte, 0, maxReceiptBody)), nil
 }
+
+// maxReceiptBody is more than any body has.
+const maxReceiptBody = 256
+
+// appendTo writes the body in its one form.
+func (r *Receipt) appendTo(b []byte) []byte {
+	const array = 4 << 5
+	b = appendUint(append(b, array|14), uint64(r.V))
+	b = appendUint(b, uint64(r.Kind))
+	b = appendBytes(appendBytes(appendBytes(b, r.Net[:]), r.Consumer[:]), r.Provider[:])
+	if r.Beneficiary != nil {
+		b = appendBytes(b, r.Beneficiary[:])
+	} else {
+		b = append(b, null)
+	}
+	b = appendUint(appendUint(appendUint(b, uint64(r.Epoch)), r.N), r.Credit)
+	b = append(b, array|7)
+	for _, n := range r.Meter.fields() {
+		b = appendUint(b, n)
+	}
+	b = appendUint(appendUint(appendUint(b, uint64(r.Est)), uint64(r.MeterV)), r.T)
+	return appendBytes(b, r.Log[:])
+}
+
+const null = 0xf6
 
 // SealReceipt signs r in the role of consumer or provider. Kinds: BadInput, Denied when the key is not
 // the one that r names for the role.
@@ -120,18 +142,19 @@ func (s *Signed) Encode() ([]byte, error) {
 	if err := s.check(op); err != nil {
 		return nil, err
 	}
-	data, err := encode(&receiptWire{Body: &s.Receipt, Consumer: wireSig(s.ConsumerSig), Provider: wireSig(s.ProviderSig)})
-	if err != nil {
-		return nil, cellproto.Errorf(op, cellproto.BadInput, "%w", err)
-	}
-	return data, nil
+	b := s.appendTo(append(make([]byte, 0, maxReceiptBody+2*66), 0x83))
+	return s.appendSigs(b), nil
 }
 
-func wireSig(s *Signature) optional {
-	if s == nil {
-		return nil
+func (s *Signed) appendSigs(b []byte) []byte {
+	for _, sig := range []*Signature{s.ConsumerSig, s.ProviderSig} {
+		if sig == nil {
+			b = append(b, null)
+		} else {
+			b = appendBytes(b, sig[:])
+		}
 	}
-	return s[:]
+	return b
 }
 
 // DecodeReceipt reads a receipt and gives the bytes of its body, a part of data. It checks everything
@@ -143,20 +166,24 @@ func DecodeReceipt(data []byte) (s *Signed, body []byte, err error) {
 	}
 	s = &Signed{}
 	w := receiptWire{Body: &s.Receipt}
-	if err := decode(op, data, &w); err != nil {
+	if err := unmarshal(op, data, &w); err != nil {
 		return nil, nil, err
 	}
 	if w.Body == nil || !w.Consumer.valid() || !w.Provider.valid() || w.Consumer == nil && w.Provider == nil {
 		return nil, nil, cellproto.Errorf(op, cellproto.BadInput, "a body and one or two signatures are wanted")
-	}
-	if err := s.check(op); err != nil {
-		return nil, nil, err
 	}
 	if w.Consumer != nil {
 		s.ConsumerSig = (*Signature)(w.Consumer)
 	}
 	if w.Provider != nil {
 		s.ProviderSig = (*Signature)(w.Provider)
+	}
+	var buf [maxReceiptBody + 2*66]byte
+	if !bytes.Equal(s.appendSigs(s.appendTo(append(buf[:0], 0x83))), data) {
+		return nil, nil, notCanonical(op)
+	}
+	if err := s.check(op); err != nil {
+		return nil, nil, err
 	}
 	return s, data[1 : len(data)-w.Consumer.size()-w.Provider.size()], nil
 }

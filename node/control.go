@@ -8,8 +8,11 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
@@ -48,6 +51,7 @@ func (n *nucleus) routes() http.Handler {
 		"GET " + ctl.RouteHistory:  n.ctlHistory,
 		"GET " + ctl.RouteSchema:   n.ctlSchema,
 		"GET " + ctl.RouteDescribe: n.ctlDescribe,
+		"GET " + ctl.RouteVersion:  n.ctlVersion,
 		"GET " + ctl.RouteDoctor:   n.ctlDoctor,
 		"POST " + ctl.RouteStop:    n.ctlStop,
 		"POST " + ctl.RouteSwap:    n.ctlSwap,
@@ -213,28 +217,77 @@ func (n *nucleus) ctlRaces(ctx context.Context, r *http.Request, w *ctl.Writer) 
 }
 
 func (n *nucleus) ctlHistory(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
-	target := r.URL.Query().Get("target")
-	id, published, err := n.caller.Resolve(ctx, target)
+	id, err := n.publishedTarget(ctx, r.URL.Query().Get("target"))
 	if err != nil {
 		return nil, err
-	}
-	if !published {
-		_, id = n.serving.published()
-		if !id.Defined() {
-			return nil, cellproto.Errorf("history of "+n.cfg.Cell.Name, cellproto.NotFound, "the cell is not published").
-				WithHint("cellctl publish %s", n.cfg.Dir)
-		}
 	}
 	versions, err := n.caller.History(ctx, id)
 	rows := []ctl.HistoryRow{}
 	for _, v := range versions {
-		rows = append(rows, ctl.HistoryRow{
-			CID: v.CID.String(), Version: v.Manifest.Version,
-			Created: time.UnixMilli(v.Manifest.Created).UTC(), Schema: schemaText(v.Manifest.SchemaHash),
-			Owner: string(v.Manifest.Owner), Note: v.Note,
-		})
+		rows = append(rows, historyRow(v))
 	}
 	return rows, err
+}
+
+func historyRow(v call.Version) ctl.HistoryRow {
+	return ctl.HistoryRow{
+		CID: v.CID.String(), Version: v.Manifest.Version,
+		Created: time.UnixMilli(v.Manifest.Created).UTC(), Schema: schemaText(v.Manifest.SchemaHash),
+		Owner: string(v.Manifest.Owner), Note: v.Note,
+	}
+}
+
+// publishedTarget gives the CID of a target, which may be this very cell.
+func (n *nucleus) publishedTarget(ctx context.Context, target string) (cid.Cid, error) {
+	id, published, err := n.caller.Resolve(ctx, target)
+	if err != nil || published {
+		return id, err
+	}
+	if _, id = n.serving.published(); !id.Defined() {
+		return id, cellproto.Errorf("history of "+n.cfg.Cell.Name, cellproto.NotFound, "the cell is not published").
+			WithHint("cellctl publish %s", n.cfg.Dir)
+	}
+	return id, nil
+}
+
+// ctlVersion gives one version of a cell whole, so that two can be compared.
+func (n *nucleus) ctlVersion(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
+	q := r.URL.Query()
+	id, err := n.publishedTarget(ctx, q.Get("target"))
+	if err != nil {
+		return nil, err
+	}
+	v, schema, err := n.caller.VersionSchema(ctx, id, func(versions []call.Version) (cid.Cid, error) {
+		return chooseVersion(versions, q.Get("version"))
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := ctl.VersionDetail{HistoryRow: historyRow(v)}
+	if out.Manifest, err = json.Marshal(v.Manifest); err != nil {
+		return nil, cellproto.Errorf("show a manifest", cellproto.Failed, "%w", err)
+	}
+	if schema != nil {
+		out.Full = schema.Canonical()
+	}
+	return out, nil
+}
+
+// chooseVersion finds the version that is named: by its CID, by its number, of which the newest counts, or by
+// how many versions it lies behind the newest: "~1".
+func chooseVersion(versions []call.Version, name string) (cid.Cid, error) {
+	if back, ok := strings.CutPrefix(name, "~"); ok {
+		if i, err := strconv.Atoi(back); err == nil && i >= 0 && i < len(versions) {
+			return versions[i].CID, nil
+		}
+	}
+	for _, v := range versions {
+		if v.CID.String() == name || v.Manifest.Version == name {
+			return v.CID, nil
+		}
+	}
+	return cid.Undef, cellproto.Errorf("read history", cellproto.NotFound, "there is no version %.80q among %d", name, len(versions)).
+		WithHint("cellctl history lists them; ~1 is the one before the newest.")
 }
 
 func schemaText(h cellproto.SchemaHash) string {

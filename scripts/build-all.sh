@@ -5,7 +5,7 @@
 # usage: scripts/build-all.sh [DIR] [PLATFORM...]
 #
 # DIR is dist/ in the project unless given, PLATFORM one of the names in the first column of what it prints.
-# The programs are in DIR/<platform>/, each with its .xz beside it. VERSION names the build, else git does.
+# The programs are in DIR/<platform>/, celld and cellctl also packed (.xz). VERSION names the build, else git does.
 # As root it installs xz if it is missing.
 set -eu
 out=${1:-}
@@ -71,7 +71,7 @@ build() {
 		go build -tags "$tags" -ldflags "-s -w -X main.version=$version" -o "$dir/" ./cmd/...
 	check_omitted "$dir/celld" "$kind"
 	at_most "$dir/cellbox" "$most_cellbox"
-	for program in celld cellctl cellbox; do xz -9 -k -T1 "$dir/$program"; done
+	for program in celld cellctl; do xz -9 -k -T1 "$dir/$program"; done
 	if [ "$kind" = router ]; then at_most "$dir/celld.xz" "$most_router"; else at_most "$dir/celld.xz" "$most_full"; fi
 	printf '%-20s %-7s %11s %11s %11s %11s %11s\n' "$name" "$kind" "$(size "$dir/celld")" "$(size "$dir/celld.xz")" \
 		"$(size "$dir/cellctl")" "$(size "$dir/cellctl.xz")" "$(size "$dir/cellbox")"

@@ -81,7 +81,7 @@ func (r *Reply) Bytes(limit int64) ([]byte, error) { return r.reply.Bytes(limit)
 
 // Decode decodes a reply of at most 64 MiB. Fields that into does not have are passed over: a newer
 // cell may say more. Raw bytes are decoded into a *[]byte only, else the error is Unsupported; what
-// does not fit into is Incompatible.
+// does not fit into is BadReply.
 func (r *Reply) Decode(into any) error {
 	data, err := r.reply.Bytes(maxReply)
 	if err != nil {

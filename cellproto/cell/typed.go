@@ -41,7 +41,7 @@ func (s *Stub) do(ctx context.Context, r *Request) (*Reply, error) {
 
 // Invoke makes a typed call: args is what a generated client has encoded, parse reads the reply. A callee
 // that reads no CBOR gets JSON, from the second call on at once. A reply that is not what parse reads is
-// Incompatible.
+// BadReply.
 func Invoke[Out any](ctx context.Context, s *Stub, r Request, args *wire.Writer, parse func(*wire.Reader) Out) (Out, error) {
 	var none Out
 	reply, err := s.send(ctx, &r, args)

@@ -24,7 +24,7 @@ type Reader struct {
 // NewReader reads data, which it keeps. Texts and byte strings are copies.
 func NewReader(data []byte) Reader { return Reader{data: data} }
 
-// Done says whether all of the item was read, and nothing follows it: an error is Incompatible.
+// Done says whether all of the item was read, and nothing follows it: an error is BadReply.
 func (r *Reader) Done() error {
 	if r.err == nil && r.pos < len(r.data) {
 		r.fail("%d bytes follow the value", len(r.data)-r.pos)
@@ -37,7 +37,7 @@ func (r *Reader) Ok() bool { return r.err == nil }
 
 func (r *Reader) fail(format string, args ...any) {
 	if r.err == nil {
-		r.err = cellproto.Errorf("decode reply", cellproto.Incompatible, "byte %d: %w", r.pos, fmt.Errorf(format, args...))
+		r.err = cellproto.Errorf("decode reply", cellproto.BadReply, "byte %d: %w", r.pos, fmt.Errorf(format, args...))
 	}
 }
 

@@ -42,6 +42,7 @@ func TestStateSurvives(t *testing.T) {
 			t.Parallel()
 			n := New(t)
 			c := n.guestbook(confined)
+			c.Edit("", "\n[life_cycle]\nfreeze_after = 0.3\n")
 			c.Start()
 			count := 0
 			counts := func(after string) {
@@ -62,6 +63,8 @@ func TestStateSurvives(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.Must("use", c.Dir, "hang", "cat.png", "--input", picture)
+			Eventually(t, "it is frozen", func() bool { return c.Status().State == ctl.Frozen })
+			counts("freezing")
 			c.Kill()
 			c.Start()
 			counts("kill -9 of the nucleus")

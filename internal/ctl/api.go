@@ -21,6 +21,7 @@ const (
 	RouteHistory  = "/v1/history"  // GET target, timeout_ms; result []HistoryRow, newest first
 	RouteSchema   = "/v1/schema"   // GET target, timeout_ms; result is the schema, as in schema.json
 	RouteDescribe = "/v1/describe" // GET target, timeout_ms; result Description
+	RouteVersion  = "/v1/version"  // GET target, version (a CID, a number, or "~N"), timeout_ms; result VersionDetail
 	RouteDoctor   = "/v1/doctor"   // GET; result []Check
 	RouteSwap     = "/v1/swap"     // POST program, force, publish, timeout_ms; result Swapped
 	RouteUpgrade  = "/v1/upgrade"  // POST file, cut, timeout_ms; result Upgrading, just before the other celld takes over
@@ -252,6 +253,13 @@ type HistoryRow struct {
 	Schema  string    `json:"schema"`         // hash of the schema, in hex
 	Owner   string    `json:"owner"`          // peer ID of the account that signed it
 	Note    string    `json:"note,omitempty"` // of the last one: why the version before it is not listed
+}
+
+// VersionDetail is one published version with all that it says.
+type VersionDetail struct {
+	HistoryRow
+	Manifest json.RawMessage `json:"manifest"`
+	Full     json.RawMessage `json:"full_schema,omitempty"`
 }
 
 // Description is what a target is now.

@@ -88,6 +88,13 @@ func (c *Client) Schema(ctx context.Context, target string) (json.RawMessage, er
 	return result[json.RawMessage](ctx, c, "GET", RouteSchema, targetQuery(ctx, target))
 }
 
+// Version gives one version of target whole.
+func (c *Client) Version(ctx context.Context, target, version string) (VersionDetail, error) {
+	q := targetQuery(ctx, target)
+	q.Set("version", version)
+	return result[VersionDetail](ctx, c, "GET", RouteVersion, q)
+}
+
 // Describe gives what target is now, with its schema.
 func (c *Client) Describe(ctx context.Context, target string) (Description, error) {
 	return result[Description](ctx, c, "GET", RouteDescribe, targetQuery(ctx, target))

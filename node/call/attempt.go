@@ -225,6 +225,7 @@ func (a attempt) until(then func()) attempt {
 func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request) attempt {
 	begin := time.Now()
 	a := c.exchange(ctx, r, who, req)
+	a.fits(r, req)
 	if a.err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return a // we gave up: that says nothing about the peer
 	}
@@ -242,6 +243,24 @@ func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *
 		c.failed(now, r, who.Peer)
 	}
 	return a
+}
+
+// fits has a reply that its schema does not promise count as none. Bodies are not looked at.
+func (a *attempt) fits(r *remote, req *cellproto.Request) {
+	if a.err != nil || a.reply.Body != nil {
+		return
+	}
+	_, schema := r.description()
+	if schema == nil {
+		return
+	}
+	if fn, ok := schema.Functions[req.Header.Func]; ok {
+		if err := fn.FitReply(a.reply.Header.Codec, a.reply.Payload); err != nil {
+			a.err = cellproto.Errorf("use "+string(r.name), cellproto.BadReply, "%s replied what its schema does not promise: %w", a.from.Peer, err).
+				WithHint("The provider is not asked for a while; its function may have run.")
+			a.reply = nil
+		}
+	}
 }
 
 // exchange sends the request over the peer's link, or over one of its own when it has a body.

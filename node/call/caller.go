@@ -322,7 +322,7 @@ func newKey() []byte {
 // observe notes what became of a call to a peer.
 func (c *Caller) observe(now time.Time, p cellproto.PeerID, err error, took time.Duration) {
 	kind := cellproto.KindOf(err)
-	if kind == cellproto.Corrupt {
+	if kind == cellproto.Corrupt || kind == cellproto.BadReply {
 		c.liars.Store(true)
 	}
 	c.mu.Lock()

@@ -272,12 +272,37 @@ const maxHistory = 256
 func (c *Caller) History(ctx context.Context, id cid.Cid) ([]Version, error) {
 	ctx, cancel := withTimeout(ctx)
 	defer cancel()
-	var from []peer.ID
+	versions, _, err := c.history(ctx, id)
+	return versions, err
+}
+
+// VersionSchema gives the schema of one of the versions that History gives; nil: it has none.
+func (c *Caller) VersionSchema(ctx context.Context, id cid.Cid, which func([]Version) (cid.Cid, error)) (Version, *cellproto.Schema, error) {
+	ctx, cancel := withTimeout(ctx)
+	defer cancel()
+	versions, from, err := c.history(ctx, id)
+	if err != nil {
+		return Version{}, nil, err
+	}
+	chosen, err := which(versions)
+	if err != nil {
+		return Version{}, nil, err
+	}
+	i := slices.IndexFunc(versions, func(v Version) bool { return v.CID == chosen })
+	if i < 0 {
+		return Version{}, nil, cellproto.Errorf("read history", cellproto.NotFound, "%s is no version of this cell", chosen)
+	}
+	_, _, schema, err := c.fetchDescription(ctx, chosen, from)
+	return versions[i], schema, err
+}
+
+// history gives the versions of a cell, and the peers that they can be had from.
+func (c *Caller) history(ctx context.Context, id cid.Cid) (versions []Version, from []peer.ID, err error) {
 	m, err := c.localManifest(ctx, id)
 	if err != nil {
 		r := c.remote(id)
 		if m, _, err = c.describeFound(ctx, r); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		r.mu.Lock()
 		for _, info := range r.infos {
@@ -304,7 +329,7 @@ func (c *Caller) History(ctx context.Context, id cid.Cid) ([]Version, error) {
 		m = before
 		out = append(out, Version{CID: prev, Manifest: m})
 	}
-	return out, nil
+	return out, from, nil
 }
 
 // localManifest reads a manifest that this nucleus has itself.

@@ -34,6 +34,7 @@ type ServerConfig struct {
 	AllowedKeys []peer.ID     // with AuthSig
 	TokenTTL    time.Duration // of a token; 0: cellproto.TokenTTL
 	ShowSchema  bool          // to whoever may call
+	CheckArgs   bool          // as deep as the schema says: the program does not do so itself
 	MaxInFlight int           // in all; 0: cellproto.MaxStreams
 	MaxPeer     int           // of one peer; 0: cellproto.MaxStreamsPeer
 	OwnerUID    int           // callers on the Unix socket with this uid need no token

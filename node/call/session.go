@@ -162,7 +162,12 @@ func (s *Server) check(f *cellproto.Frame, serving *Serving) (*served, error) {
 		return nil, err
 	}
 	if fn != nil && fn.args != nil {
-		return fn, fn.args.Check(f.Payload)
+		if err := fn.args.Check(f.Payload); err != nil {
+			return fn, err
+		}
+	}
+	if s.cfg.CheckArgs && fn != nil && len(f.Payload) > 0 {
+		return fn, serving.Schema.Functions[name].FitArguments(cellproto.JSON, f.Payload)
 	}
 	return fn, nil
 }

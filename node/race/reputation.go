@@ -101,7 +101,7 @@ func (r *Reputation) Called(now time.Time, peer cellproto.PeerID, kind cellproto
 	case cellproto.Canceled:
 	case cellproto.Overloaded:
 		r.Busy(now, peer, retryAfter)
-	case cellproto.Corrupt:
+	case cellproto.Corrupt, cellproto.BadReply:
 		r.Wrong(now, peer)
 	case cellproto.FuncError, cellproto.BadInput, cellproto.TooLarge, cellproto.Denied,
 		cellproto.NotFound, cellproto.Incompatible, cellproto.Unsupported:

@@ -116,7 +116,7 @@ const (
 )
 
 // Client calls the cell. Its methods may be used concurrently. Their errors have the kind that the cell
-// answered with (cellproto.KindOf); a reply that does not fit is of kind cellproto.Incompatible.
+// answered with (cellproto.KindOf); a reply that does not fit is of kind cellproto.BadReply.
 type Client struct{ stub *cell.Stub }
 
 // New calls through via, which leads to the cell itself: what cell.Open gives.

@@ -14,7 +14,7 @@ import typing
 
 KINDS = (
     "failed", "failed", "bad input", "not found", "denied", "overloaded", "unavailable", "timed out", "canceled",
-    "may have run", "function error", "too large", "unsupported", "corrupt", "incompatible",
+    "may have run", "function error", "too large", "unsupported", "corrupt", "incompatible", "bad reply",
 )
 
 
@@ -368,7 +368,7 @@ class _Caller:
         try:
             return json.loads(data)
         except ValueError as e:
-            raise CellError("incompatible", "the reply is no JSON: %s" % e) from e
+            raise CellError("bad reply", "the reply is no JSON: %s" % e) from e
 
     def _raw(self, function: str, data: bytes, again: bool, **more: typing.Any) -> bytes:
         with _Body(self._call(function, data, again, codec=0, **more)) as body:
@@ -380,7 +380,7 @@ class _Caller:
 
 
 def _misfit(where: str, want: str, v: typing.Any) -> CellError:
-    return CellError("incompatible", "%s is %s, not %s" % (where or "the reply", type(v).__name__, want))
+    return CellError("bad reply", "%s is %s, not %s" % (where or "the reply", type(v).__name__, want))
 
 
 def _is(want: typing.Any, name: str) -> typing.Callable:
@@ -455,7 +455,7 @@ def _field(v: dict, key: str, of: typing.Callable, where: str, need: bool) -> ty
     at = where + "." + key if where else key
     if v.get(key) is None and key not in v:
         if need:
-            raise CellError("incompatible", "%s is missing" % at)
+            raise CellError("bad reply", "%s is missing" % at)
         return None
     return of(v[key], at)
 

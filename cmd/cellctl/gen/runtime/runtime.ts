@@ -5,11 +5,11 @@ import { randomBytes } from "node:crypto";
 
 export type Kind =
   | "failed" | "bad input" | "not found" | "denied" | "overloaded" | "unavailable" | "timed out" | "canceled" | "may have run"
-  | "function error" | "too large" | "unsupported" | "corrupt" | "incompatible";
+  | "function error" | "too large" | "unsupported" | "corrupt" | "incompatible" | "bad reply";
 
 const kinds: Kind[] = [
   "failed", "failed", "bad input", "not found", "denied", "overloaded", "unavailable", "timed out", "canceled", "may have run",
-  "function error", "too large", "unsupported", "corrupt", "incompatible",
+  "function error", "too large", "unsupported", "corrupt", "incompatible", "bad reply",
 ];
 
 /** What became of a call that has no reply. hint says what to try, retryAfter is in milliseconds. */
@@ -374,7 +374,7 @@ class Caller {
     try {
       return JSON.parse(data.toString("utf8"));
     } catch (e) {
-      throw new CellError("incompatible", `the reply is no JSON: ${String(e)}`);
+      throw new CellError("bad reply", `the reply is no JSON: ${String(e)}`);
     }
   }
 
@@ -400,7 +400,7 @@ function newKey(): string {
 type Reader<T> = (v: unknown, where: string) => T;
 
 function misfit(where: string, want: string, v: unknown): CellError {
-  return new CellError("incompatible", `${where || "the reply"} is ${v === null ? "null" : typeof v}, not ${want}`);
+  return new CellError("bad reply", `${where || "the reply"} is ${v === null ? "null" : typeof v}, not ${want}`);
 }
 
 const toAny: Reader<unknown> = (v) => v;
@@ -461,7 +461,7 @@ function toObject(v: unknown, where: string): Record<string, unknown> {
 
 function member<T>(v: Record<string, unknown>, key: string, of: Reader<T>, where: string): T {
   const at = where ? `${where}.${key}` : key;
-  if (!Object.hasOwn(v, key)) throw new CellError("incompatible", `${at} is missing`);
+  if (!Object.hasOwn(v, key)) throw new CellError("bad reply", `${at} is missing`);
   return of(v[key], at);
 }
 
