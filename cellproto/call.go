@@ -75,7 +75,8 @@ func (c *Conn) CallInto(ctx context.Context, req *Request, reply *Reply) error {
 	if req.Body != nil {
 		p.out = newBodyOut(c)
 	}
-	alone, err := c.open(&f, p)
+	w := c.waitOf(ctx)
+	alone, err := c.open(&f, p, w.due)
 	if err != nil {
 		return err
 	}
@@ -87,15 +88,18 @@ func (c *Conn) CallInto(ctx context.Context, req *Request, reply *Reply) error {
 	} else if r := c.takeTurn(alone, f.Header.Budget); r != nil {
 		c.readTurn(r, p, alone)
 	}
-	if err = p.await(ctx); err == nil {
+	switch err = p.await(w.done); err {
+	case nil:
 		c.wasAlone(alone)
 		p.hand(c, reply)
 		return nil
-	}
-	if err == errCallerLeft {
+	case errCallerLeft:
 		c.Cancel(id)
 		err = Errorf("call "+req.Header.Func, KindOf(ctx.Err()), "%w", ctx.Err())
-	} else {
+	case context.DeadlineExceeded: // of expire
+		c.Cancel(id)
+		err = Errorf("call "+req.Header.Func, Timeout, "%w", err)
+	default:
 		c.wasAlone(alone)
 	}
 	p.giveUp()
@@ -122,8 +126,8 @@ const mostRoom = 4 << 10
 var errCallerLeft = errors.New("the caller's context has ended")
 
 // await waits for the answer and gives its error, or errCallerLeft.
-func (p *pending) await(ctx context.Context) error {
-	if done := ctx.Done(); done == nil {
+func (p *pending) await(done <-chan struct{}) error {
+	if done == nil {
 		<-p.answered
 	} else {
 		select {

@@ -1,12 +1,15 @@
 package cellproto
 
+import "time"
+
 // entry is a call, or a ping, in flight.
 type entry struct {
 	sink    Sink
 	inbound bool
 	left    bool // not counted any more: its reply is on its way
 	ping    bool
-	end     uint64 // place in the writer's queue after its request
+	end     uint64        // place in the writer's queue after its request
+	due     time.Duration // after Conn.born, when a call begun here is ended by expire; 0: it is not
 }
 
 // takes says whether frames of a type can belong to e.
@@ -101,17 +104,22 @@ func (t *callTable) remove(id uint32) {
 	delete(t.rest, id)
 }
 
-// takeAll removes all calls and gives them.
-func (t *callTable) takeAll() []entry {
-	all := make([]entry, 0, t.count)
+// each has f look at all calls.
+func (t *callTable) each(f func(*entry)) {
 	for i := range t.slots {
 		if s := &t.slots[i]; s.id != 0 {
-			all = append(all, s.entry)
+			f(&s.entry)
 		}
 	}
 	for _, e := range t.rest {
-		all = append(all, *e)
+		f(e)
 	}
+}
+
+// takeAll removes all calls and gives them.
+func (t *callTable) takeAll() []entry {
+	all := make([]entry, 0, t.count)
+	t.each(func(e *entry) { all = append(all, *e) })
 	*t = callTable{}
 	return all
 }

@@ -81,6 +81,8 @@ type Conn struct {
 	handed   uint64  // writer.handed at the end
 	held     held
 	idle     chan struct{}
+	nextDue  time.Duration // after born, when dueTimer comes; 0: it does not. See armDue
+	dueTimer *time.Timer
 
 	hello      atomic.Pointer[peerHello]
 	helloReady chan struct{}
@@ -149,6 +151,7 @@ func (c *Conn) Run() error {
 		c.tasks.Go(func() { c.readLoop(readerOf(c.input)) })
 		<-c.done
 		c.stopTurn()
+		c.stopDue()
 		if c.err() != ErrSuspended {
 			c.closeTransport()
 		}
@@ -298,12 +301,13 @@ func (c *Conn) PeerHello(ctx context.Context) (Hello, error) {
 // with Overloaded when too much waits to be written, and with BadInput or TooLarge when the peer
 // would not take the frame: the request then provably never left.
 func (c *Conn) Open(f *Frame, sink Sink) (uint32, error) {
-	_, err := c.open(f, sink)
+	_, err := c.open(f, sink, 0)
 	return f.ID, err
 }
 
-// open is Open. It gives the number of this call if no other one is in flight, else 0.
-func (c *Conn) open(f *Frame, sink Sink) (alone uint64, err error) {
+// open is Open. It gives the number of this call if no other one is in flight, else 0. With a due the sink
+// is a *pending.
+func (c *Conn) open(f *Frame, sink Sink, due time.Duration) (alone uint64, err error) {
 	f.Type = TypeRequest
 	c.number(&f.Header)
 	c.mu.Lock()
@@ -320,7 +324,10 @@ func (c *Conn) open(f *Frame, sink Sink) (alone uint64, err error) {
 		return 0, err
 	}
 	c.begun++
-	c.calls.add(f.ID, entry{sink: sink, end: end})
+	c.calls.add(f.ID, entry{sink: sink, end: end, due: due})
+	if due != 0 {
+		c.armDue(due)
+	}
 	if c.calls.len() == 1 {
 		alone = c.begun
 	}
@@ -379,7 +386,7 @@ func (c *Conn) Cancel(id uint32) {
 	c.mu.Lock()
 	e := c.calls.find(id)
 	if e != nil {
-		e.sink = discard{}
+		e.sink, e.due = discard{}, 0
 	}
 	c.mu.Unlock()
 	if e != nil {

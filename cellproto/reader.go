@@ -266,6 +266,8 @@ func (c *Conn) deliver(f *Frame) {
 	if !e.inbound && (f.Type == TypeReply && !f.More || f.Type == TypeEnd || f.Type == TypePong) {
 		c.calls.remove(f.ID)
 		c.signalIdle()
+	} else if f.Type == TypeReply {
+		e.due = 0 // whoever reads its body waits for the context
 	}
 	c.mu.Unlock()
 	sink.HandleFrame(c, f)

@@ -51,19 +51,30 @@ func (s *Store) ResolveRepo(ctx context.Context, repo celltoml.Repo) (Pin, error
 	if err != nil {
 		return Pin{}, cellproto.Errorf(op, cellproto.KindOf(err), "%w", err).WithHint("%s", cellproto.HintOf(err))
 	}
+	if pin, ok := parseRefs(string(out), repo.Ref); ok {
+		return pin, nil
+	}
+	return Pin{}, cellproto.Errorf(op, cellproto.NotFound, "it has no tag and no branch %q", repo.Ref).
+		WithHint("Of a commit, give all of its hash.")
+}
+
+// parseRefs reads what ls-remote prints, "commit\tname" a line, and gives what a reference is: an annotated tag
+// is the commit that it names. Lines that are none are passed over.
+func parseRefs(out, ref string) (Pin, bool) {
+	tag, branch := "refs/tags/"+ref, "refs/heads/"+ref
 	found := map[string]string{}
-	for line := range strings.Lines(string(out)) {
-		if commit, name, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "\t"); ok && isCommit(commit) {
+	for line := range strings.Lines(out) {
+		commit, name, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
+		if ok && isCommit(commit) && (name == tag || name == tag+"^{}" || name == branch) {
 			found[name] = commit
 		}
 	}
 	for _, name := range []string{tag + "^{}", tag, branch} {
 		if commit := found[name]; commit != "" {
-			return Pin{Commit: commit, Moves: name == branch}, nil
+			return Pin{Commit: commit, Moves: name == branch}, true
 		}
 	}
-	return Pin{}, cellproto.Errorf(op, cellproto.NotFound, "it has no tag and no branch %q", repo.Ref).
-		WithHint("Of a commit, give all of its hash.")
+	return Pin{}, false
 }
 
 // isCommit reports that a text is all of a commit's hash.

@@ -311,3 +311,35 @@ func TestSSHRepo(t *testing.T) {
 		_ = os.Remove(said) // the next one writes it anew
 	}
 }
+
+func TestParseRefs(t *testing.T) {
+	a, b := strings.Repeat("a", 40), strings.Repeat("b", 64)
+	for out, want := range map[string]Pin{
+		a + "\trefs/heads/v1\n":                                      {a, true},
+		a + "\trefs/heads/v1\n" + b + "\trefs/tags/v1\n":             {b, false},
+		a + "\trefs/tags/v1\n" + b + "\trefs/tags/v1^{}":             {b, false},
+		"\n\t\nx\trefs/heads/v1\n" + a + "\trefs/heads/v1":           {a, true},
+		a + "\trefs/heads/x/refs/heads/v1\n" + b + "\trefs/heads/v1": {b, true},
+	} {
+		if got, ok := parseRefs(out, "v1"); !ok || got != want {
+			t.Errorf("%q: %+v, %v", out, got, ok)
+		}
+	}
+	for _, out := range []string{
+		"", "refs/heads/v1", "\trefs/heads/v1", strings.Repeat("A", 40) + "\trefs/heads/v1", a[:39] + "\trefs/heads/v1", "-x\trefs/heads/v1",
+		a + " refs/heads/v1", a + "\trefs/heads/v1 ", a + "\trefs/heads/v2", a + "\trefs/remotes/v1", a + "\tv1",
+	} {
+		if got, ok := parseRefs(out, "v1"); ok {
+			t.Errorf("%q: %+v", out, got)
+		}
+	}
+}
+
+func FuzzParseRefs(f *testing.F) {
+	f.Add(strings.Repeat("a", 40) + "\trefs/tags/v1^{}\n")
+	f.Fuzz(func(t *testing.T, out string) {
+		if pin, ok := parseRefs(out, "v1"); ok != isCommit(pin.Commit) {
+			t.Fatalf("%+v, %v", pin, ok)
+		}
+	})
+}

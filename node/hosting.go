@@ -133,7 +133,11 @@ func (h *hosting) Consider(ctx context.Context, from peer.ID, o offer.Offer, m *
 	if err := h.answer(ctx, o, m); err != nil {
 		return err
 	}
-	if err := h.n.mirrors.store.Check(h.want(from, o)); err != nil {
+	want, err := h.want(from, o)
+	if err == nil {
+		err = h.n.mirrors.store.Check(want)
+	}
+	if err != nil {
 		return err
 	}
 	return canConfine(ctx)
@@ -175,11 +179,13 @@ func (h *hosting) answer(ctx context.Context, o offer.Offer, m *signed.Manifest)
 	return err
 }
 
-func (h *hosting) want(from peer.ID, o offer.Offer) mirror.Want {
+// want is the mirror that an offer asks for, but for its schema.
+func (h *hosting) want(from peer.ID, o offer.Offer) (mirror.Want, error) {
+	net, err := h.n.mirrors.network()
 	return mirror.Want{
-		CID: o.Cell, Block: o.Block, From: o.Providers, Public: true, Hosted: true, AskedBy: from,
+		CID: o.Cell, Block: o.Block, From: o.Providers, Public: true, Hosted: true, AskedBy: from, Network: net,
 		Before: func(dir string) error { return h.n.giver.Place(from.String()).Write(dir) },
-	}
+	}, err
 }
 
 // Take takes a cell up, and gives where its mirror is.
@@ -191,7 +197,7 @@ func (h *hosting) Take(ctx context.Context, from peer.ID, o offer.Offer, m *sign
 	h.log.Info("taking a cell up", zap.Stringer("cell", o.Cell), zap.String("name", m.Name), zap.Stringer("for", from))
 	ctx, cancel := h.whileRunning(ctx)
 	defer cancel()
-	row, status, err := h.make(ctx, c, h.want(from, o), m, step)
+	row, status, err := h.make(ctx, c, from, o, m, step)
 	h.mu.Lock()
 	inUse := !h.running
 	switch {
@@ -269,8 +275,12 @@ func (h *hosting) whileRunning(ctx context.Context) (context.Context, context.Ca
 }
 
 // make makes a hosted mirror and starts it.
-func (h *hosting) make(ctx context.Context, c *hostedCell, want mirror.Want, m *signed.Manifest, step func(string)) (row ctl.MirrorRow, status ctl.Status, err error) {
-	if err := canConfine(ctx); err != nil {
+func (h *hosting) make(ctx context.Context, c *hostedCell, from peer.ID, o offer.Offer, m *signed.Manifest, step func(string)) (row ctl.MirrorRow, status ctl.Status, err error) {
+	want, err := h.want(from, o)
+	if err == nil {
+		err = canConfine(ctx)
+	}
+	if err != nil {
 		return row, status, err
 	}
 	if m.Schema.Defined() {

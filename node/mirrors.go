@@ -7,7 +7,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"sync"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/celldnet/celld/cellproto"
@@ -26,6 +28,35 @@ type mirrors struct {
 	n       *nucleus
 	account cellproto.PeerID // of this machine's person
 	store   *mirror.Store
+
+	mu       sync.Mutex
+	starting map[cid.Cid]int // how often each is being made and started just now
+}
+
+// Dir gives the directory of a mirror that calls may go to. One that is being started is not waited for: the
+// providers answer meanwhile.
+func (m *mirrors) Dir(id cid.Cid) (dir string, ok bool) {
+	m.mu.Lock()
+	starting := m.starting[id] > 0
+	m.mu.Unlock()
+	if starting {
+		return "", false
+	}
+	return m.store.Dir(id)
+}
+
+// begin notes that a mirror is being made. What it gives is for the end of that.
+func (m *mirrors) begin(id cid.Cid) (end func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.starting[id]++
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.starting[id]--; m.starting[id] == 0 {
+			delete(m.starting, id)
+		}
+	}
 }
 
 func newMirrors(n *nucleus, home string) (*mirrors, error) {
@@ -37,7 +68,7 @@ func newMirrors(n *nucleus, home string) (*mirrors, error) {
 	if err != nil {
 		return nil, cellproto.Errorf("open mirrors", cellproto.Corrupt, "%w", err)
 	}
-	m := &mirrors{n: n, account: cellproto.PeerID(account.String())}
+	m := &mirrors{n: n, account: cellproto.PeerID(account.String()), starting: map[cid.Cid]int{}}
 	m.store, err = mirror.New(mirror.Config{
 		Root: filepath.Join(filepath.Dir(home), foreignDir), OS: runtime.GOOS, Arch: runtime.GOARCH,
 		Account: m.account, FileRepos: os.Getenv(cellproto.EnvFileRepos) == "on",
@@ -61,15 +92,17 @@ func (m *mirrors) add(ctx context.Context, target string, public bool, say func(
 	if err != nil {
 		return ctl.MirrorRow{}, err
 	}
-	row, _, err := m.make(ctx, mirror.Want{CID: src.CID, Block: src.Block, Schema: src.Schema, From: src.From, Public: public}, say)
+	want := mirror.Want{CID: src.CID, Block: src.Block, Schema: src.Schema, From: src.From, Public: public}
+	if want.Network, err = m.network(); err != nil {
+		return ctl.MirrorRow{}, err
+	}
+	row, _, err := m.make(ctx, want, say)
 	return row, err
 }
 
 // make makes a mirror and starts it, as add does of what has been found already.
 func (m *mirrors) make(ctx context.Context, want mirror.Want, say func(string)) (row ctl.MirrorRow, status ctl.Status, err error) {
-	if want.Network, err = m.network(); err != nil {
-		return row, status, err
-	}
+	defer m.begin(want.CID)()
 	made, fresh, err := m.store.Add(ctx, want, say)
 	if err != nil {
 		return row, status, err

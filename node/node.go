@@ -418,7 +418,7 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 		Dir: n.cfg.Dir, Agent: agent, Deps: n.cfg.Deps, RemoteCells: n.cfg.RemoteCells, SpotCheck: n.cfg.Caller.SpotCheck,
 	}, call.CallerDeps{
 		Host: n.host, Finder: finder{n.dht}, Blocks: n.blocks, Identity: n.identity,
-		Wake: wake, Own: n.server, Mirrors: n.mirrors.store, Repos: n.depends, Raced: n.placer.raced, Log: n.log.Named("caller"),
+		Wake: wake, Own: n.server, Mirrors: n.mirrors, Repos: n.depends, Raced: n.placer.raced, Log: n.log.Named("caller"),
 	})
 	n.caller = caller
 	if n.taken != nil {

@@ -21,6 +21,8 @@ const (
 	// missedAgain is how soon a cell is raced again whose best provider misses the objective, as long as
 	// it is called: so five misses take seconds, not minutes.
 	missedAgain = time.Second
+	// goneAgain is the same where there is a copy near by, which is not found at the moment.
+	goneAgain = 3 * time.Second
 	// placeTimeout bounds the making of one copy.
 	placeTimeout = 10 * time.Minute
 	// maxPlaced is of how many cells the races are remembered.
@@ -103,8 +105,14 @@ func (p *placer) raced(out call.Raced) time.Duration {
 	if p.act(out.Cell, c, now) {
 		return 0
 	}
-	if objective.Clone && !objective.Empty() && s.Copy == mirror.NoCopy && objective.Misses(s.Races[len(s.Races)-1]) {
+	if !objective.Clone || objective.Empty() || !objective.Misses(s.Races[len(s.Races)-1]) {
+		return 0
+	}
+	switch s.Copy {
+	case mirror.NoCopy:
 		return missedAgain
+	case mirror.There: // it is not: its machine may be starting anew
+		return goneAgain
 	}
 	return 0
 }
@@ -168,8 +176,8 @@ func (p *placer) compare(cell cid.Cid, m *signed.Manifest, c *placement) {
 		return
 	}
 	for _, b := range before {
-		if mirror.State(ctx, b.Dir) == ctl.Stopped {
-			continue
+		if b.Hosted || mirror.State(ctx, b.Dir) == ctl.Stopped {
+			continue // what is hosted for others, others want followed
 		}
 		p.mu.Lock()
 		c.situation.Follows, c.public = true, c.public || b.Public

@@ -114,7 +114,7 @@ func (t *pursuit) say(text string) {
 	t.p.mu.Lock()
 	t.c.step = text
 	t.p.mu.Unlock()
-	t.log.Info("placing", zap.String("step", text))
+	t.log.Debug("placing", zap.String("step", text))
 }
 
 // strike has a donor count as one that has said no.

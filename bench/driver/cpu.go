@@ -93,11 +93,13 @@ func cpuCosts(b *bench) error {
 	if err != nil {
 		return err
 	}
-	var direct, grpc int
+	var direct, copier, grpc int
 	for _, p := range b.procs.made {
 		switch {
 		case len(p.cmd.Args) > 1 && p.cmd.Args[1] == "listen":
 			direct = p.cmd.Process.Pid
+		case len(p.cmd.Args) > 2 && p.cmd.Args[2] == "copy":
+			copier = p.cmd.Process.Pid
 		case len(p.cmd.Args) > 1 && p.cmd.Args[1] == "grpc-serve-unix":
 			grpc = p.cmd.Process.Pid
 		}
@@ -105,6 +107,7 @@ func cpuCosts(b *bench) error {
 	pid := func(w *worker) int { return w.pr.cmd.Process.Pid }
 	return b.cpu(
 		way{"cpu: relay, 64 callers", w["relay"], []string{"caller", "nucleus", "program"}, []int{pid(w["relay"]), c.pid(), program}},
+		way{"cpu: through a process that only copies bytes", w["copied frames"], []string{"caller", "copier", "program"}, []int{pid(w["copied frames"]), copier, direct}},
 		way{"cpu: direct socket, same frames", w["direct frames"], []string{"caller", "program"}, []int{pid(w["direct frames"]), direct}},
 		way{"cpu: granted", w["granted"], []string{"caller", "nucleus", "program"}, []int{pid(w["granted"]), c.pid(), program}},
 		way{"cpu: granted slow", w["granted slow"], []string{"caller", "program"}, []int{pid(w["granted slow"]), program}},

@@ -153,7 +153,7 @@ func (r *Reader) Text() string {
 
 // Bytes reads a byte string: never nil.
 func (r *Reader) Bytes() []byte {
-	return append(make([]byte, 0, 0), r.span(majorBytes)...)
+	return append(make([]byte, 0), r.span(majorBytes)...)
 }
 
 // Int reads an integer of so many bits: 8, 16, 32 or 64.

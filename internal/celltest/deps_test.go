@@ -191,3 +191,35 @@ func TestGitDependency(t *testing.T) {
 		}
 	}
 }
+
+// A program calls a dependency by git as any other: it is told in time that this is being made ready, and when to
+// come back.
+func TestProgramCallsGitDependency(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	r := n.Repository("greet")
+	r.Edit("cell.toml", "mkdir -p bin", "sleep 4 && mkdir -p bin")
+	r.Commit()
+	c := n.cell("asks")
+	c.copyFile(filepath.Join(Bin(t), "asks"), "bin/asks", 0o755)
+	c.write("cell.toml", "[cell]\nname = \"asks\"\nbinary = \"bin/asks\"\n[deps]\nlib = \"file://"+r.dir+"@main\"\n", 0o644)
+	c.Start()
+	type answer struct {
+		Reply, Kind, Error string
+		AgainMS            int64 `json:"again_ms"`
+	}
+	ask := func(timeout string) (a answer) {
+		t.Helper()
+		if err := json.Unmarshal([]byte(c.Must("use", ".", "ask", "Ann", "--timeout", timeout)), &a); err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	if a := ask("3s"); a.Kind != "unavailable" || !strings.Contains(a.Error, "being made ready") || a.AgainMS <= 0 {
+		t.Errorf("%+v", a)
+	}
+	if a := ask("50s"); a.Reply != "Hello, Ann!" {
+		t.Errorf("%+v", a)
+	}
+	n.At(c.deps()["lib"].Dir)
+}

@@ -69,6 +69,9 @@ func TestMirrorOutlivesOriginal(t *testing.T) {
 	if r := n.Ctl(n.root, "publish", dir); r.Code != 4 {
 		t.Errorf("publishing it as one's own: exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
 	}
+	if r := n.Ctl(dir, "swap", "--publish"); r.Code != 4 {
+		t.Errorf("swapping and publishing it: exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
+	}
 	row := n.mirrors(t, 1)[0]
 	if row.CID != published.CID || row.Dir != dir || row.State != ctl.Running || row.Source != "artefact" || row.Name != "calculator" {
 		t.Errorf("it is listed as %+v", row)
@@ -204,10 +207,10 @@ func TestMissedBandwidthIsMirrored(t *testing.T) {
 	// Both race as often; the first to have a copy would be the one for whom it was made.
 	Eventually(t, "a call is answered by the copy", func() bool { use(content); return use(caller) == "mirror" })
 	log, err := os.ReadFile(filepath.Join(content.Dir, "log", "nucleus.log"))
-	if err != nil || strings.Contains(string(log), "the copy serves") {
+	if err != nil || strings.Contains(string(log), "looking for a place for a copy") {
 		t.Errorf("it was copied for who is content: %v", err)
 	}
-	if log, err = os.ReadFile(filepath.Join(caller.Dir, "log", "nucleus.log")); err != nil || !strings.Contains(string(log), "the copy serves") {
+	if log, err = os.ReadFile(filepath.Join(caller.Dir, "log", "nucleus.log")); err != nil || !strings.Contains(string(log), "looking for a place for a copy") {
 		t.Errorf("it was not copied for who is not content: %v", err)
 	}
 	n.Must(n.root, "mirror", "rm", published.CID)
@@ -299,5 +302,55 @@ func TestNewVersionIsMirrored(t *testing.T) {
 		if err := json.Unmarshal([]byte(n.Must(n.root, "use", id, "add", "3", "4", "--json")), &r); err != nil || r.Source != "mirror" {
 			t.Errorf("%s is answered by %s: %v", id, r.Source, err)
 		}
+	}
+}
+
+// cellctl gc removes a mirror that is stopped and was not used for a week, and no other; the next call goes to
+// the provider.
+func TestUnusedMirrorIsCollected(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	_, published := n.provide("calculator")
+	mirror := n.At(n.Must(n.root, "mirror", "add", published.CID))
+	age := func() {
+		t.Helper()
+		path := filepath.Join(mirror.Dir, "mirror.json")
+		data, err := os.ReadFile(path)
+		var record map[string]any
+		if err == nil {
+			err = json.Unmarshal(data, &record)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		record["created"], record["last_used"] = "2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z"
+		if data, err = json.Marshal(record); err == nil {
+			err = os.WriteFile(path, data, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	age()
+	if gone := n.Must(n.root, "gc"); gone != "" {
+		t.Errorf("one that runs was removed: %s", gone)
+	}
+	n.Must(n.root, "stop", mirror.Dir)
+	if gone := n.Must(n.root, "gc"); gone != "" {
+		t.Errorf("one that was used a moment ago was removed: %s", gone)
+	}
+	age()
+	if would := n.Must(n.root, "gc", "--dry-run"); would != "would remove "+mirror.Dir {
+		t.Errorf("it says %s", would)
+	}
+	n.mirrors(t, 1)
+	if gone := n.Must(n.root, "gc"); gone != "removed "+mirror.Dir {
+		t.Errorf("it says %s", gone)
+	}
+	n.mirrors(t, 0)
+	n.nothingLeft(t)
+	var r struct{ Source string }
+	if err := json.Unmarshal([]byte(n.Must(n.root, "use", published.CID, "add", "3", "4", "--json")), &r); err != nil || r.Source != "dht" {
+		t.Errorf("it is answered by %s: %v", r.Source, err)
 	}
 }

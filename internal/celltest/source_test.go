@@ -1,6 +1,7 @@
 package celltest
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -238,6 +239,13 @@ func (n *Net) nothingLeft(t *testing.T) {
 	}
 }
 
+// addMirror makes a mirror through the cell's nucleus, which says what it does.
+func (c *Cell) addMirror(id string, progress func(string)) (ctl.MirrorRow, error) {
+	ctx, cancel := context.WithTimeout(c.t.Context(), 2*Patience)
+	defer cancel()
+	return (&ctl.Client{Dir: c.Dir, Progress: progress}).AddMirror(ctx, id, false)
+}
+
 // A nucleus that is killed in the middle of a copy leaves nothing that could be taken for one, and the next attempt
 // goes on with what had come.
 func TestKilledWhileCopying(t *testing.T) {
@@ -264,7 +272,7 @@ func TestKilledWhileCopying(t *testing.T) {
 	caller.AwaitProviders(id, 1)
 	add := func(killAt string) (first string, err error) {
 		var once sync.Once
-		client := &ctl.Client{Dir: caller.Dir, Progress: func(text string) {
+		_, err = caller.addMirror(id, func(text string) {
 			if _, percent, ok := strings.Cut(text, "fetching the program, "); ok && strings.Contains(percent, " %") {
 				if first == "" {
 					first = percent
@@ -273,8 +281,7 @@ func TestKilledWhileCopying(t *testing.T) {
 					once.Do(caller.Kill)
 				}
 			}
-		}}
-		_, err = client.AddMirror(t.Context(), id, false)
+		})
 		return first, err
 	}
 	if first, err := add("30 %"); err == nil || caller.proc != nil {
@@ -321,7 +328,7 @@ func TestKilledWhileBuilding(t *testing.T) {
 	}
 	var wait sync.WaitGroup
 	wait.Go(func() {
-		if _, err := (&ctl.Client{Dir: caller.Dir}).AddMirror(t.Context(), id, false); err == nil {
+		if _, err := caller.addMirror(id, nil); err == nil {
 			t.Error("it was made")
 		}
 	})

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -27,11 +28,11 @@ const describeTime = 2 * time.Second
 // allowed.
 func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Request) (*Result, error) {
 	p := &policy{}
-	tried := map[cellproto.PeerID]bool{}
+	tried := new(peerSet)
 	res := &Result{}
 	var last error
 	var pause grace
-	for len(tried) < attempts || pause.again(ctx, c, r, tried, last) {
+	for len(tried.peers) < attempts || pause.again(ctx, c, r, tried, last) {
 		who, err := c.pick(ctx, r, tried, res)
 		if err != nil {
 			if pause.again(ctx, c, r, tried, cmp.Or(last, err)) {
@@ -42,7 +43,7 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 		if err := p.prepare(ctx, c, r, who, req); err != nil {
 			return nil, r.worse(last, err)
 		}
-		tried[who.Peer] = true
+		tried.add(who.Peer)
 		a := c.hedged(ctx, r, who, req, p, tried)
 		c.spotCheck(r, p, req, &a)
 		if a.err == nil {
@@ -59,6 +60,17 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 		c.deps.Log.Debug("trying the next provider", zap.String("failed", string(who.Peer)), zap.Error(a.err))
 	}
 	return nil, last
+}
+
+// peerSet is the few peers that one call has used up.
+type peerSet struct{ peers []cellproto.PeerID }
+
+func (s *peerSet) has(p cellproto.PeerID) bool { return slices.Contains(s.peers, p) }
+
+func (s *peerSet) add(p cellproto.PeerID) {
+	if !s.has(p) {
+		s.peers = append(s.peers, p)
+	}
 }
 
 // worse gives the error that says more: that of the last provider before that of having no further one.
@@ -105,6 +117,11 @@ func (p *policy) prepare(ctx context.Context, c *Caller, r *remote, who race.Ran
 			return nil // it is only called less boldly
 		}
 	}
+	return p.read(schema, req)
+}
+
+// read learns it from a schema that is at hand, which may be nil.
+func (p *policy) read(schema *cellproto.Schema, req *cellproto.Request) error {
 	p.known = true
 	if schema == nil {
 		return nil
@@ -152,7 +169,7 @@ func (p *policy) final(a *attempt) bool {
 
 // pick gives whom to call: the cached winner, else the next of the last ranking, else the winner of
 // a race that this call waits for. A ranking that is too old is not used until a race has confirmed it.
-func (c *Caller) pick(ctx context.Context, r *remote, tried map[cellproto.PeerID]bool, res *Result) (race.Ranked, error) {
+func (c *Caller) pick(ctx context.Context, r *remote, tried *peerSet, res *Result) (race.Ranked, error) {
 	if who, ok := c.known(r, tried, res); ok {
 		res.Cached = true
 		return who, nil
@@ -165,15 +182,15 @@ func (c *Caller) pick(ctx context.Context, r *remote, tried map[cellproto.PeerID
 	if err := c.explain(r, "use "+string(r.name), d); err != nil {
 		return race.Ranked{}, err
 	}
-	who, found := d.Next(func(p cellproto.PeerID) bool { return tried[p] || c.lied(p) })
+	who, found := d.Next(func(p cellproto.PeerID) bool { return tried.has(p) || c.lied(p) })
 	if !found {
-		return race.Ranked{}, cellproto.Errorf("use "+string(r.name), cellproto.Unavailable, "all %d providers failed", len(tried))
+		return race.Ranked{}, cellproto.Errorf("use "+string(r.name), cellproto.Unavailable, "all %d providers failed", len(tried.peers))
 	}
 	return who, nil
 }
 
 // known picks from the last race, if that was not too long ago.
-func (c *Caller) known(r *remote, tried map[cellproto.PeerID]bool, res *Result) (race.Ranked, bool) {
+func (c *Caller) known(r *remote, tried *peerSet, res *Result) (race.Ranked, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now, d := time.Now(), r.decision
@@ -185,14 +202,14 @@ func (c *Caller) known(r *remote, tried map[cellproto.PeerID]bool, res *Result) 
 		return race.Ranked{}, false
 	}
 	res.Decided = d.At
-	if r.winner.Serves(now, c.cfg.Policy) && !tried[r.winner.Peer] && !c.lied(r.winner.Peer) {
+	if r.winner.Serves(now, c.cfg.Policy) && !tried.has(r.winner.Peer) && !c.lied(r.winner.Peer) {
 		for _, k := range d.Ranking {
 			if k.Peer == r.winner.Peer {
 				return k, true
 			}
 		}
 	}
-	return d.Next(func(p cellproto.PeerID) bool { return tried[p] || p == r.winner.Peer || c.lied(p) })
+	return d.Next(func(p cellproto.PeerID) bool { return tried.has(p) || p == r.winner.Peer || c.lied(p) })
 }
 
 // attempt is the outcome of calling one provider.
@@ -202,6 +219,7 @@ type attempt struct {
 	err    error
 	sent   bool // the request may have left; else it has not run, whatever err is
 	counts bool // of a hedge: this is the answer
+	mute   bool // of a hedge: who was asked first did not answer a ping either
 }
 
 // discard drops a reply that nobody wants any more.

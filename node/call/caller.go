@@ -81,13 +81,13 @@ type Caller struct {
 	cache  *cache
 	newest *signed.Newest // adverts
 	clocks clocks
+	names  names
 	ctx    context.Context
 	cancel context.CancelFunc
 	work   group
 
 	mu         sync.Mutex
 	remotes    map[cid.Cid]*remote
-	names      map[string]resolved
 	cids       map[string]cid.Cid   // decoded
 	badMirrors map[string]time.Time // by directory: until then they are not tried
 	reputation *race.Reputation
@@ -104,7 +104,7 @@ type Caller struct {
 func NewCaller(cfg CallerConfig, deps CallerDeps) *Caller {
 	c := &Caller{
 		cfg: cfg, deps: deps, cache: openCache(cfg.Dir, deps.Log), newest: signed.NewNewest(maxAdverts),
-		remotes: map[cid.Cid]*remote{}, names: map[string]resolved{}, cids: map[string]cid.Cid{}, badMirrors: map[string]time.Time{},
+		remotes: map[cid.Cid]*remote{}, names: names{m: map[string]*named{}}, cids: map[string]cid.Cid{}, badMirrors: map[string]time.Time{},
 		watchers: map[chan race.Log]cid.Cid{},
 	}
 	c.reputation = c.cache.reputation()
@@ -202,7 +202,7 @@ func withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {} // a call leaves nothing behind that would have to be canceled
 	}
-	return context.WithTimeout(ctx, cellproto.DefaultTimeout)
+	return cellproto.WithTimeout(ctx, time.Now(), cellproto.DefaultTimeout)
 }
 
 // closer runs then once the body is closed.

@@ -33,7 +33,7 @@ type grace struct {
 
 // again waits before the providers of r are asked once more, none of whom was there, and reports that
 // they are to be. err is what the last one that was tried has failed with, or why none was.
-func (g *grace) again(ctx context.Context, c *Caller, r *remote, tried map[cellproto.PeerID]bool, err error) bool {
+func (g *grace) again(ctx context.Context, c *Caller, r *remote, tried *peerSet, err error) bool {
 	kind, after := cellproto.KindOf(err), cellproto.RetryAfterOf(err)
 	full := kind == cellproto.Overloaded
 	if !full && (kind != cellproto.Unavailable && kind != cellproto.MayHaveRun || after > 0) {
@@ -67,7 +67,7 @@ func (g *grace) again(ctx context.Context, c *Caller, r *remote, tried map[cellp
 		c.links.forgive(p)
 	}
 	r.mu.Unlock()
-	clear(tried)
+	tried.peers = tried.peers[:0]
 	return true
 }
 

@@ -2,6 +2,9 @@ package call
 
 import (
 	"context"
+	"io"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -32,38 +35,87 @@ func (c *Caller) mirrorDir(id cid.Cid) (string, bool) {
 	return dir, !bad || time.Now().After(until)
 }
 
-// callMirror calls a mirror on this machine, which is started if it sleeps. What it has provably not run
-// goes to the providers.
+// callMirror calls a mirror on this machine, which is started if it sleeps. What it has provably not run, and
+// what may be repeated, goes to the providers.
 func (c *Caller) callMirror(ctx context.Context, t resolved, req *cellproto.Request) (*Result, error) {
-	local := resolved{dir: t.dir}
-	err := c.tryMirror(ctx, t.dir)
-	var res *Result
-	if err == nil {
-		if res, err = c.callDirect(ctx, local, req); err == nil {
-			res.Source = "mirror"
-			return res, nil
-		}
-		kind := cellproto.KindOf(err)
-		switch kind {
-		case cellproto.Overloaded:
-		case cellproto.Unavailable, cellproto.Incompatible:
-			c.leaveAlone(t.dir, err)
-		default:
-			return nil, err // the same anywhere, or it may have run
-		}
-	}
-	if ctx.Err() != nil {
+	r, p := c.remote(t.mirrorOf), policy{}
+	if err := p.read(c.describeMirror(r, t.dir), req); err != nil {
 		return nil, err
+	}
+	res, err := c.askMirror(ctx, t.dir, req)
+	if err != nil && p.idempotent && cellproto.KindOf(err) == cellproto.MayHaveRun && rewind(req) {
+		res, err = c.askMirror(ctx, t.dir, req) // it may just have been restarted
+	}
+	if err == nil {
+		return res, nil
+	}
+	switch kind := cellproto.KindOf(err); {
+	case ctx.Err() != nil:
+		return nil, err
+	case kind == cellproto.Overloaded:
+	case kind == cellproto.Unavailable, kind == cellproto.Incompatible:
+		c.leaveAlone(t.dir, err)
+	case !p.idempotent || kind != cellproto.MayHaveRun && kind != cellproto.Failed:
+		return nil, err // the same anywhere, or it may have run
 	}
 	if !rewind(req) {
 		return nil, notAgain(err)
 	}
 	req.Header.Token = nil
-	res, rerr := c.callRemote(ctx, c.remote(t.mirrorOf), req)
+	res, rerr := c.callRemote(ctx, r, req)
 	if cellproto.KindOf(rerr) == cellproto.NotFound {
 		return nil, err // there is nobody else: why the mirror fails says more
 	}
 	return res, rerr
+}
+
+// askMirror makes one attempt with a mirror. One that cannot even be connected to is Unavailable, whatever
+// the reason.
+func (c *Caller) askMirror(ctx context.Context, dir string, req *cellproto.Request) (*Result, error) {
+	if err := c.tryMirror(ctx, dir); err != nil && ctx.Err() != nil {
+		return nil, err
+	} else if err != nil {
+		return nil, cellproto.Errorf("start "+dir, cellproto.Unavailable, "%w", err).WithHint("%s", cellproto.HintOf(err))
+	}
+	req.Header.Token = nil
+	res, err := c.callDirect(ctx, resolved{dir: dir}, req)
+	if err == nil {
+		res.Source = "mirror"
+	}
+	return res, err
+}
+
+// describeMirror gives the schema of a mirror, from its directory if it is not known yet; nil: there is none.
+func (c *Caller) describeMirror(r *remote, dir string) *cellproto.Schema {
+	if m, s := r.description(); m != nil {
+		return s
+	}
+	read := func(suffix string, most int64) ([]byte, error) {
+		f, err := os.Open(filepath.Join(dir, "published", string(r.name)+suffix))
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return io.ReadAll(io.LimitReader(f, most))
+	}
+	block, err := read(".cbor", cellproto.MaxManifest)
+	if err != nil {
+		return nil
+	}
+	m, err := signed.OpenManifest(r.id, block)
+	if err != nil {
+		return nil
+	}
+	var s *cellproto.Schema
+	if raw, err := read(".schema.json", cellproto.MaxSchema); err == nil {
+		if s, err = cellproto.ParseSchema(raw); err != nil || s.Hash() != m.SchemaHash {
+			return nil
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.manifest, r.schema = m, s
+	return s
 }
 
 // tryMirror connects to a mirror, which is started if it sleeps. One that cannot be is left alone for a
@@ -78,9 +130,12 @@ func (c *Caller) tryMirror(ctx context.Context, dir string) error {
 
 // leaveAlone has a mirror not be tried for a while.
 func (c *Caller) leaveAlone(dir string, why error) {
-	c.deps.Log.Warn("a mirror cannot be called", zap.String("dir", dir), zap.Error(why))
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if until, bad := c.badMirrors[dir]; bad && time.Now().Before(until) {
+		return
+	}
+	c.deps.Log.Warn("a mirror cannot be called", zap.String("dir", dir), zap.Error(why))
 	if len(c.badMirrors) >= maxNames {
 		clear(c.badMirrors)
 	}

@@ -349,7 +349,15 @@ func (d *driver) pingOnce(p cellproto.PeerID) (time.Duration, error) {
 	if err := d.r.fits(hello.Schema); err != nil {
 		return 0, err
 	}
-	return lk.conn.Ping(d.ctx)
+	rtt, err := lk.conn.Ping(d.ctx)
+	if err != nil {
+		lk.doubt()
+		return 0, err
+	}
+	d.c.mu.Lock()
+	defer d.c.mu.Unlock()
+	d.c.reputation.Back(time.Now(), lk.made, p)
+	return rtt, nil
 }
 
 func claimOf(ad *signed.Advert) race.Claim {
