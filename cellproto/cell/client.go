@@ -104,7 +104,7 @@ func (cl *Client) Do(ctx context.Context, r *Request) (*Reply, error) {
 	}
 	if c := callFrom(ctx); c != nil {
 		c.detach()
-		request.Header.Trace = []byte(c.trace)
+		request.Header.Trace = []byte(c.given.trace)
 	}
 	reply := new(Reply)
 	if err := cl.conn.CallInto(ctx, &request, &reply.reply); err != nil {
