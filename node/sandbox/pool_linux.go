@@ -120,13 +120,11 @@ func mkdir(dir string) error {
 	return nil
 }
 
-// enable has the groups below dir use controllers, and gives those that they cannot. For io the parent has
-// to have it too, where it may be off.
+// enable has the groups below dir use controllers, and gives those that they cannot. Its parent has to have
+// them too, where they may be off: systemd turns on what a unit asks for.
 func enable(dir string, controllers ...string) (missing []string) {
 	for _, name := range controllers {
-		if name == "io" {
-			_ = os.WriteFile(filepath.Join(filepath.Dir(dir), "cgroup.subtree_control"), []byte("+io"), 0)
-		}
+		_ = os.WriteFile(filepath.Join(filepath.Dir(dir), "cgroup.subtree_control"), []byte("+"+name), 0)
 		if os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+name), 0) != nil {
 			missing = append(missing, name)
 		}
