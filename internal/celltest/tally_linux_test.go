@@ -138,7 +138,7 @@ func (v *verdict) count(m *made, e *evidence, cuts []cut) {
 }
 
 // leastSilence is how long a provider is silent before the next one is asked.
-const leastSilence = 75 * time.Millisecond
+const leastSilence = 60 * time.Millisecond
 
 // again says that one program has carried a call out more than once.
 func again(ran []string) bool {
