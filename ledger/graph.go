@@ -1,6 +1,9 @@
 package ledger
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
 // Graph is the work graph as one host sees it: an edge from u to v is what u has done for v and v has
 // not yet made good. What a caller is owed by this host is the flow from the caller to it over at most
@@ -298,7 +301,7 @@ func (g *Graph) Merge(host, account Key) {
 			move = append(move, arc{from, to, v})
 		}
 	}
-	slices.SortFunc(move, func(x, y arc) int { return int(x.from-y.from)<<16 + int(x.to-y.to) })
+	slices.SortFunc(move, func(x, y arc) int { return cmp.Or(cmp.Compare(x.from, y.from), cmp.Compare(x.to, y.to)) })
 	for _, m := range move {
 		g.set(m.from, m.to, 0)
 		if m.from == h {

@@ -301,3 +301,31 @@ func TestServedElsewhere(t *testing.T) {
 		t.Errorf("who served has %d", g.Residual(peer(2)))
 	}
 }
+
+// Who only gives loses nothing of what it is owed, whatever others sign, take and pay with.
+func TestWhoOnlyGivesLosesNothing(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		const n, giver = 6, 50
+		g, w := NewGraph(peer(0)), works{}
+		var gave uint64
+		for range rapid.IntRange(1, 60).Draw(t, "receipts") {
+			x, y := rapid.IntRange(0, n-1).Draw(t, "provider"), rapid.IntRange(0, n-1).Draw(t, "consumer")
+			v := rapid.Uint64Range(1, 50).Draw(t, "µWh")
+			if rapid.IntRange(0, 3).Draw(t, "the giver") == 0 {
+				w.did(g, peer(giver), peer(y), v)
+				gave += v
+			} else if x != y {
+				w.did(g, peer(x), peer(y), v)
+			}
+			var owed uint64
+			for k, v := range g.edges {
+				if int32(k>>32) == g.ids[peer(giver)] && gave > 0 {
+					owed += v
+				}
+			}
+			if owed != gave {
+				t.Fatalf("it gave %d and is owed %d", gave, owed)
+			}
+		}
+	})
+}
