@@ -50,20 +50,35 @@ func (r *Reply) Bytes(limit int64) ([]byte, error) {
 // Unavailable when the request provably never left and MayHaveRun else. After an error nobody reads
 // a Body that can be rewound any more, so that it can be sent again.
 func (c *Conn) Call(ctx context.Context, req *Request) (*Reply, error) {
+	reply := new(Reply)
+	if err := c.CallInto(ctx, req, reply); err != nil {
+		return nil, err
+	}
+	return reply, nil
+}
+
+// CallInto is Call into a reply that the caller has: it appends to its Payload, and replaces the rest. Where
+// there is room enough, and no body, it allocates nothing. After an error reply is as it was.
+func (c *Conn) CallInto(ctx context.Context, req *Request, reply *Reply) error {
 	f := Frame{Header: req.Header, Payload: req.Payload, More: req.Body != nil}
 	if deadline, ok := ctx.Deadline(); ok {
 		f.Header.Budget = time.Until(deadline)
 		if f.Header.Budget <= 0 {
-			return nil, Errorf("call "+req.Header.Func, Timeout, "the deadline passed before the call began")
+			return Errorf("call "+req.Header.Func, Timeout, "the deadline passed before the call began")
 		}
 	}
-	p := &pending{ctx: ctx, answered: make(chan struct{}, 1)}
+	p, ok := c.pendings.Get().(*pending)
+	if !ok {
+		p = &pending{answered: make(chan struct{}, 1)}
+	}
+	p.ctx = ctx
 	if req.Body != nil {
 		p.out = newBodyOut(c)
 	}
-	alone, err := c.open(&f, p)
+	w := c.waitOf(ctx)
+	alone, err := c.open(&f, p, w.due)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	id := f.ID
 	c.flushTogether(alone != 0)
@@ -73,22 +88,22 @@ func (c *Conn) Call(ctx context.Context, req *Request) (*Reply, error) {
 	} else if r := c.takeTurn(alone, f.Header.Budget); r != nil {
 		c.readTurn(r, p, alone)
 	}
-	select {
-	case <-p.answered:
+	switch err = p.await(w.done); err {
+	case nil:
 		c.wasAlone(alone)
-		err = p.err
-		if err == nil && p.reply.Header.Kind != 0 {
-			err = replyError(&p.reply)
-		}
-	case <-ctx.Done():
+		p.hand(c, reply)
+		return nil
+	case errCallerLeft:
 		c.Cancel(id)
 		err = Errorf("call "+req.Header.Func, KindOf(ctx.Err()), "%w", ctx.Err())
+	case context.DeadlineExceeded: // of expire
+		c.Cancel(id)
+		err = Errorf("call "+req.Header.Func, Timeout, "%w", err)
+	default:
+		c.wasAlone(alone)
 	}
-	if err != nil {
-		p.giveUp()
-		return nil, err
-	}
-	return &p.reply, nil
+	p.giveUp()
+	return err
 }
 
 // pending is the sink of a call begun here.
@@ -103,6 +118,44 @@ type pending struct {
 	reply   Reply
 	err     error
 	in      *bodyIn
+}
+
+// mostRoom is how much room for a reply waits for the next one, in bytes.
+const mostRoom = 4 << 10
+
+var errCallerLeft = errors.New("the caller's context has ended")
+
+// await waits for the answer and gives its error, or errCallerLeft.
+func (p *pending) await(done <-chan struct{}) error {
+	if done == nil {
+		<-p.answered
+	} else {
+		select {
+		case <-p.answered:
+		case <-done:
+			return errCallerLeft
+		}
+	}
+	if p.err == nil && p.reply.Header.Kind != 0 {
+		return replyError(&p.reply)
+	}
+	return p.err
+}
+
+// hand gives the caller its reply. Without bodies p is nobody's then: the connection has let it go before
+// it was settled.
+func (p *pending) hand(c *Conn, reply *Reply) {
+	reply.Header, reply.Body = p.reply.Header, p.reply.Body
+	reply.Payload = append(reply.Payload, p.reply.Payload...)
+	if p.reply.Body != nil || p.out != nil {
+		return
+	}
+	room := p.reply.Payload
+	if cap(room) > mostRoom {
+		room = nil
+	}
+	p.ctx, p.settled, p.reply = nil, false, Reply{Payload: room[:0]}
+	c.pendings.Put(p)
 }
 
 // pump starts the goroutine that sends the body. It ends with the call, or with the connection.
@@ -169,7 +222,7 @@ func (p *pending) HandleFrame(c *Conn, f *Frame) {
 			return
 		}
 		p.reply.Header = f.Header.clone()
-		p.reply.Payload = bytes.Clone(f.Payload)
+		p.reply.Payload = append(p.reply.Payload[:0], f.Payload...)
 		if f.More {
 			id := f.ID
 			p.in = newBodyIn(p.ctx, c, id)
@@ -215,9 +268,9 @@ func (c *Conn) Ping(ctx context.Context) (time.Duration, error) {
 		return 0, Errorf("ping", Unavailable, "connection lost")
 	}
 	f := Frame{Type: TypePing, ID: c.newID()}
-	c.calls[f.ID] = entry{sink: p, ping: true}
+	c.calls.add(f.ID, entry{sink: p, ping: true})
 	c.mu.Unlock()
-	defer c.finish(f.ID, false)
+	defer c.forget(f.ID)
 	begin := time.Now()
 	if err := c.Send(&f); err != nil {
 		return 0, err
@@ -228,6 +281,16 @@ func (c *Conn) Ping(ctx context.Context) (time.Duration, error) {
 		return time.Since(begin), err
 	case <-ctx.Done():
 		return 0, Errorf("ping", KindOf(ctx.Err()), "%w", ctx.Err())
+	}
+}
+
+// forget removes a ping, if it was not answered.
+func (c *Conn) forget(id uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.calls.find(id); e != nil && e.ping {
+		c.calls.remove(id)
+		c.signalIdle()
 	}
 }
 

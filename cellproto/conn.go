@@ -67,18 +67,22 @@ type Conn struct {
 	own    []byte  // payload of this side's hello
 	input  []byte  // to be handled before what is read
 
+	pendings sync.Pool // of *pending, which no call uses
+
 	mu       sync.Mutex
 	nextID   uint32
-	calls    map[uint32]entry
+	calls    callTable
 	inbound  int
 	begun    uint64 // calls, both ways
 	running  bool
-	draining bool             // requests are refused
-	closed   error            // set once, before done is closed
-	lost     map[uint32]entry // calls that the end has cut
-	handed   uint64           // writer.handed at the end
+	draining bool    // requests are refused
+	closed   error   // set once, before done is closed
+	lost     []entry // calls that the end has cut
+	handed   uint64  // writer.handed at the end
 	held     held
 	idle     chan struct{}
+	nextDue  time.Duration // after born, when dueTimer comes; 0: it does not. See armDue
+	dueTimer *time.Timer
 
 	hello      atomic.Pointer[peerHello]
 	helloReady chan struct{}
@@ -88,15 +92,6 @@ type Conn struct {
 	done       chan struct{}
 	tasks      sync.WaitGroup // the goroutines of this connection
 	partial    atomic.Int64   // ns after born since when a frame is incomplete; 0: none is
-}
-
-// entry is a call, or a ping, in flight.
-type entry struct {
-	sink    Sink
-	inbound bool
-	left    bool // not counted any more: its reply is on its way
-	ping    bool
-	end     uint64 // place in the writer's queue after its request
 }
 
 type peerHello struct {
@@ -124,7 +119,7 @@ func newConn(t Transport, cfg Config) *Conn {
 		cfg.FrameTimeout = FrameTimeout
 	}
 	c := &Conn{
-		t: t, cfg: cfg, born: time.Now(), calls: map[uint32]entry{},
+		t: t, cfg: cfg, born: time.Now(),
 		helloReady: make(chan struct{}), done: make(chan struct{}),
 	}
 	var raw syscall.RawConn
@@ -156,6 +151,7 @@ func (c *Conn) Run() error {
 		c.tasks.Go(func() { c.readLoop(readerOf(c.input)) })
 		<-c.done
 		c.stopTurn()
+		c.stopDue()
 		if c.err() != ErrSuspended {
 			c.closeTransport()
 		}
@@ -199,7 +195,7 @@ func (c *Conn) fail(err error) {
 	}
 	c.closed = err
 	c.handed = c.w.close(err)
-	c.lost, c.calls = c.calls, map[uint32]entry{}
+	c.lost = c.calls.takeAll()
 	c.inbound = 0
 	c.signalIdle()
 	running := c.running
@@ -267,7 +263,7 @@ const barrierTimeout = time.Second
 
 // signalIdle wakes Drain when no call is left. c.mu is held.
 func (c *Conn) signalIdle() {
-	if c.idle != nil && len(c.calls) == 0 {
+	if c.idle != nil && c.calls.len() == 0 {
 		close(c.idle)
 		c.idle = nil
 	}
@@ -280,7 +276,7 @@ func (c *Conn) Leaving() bool { return c.leaving.Load() }
 func (c *Conn) InFlight() (inbound, outbound int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.inbound, len(c.calls) - c.inbound
+	return c.inbound, c.calls.len() - c.inbound
 }
 
 // PeerHello waits for the peer's hello.
@@ -305,12 +301,13 @@ func (c *Conn) PeerHello(ctx context.Context) (Hello, error) {
 // with Overloaded when too much waits to be written, and with BadInput or TooLarge when the peer
 // would not take the frame: the request then provably never left.
 func (c *Conn) Open(f *Frame, sink Sink) (uint32, error) {
-	_, err := c.open(f, sink)
+	_, err := c.open(f, sink, 0)
 	return f.ID, err
 }
 
-// open is Open. It gives the number of this call if no other one is in flight, else 0.
-func (c *Conn) open(f *Frame, sink Sink) (alone uint64, err error) {
+// open is Open. It gives the number of this call if no other one is in flight, else 0. With a due the sink
+// is a *pending.
+func (c *Conn) open(f *Frame, sink Sink, due time.Duration) (alone uint64, err error) {
 	f.Type = TypeRequest
 	c.number(&f.Header)
 	c.mu.Lock()
@@ -327,8 +324,11 @@ func (c *Conn) open(f *Frame, sink Sink) (alone uint64, err error) {
 		return 0, err
 	}
 	c.begun++
-	c.calls[f.ID] = entry{sink: sink, end: end}
-	if len(c.calls) == 1 {
+	c.calls.add(f.ID, entry{sink: sink, end: end, due: due})
+	if due != 0 {
+		c.armDue(due)
+	}
+	if c.calls.len() == 1 {
 		alone = c.begun
 	}
 	return alone, nil
@@ -338,7 +338,7 @@ func (c *Conn) open(f *Frame, sink Sink) (alone uint64, err error) {
 func (c *Conn) newID() uint32 {
 	for {
 		c.nextID += 2
-		if _, taken := c.calls[c.nextID]; !taken && c.nextID != 0 {
+		if c.nextID != 0 && c.calls.find(c.nextID) == nil {
 			return c.nextID
 		}
 	}
@@ -371,7 +371,7 @@ func (c *Conn) Register(id uint32, sink Sink) {
 	c.mu.Lock()
 	closed := c.closed
 	if closed == nil {
-		c.calls[id] = entry{sink: sink, inbound: true}
+		c.calls.add(id, entry{sink: sink, inbound: true})
 		c.inbound++
 	}
 	c.mu.Unlock()
@@ -384,13 +384,12 @@ func (c *Conn) Register(id uint32, sink Sink) {
 // has confirmed with a reply, which nobody sees. It does not wait.
 func (c *Conn) Cancel(id uint32) {
 	c.mu.Lock()
-	e, ok := c.calls[id]
-	if ok {
-		e.sink = discard{}
-		c.calls[id] = e
+	e := c.calls.find(id)
+	if e != nil {
+		e.sink, e.due = discard{}, 0
 	}
 	c.mu.Unlock()
-	if ok {
+	if e != nil {
 		_ = c.sendSoon(&Frame{Type: TypeCancel, ID: id}) // a lost connection has canceled it already
 	}
 }
@@ -404,11 +403,12 @@ func (discard) HandleClose(*Conn, error)  {}
 // ends the peer's call. Errors: the connection has ended, or the peer would not take the frame; the
 // call of a reply that cannot be sent is ended by an error in its place.
 func (c *Conn) Queue(f *Frame) error {
-	last := f.Type == TypeReply && !f.More || f.Type == TypeEnd
-	if last {
-		c.leave(f.ID)
+	var err error
+	if f.Type == TypeReply && !f.More || f.Type == TypeEnd {
+		err = c.queueLast(f)
+	} else {
+		_, err = c.w.add(f, MaxQueued)
 	}
-	_, err := c.w.add(f, MaxQueued)
 	if err != nil {
 		switch kind := KindOf(err); {
 		case kind == Overloaded:
@@ -416,24 +416,28 @@ func (c *Conn) Queue(f *Frame) error {
 		case f.Type == TypeReply && kind != Unavailable && f.Header.Kind != Failed:
 			_ = c.Queue(ErrorReply(f.ID, Errorf("send reply", Failed, "%w", err))) // err says more
 		}
-		return err
 	}
-	if last {
-		c.finish(f.ID, true)
-	}
-	return nil
+	return err
 }
 
-// leave gives back the place of the peer's call id, before its reply can leave: a peer that makes as
-// many calls as it may begins the next one as soon as it has read that.
-func (c *Conn) leave(id uint32) {
+// queueLast queues what ends the peer's call, if f does. The call gives its place back before f can
+// leave: a peer that makes as many calls as it may begins the next one as soon as it has read that. It
+// is over only once f is queued, for which Drain waits.
+func (c *Conn) queueLast(f *Frame) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e, ok := c.calls[id]; ok && e.inbound && !e.left {
+	e := c.calls.find(f.ID)
+	inbound := e != nil && e.inbound
+	if inbound && !e.left {
 		e.left = true
-		c.calls[id] = e
 		c.inbound--
 	}
+	_, err := c.w.add(f, MaxQueued)
+	if err == nil && inbound {
+		c.calls.remove(f.ID)
+		c.signalIdle()
+	}
+	return err
 }
 
 // Flush writes what is queued, unless somebody is writing already, who then takes it along. It does
@@ -482,19 +486,4 @@ func (c *Conn) sendSoon(f *Frame) error {
 	}
 	c.w.flushNow()
 	return nil
-}
-
-// finish removes call id if it was begun by the peer (inbound) or here.
-func (c *Conn) finish(id uint32, inbound bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e, ok := c.calls[id]
-	if !ok || e.inbound != inbound {
-		return
-	}
-	delete(c.calls, id)
-	if inbound && !e.left {
-		c.inbound--
-	}
-	c.signalIdle()
 }

@@ -54,8 +54,15 @@ func chain(t testing.TB, accept func(*Conn, *Frame)) *Conn {
 	x, y := socketPair(t)
 	run(t, y, Config{Accept: accept, Hello: Hello{Functions: []string{"echo"}}})
 	up := run(t, x, Config{Opener: true})
+	free := make(chan *Relay, 64)
 	run(t, b, Config{Accept: func(c *Conn, f *Frame) {
-		r := NewRelay(c, f, func(Kind, time.Time) {})
+		r := new(Relay)
+		select {
+		case r = <-free:
+		default:
+		}
+		r.Start(c, f, func(Kind, time.Time) {})
+		r.OnFree(func() { free <- r })
 		if err := r.To(up, f, true); err != nil {
 			r.Fail(err)
 		}

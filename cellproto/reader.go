@@ -222,7 +222,7 @@ func (c *Conn) accept(f *Frame) error {
 		f.Header.Func, f.Header.FuncNum = c.cfg.Hello.Functions[n-1], 0
 	}
 	c.mu.Lock()
-	_, twice := c.calls[f.ID]
+	twice := c.calls.find(f.ID) != nil
 	full := c.inbound >= c.cfg.MaxInbound
 	draining := c.draining
 	c.begun++
@@ -257,31 +257,20 @@ func (c *Conn) answer(id uint32, err error) {
 // the reply or the cancel on their way.
 func (c *Conn) deliver(f *Frame) {
 	c.mu.Lock()
-	e, ok := c.calls[f.ID]
-	if !ok || !e.takes(f.Type) {
+	e := c.calls.find(f.ID)
+	if e == nil || !e.takes(f.Type) {
 		c.mu.Unlock()
 		return
 	}
-	last := !e.inbound && (f.Type == TypeReply && !f.More || f.Type == TypeEnd || f.Type == TypePong)
-	if last {
-		delete(c.calls, f.ID)
+	sink := e.sink
+	if !e.inbound && (f.Type == TypeReply && !f.More || f.Type == TypeEnd || f.Type == TypePong) {
+		c.calls.remove(f.ID)
 		c.signalIdle()
+	} else if f.Type == TypeReply {
+		e.due = 0 // whoever reads its body waits for the context
 	}
 	c.mu.Unlock()
-	e.sink.HandleFrame(c, f)
-}
-
-// takes says whether frames of a type can belong to e.
-func (e *entry) takes(t FrameType) bool {
-	switch t {
-	case TypePong:
-		return e.ping
-	case TypeReply:
-		return !e.inbound && !e.ping
-	case TypeCancel:
-		return e.inbound
-	}
-	return !e.ping
+	sink.HandleFrame(c, f)
 }
 
 // FlushLater has other's queue written when the batch of frames at hand is done. Only handlers that

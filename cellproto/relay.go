@@ -1,7 +1,6 @@
 package cellproto
 
 import (
-	"bytes"
 	"encoding/binary"
 	"sync"
 	"time"
@@ -27,6 +26,8 @@ type Relay struct {
 	answered bool // the caller has its error; the callee's end is awaited
 	over     bool
 	lost     func(error) bool // see OnLost
+	free     func()           // see OnFree
+	shared   bool             // others may hold it after the call: it is not used again
 }
 
 // flow is one body on its way through a relay.
@@ -59,11 +60,27 @@ func (fl *flow) credit(f *Frame) {
 // with the kind of error that it ended with, 0 for none, and when that was read; it must not block.
 // Only Config.Accept may call it.
 func NewRelay(down *Conn, f *Frame, done func(Kind, time.Time)) *Relay {
-	r := &Relay{down: down, downID: f.ID, done: done}
-	r.toUp, r.toDown = flow{open: f.More, window: InitialWindow}, flow{window: InitialWindow}
-	down.Register(f.ID, (*callerSide)(r))
+	r := &Relay{}
+	r.Start(down, f, done)
 	return r
 }
+
+// Start is NewRelay with a Relay that was not used yet, or was freed (OnFree).
+func (r *Relay) Start(down *Conn, f *Frame, done func(Kind, time.Time)) {
+	r.mu.Lock()
+	r.down, r.downID, r.done, r.seen, r.lost, r.free = down, f.ID, done, nil, nil, nil
+	r.up, r.upID, r.held = nil, 0, nil
+	r.toUp, r.toDown = flow{open: f.More, window: InitialWindow}, flow{window: InitialWindow}
+	r.replied, r.canceled, r.answered, r.over, r.shared = false, false, false, false, f.More
+	r.mu.Unlock()
+	down.Register(f.ID, (*callerSide)(r))
+}
+
+// OnFree has free called after done, at the end of a call that took the usual way, when the relay may be
+// started anew: one frame each way, To within Config.Accept, and nobody has given up. A frame or the end
+// of a connection that is handled at the same moment finds by its id that it came too late. It is to be
+// set before To.
+func (r *Relay) OnFree(free func()) { r.free = free }
 
 // OnLost has again called when the callee is lost, or leaves, before it has replied to a request without
 // a body: it may take the call up once more, by To, from another goroutine; when it reports false, the
@@ -94,7 +111,8 @@ func (r *Relay) To(up *Conn, f *Frame, later bool) error {
 		r.mu.Unlock()
 		return nil
 	}
-	request := *f
+	r.shared = r.shared || !later
+	down, request := r.down, *f
 	id, err := up.Open(&request, (*calleeSide)(r))
 	if err != nil {
 		r.mu.Unlock()
@@ -110,9 +128,9 @@ func (r *Relay) To(up *Conn, f *Frame, later bool) error {
 		_ = up.Queue(&piece) // a lost connection tells the callee's side
 	}
 	r.held = nil
-	r.mu.Unlock()
+	r.mu.Unlock() // it may be another call's from here on
 	if later {
-		r.down.FlushLater(up)
+		down.FlushLater(up)
 	} else {
 		up.w.flushNow()
 	}
@@ -167,10 +185,21 @@ func (r *Relay) refuse(err error) {
 
 // Clone gives a frame that does not alias the connection's buffer.
 func (f *Frame) Clone() Frame {
-	c := *f
-	c.Header = f.Header.clone()
-	c.Payload = bytes.Clone(f.Payload)
+	var c Frame
+	c.CopyFrom(f)
 	return c
+}
+
+// CopyFrom makes f what Clone gives of another frame, in the room of its own payload if that is enough.
+func (f *Frame) CopyFrom(other *Frame) {
+	room := f.Payload[:0]
+	*f = *other
+	f.Header = other.Header.clone()
+	if other.Payload == nil {
+		f.Payload = nil
+		return
+	}
+	f.Payload = append(room, other.Payload...)
 }
 
 // grant passes the credit on that fl's sender is owed, and reports whether it has: not while its
@@ -181,6 +210,7 @@ func (r *Relay) grant(fl *flow, sender *Conn, id uint32, receiver *Conn) bool {
 		return false
 	}
 	if sender.w.isLong() || receiver.w.isLong() {
+		r.shared = true
 		again := func() {
 			r.mu.Lock()
 			fl.inLine = false
@@ -208,6 +238,10 @@ type callerSide Relay
 func (s *callerSide) HandleFrame(c *Conn, f *Frame) {
 	r := (*Relay)(s)
 	r.mu.Lock()
+	if r.down != c || r.downID != f.ID {
+		r.mu.Unlock()
+		return // it is another call's by now
+	}
 	pass, err := s.take(f)
 	up := r.up
 	if pass && err == nil {
@@ -260,9 +294,13 @@ func (s *callerSide) take(f *Frame) (pass bool, err error) {
 
 // HandleClose means that the caller is gone: the callee is told, and its last reply is awaited, so
 // that a slot is not given away while the program still works.
-func (s *callerSide) HandleClose(*Conn, error) {
+func (s *callerSide) HandleClose(c *Conn, _ error) {
 	r := (*Relay)(s)
 	r.mu.Lock()
+	if r.down != c {
+		r.mu.Unlock()
+		return // as above
+	}
 	up, id := r.up, r.upID
 	told := r.over || r.canceled
 	r.canceled = true
@@ -287,6 +325,10 @@ func (s *calleeSide) HandleFrame(c *Conn, f *Frame) {
 		return
 	}
 	r.mu.Lock()
+	if r.up != c || r.upID != f.ID {
+		r.mu.Unlock()
+		return // it is another call's by now
+	}
 	pass, err := s.take(f)
 	last := pass && (f.Type == TypeReply && !f.More || f.Type == TypeEnd)
 	if r.seen != nil && pass && err == nil && f.Type == TypeReply && !f.More {
@@ -301,12 +343,19 @@ func (s *calleeSide) HandleFrame(c *Conn, f *Frame) {
 		_ = r.down.Queue(&out) // a lost caller needs none
 	}
 	r.over = r.over || last
+	down, free := r.down, r.free
+	if !last || err != nil || r.shared || r.canceled || f.Type == TypeEnd {
+		free = nil
+	}
 	r.mu.Unlock()
 	if err != nil {
 		r.Fail(err)
 		return
 	}
-	c.FlushLater(r.down)
+	c.FlushLater(down)
+	if free != nil {
+		free()
+	}
 }
 
 // take accounts for one frame and says whether it is to be passed on. r.mu is held.
@@ -339,7 +388,11 @@ func (s *calleeSide) take(f *Frame) (pass bool, err error) {
 
 // HandleClose means that the callee is gone.
 func (s *calleeSide) HandleClose(c *Conn, err error) {
-	if r := (*Relay)(s); !r.retake(c, err) {
+	r := (*Relay)(s)
+	r.mu.Lock()
+	mine := r.up == c
+	r.mu.Unlock()
+	if mine && !r.retake(c, err) {
 		r.Fail(err)
 	}
 }

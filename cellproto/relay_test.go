@@ -280,9 +280,16 @@ func TestRelayKeepsCreditBack(t *testing.T) {
 		}
 	}
 	r.callee.send(Frame{Type: TypeReply, ID: 1, More: true})
-	r.caller.send(credit(1, 10), credit(1, 20))
-	r.caller.sync()
-	if frames := r.callee.sync(); len(frames) > 0 {
+	frames := r.callee.sync()
+	r.relay.mu.Lock()
+	for _, n := range []uint32{10, 20} {
+		f := credit(1, n)
+		if _, err := (*callerSide)(r.relay).take(&f); err != nil {
+			t.Error(err)
+		}
+	}
+	r.relay.mu.Unlock()
+	if frames = append(frames, r.callee.sync()...); len(frames) > 0 {
 		t.Errorf("the callee gets %v", frames)
 	}
 	slow.w.mu.Lock()
@@ -360,9 +367,16 @@ func randomCalls(t *testing.T, rt *rapid.T, plans []callPlan, cut string) {
 		})
 	}})
 	up := start(x, Config{Opener: true})
+	free := make(chan *Relay, len(plans))
 	start(b, Config{Accept: func(c *Conn, f *Frame) {
 		begun.Add(1)
-		r := NewRelay(c, f, func(Kind, time.Time) { over.Add(1) })
+		r := new(Relay)
+		select {
+		case r = <-free: // one that was used
+		default:
+		}
+		r.Start(c, f, func(Kind, time.Time) { over.Add(1) })
+		r.OnFree(func() { free <- r })
 		if err := r.To(up, f, true); err != nil {
 			r.Fail(err)
 		}

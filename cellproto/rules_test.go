@@ -520,7 +520,7 @@ func TestIDs(t *testing.T) {
 		c, _ := dial(t, Config{Opener: opener})
 		c.mu.Lock()
 		first := c.newID()
-		c.calls[first] = entry{sink: discard{}} // a call that lasts
+		c.calls.add(first, entry{sink: discard{}}) // a call that lasts
 		c.nextID = ^uint32(0) - 9 + first%2
 		seen := map[uint32]bool{first: true}
 		for range 20 {
@@ -533,7 +533,7 @@ func TestIDs(t *testing.T) {
 		if (first == 1) != opener || !opener && first != 2 {
 			t.Errorf("opener %t: the first id is %d", opener, first)
 		}
-		delete(c.calls, first)
+		c.calls.remove(first)
 		c.mu.Unlock()
 	}
 }

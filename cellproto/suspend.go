@@ -166,7 +166,7 @@ func (c *Conn) Suspend(ctx context.Context) (*Suspended, error) {
 	const op = "suspend connection"
 	stopped := make(chan struct{})
 	c.mu.Lock()
-	peer, on, busy := c.hello.Load(), c.held.on, len(c.calls)
+	peer, on, busy := c.hello.Load(), c.held.on, c.calls.len()
 	switch {
 	case c.closed != nil:
 		c.mu.Unlock()
@@ -187,7 +187,7 @@ func (c *Conn) Suspend(ctx context.Context) (*Suspended, error) {
 	c.w.flushed(ctx, c.done)
 	s := &Suspended{Peer: peer.payload, Own: c.own, Leaving: c.leaving.Load()}
 	c.mu.Lock()
-	busy, s.NextID, s.Input = len(c.calls), c.nextID, c.held.input
+	busy, s.NextID, s.Input = c.calls.len(), c.nextID, c.held.input
 	if busy == 0 && c.w.size() == 0 && c.closed == nil {
 		c.mu.Unlock()
 		_ = c.t.(interruptible).SetReadDeadline(time.Time{})

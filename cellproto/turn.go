@@ -130,7 +130,7 @@ func (c *Conn) endTurn(r *reader, last uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c.mu.Lock()
-	nothing := c.begun == last && len(c.calls) == 0 && r.from == r.to
+	nothing := c.begun == last && c.calls.len() == 0 && r.from == r.to
 	c.mu.Unlock()
 	if nothing {
 		t.who, t.reader = nobodys, r
@@ -148,7 +148,7 @@ func (c *Conn) yieldTurn(r *reader) bool {
 	}
 	t.mu.Lock()
 	c.mu.Lock()
-	nothing := len(c.calls) == 0 && r.from == r.to // and with t.mu held it stays so
+	nothing := c.calls.len() == 0 && r.from == r.to // and with t.mu held it stays so
 	c.mu.Unlock()
 	if !nothing || !t.wanted.Load() {
 		t.mu.Unlock()

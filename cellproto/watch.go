@@ -47,7 +47,7 @@ func (c *Conn) checkTime(now time.Time, use *usage) {
 		c.fail(Errorf("read frame", Timeout, "the peer has not said hello for %v", limit))
 	}
 	c.mu.Lock()
-	busy := len(c.calls) > 0
+	busy := c.calls.len() > 0
 	if busy || use.busy || c.begun != use.begun {
 		use.at, use.begun, use.busy = now, c.begun, busy
 	}

@@ -3,7 +3,8 @@
 #
 # usage: scripts/bench.sh [--write] [--hour] [--no-kubo] [FLAGS OF THE DRIVER] [SECTION...]
 #
-# Sections: remote local swap use first artefact patch rest. All of them take half an hour.
+# Sections: remote local swap use first artefact patch rest. All of them take half an hour. One more, cpu, is
+# run only when it is named: the CPU time of a call, for who changes the code.
 #   --write    put the table into docs/benchmarks.md
 #   --hour     call a nucleus for an hour to see whether it grows, not for five minutes
 #   --no-kubo  measure the artefact without kubo, which is built on the first use, for some minutes
@@ -21,7 +22,7 @@ while [ $# -gt 0 ]; do
 	--hour) extra="$extra -calls 1h" ;;
 	--no-kubo) kubo=no ;;
 	-h | --help)
-		sed -n '2,11s/^# \{0,1\}//p' "$root/scripts/bench.sh"
+		sed -n '2,12s/^# \{0,1\}//p' "$root/scripts/bench.sh"
 		exit
 		;;
 	*) break ;;
@@ -52,7 +53,7 @@ wants_kubo=$kubo
 for word in "$@"; do
 	case $word in
 	artefact) wants_kubo=$kubo && break ;;
-	remote | local | swap | use | first | patch | rest) wants_kubo=no ;;
+	remote | local | swap | use | first | patch | rest | cpu) wants_kubo=no ;;
 	esac
 done
 if [ "$wants_kubo" = yes ]; then extra="$extra -kubo $(bench/kubo.sh)"; fi

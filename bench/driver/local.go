@@ -70,6 +70,10 @@ func (b *bench) localWorkers(c *cellDir) (map[string]*worker, error) {
 	if _, _, err := b.procs.serve(peers, "nats-answer", where["nats"]); err != nil {
 		return nil, err
 	}
+	copied := filepath.Join(b.dir, "copied.sock")
+	if _, _, err := b.procs.serve(driver, "role", "copy", copied, directSock); err != nil {
+		return nil, err
+	}
 	workers := map[string]*worker{}
 	for _, s := range []struct {
 		name, binary string
@@ -82,6 +86,7 @@ func (b *bench) localWorkers(c *cellDir) (map[string]*worker, error) {
 		{"direct message", driver, []string{"role", "call-local-message", direct}},
 		{"relay", driver, []string{"role", "call-socket", ctl.SocketPath(c.dir, ctl.CellSocket)}},
 		{"direct frames", driver, []string{"role", "call-socket", directSock}},
+		{"copied frames", driver, []string{"role", "call-socket", copied}},
 		{"grpc", peers, []string{"grpc-call-unix", where["grpc"]}},
 		{"grpc stream", peers, []string{"grpc-stream-unix", where["grpc"]}},
 		{"nats", peers, []string{"nats-call", where["nats"]}},
@@ -132,11 +137,15 @@ func (b *bench) grantedMany(w map[string]*worker) []comparison {
 
 // relayed are the rows of calls that pass through the nucleus.
 func (b *bench) relayed(w map[string]*worker) []comparison {
-	relay, direct, grpc := w["relay"], w["direct frames"], w["grpc"]
+	relay, direct, copied, grpc := w["relay"], w["direct frames"], w["copied frames"], w["grpc"]
 	return []comparison{
 		{
 			what: "local: relay, 64 callers, one connection / direct socket, same frames",
 			ours: b.turn(relay, 64, throughput), peer: b.turn(direct, 64, throughput), format: perSecond, least: 0.7,
+		},
+		{
+			what: "local: floor of the relay, 64 callers: through a process that only copies bytes / direct socket, same frames",
+			ours: b.turn(copied, 64, throughput), peer: b.turn(direct, 64, throughput), format: perSecond,
 		},
 		{
 			what: "local: relay, 64 callers / gRPC unary over a Unix socket",
@@ -145,6 +154,10 @@ func (b *bench) relayed(w map[string]*worker) []comparison {
 		{
 			what: "local: relay, one caller, p50 / gRPC",
 			ours: b.turn(relay, 1, median), peer: b.turn(grpc, 1, median), format: duration, atMost: 0.4,
+		},
+		{
+			what: "local: floor of the relay, one caller, p50: through a process that only copies bytes / gRPC",
+			ours: b.turn(copied, 1, median), peer: b.turn(grpc, 1, median), format: duration,
 		},
 		{
 			what: "local: relay, one caller, p50 / direct socket, same frames",

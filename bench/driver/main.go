@@ -37,8 +37,17 @@ type options struct {
 var sections = []struct {
 	name string
 	run  func(*bench) error
+	only bool // when it is named
 }{
-	{"remote", remote}, {"local", local}, {"swap", swapped}, {"use", use}, {"first", first}, {"artefact", artefact}, {"patch", patched}, {"rest", rest},
+	{name: "remote", run: remote},
+	{name: "local", run: local},
+	{name: "swap", run: swapped},
+	{name: "use", run: use},
+	{name: "first", run: first},
+	{name: "artefact", run: artefact},
+	{name: "patch", run: patched},
+	{name: "rest", run: rest},
+	{name: "cpu", run: cpuCosts, only: true},
 }
 
 func main() {
@@ -58,7 +67,7 @@ func main() {
 	flag.StringVar(&o.write, "write", "", "Markdown `file` to replace the table in, between its markers")
 	flag.StringVar(&o.commit, "commit", "unknown", "what is measured")
 	flag.Usage = func() {
-		fmt.Fprintf(os.Stderr, "usage: driver [flags] [section...]\n\nSections: %s. Default: all.\n\n", strings.Join(sectionNames(), " "))
+		fmt.Fprintf(os.Stderr, "usage: driver [flags] [section...]\n\nSections: %s. Default: all but cpu.\n\n", strings.Join(sectionNames(), " "))
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -90,7 +99,7 @@ func run(o options, wanted []string) error {
 	defer b.close()
 	begin := time.Now()
 	for _, s := range sections {
-		if len(wanted) > 0 && !slices.Contains(wanted, s.name) {
+		if named := slices.Contains(wanted, s.name); !named && (len(wanted) > 0 || s.only) {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "== %s (load average %s)\n", s.name, loadAverage())

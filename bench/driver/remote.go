@@ -42,7 +42,22 @@ func remote(b *bench) error {
 	if err != nil {
 		return err
 	}
-	_, addr, err := b.procs.serve(peers, "libp2p-serve")
+	echoSock, programSock := filepath.Join(b.dir, "echo.sock"), filepath.Join(b.dir, "program.sock")
+	if _, _, err := b.procs.serve(peers, "unix-echo", echoSock); err != nil {
+		return err
+	}
+	if _, _, err := b.procs.serve(filepath.Join(b.o.bin, "echo"), "listen", programSock); err != nil {
+		return err
+	}
+	_, addr, err := b.procs.serve(peers, "libp2p-serve", echoSock, programSock)
+	if err != nil {
+		return err
+	}
+	echoFar, err := b.procs.worker(peers, "libp2p-call-echo-far", addr)
+	if err != nil {
+		return err
+	}
+	framesFar, err := b.procs.worker(peers, "libp2p-call-frames-far", addr)
 	if err != nil {
 		return err
 	}
@@ -67,8 +82,16 @@ func remote(b *bench) error {
 			ours: b.turn(ours, 1, median), peer: b.turn(echo, 1, median), format: duration, atMost: 1.3,
 		},
 		{
+			what: "remote: floor, one caller, p50: echo in another process than the server's / echo on a long-lived libp2p stream",
+			ours: b.turn(echoFar, 1, median), peer: b.turn(echo, 1, median), format: duration,
+		},
+		{
 			what: "remote: 64 callers / the same frames on one libp2p stream, echo in the process",
 			ours: b.turn(ours, 64, throughput), peer: b.turn(frames, 64, throughput), format: perSecond, least: 0.75,
+		},
+		{
+			what: "remote: floor, 64 callers: the same frames, program in another process / echo in the server's",
+			ours: b.turn(framesFar, 64, throughput), peer: b.turn(frames, 64, throughput), format: perSecond,
 		},
 		{
 			what: "remote: 64 callers / gRPC unary over TLS",

@@ -49,6 +49,8 @@ func role(name string, args []string) error {
 		return callLocal(cell.LocalConfig{Dir: args[0]}, messageCall)
 	case name == "call-cid" && len(args) == 3:
 		return callCID(args[0], args[1], args[2])
+	case name == "copy" && len(args) == 2:
+		return load.Copier(args[0], args[1])
 	case name == "hold" && len(args) == 1:
 		return hold(args[0])
 	}

@@ -24,13 +24,9 @@ func callLocal(cfg cell.LocalConfig, newCall func(*cell.Local) load.Call) error 
 // rawCall calls a function that gives back the bytes that it is sent.
 func rawCall(function string) func(*cell.Local) load.Call {
 	return func(l *cell.Local) load.Call {
-		payload := load.Payload()
+		payload, room := load.Payload(), make([]byte, 0, load.PayloadSize)
 		return func() error {
-			reply, err := l.Do(context.Background(), &cell.Request{Func: function, Args: payload})
-			if err != nil {
-				return err
-			}
-			got, err := reply.Bytes(load.PayloadSize)
+			got, err := l.CallRaw(context.Background(), function, payload, room)
 			if err != nil {
 				return err
 			}

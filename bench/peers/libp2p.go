@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"os"
 
 	"github.com/libp2p/go-libp2p"
@@ -21,6 +22,11 @@ import (
 const (
 	protocolEcho   = "/bench/echo/1"   // gives back each message of load.PayloadSize bytes
 	protocolFrames = "/bench/frames/1" // cellproto.Conn with an echo in this process
+
+	// The same, but what answers is another process, as a cell's program is: the server copies bytes between
+	// the stream and a Unix socket. No nucleus can do with less.
+	protocolEchoFar   = "/bench/echo-far/1"
+	protocolFramesFar = "/bench/frames-far/1"
 )
 
 // newHost is libp2p as it comes, over TCP: the security and the muxer are those that celld uses.
@@ -37,7 +43,8 @@ func newHost(listen ...string) (host.Host, error) {
 	return libp2p.New(opts...)
 }
 
-func libp2pServe([]string) error {
+// libp2pServe is the server. Its arguments are the sockets of an echo and of a program with frames.
+func libp2pServe(args []string) error {
 	h, err := newHost("/ip4/127.0.0.1/tcp/0")
 	if err != nil {
 		return err
@@ -60,6 +67,13 @@ func libp2pServe([]string) error {
 			fmt.Fprintln(os.Stderr, "caller left:", err)
 		}
 	})
+	for i, proto := range []protocol.ID{protocolEchoFar, protocolFramesFar} {
+		h.SetStreamHandler(proto, func(s network.Stream) {
+			if err := load.CopyTo(s, args[i]); err != nil {
+				fmt.Fprintln(os.Stderr, "caller left:", err)
+			}
+		})
+	}
 	load.Ready(fmt.Sprintf("%s/p2p/%s", h.Addrs()[0], h.ID()))
 	load.UntilEOF()
 	return nil
@@ -81,6 +95,37 @@ func serveFrames(s network.Stream) error {
 	return conn.Run()
 }
 
+// unixEcho gives back what comes over a Unix socket.
+func unixEcho(args []string) error {
+	l, err := net.Listen("unix", args[0])
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				buf := make([]byte, load.PayloadSize)
+				for {
+					if _, err := io.ReadFull(conn, buf); err != nil {
+						return
+					}
+					if _, err := conn.Write(buf); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	load.Ready(args[0])
+	load.UntilEOF()
+	return nil
+}
+
 func open(addr string, proto protocol.ID) (network.Stream, error) {
 	h, err := newHost() // lives as long as the process
 	if err != nil {
@@ -96,9 +141,13 @@ func open(addr string, proto protocol.ID) (network.Stream, error) {
 	return h.NewStream(context.Background(), info.ID, proto)
 }
 
-// libp2pCallEcho sends one message at a time over one stream: it takes one caller.
-func libp2pCallEcho(args []string) error {
-	s, err := open(args[0], protocolEcho)
+// libp2pCallEcho sends one message at a time over one stream: it takes one caller. So does
+// libp2pCallEchoFar, to another process.
+func libp2pCallEcho(args []string) error    { return callEcho(args[0], protocolEcho) }
+func libp2pCallEchoFar(args []string) error { return callEcho(args[0], protocolEchoFar) }
+
+func callEcho(addr string, proto protocol.ID) error {
+	s, err := open(addr, proto)
 	if err != nil {
 		return err
 	}
@@ -117,8 +166,11 @@ func libp2pCallEcho(args []string) error {
 	})
 }
 
-func libp2pCallFrames(args []string) error {
-	s, err := open(args[0], protocolFrames)
+func libp2pCallFrames(args []string) error    { return callFrames(args[0], protocolFrames) }
+func libp2pCallFramesFar(args []string) error { return callFrames(args[0], protocolFramesFar) }
+
+func callFrames(addr string, proto protocol.ID) error {
+	s, err := open(addr, proto)
 	if err != nil {
 		return err
 	}

@@ -21,9 +21,14 @@ func main() {
 		"libp2p-serve":       libp2pServe,
 		"libp2p-call-echo":   libp2pCallEcho,
 		"libp2p-call-frames": libp2pCallFrames,
-		"nats-serve":         natsServe,
-		"nats-answer":        natsAnswer,
-		"nats-call":          natsCall,
+
+		"libp2p-call-echo-far":   libp2pCallEchoFar,
+		"libp2p-call-frames-far": libp2pCallFramesFar,
+		"unix-echo":              unixEcho,
+
+		"nats-serve":  natsServe,
+		"nats-answer": natsAnswer,
+		"nats-call":   natsCall,
 	}
 	if len(os.Args) < 2 || roles[os.Args[1]] == nil {
 		load.Fail(fmt.Errorf("usage: peers ROLE ADDRESS"))

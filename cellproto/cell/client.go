@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"io"
 	"reflect"
+	"strconv"
+	"strings"
 
 	"github.com/celldnet/celld/cellproto"
 )
@@ -13,11 +15,14 @@ import (
 // Client calls cells through the nucleus, over the connection that the program serves. Functions
 // and Config.Background have one in their context, which Call and Do use.
 type Client struct {
-	conn *cellproto.Conn
+	conn          *cellproto.Conn
+	calls, bodies chan struct{} // places for calls of a Store
 }
 
 // NewClient calls over conn, whose owner runs and closes it.
-func NewClient(conn *cellproto.Conn) *Client { return &Client{conn: conn} }
+func NewClient(conn *cellproto.Conn) *Client {
+	return &Client{conn: conn, calls: make(chan struct{}, storeCalls), bodies: make(chan struct{}, storeBodies)}
+}
 
 type clientKey struct{}
 
@@ -32,15 +37,35 @@ type Request struct {
 	To   string // a name of [deps], a CID, an IPNS name or a domain; "" is this cell itself
 	Func string
 	// Args is a struct or a map, sent as CBOR; []byte is sent as it is, json.RawMessage as JSON. At
-	// most cellproto.MaxArgs bytes when encoded. Nil: none.
+	// most cellproto.MaxArgs bytes when encoded. CBOR is sent as it is. Nil: none.
 	Args any
 	Key  string    // idempotency key, at most 64 bytes; "" for none
 	Body io.Reader // streamed after the arguments, or nil
+	// Quorum asks several providers of a pure function: "2of3" asks three in different networks, of whom
+	// two must give the same reply. See Reply.Quorum. "" asks one. A body has at most 1 MiB then.
+	Quorum string
 }
 
 // Reply is the answer to a Request. Its body must be closed, if it has one; Decode and Bytes do so.
 type Reply struct {
-	reply *cellproto.Reply
+	reply  cellproto.Reply
+	quorum bool
+}
+
+// Quorum says how a reply came about that several providers were asked for: how many have answered, how
+// many of them agreed, and the peers that gave another reply, which the nucleus does not ask for a while.
+// Without Request.Quorum it is 0, 0, nil.
+func (r *Reply) Quorum() (agreed, asked int, liars []cellproto.PeerID) {
+	if !r.quorum {
+		return 0, 0, nil
+	}
+	meta := r.reply.Header.Meta
+	agreed, _ = strconv.Atoi(meta[cellproto.MetaAgreed])
+	asked, _ = strconv.Atoi(meta[cellproto.MetaAsked])
+	for _, p := range strings.Fields(meta[cellproto.MetaLiars]) {
+		liars = append(liars, cellproto.PeerID(p))
+	}
+	return agreed, asked, liars
 }
 
 // Body gives the whole reply as a stream.
@@ -56,7 +81,7 @@ func (r *Reply) Bytes(limit int64) ([]byte, error) { return r.reply.Bytes(limit)
 
 // Decode decodes a reply of at most 64 MiB. Fields that into does not have are passed over: a newer
 // cell may say more. Raw bytes are decoded into a *[]byte only, else the error is Unsupported; what
-// does not fit into is Incompatible.
+// does not fit into is BadReply.
 func (r *Reply) Decode(into any) error {
 	data, err := r.reply.Bytes(maxReply)
 	if err != nil {
@@ -98,54 +123,74 @@ func Do(ctx context.Context, r *Request) (*Reply, error) {
 // answered with; see cellproto.Conn.Call. Returned from a function that is neither pure nor
 // idempotent, an error that says that the callee never ran becomes a FuncError: this one did run.
 func (cl *Client) Do(ctx context.Context, r *Request) (*Reply, error) {
-	request, err := r.encode()
-	if err != nil {
+	var request cellproto.Request
+	if err := r.encode(&request); err != nil {
 		return nil, err
 	}
 	if c := callFrom(ctx); c != nil {
 		c.detach()
 		request.Header.Trace = []byte(c.trace)
 	}
-	reply, err := cl.conn.Call(ctx, request)
-	if err != nil {
+	reply := &Reply{quorum: r.Quorum != ""}
+	if err := cl.conn.CallInto(ctx, &request, &reply.reply); err != nil {
 		return nil, remote(err)
 	}
-	return &Reply{reply: reply}, nil
+	return reply, nil
 }
 
-// encode checks the limits of a header, which the peer would end the whole connection for.
-func (r *Request) encode() (*cellproto.Request, error) {
-	op := "call " + r.Func
-	for _, limit := range []struct {
-		what       string
-		size, most int
-	}{{"function", len(r.Func), cellproto.MaxFuncName}, {"target", len(r.To), maxTarget}, {"key", len(r.Key), maxKey}} {
-		if limit.size > limit.most {
-			return nil, cellproto.Errorf(op, cellproto.BadInput, "%s of %d bytes, the limit is %d", limit.what, limit.size, limit.most)
+// encode fills in the request, and checks the limits of a header, which the peer would end the whole
+// connection for.
+func (r *Request) encode(out *cellproto.Request) error {
+	if err := checkNames(r.Func, r.To, r.Key); err != nil {
+		return err
+	}
+	out.Body, out.Header.Func, out.Header.To, out.Header.Key = r.Body, r.Func, r.To, []byte(r.Key)
+	if r.Quorum != "" {
+		if _, err := cellproto.ParseQuorum(r.Quorum); err != nil {
+			return err
 		}
+		out.Header.Meta = map[string]string{cellproto.MetaQuorum: r.Quorum}
 	}
-	if r.Func == "" {
-		return nil, cellproto.Errorf(op, cellproto.BadInput, "no function is named")
-	}
-	out := &cellproto.Request{Body: r.Body, Header: cellproto.Header{Func: r.Func, To: r.To, Key: []byte(r.Key)}}
 	switch args := r.Args.(type) {
 	case nil:
 	case []byte:
 		out.Payload = args
 	case json.RawMessage:
 		out.Payload, out.Header.Codec = args, cellproto.JSON
+	case CBOR:
+		out.Payload, out.Header.Codec = args, cellproto.CBOR
 	default:
 		var err error
 		if out.Payload, err = cborEncoder.Marshal(args); err != nil {
-			return nil, cellproto.Errorf(op, cellproto.BadInput, "cannot encode the arguments: %w", err)
+			return cellproto.Errorf("call "+r.Func, cellproto.BadInput, "cannot encode the arguments: %w", err)
 		}
 		out.Header.Codec = cellproto.CBOR
 	}
-	if len(out.Payload) > cellproto.MaxArgs {
-		return nil, cellproto.Errorf(op, cellproto.TooLarge, "arguments of %d bytes, the limit is %d", len(out.Payload), cellproto.MaxArgs).
-			WithHint("Send what is large as a body.")
+	return checkArgs(r.Func, out.Payload)
+}
+
+func checkNames(function, to, key string) error {
+	if function != "" && len(function) <= cellproto.MaxFuncName && len(to) <= maxTarget && len(key) <= maxKey {
+		return nil
 	}
-	return out, nil
+	op := "call " + function
+	for _, limit := range []struct {
+		what       string
+		size, most int
+	}{{"function", len(function), cellproto.MaxFuncName}, {"target", len(to), maxTarget}, {"key", len(key), maxKey}} {
+		if limit.size > limit.most {
+			return cellproto.Errorf(op, cellproto.BadInput, "%s of %d bytes, the limit is %d", limit.what, limit.size, limit.most)
+		}
+	}
+	return cellproto.Errorf(op, cellproto.BadInput, "no function is named")
+}
+
+func checkArgs(function string, args []byte) error {
+	if len(args) <= cellproto.MaxArgs {
+		return nil
+	}
+	return cellproto.Errorf("call "+function, cellproto.TooLarge, "arguments of %d bytes, the limit is %d", len(args), cellproto.MaxArgs).
+		WithHint("Send what is large as a body.")
 }
 
 // Limits of cellproto.Header, in bytes.

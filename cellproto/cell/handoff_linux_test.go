@@ -14,7 +14,7 @@ import (
 )
 
 // handOver starts a program that takes connections, and gives one to it.
-func handOver(t *testing.T, functions ...*Function) (p *program, caller *cellproto.Conn) {
+func handOver(t testing.TB, functions ...*Function) (p *program, caller *cellproto.Conn) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -60,6 +60,27 @@ func handOver(t *testing.T, functions ...*Function) (p *program, caller *cellpro
 	go func() { defer close(ran); caller.Run() }()
 	t.Cleanup(func() { caller.Close(); <-ran })
 	return p, caller
+}
+
+// TestRawCallsAllocateNothing: neither in the caller nor in the program, over a connection that was handed
+// over. The contexts of calls are allocated 32 at a time, which is less than once a call.
+func TestRawCallsAllocateNothing(t *testing.T) {
+	_, caller := handOver(t, FuncRaw("echo", echo))
+	ready := make(chan struct{})
+	close(ready)
+	l := &Local{cfg: LocalConfig{Dir: "."}, cur: &localConn{ready: ready, conn: caller}}
+	args, room := make([]byte, 200), make([]byte, 0, 200)
+	ctx := context.Background()
+	call := func() {
+		got, err := l.CallRaw(ctx, "echo", args, room)
+		if err != nil || len(got) != len(args) {
+			t.Fatalf("%d bytes, %v", len(got), err)
+		}
+	}
+	call() // buffers and pools fill
+	if n := testing.AllocsPerRun(2000, call); n != 0 {
+		t.Errorf("%v allocations for each call", n)
+	}
 }
 
 // TestNothingBeginsWithoutANucleus: once the nucleus is gone, calls that come over connections of callers

@@ -88,43 +88,69 @@ const (
 // Do sends r and waits for the reply. r.To must be empty. Errors have the kind that the callee answered
 // with; Unavailable with a hint when no nucleus answers.
 func (l *Local) Do(ctx context.Context, r *Request) (*Reply, error) {
-	request, err := r.encode()
-	if err != nil {
+	var request cellproto.Request
+	if err := r.encode(&request); err != nil {
 		return nil, err
 	}
-	if request.Header.To != "" {
+	if r.To != "" {
 		return nil, cellproto.Errorf("call "+r.Func, cellproto.BadInput, "a connection to one cell does not call others")
 	}
-	var ran error // of a try that may have run
-	fail := func(err error) (*Reply, error) {
-		if ran != nil && cellproto.KindOf(err).NeverRan() {
-			err = ran
-		}
+	reply := new(Reply)
+	if err := l.do(ctx, &request, &reply.reply); err != nil {
 		return nil, remote(err)
 	}
+	return reply, nil
+}
+
+// CallRaw calls a function with args as they are and appends its reply, of at most 64 MiB, to room, which
+// may be nil. Where there is room enough, and the reply has no body, the call allocates nothing.
+func (l *Local) CallRaw(ctx context.Context, function string, args, room []byte) ([]byte, error) {
+	if err := checkNames(function, "", ""); err != nil {
+		return room, err
+	}
+	if err := checkArgs(function, args); err != nil {
+		return room, err
+	}
+	request := cellproto.Request{Header: cellproto.Header{Func: function}, Payload: args}
+	reply := cellproto.Reply{Payload: room}
+	if err := l.do(ctx, &request, &reply); err != nil {
+		return room, remote(err)
+	}
+	if reply.Body == nil {
+		return reply.Payload, nil
+	}
+	return reply.Bytes(int64(len(room)) + maxReply)
+}
+
+// do makes a call, over several connections one after the other if need be. Its errors are not marked as
+// those of another cell yet.
+func (l *Local) do(ctx context.Context, request *cellproto.Request, reply *cellproto.Reply) error {
+	var ran error // of a try that may have run
 	pause := localPause
 	for try := 1; ; try++ {
 		conn, err := l.conn(ctx)
-		if err != nil {
-			return fail(err)
-		}
-		reply, err := conn.Call(ctx, request)
 		if err == nil {
-			return &Reply{reply: reply}, nil
+			if err = conn.CallInto(ctx, request, reply); err == nil {
+				return nil
+			}
 		}
-		if try == localTries || !l.again(ctx, conn, request, err) {
-			return fail(err)
+		if conn == nil || try == localTries || !l.again(ctx, conn, request, err) {
+			if ran != nil && cellproto.KindOf(err).NeverRan() {
+				return ran
+			}
+			return err
 		}
 		if !cellproto.KindOf(err).NeverRan() {
 			ran = err
 		}
-		if try > 1 { // the first time the new connection is there at once
-			select {
-			case <-time.After(pause):
-				pause *= 2
-			case <-ctx.Done():
-				return fail(err)
-			}
+		if try == 1 { // the new connection is there at once
+			continue
+		}
+		select {
+		case <-time.After(pause):
+			pause *= 2
+		case <-ctx.Done():
+			return err
 		}
 	}
 }
@@ -205,6 +231,11 @@ func (l *Local) conn(ctx context.Context) (*cellproto.Conn, error) {
 		close(cur.ready)
 	} else {
 		l.mu.Unlock()
+	}
+	select {
+	case <-cur.ready:
+		return cur.conn, cur.err
+	default:
 	}
 	select {
 	case <-cur.ready:

@@ -63,7 +63,7 @@ func openLocal(t *testing.T, dir string) *Local {
 	return l
 }
 
-func limited(t *testing.T) context.Context {
+func limited(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	t.Cleanup(cancel)
 	return ctx

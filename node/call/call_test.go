@@ -367,7 +367,7 @@ func TestPickAfterALongTime(t *testing.T) {
 	call(t, c, cell, "echo")
 	r := c.remote(cell.id)
 	res := &Result{}
-	if _, ok := c.known(r, nil, res); !ok {
+	if _, ok := c.known(r, new(peerSet), res); !ok {
 		t.Error("a fresh winner is not used")
 	}
 	r.mu.Lock()
@@ -376,7 +376,7 @@ func TestPickAfterALongTime(t *testing.T) {
 	r.decision = &old
 	r.winner.Take(&race.Decision{Winner: old.Winner, Ranking: old.Ranking, At: old.At})
 	r.mu.Unlock()
-	if who, ok := c.known(r, nil, res); ok {
+	if who, ok := c.known(r, new(peerSet), res); ok {
 		t.Errorf("%s is called on the word of an old race", who.Peer)
 	}
 	if res := call(t, c, cell, "echo"); !res.Raced {
@@ -453,5 +453,27 @@ func TestHistory(t *testing.T) {
 		if !slices.Equal(ids, c.want) {
 			t.Errorf("the history of %s is %v, want %v", c.of, ids, c.want)
 		}
+	}
+}
+
+// notReady is a dependency by git that is being built.
+type notReady struct{}
+
+func (notReady) Dir(_ context.Context, name string) (string, bool, error) {
+	e := cellproto.Errorf("call "+name, cellproto.Unavailable, "this dependency is being made ready")
+	e.RetryAfter = time.Second
+	return "", true, e
+}
+
+// That a dependency is being built reaches the caller as it is, with the time to come back.
+func TestCallOfDependencyByGit(t *testing.T) {
+	c := use(t, publish(t, testSchema()), &book{}, func(cfg *CallerConfig, d *CallerDeps) {
+		cfg.Deps = map[string]string{"git": "https://example.org/x.git@v1"}
+		d.Repos = notReady{}
+	})
+	_, err := try(t, c, "git", request("echo", "x"))
+	wantKind(t, err, cellproto.Unavailable)
+	if cellproto.RetryAfterOf(err) != time.Second {
+		t.Errorf("again after %v", cellproto.RetryAfterOf(err))
 	}
 }

@@ -31,7 +31,7 @@ type grace struct {
 
 // again waits before the providers of r are asked once more, none of whom was there, and reports that
 // they are to be. err is what the last one that was tried has failed with, or why none was.
-func (g *grace) again(ctx context.Context, c *Caller, r *remote, tried map[cellproto.PeerID]bool, err error) bool {
+func (g *grace) again(ctx context.Context, c *Caller, r *remote, tried *peerSet, err error) bool {
 	if kind := cellproto.KindOf(err); kind != cellproto.Unavailable && kind != cellproto.MayHaveRun || cellproto.RetryAfterOf(err) > 0 {
 		return false
 	}
@@ -62,7 +62,7 @@ func (g *grace) again(ctx context.Context, c *Caller, r *remote, tried map[cellp
 		c.links.forgive(p)
 	}
 	r.mu.Unlock()
-	clear(tried)
+	tried.peers = tried.peers[:0]
 	return true
 }
 

@@ -28,7 +28,7 @@ type keyed struct {
 	begin  time.Time
 	budget time.Duration   // of its caller, from begin; 0: none
 	frame  cellproto.Frame // of one that waits
-	kept   *kept           // to be made again if the program ends; nil: it cannot be
+	kept   kept            // to be made again if the program ends, if it can be
 
 	// keys.mu guards these.
 	tracked bool        // once knows it
@@ -38,12 +38,12 @@ type keyed struct {
 }
 
 // remembers says whether the call is one that is to run once.
-func (s *Serving) remembers(f *cellproto.Frame) bool {
-	return len(f.Header.Key) > 0 && !f.More && s.Schema != nil && s.Schema.Functions[f.Header.Func].Idempotent
+func (fn *served) remembers(f *cellproto.Frame) bool {
+	return len(f.Header.Key) > 0 && !f.More && fn != nil && fn.idempotent
 }
 
 // relayOnce is relay for a call that is to run once.
-func (s *session) relayOnce(c *cellproto.Conn, f *cellproto.Frame) error {
+func (s *session) relayOnce(c *cellproto.Conn, f *cellproto.Frame, fn *served) error {
 	meta, err := s.metaFor(f.Header.Meta)
 	if err != nil {
 		return err
@@ -55,13 +55,14 @@ func (s *session) relayOnce(c *cellproto.Conn, f *cellproto.Frame) error {
 	f.Header.Token, f.Header.To, f.Header.Meta = nil, "", meta
 	begin := c.ReadAt()
 	k := &keyed{
-		s: s, begin: begin, budget: f.Header.Budget, kept: s.s.keep(f, begin),
+		s: s, begin: begin, budget: f.Header.Budget,
 		name: onceKey{subject: s.subject, fn: f.Header.Func, key: string(f.Header.Key)},
 	}
+	keeps := s.s.keep(&k.kept, fn, f, begin)
 	k.relay = cellproto.NewRelay(c, f, k.done)
 	k.relay.OnReply(k.replied)
-	if k.kept != nil {
-		k.relay.OnLost(func(err error) bool { return s.again(k.relay, k.kept, err) })
+	if keeps {
+		k.relay.OnLost(func(err error) bool { return s.again(k.relay, &k.kept, err) })
 	}
 	verdict, answer := k.enter(f, args)
 	switch verdict {

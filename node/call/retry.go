@@ -21,7 +21,7 @@ const (
 	keptCost = 256
 )
 
-// kept is a request that can be made again. A nil one cannot.
+// kept is a request that can be made again; with a nil of, none.
 type kept struct {
 	frame    cellproto.Frame
 	deadline time.Time // of the call
@@ -30,37 +30,35 @@ type kept struct {
 	of       *atomic.Int64 // what all take
 }
 
-// keep keeps a request, read at now, until release, if the function may be repeated and there is room.
-// It gives one of an idempotent function a key, if its caller has not: the program can tell the repeat
-// by it.
-func (s *Server) keep(f *cellproto.Frame, now time.Time) *kept {
-	serving := s.serving.Load()
-	if f.More || len(f.Payload) > maxKept || serving.Schema == nil {
-		return nil
+// keep keeps a request, read at now, in k until release, and says whether it does: the function may be
+// repeated and there is room. It gives one of an idempotent function a key, if its caller has not: the
+// program can tell the repeat by it.
+func (s *Server) keep(k *kept, fn *served, f *cellproto.Frame, now time.Time) bool {
+	if f.More || len(f.Payload) > maxKept || fn == nil || !fn.pure && !fn.idempotent {
+		return false
 	}
-	fn := serving.Schema.Functions[f.Header.Func]
-	if !fn.Pure && !fn.Idempotent {
-		return nil
-	}
-	if !fn.Pure && len(f.Header.Key) == 0 {
+	if !fn.pure && len(f.Header.Key) == 0 {
 		f.Header.Key = s.repeatKey()
 	}
 	size := int64(len(f.Payload)) + keptCost
 	if s.kept.Add(size) > maxKepts {
 		s.kept.Add(-size)
-		return nil
+		return false
 	}
 	budget := f.Header.Budget
 	if budget == 0 {
 		budget = cellproto.DefaultTimeout
 	}
-	return &kept{frame: f.Clone(), deadline: now.Add(budget), size: size, of: &s.kept}
+	k.frame.CopyFrom(f)
+	k.deadline, k.repeats, k.size, k.of = now.Add(budget), 0, size, &s.kept
+	return true
 }
 
-// release is due once the call is over.
+// release is due once the call is over, whether its request was kept or not.
 func (k *kept) release() {
-	if k != nil {
+	if k.of != nil {
 		k.of.Add(-k.size)
+		k.of = nil
 	}
 }
 

@@ -154,7 +154,8 @@ func TestKeptIsBounded(t *testing.T) {
 	s.Set(serving)
 	f := &cellproto.Frame{Header: cellproto.Header{Func: "echo"}, Payload: make([]byte, maxKept)}
 	var all []*kept
-	for k := s.keep(f, time.Now()); k != nil; k = s.keep(f, time.Now()) {
+	fn := serving.served["echo"]
+	for k := new(kept); s.keep(k, fn, f, time.Now()); k = new(kept) {
 		all = append(all, k)
 	}
 	if n := len(all); n == 0 || n*maxKept > maxKepts || s.kept.Load() > maxKepts {
@@ -163,7 +164,7 @@ func TestKeptIsBounded(t *testing.T) {
 	for _, k := range all {
 		k.release()
 	}
-	if s.kept.Load() != 0 || s.keep(f, time.Now()) == nil {
+	if s.kept.Load() != 0 || !s.keep(new(kept), fn, f, time.Now()) {
 		t.Error("room is not given back")
 	}
 }

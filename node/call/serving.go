@@ -15,13 +15,19 @@ type Serving struct {
 
 	canonical []byte   // of Schema
 	functions []string // sorted; the numbers of hello
-	specs     map[string]*cellproto.ArgSpec
+	served    map[string]*served
+}
+
+// served is what each call of a function asks for.
+type served struct {
+	pure, idempotent bool
+	args             *cellproto.ArgSpec
 }
 
 // NewServing prepares what is served: the schema's bytes, the functions' numbers and the checks of
 // their arguments. also names the earlier versions whose callers are served as well.
 func NewServing(cell cellproto.CellID, schema *cellproto.Schema, also ...cellproto.CellID) (*Serving, error) {
-	s := &Serving{Cell: cell, Schema: schema, also: also, specs: map[string]*cellproto.ArgSpec{}}
+	s := &Serving{Cell: cell, Schema: schema, also: also, served: map[string]*served{}}
 	if schema == nil {
 		return s, nil
 	}
@@ -32,7 +38,7 @@ func NewServing(cell cellproto.CellID, schema *cellproto.Schema, also ...cellpro
 			return nil, err
 		}
 		s.functions = append(s.functions, name)
-		s.specs[name] = spec
+		s.served[name] = &served{pure: fn.Pure, idempotent: fn.Idempotent, args: spec}
 	}
 	slices.Sort(s.functions)
 	return s, nil

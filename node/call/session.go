@@ -65,13 +65,14 @@ func (s *session) admit(c *cellproto.Conn, f *cellproto.Frame) error {
 	if strings.HasPrefix(f.Header.Func, cellproto.ReservedPrefix) {
 		return s.reserved(c, f, serving)
 	}
-	if err := s.s.check(f, serving); err != nil {
+	fn, err := s.s.check(f, serving)
+	if err != nil {
 		return err
 	}
-	if serving.remembers(f) {
-		return s.relayOnce(c, f)
+	if fn.remembers(f) {
+		return s.relayOnce(c, f, fn)
 	}
-	return s.relay(c, f)
+	return s.relay(c, f, fn)
 }
 
 // learnSchema starts the program, which makes its schema known, and answers with that.
@@ -102,6 +103,9 @@ func (s *session) learnSchema(c *cellproto.Conn, f *cellproto.Frame) error {
 // reserved answers the nucleus's own functions.
 func (s *session) reserved(c *cellproto.Conn, f *cellproto.Frame, serving *Serving) error {
 	op := "call " + f.Header.Func
+	if f.Header.Func == cellproto.FuncProbe {
+		return s.probe(c, f)
+	}
 	if f.Header.Func != cellproto.FuncSchema {
 		return cellproto.Errorf(op, cellproto.NotFound, "no such function of the nucleus")
 	}
@@ -138,59 +142,34 @@ func (s *session) replyNow(c *cellproto.Conn, f *cellproto.Frame, h cellproto.He
 	return nil
 }
 
-// check looks at the function and the arguments, so that no program is started for nothing.
-func (s *Server) check(f *cellproto.Frame, serving *Serving) error {
+// check looks at the function and the arguments, so that no program is started for nothing. It gives
+// what is known of the function, nil without a schema.
+func (s *Server) check(f *cellproto.Frame, serving *Serving) (*served, error) {
 	name := f.Header.Func
 	if s.deps.Program == nil {
-		return cellproto.Errorf("call "+name, cellproto.NotFound, "this nucleus has no program").
+		return nil, cellproto.Errorf("call "+name, cellproto.NotFound, "this nucleus has no program").
 			WithHint("Set binary in cell.toml, or call another cell.")
 	}
-	if serving.Schema != nil {
-		if _, err := serving.Schema.Function(name); err != nil {
-			return err
-		}
+	fn := serving.served[name]
+	if fn == nil && serving.Schema != nil {
+		_, err := serving.Schema.Function(name)
+		return nil, err
 	}
 	if f.Header.Codec != cellproto.JSON {
-		return nil // the program's decoder is strict; only JSON comes from people
+		return fn, nil // the program's decoder is strict; only JSON comes from people
 	}
 	if err := cellproto.CheckJSON(f.Payload); err != nil {
-		return err
+		return nil, err
 	}
-	if spec := serving.specs[name]; spec != nil {
-		return spec.Check(f.Payload)
+	if fn != nil && fn.args != nil {
+		if err := fn.args.Check(f.Payload); err != nil {
+			return fn, err
+		}
 	}
-	return nil
-}
-
-// relay takes a place and passes the request on.
-func (s *session) relay(c *cellproto.Conn, f *cellproto.Frame) error {
-	srv, program := s.s, s.s.deps.Program
-	meta, err := s.metaFor(f.Header.Meta)
-	if err != nil {
-		return err
+	if s.cfg.CheckArgs && fn != nil && len(f.Payload) > 0 {
+		return fn, serving.Schema.Functions[name].FitArguments(cellproto.JSON, f.Payload)
 	}
-	if err := s.take(); err != nil {
-		return err
-	}
-	if err := program.Begin(); err != nil {
-		s.giveBack()
-		return err
-	}
-	f.Header.Token, f.Header.To, f.Header.Meta = nil, "", meta
-	begin := c.ReadAt()
-	kept := srv.keep(f, begin)
-	r := cellproto.NewRelay(c, f, func(kind cellproto.Kind, end time.Time) { kept.release(); s.done(begin, end, kind) })
-	if kept != nil {
-		r.OnLost(func(err error) bool { return s.again(r, kept, err) })
-	}
-	if up := program.Ready(); up != nil && r.To(up, f, true) == nil {
-		return nil
-	}
-	clone := f.Clone()
-	if !srv.work.Go(func() { s.wake(r, &clone, nil) }) {
-		r.Fail(cellproto.Errorf("call", cellproto.Unavailable, "the nucleus is stopping"))
-	}
-	return nil
+	return fn, nil
 }
 
 // take counts a call in, or says that there is no room.

@@ -1,0 +1,86 @@
+package call
+
+import (
+	"time"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+// passed is a call on its way to the program and back. One that took the usual way is used again for
+// another call: nobody else holds it then.
+type passed struct {
+	relay cellproto.Relay
+	s     *session
+	begin time.Time
+	kept  kept // to be made again if the program ends, if it can be
+
+	// Its methods, as the relay of each call is given them.
+	onDone func(cellproto.Kind, time.Time)
+	onLost func(error) bool
+	onFree func()
+}
+
+// newPassed gives one that no call uses.
+func (s *Server) newPassed() *passed {
+	if p, ok := s.passed.Get().(*passed); ok {
+		return p
+	}
+	p := &passed{}
+	p.onDone, p.onLost, p.onFree = p.done, p.lost, p.free
+	return p
+}
+
+// relay takes a place and passes the request on.
+func (s *session) relay(c *cellproto.Conn, f *cellproto.Frame, fn *served) error {
+	srv, program := s.s, s.s.deps.Program
+	meta, err := s.metaFor(f.Header.Meta)
+	if err != nil {
+		return err
+	}
+	if err := s.take(); err != nil {
+		return err
+	}
+	if err := program.Begin(); err != nil {
+		s.giveBack()
+		return err
+	}
+	f.Header.Token, f.Header.To, f.Header.Meta = nil, "", meta
+	p := srv.newPassed()
+	p.s, p.begin = s, c.ReadAt()
+	keeps := srv.keep(&p.kept, fn, f, p.begin)
+	p.relay.Start(c, f, p.onDone)
+	if keeps {
+		p.relay.OnLost(p.onLost)
+	}
+	p.relay.OnFree(p.onFree)
+	if up := program.Ready(); up != nil && p.relay.To(up, f, true) == nil {
+		return nil
+	}
+	clone := f.Clone()
+	if !srv.work.Go(func() { s.wake(&p.relay, &clone, nil) }) {
+		p.relay.Fail(cellproto.Errorf("call", cellproto.Unavailable, "the nucleus is stopping"))
+	}
+	return nil
+}
+
+func (p *passed) done(kind cellproto.Kind, end time.Time) {
+	p.kept.release()
+	p.s.done(p.begin, end, kind)
+}
+
+func (p *passed) lost(err error) bool { return p.s.again(&p.relay, &p.kept, err) }
+
+// reusedRoom is how much room for a kept request is used again, in bytes.
+const reusedRoom = 4 << 10
+
+// free is called when the call is over and nobody else holds it.
+func (p *passed) free() {
+	srv := p.s.s
+	p.s = nil
+	room := p.kept.frame.Payload
+	p.kept = kept{}
+	if cap(room) <= reusedRoom {
+		p.kept.frame.Payload = room[:0]
+	}
+	srv.passed.Put(p)
+}
