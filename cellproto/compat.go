@@ -22,6 +22,39 @@ func (c Change) String() string {
 	return c.Func + ": " + c.Where + ": " + c.What
 }
 
+// Verdict is what a change of schema means to those who call.
+type Verdict string
+
+// The verdicts.
+const (
+	SameSchema     Verdict = "same"
+	BothWays       Verdict = "compatible"                  // callers of either can call either
+	ForCallersOnly Verdict = "compatible for callers only" // who is made for the newer one cannot call the older one
+	Breaking       Verdict = "breaking"
+)
+
+// Comparison is what Compare says.
+type Comparison struct {
+	Verdict Verdict  `json:"verdict"`
+	Breaks  []Change `json:"breaks,omitempty"` // callers of the older one
+	Adds    []Change `json:"adds,omitempty"`   // what callers of the newer one would miss at the older one, as if that came next
+}
+
+// Compare says what it means to go from the schema old to next; nil is one that nobody relies on.
+func Compare(old, next *Schema) Comparison {
+	if old != nil && next != nil && old.Hash() == next.Hash() {
+		return Comparison{Verdict: SameSchema}
+	}
+	c := Comparison{Verdict: BothWays, Breaks: Compatible(old, next), Adds: Compatible(next, old)}
+	switch {
+	case len(c.Breaks) > 0:
+		c.Verdict = Breaking
+	case len(c.Adds) > 0:
+		c.Verdict = ForCallersOnly
+	}
+	return c
+}
+
 // Compatible gives the ways in which a program with the schema next breaks those who call it as old
 // says; none: it serves them. What was allowed as input has to be allowed still, and what comes as
 // output has to be what was promised. Constraints that this package does not understand may not change.

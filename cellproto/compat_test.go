@@ -105,3 +105,32 @@ func FuzzCompatible(f *testing.F) {
 		}
 	})
 }
+
+func TestCompare(t *testing.T) {
+	parse := func(functions string) *Schema {
+		t.Helper()
+		s, err := ParseSchema([]byte(`{"cell": "c", "functions": {` + functions + `}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	f, g := `"f": {"output": {"type": "integer"}}`, `"g": {}`
+	for name, c := range map[string]struct {
+		old, next    *Schema
+		want         Verdict
+		breaks, adds int
+	}{
+		"same":      {parse(f), parse(f), SameSchema, 0, 0},
+		"words":     {parse(f), parse(`"f": {"doc": "x", "output": {"type": "integer"}}`), BothWays, 0, 0},
+		"more":      {parse(f), parse(f + "," + g), ForCallersOnly, 0, 1},
+		"less":      {parse(f + "," + g), parse(f), Breaking, 1, 0},
+		"other":     {parse(f), parse(g), Breaking, 1, 1},
+		"from none": {nil, parse(f), BothWays, 0, 0},
+	} {
+		got := Compare(c.old, c.next)
+		if got.Verdict != c.want || len(got.Breaks) != c.breaks || len(got.Adds) != c.adds {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}

@@ -28,6 +28,7 @@ const (
 	Unsupported  Kind = 12 // a version, codec or feature that this side does not have
 	Corrupt      Kind = 13 // a signature or a hash does not match
 	Incompatible Kind = 14 // the schema is not one that the caller accepts
+	BadReply     Kind = 15 // it ran, and what came back is not what its schema promises
 )
 
 var kindNames = [...]string{
@@ -35,7 +36,7 @@ var kindNames = [...]string{
 	Overloaded: "overloaded", Unavailable: "unavailable", Timeout: "timed out",
 	Canceled: "canceled", MayHaveRun: "may have run", FuncError: "function error",
 	TooLarge: "too large", Unsupported: "unsupported", Corrupt: "corrupt",
-	Incompatible: "incompatible",
+	Incompatible: "incompatible", BadReply: "bad reply",
 }
 
 // String gives the kind in words, as the CLI prints it and as JSON carries it.

@@ -33,10 +33,21 @@ const (
 	MaxManifest        = 64 << 10
 	MaxManifestEntries = 256 // list entries in a manifest, all lists together
 	MaxToken           = 1 << 10
+	MaxProbe           = 1 << 20   // bytes of the body that cell.probe replies with
 	MaxPatchHeader     = 1 << 10   // bytes of the signed header of a patch
 	MaxPatchDelta      = 64 << 20  // bytes of the delta in a patch
 	MaxPatchProgram    = 256 << 20 // bytes of a program before and after a patch
+	MaxLedgerEntry     = 1 << 10   // bytes of a receipt, cheque or key-log entry, signatures included
 	MaxPatches         = 64        // patches in one cell's directory; the rest, by name, is refused
+
+	MaxStateKey    = 512       // bytes of a key that a program keeps with its nucleus
+	MaxStateValue  = 64 << 10  // bytes of its value; what is larger is a file
+	MaxStateName   = 128       // bytes of a file's name
+	MaxStateFiles  = 4096      // files of one cell
+	MaxStatePage   = 1000      // keys or files in one reply
+	MaxStateCalls  = 64        // calls of one program for its state at a time; past it Overloaded
+	MaxStateBodies = 8         // of which so many move files
+	StateRate      = 5_000_000 // bytes a second that a program writes and reads of its state; past it calls wait
 
 	FrameTimeout = 10 * time.Second // to deliver the rest of a frame once its first byte is here
 	IdleTimeout  = 60 * time.Second // without a call in flight on a remote connection

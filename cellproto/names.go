@@ -5,6 +5,7 @@ const (
 	ProtocolCall   = "/cell/call/1"   // frames: few long-lived streams a peer, large bodies on one of their own
 	ProtocolAdvert = "/cell/advert/1" // a provider's signed word on its own load
 	ProtocolFetch  = "/cell/fetch/1"  // an artefact as one verified stream
+	ProtocolHost   = "/cell/host/1"   // a cell is offered to a donor, which takes it up or does not
 )
 
 // ReservedPrefix begins the names of functions that the nucleus or the SDK answers itself; no
@@ -15,6 +16,21 @@ const ReservedPrefix = "cell."
 const (
 	FuncSchema = "cell.schema" // no arguments; the reply is the schema's canonical JSON
 	FuncToken  = "cell.token"  // arguments: a signed proof or nothing; the reply is a token
+	FuncProbe  = "cell.probe"  // no arguments; the reply is a body of MaxProbe bytes, for whoever measures bandwidth
+)
+
+// Reserved functions by which a program keeps its state with its nucleus, over the connection that it serves.
+// Arguments are a StateArgs, replies a StateReply; a file's bytes are the body.
+const (
+	FuncKVGet      = "cell.kv.get"
+	FuncKVPut      = "cell.kv.put"
+	FuncKVDelete   = "cell.kv.delete"
+	FuncKVCAS      = "cell.kv.cas" // compare and swap
+	FuncKVList     = "cell.kv.list"
+	FuncFileRead   = "cell.file.read"
+	FuncFileWrite  = "cell.file.write"
+	FuncFileRemove = "cell.file.remove"
+	FuncFileList   = "cell.file.list"
 )
 
 // What a nucleus tells the program that it starts.
@@ -33,6 +49,10 @@ const (
 	EnvListen    = "CELL_LISTEN"    // comma-separated multiaddrs
 	EnvMDNS      = "CELL_MDNS"      // "off" or "on"
 	EnvLog       = "CELL_LOG"       // debug, info, warn or error
+	EnvProfile   = "CELL_PROFILE"   // "router", or "" for any other machine; no key of cell.toml has it
+
+	// EnvFileRepos is for tests only: "on" has celld clone from file:// too.
+	EnvFileRepos = "CELL_FILE_REPOS"
 )
 
 // CellID names a published version of a cell: the text form of its manifest's CID.

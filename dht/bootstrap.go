@@ -229,6 +229,7 @@ func (d *DHT) watch() {
 				}
 			}
 		}
+		d.keepDonating()
 		if again(was, n, now.Sub(last)) {
 			last, was = now, n
 			d.announcer.again()

@@ -38,6 +38,7 @@ type DHT struct {
 
 	tables    atomic.Pointer[tables] // nil: not running
 	announcer *announcer
+	donating  donating
 	names     *names
 	boot      *bootstrapper
 	lan       *lanPeers

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/p2p/discovery/mdns"
 )
 
 const (
@@ -69,7 +68,7 @@ func (l *lanPeers) start(d *DHT) error {
 		}
 		l.add(info, d.now())
 	}
-	service := mdns.NewMdnsService(d.host, serviceName(d.cfg.Network), l)
+	service := newMDNS(d.host, serviceName(d.cfg.Network), l)
 	if err := service.Start(); err != nil {
 		_ = service.Close()
 		return err

@@ -22,6 +22,7 @@ import (
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/cell"
 	"github.com/celldnet/celld/cellproto/celltoml"
+	"github.com/celldnet/celld/node/state"
 	"go.uber.org/goleak"
 )
 
@@ -30,7 +31,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestConfigurations(t *testing.T) {
 	for name, challenge := range map[string]celltoml.Challenge{
 		"calculator": celltoml.ChallengeSimple, "digest": celltoml.ChallengeSimple,
-		"counter": celltoml.ChallengeSimple, "greet": celltoml.ChallengeNone,
+		"counter": celltoml.ChallengeSimple, "greet": celltoml.ChallengeNone, "guestbook": celltoml.ChallengeSimple,
 	} {
 		cfg, err := celltoml.Load(name)
 		if err != nil {
@@ -80,7 +81,16 @@ func start(t testing.TB, bin, dir string) *program {
 		t.Fatal(err)
 	}
 	inside.Close()
-	conn, err := cellproto.NewConn(transport, cellproto.Config{Opener: true})
+	store, err := state.New(state.Config{Dir: dir}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(store.Close)
+	conn, err := cellproto.NewConn(transport, cellproto.Config{Opener: true, Accept: func(c *cellproto.Conn, f *cellproto.Frame) {
+		if !store.Accept(c, f) {
+			t.Errorf("%s calls %s of %q", bin, f.Header.Func, f.Header.To)
+		}
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,6 +245,37 @@ func TestCounter(t *testing.T) {
 	if data, err := os.ReadFile(path); err != nil || string(data) != `{"value":` {
 		t.Errorf("the broken state has been touched: %s %v", data, err)
 	}
+}
+
+func TestGuestbook(t *testing.T) {
+	dir, bin := t.TempDir(), build(t, "guestbook")
+	p := start(t, bin, dir)
+	p.check(t, "visit", `{}`, "1", 0)
+	p.check(t, "visit", `{}`, "2", 0)
+	p.check(t, "entries", `{}`, "[]", 0)
+	p.check(t, "sign", `{"name":"Ann","text":"hello"}`, "1", 0)
+	p.check(t, "sign", `{"name":"Bob","text":"\u0000"}`, "2", 0)
+	p.check(t, "entries", `{}`, `[{"name":"Ann","text":"hello"},{"name":"Bob","text":"\u0000"}]`, 0)
+	p.check(t, "picture", `{"name":"cat.png"}`, "no file", cellproto.FuncError)
+	p.check(t, "picture", `{"name":"../cat.png"}`, "no name of a file", cellproto.FuncError)
+	if got, err := p.stream("hang", `{"name":"cat.png"}`, strings.NewReader("meow")); err != nil || got != "{}" {
+		t.Errorf("hang: %s, %v", got, err)
+	}
+	if got, err := p.stream("picture", `{"name":"cat.png"}`, nil); err != nil || got != "meow" {
+		t.Errorf("picture: %s, %v", got, err)
+	}
+}
+
+// stream calls with a body, and gives all of the reply.
+func (p *program) stream(fn, args string, body io.Reader) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	reply, err := p.Call(ctx, &cellproto.Request{Header: cellproto.Header{Func: fn, Codec: cellproto.JSON}, Payload: []byte(args), Body: body})
+	if err != nil {
+		return "", err
+	}
+	data, err := reply.Bytes(1 << 20)
+	return string(data), err
 }
 
 // Two versions of the program count at the same time during a swap.

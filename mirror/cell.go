@@ -43,7 +43,7 @@ func (p *plan) cellToml() ([]byte, error) {
 	var b strings.Builder
 	add := func(key string, value any) { fmt.Fprintf(&b, "%s = %v\n", key, value) }
 	text := func(key, value string) { add(key, strconv.QuoteToASCII(value)) }
-	fmt.Fprintf(&b, "# A mirror of %s, made by celld: see %s.\n[cell]\n", p.CID, RecordFile)
+	fmt.Fprintf(&b, "# A mirror of %s, made by celld: see %s.\n[cell]\n", p.what(), RecordFile)
 	text("name", m.Name)
 	text("version", m.Version)
 	text("binary", p.binary)
@@ -61,7 +61,9 @@ func (p *plan) cellToml() ([]byte, error) {
 	add("memory", clamp(memory, d.Resources.Memory, minMemory, maxMemory))
 	add("concurrency", clamp(concurrency, int64(d.Resources.Concurrency), 1, cellproto.MaxStreams))
 	b.WriteString("\n[slo]\nclone_on_violation = false\n\n[network]\n")
-	text("name", p.Network.Name)
+	if p.of == "" {
+		text("name", p.Network.Name)
+	}
 	add("listen", list(p.Network.Listen))
 	add("bootstrap", list(p.Network.Bootstrap))
 	add("mdns", p.Network.MDNS)
@@ -73,7 +75,7 @@ func (p *plan) cellToml() ([]byte, error) {
 	b.WriteString("\n# Its program is a stranger's, and never runs unconfined.\n[sandbox]\ntier = \"auto\"\n")
 	out := []byte(b.String())
 	if _, err := celltoml.Parse(out); err != nil {
-		return nil, cellproto.Errorf("mirror "+p.CID.String(), cellproto.BadInput, "its cell.toml would not do: %w", err)
+		return nil, cellproto.Errorf("mirror "+p.what(), cellproto.BadInput, "its cell.toml would not do: %w", err)
 	}
 	return out, nil
 }

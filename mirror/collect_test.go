@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/celltoml"
 	"github.com/celldnet/celld/cellproto/signed"
 )
 
@@ -66,7 +67,7 @@ func TestCollectFetches(t *testing.T) {
 	if rest, err := os.ReadDir(filepath.Join(s.cfg.Root, fetchDir)); err != nil || len(rest) > maxFetching {
 		t.Errorf("%d are kept: %v", len(rest), err)
 	}
-	c.now = c.now.Add(KeepUnused + time.Hour)
+	c.now = c.now.Add(keepFetching + time.Minute)
 	if _, err := s.Collect(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
@@ -111,5 +112,66 @@ func BenchmarkDir(b *testing.B) {
 		if _, ok := s.Dir(w.CID); !ok {
 			b.Fatal("it is not found")
 		}
+	}
+}
+
+// What was killed half-way is swept, but not what somebody works on.
+func TestCollectSweeps(t *testing.T) {
+	s := newTestStore(t, lying(program), nil)
+	root, err := s.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root.Close()
+	for _, name := range []string{".gone/a/data/x", ".new/b/bin/x", ".new/c.src/x", ".new/c.objects/x", ".new/busy.src/x"} {
+		path := filepath.Join(s.cfg.Root, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unlock, err := s.lock(t.Context(), "busy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := s.Collect(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		if rest := left(t, s); len(rest) != 1 || rest[0] != ".new/busy.src/x" {
+			t.Errorf("%q were left", rest)
+		}
+	}
+	unlock()
+	if _, err := s.Collect(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	if rest := left(t, s); len(rest) > 0 {
+		t.Errorf("%q were left", rest)
+	}
+}
+
+// A copy of a repository that nobody uses goes like any other mirror.
+func TestCollectRepo(t *testing.T) {
+	r := newRepository(t).cell()
+	src := r.commit()
+	s := repoStore(t, makesIt)
+	c := &clock{time.Now()}
+	s.deps.Now = c.Now
+	m, _, err := s.AddRepo(t.Context(), celltoml.Repo{URL: src.Repo, Ref: "main"}, src.Commit, silent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if gone, err := s.Collect(t.Context(), false); err != nil || len(gone) != 0 {
+		t.Errorf("%v: %v", gone, err)
+	}
+	c.now = c.now.Add(KeepUnused)
+	if gone, err := s.Collect(t.Context(), false); err != nil || len(gone) != 1 || gone[0].Dir != m.Dir {
+		t.Errorf("%v: %v", gone, err)
+	}
+	if _, ok := s.HasRepo(src.Repo, src.Commit); ok || len(left(t, s)) > 0 {
+		t.Errorf("it is there still: %q", left(t, s))
 	}
 }

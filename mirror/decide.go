@@ -78,6 +78,7 @@ type Situation struct {
 	Copy      Copy
 	Replaced  bool      // a newer version than that of the copy serves
 	LastCall  time.Time // of the copy
+	Follows   bool      // a version before it has a copy here that is in use
 
 	HereAllowed bool      // this machine may have a copy: its owner wants so, and a sandbox works
 	HaveDonors  bool      // there is somebody to be asked
@@ -124,16 +125,20 @@ func Decide(now time.Time, s Situation) Decision {
 		return Decision{Why: "its owner keeps it on one machine"}
 	case s.Placement == celltoml.PlacementFriends && !s.Friend:
 		return Decision{Why: "its owner gives it to friends only"}
+	case s.Follows: // what made the one before worth a copy holds for this one
 	case s.Objective.Empty():
 		return Decision{Why: "there is no objective"}
 	case !s.Objective.Clone:
 		return Decision{Why: "no copy is wanted"}
 	}
-	if n := misses(s.Objective, s.Races); n < MissesToPlace {
+	if n := misses(s.Objective, s.Races); !s.Follows && n < MissesToPlace {
 		return Decision{Why: fmt.Sprintf("missed %d times in a row, %d are needed", n, MissesToPlace)}
 	}
 	if again := s.Failed.Add(backoff(s.Failures)); s.Failures > 0 && now.Before(again) {
 		return Decision{Why: fmt.Sprintf("the last of %d placements failed", s.Failures), Again: again}
+	}
+	if s.Follows {
+		return here(s, "the version before it has a copy here")
 	}
 	return place(now, s)
 }
@@ -153,6 +158,9 @@ func keep(now time.Time, s Situation) Decision {
 	}
 	return Decision{Action: Retire, Why: "a newer version serves, and nobody calls this one"}
 }
+
+// Missed says that the objective was missed often enough for a copy to be due.
+func (s *Situation) Missed() bool { return misses(s.Objective, s.Races) >= MissesToPlace }
 
 // misses counts how often the best candidate missed the objective, back from the newest race.
 func misses(o Objective, races []Outcome) (n int) {

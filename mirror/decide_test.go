@@ -138,6 +138,8 @@ func happen(t *testing.T, s *Situation, now time.Time, verb string, args []strin
 	case "copy":
 		s.Copy = map[string]Copy{"none": NoCopy, "making": Making, "here": Here, "there": There}[args[0]]
 		s.Replaced = has("replaced")
+	case "follows":
+		s.Follows = true
 	case "called":
 		s.LastCall = now
 	case "failed":

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -36,10 +37,10 @@ const (
 // the objects: what it would do with them, hooks, filters, submodules, attributes, never happens. The
 // kinds: Denied for a URL that is not https, TooLarge, BadInput for a tree that is not to be written,
 // NotFound, Timeout, Failed.
-func (s *Store) clone(ctx context.Context, root *os.Root, dir string, src *signed.Source) (err error) {
+func (s *Store) clone(ctx context.Context, root *os.Root, dir string, src *signed.Source, as reach) (err error) {
 	op := "clone " + src.Repo
-	if !strings.HasPrefix(src.Repo, "https://") && !(s.cfg.FileRepos && strings.HasPrefix(src.Repo, "file://")) {
-		return cellproto.Errorf(op, cellproto.Denied, "only https is cloned")
+	if err := as.allows(op, src.Repo); err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, cloneTimeout)
 	defer cancel()
@@ -52,10 +53,7 @@ func (s *Store) clone(ctx context.Context, root *os.Root, dir string, src *signe
 		return err
 	}
 	defer func() { err = errors.Join(err, root.RemoveAll(objects)) }()
-	g := git{dir: filepath.Join(s.cfg.Root, objects), protocols: "https"}
-	if s.cfg.FileRepos {
-		g.protocols = "https:file"
-	}
+	g := git{dir: filepath.Join(s.cfg.Root, objects), reach: as}
 	if _, err := g.run(ctx, "init", "--quiet", "--bare", "--template=", "."); err != nil {
 		return cellproto.Errorf(op, cellproto.KindOf(err), "%w", err)
 	}
@@ -78,8 +76,8 @@ func (s *Store) clone(ctx context.Context, root *os.Root, dir string, src *signe
 
 // git runs the system's git on a bare repository, without any configuration but its own.
 type git struct {
-	dir       string
-	protocols string
+	dir string
+	reach
 }
 
 // command prepares git. No file that it writes grows past the limit of a clone; its processes end with
@@ -90,14 +88,17 @@ func (g git) command(ctx context.Context, args ...string) *exec.Cmd {
 	safe := []string{"-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "core.askPass=", "-c", "credential.helper=",
 		"-c", "transfer.fsckObjects=true", "-c", "fetch.unpackLimit=1", "-c", "gc.auto=0", "-c", "maintenance.auto=false",
 		"-c", "submodule.recurse=false", "-c", "http.followRedirects=initial", "-c", "protocol.ext.allow=never"}
-	cmd := exec.CommandContext(ctx, "/bin/sh", append(append([]string{"-c", script, "git"}, safe...), args...)...)
-	cmd.Dir = g.dir
+	cmd := exec.CommandContext(ctx, "/bin/sh", slices.Concat([]string{"-c", script, "git"}, safe, g.config, args)...)
+	if cmd.Dir = g.dir; cmd.Dir == os.DevNull { // no repository at all
+		cmd.Dir = "/"
+	}
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + g.dir, "XDG_CONFIG_HOME=" + g.dir, "LC_ALL=C", "GIT_CONFIG_NOSYSTEM=1",
 		"GIT_CONFIG_GLOBAL=/dev/null", "GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=/bin/false", "SSH_ASKPASS=/bin/false",
-		"GIT_ALLOW_PROTOCOL=" + g.protocols, "GIT_PROTOCOL_FROM_USER=0", "GIT_LFS_SKIP_SMUDGE=1", "GIT_NO_REPLACE_OBJECTS=1",
+		"GIT_ALLOW_PROTOCOL=" + strings.Join(g.protocols, ":"), "GIT_PROTOCOL_FROM_USER=0", "GIT_LFS_SKIP_SMUDGE=1", "GIT_NO_REPLACE_OBJECTS=1",
 		"GIT_ATTR_NOSYSTEM=1", "GIT_DIR=" + g.dir,
 	}
+	cmd.Env = append(cmd.Env, g.env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second

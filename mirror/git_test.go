@@ -94,7 +94,7 @@ func cloneInto(t *testing.T, src *signed.Source) (dir string, err error) {
 	if err := root.Mkdir(work, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	err = s.clone(t.Context(), root, work, src)
+	err = s.clone(t.Context(), root, work, src, s.anybody())
 	if _, serr := os.Lstat(filepath.Join(s.cfg.Root, newDir, "x"+objectsSuffix)); serr == nil {
 		t.Error("what git has fetched is left")
 	}
@@ -228,7 +228,7 @@ func TestCloneRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer root.Close()
-	if err := s.clone(t.Context(), root, newDir+"/x", newRepository(t).source("")); cellproto.KindOf(err) != cellproto.Denied {
+	if err := s.clone(t.Context(), root, newDir+"/x", newRepository(t).source(""), s.anybody()); cellproto.KindOf(err) != cellproto.Denied {
 		t.Errorf("a file:// URL: %v", err)
 	}
 }
@@ -320,6 +320,27 @@ func TestAddFromSource(t *testing.T) {
 		return os.Symlink("/etc/passwd", filepath.Join(dir, output))
 	})
 	refused(t, s, w, cellproto.Failed, "take what was built")
+	other := filepath.Join(s.cfg.Root, "12345678-other-aaaaaaaaaaaa") // another mirror, below the same root
+	if err := os.MkdirAll(filepath.Join(other, "keys"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(other, "keys", "host.key"), []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range []struct{ to, at string }{{"../../../12345678-other-aaaaaaaaaaaa/keys/host.key", "bin/calculator"}, {"../../12345678-other-aaaaaaaaaaaa/keys", "bin"}} {
+		s.deps.Build = building(func(dir, _, _ string, _ Tools) error {
+			if err := os.RemoveAll(filepath.Join(dir, link.at)); err != nil {
+				return err
+			}
+			return os.Symlink(link.to, filepath.Join(dir, link.at))
+		})
+		if _, _, err := s.Add(t.Context(), w, silent); cellproto.KindOf(err) != cellproto.Failed {
+			t.Errorf("a build that leaves a link to %s: %v", link.to, err)
+		}
+	}
+	if err := os.RemoveAll(other); err != nil {
+		t.Fatal(err)
+	}
 	s.deps.Build = building(func(string, string, string, Tools) error {
 		return cellproto.Errorf("build", cellproto.Failed, "it ended with status 1")
 	})

@@ -28,7 +28,11 @@ type Want struct {
 	Schema  *cellproto.Schema // that it names; nil: it names none
 	From    []peer.AddrInfo   // who has the program, the best first
 	Public  bool              // it is to be announced
-	Network Network           // that it is announced in
+	Hosted  bool              // it is made for others: see Record
+	AskedBy peer.ID           // with Hosted
+	// Before is called with the directory of a mirror that is complete, before anybody sees it; nil: nothing is.
+	Before  func(dir string) error
+	Network Network // that it is announced in
 }
 
 // Add makes a mirror, and reports whether it did: if there is one already, or somebody else makes one
@@ -65,11 +69,7 @@ func (s *Store) Add(ctx context.Context, w Want, progress func(string)) (m *Mirr
 	}
 	defer s.forget()
 	if err := s.build(ctx, root, p, progress); err != nil {
-		hint := cellproto.HintOf(err)
-		if hint == "" && errors.Is(err, syscall.ENOSPC) {
-			hint = "Free some space on the disk of " + s.cfg.Root + "."
-		}
-		return nil, false, cellproto.Errorf(op, cellproto.KindOf(err), "%w", err).WithHint("%s", hint)
+		return nil, false, cellproto.Errorf(op, cellproto.KindOf(err), "%w", err).WithHint("%s", s.hintOf(err))
 	}
 	m, err = s.at(p.name)
 	return m, err == nil, err
@@ -79,6 +79,9 @@ func (s *Store) Add(ctx context.Context, w Want, progress func(string)) (m *Mirr
 func (s *Store) again(op string, m *Mirror, err error, w Want) (*Mirror, bool, error) {
 	if err == nil && m.CID != w.CID.String() {
 		err = cellproto.Errorf(op, cellproto.Failed, "its directory %s has a mirror of %s", m.Dir, m.CID)
+	}
+	if err == nil && w.Hosted && !m.Hosted && !m.Public {
+		err = cellproto.Errorf(op, cellproto.Denied, "this machine has a copy of its own, which is not shared")
 	}
 	if err == nil && w.Public && !m.Public {
 		m.Public = true
@@ -90,6 +93,18 @@ func (s *Store) again(op string, m *Mirror, err error, w Want) (*Mirror, bool, e
 	return m, false, nil
 }
 
+// Check says whether a mirror may be made here, as Add does before it fetches anything: its manifest, what
+// its owner allows, and whether there is a program for this machine.
+func (s *Store) Check(w Want) error {
+	op := "mirror " + w.CID.String()
+	m, err := signed.OpenManifest(w.CID, w.Block)
+	if err != nil {
+		return cellproto.Errorf(op, cellproto.KindOf(err), "%w", err)
+	}
+	_, err = s.plan(op, w, m)
+	return err
+}
+
 // plan is a mirror that may be made.
 type plan struct {
 	Want
@@ -98,6 +113,14 @@ type plan struct {
 	name     string          // of the directory
 	binary   string          // of the program, within it
 	toml     []byte
+	of       string // the repository and commit, if it was named by these
+}
+
+func (p *plan) what() string {
+	if p.of != "" {
+		return p.of
+	}
+	return p.CID.String()
 }
 
 // plan checks that the mirror may be made here, before anything is fetched.
@@ -132,14 +155,37 @@ func (s *Store) plan(op string, w Want, m *signed.Manifest) (*plan, error) {
 	return p, err
 }
 
-// build makes the directory of a mirror under another name, and gives it its own in the end.
-func (s *Store) build(ctx context.Context, root *os.Root, p *plan, progress func(string)) (err error) {
+// build fetches what a mirror needs, and makes its directory.
+func (s *Store) build(ctx context.Context, root *os.Root, p *plan, progress func(string)) error {
 	if p.artefact.Size > 0 {
 		if err := s.fetch(ctx, root, p, progress); err != nil {
 			return err
 		}
 	}
-	dir := path.Join(newDir, p.name)
+	return s.assemble(ctx, root, p.name, func(dir string) (err error) {
+		if p.artefact.Size == 0 {
+			err = s.buildProgram(ctx, root, p, dir, progress)
+		} else {
+			progress("checking the program")
+			err = root.Rename(p.fetched(), path.Join(dir, p.binary))
+			if err == nil {
+				err = verify(root, path.Join(dir, p.binary), p.artefact)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		progress("making the cell " + p.name)
+		if err := p.writeFiles(root, dir, s.deps.Now()); err != nil || p.Before == nil {
+			return err
+		}
+		return p.Before(filepath.Join(s.cfg.Root, dir))
+	})
+}
+
+// assemble makes the directory of a mirror under another name, has it filled, and gives it its own.
+func (s *Store) assemble(ctx context.Context, root *os.Root, name string, fill func(dir string) error) (err error) {
+	dir := path.Join(newDir, name)
 	if err := root.RemoveAll(dir); err != nil { // of an attempt that was killed
 		return err
 	}
@@ -160,26 +206,13 @@ func (s *Store) build(ctx context.Context, root *os.Root, p *plan, progress func
 			return err
 		}
 	}
-	if p.artefact.Size == 0 {
-		err = s.buildProgram(ctx, root, p, dir, progress)
-	} else {
-		progress("checking the program")
-		err = root.Rename(p.fetched(), path.Join(dir, p.binary))
-		if err == nil {
-			err = verify(root, path.Join(dir, p.binary), p.artefact)
-		}
-	}
-	if err != nil {
-		return err
-	}
-	progress("making the cell " + p.name)
-	if err := p.writeFiles(root, dir, s.deps.Now()); err != nil {
+	if err := fill(dir); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil { // nobody waits for it any more
 		return err
 	}
-	if err := root.Rename(dir, p.name); err != nil {
+	if err := root.Rename(dir, name); err != nil {
 		return err
 	}
 	return syncDir(root, ".")
@@ -228,6 +261,9 @@ func verify(root *os.Root, path string, a signed.Artefact) error {
 	return f.Sync()
 }
 
+// schemaFile is where a cell whose program speaks lines ships its schema.
+const schemaFile = "schema.json"
+
 // writeFiles writes all of a mirror but the program, and syncs it.
 func (p *plan) writeFiles(root *os.Root, dir string, now time.Time) error {
 	id, files := p.CID.String(), map[string][]byte{celltoml.FileName: p.toml}
@@ -235,11 +271,26 @@ func (p *plan) writeFiles(root *os.Root, dir string, now time.Time) error {
 	files["published/latest"] = []byte(id + "\n")
 	if p.Schema != nil {
 		files["published/"+id+".schema.json"] = p.Schema.Canonical()
-		files["schema.json"] = p.Schema.Canonical()
+		files[schemaFile] = p.Schema.Canonical()
 	}
 	if len(p.Network.PSK) > 0 {
 		files[pskFile] = p.Network.PSK
 	}
+	r := &Record{
+		CID: id, Name: p.manifest.Name, Version: p.manifest.Version, Owner: string(p.manifest.Owner), Source: SourceArtefact,
+		Public: p.Public, Hosted: p.Hosted, Created: now.UTC(), LastUsed: now.UTC(), State: StateReady,
+	}
+	if p.Hosted {
+		r.AskedBy = p.AskedBy.String()
+	}
+	if p.artefact.Size == 0 {
+		r.Source = p.manifest.Source.Repo + "@" + p.manifest.Source.Commit
+	}
+	return writeCell(root, dir, files, r)
+}
+
+// writeCell writes files and the record of a mirror, and syncs all of it.
+func writeCell(root *os.Root, dir string, files map[string][]byte, r *Record) error {
 	for name, data := range files {
 		mode := os.FileMode(0o644) // started by root, the program runs as another user
 		if name == pskFile {
@@ -248,13 +299,6 @@ func (p *plan) writeFiles(root *os.Root, dir string, now time.Time) error {
 		if err := write(root, path.Join(dir, name), data, mode); err != nil {
 			return err
 		}
-	}
-	r := &Record{
-		CID: id, Name: p.manifest.Name, Version: p.manifest.Version, Owner: string(p.manifest.Owner), Source: SourceArtefact,
-		Public: p.Public, Created: now.UTC(), LastUsed: now.UTC(), State: StateReady,
-	}
-	if p.artefact.Size == 0 {
-		r.Source = p.manifest.Source.Repo + "@" + p.manifest.Source.Commit
 	}
 	data, err := r.marshal()
 	if err == nil {

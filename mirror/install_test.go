@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"lukechampine.com/blake3"
@@ -81,6 +82,27 @@ func TestAddAgain(t *testing.T) {
 	}
 }
 
+// What another process makes is seen at once.
+func TestDirOfOthers(t *testing.T) {
+	c := &clock{time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)} // stands still
+	root := filepath.Join(t.TempDir(), "foreign")
+	mine, theirs := storeAt(t, root, lying(program), c.Now), storeAt(t, root, lying(program), c.Now)
+	w := want(t, artefact(t, program), nil, nil)
+	if _, ok := mine.Dir(w.CID); ok {
+		t.Error("it is there before")
+	}
+	m := mustAdd(t, theirs, w)
+	if dir, ok := mine.Dir(w.CID); !ok || dir != m.Dir {
+		t.Errorf("%q, %v", dir, ok)
+	}
+	if _, err := theirs.Remove(t.Context(), m.CID); err != nil {
+		t.Fatal(err)
+	}
+	if dir, ok := mine.Dir(w.CID); ok {
+		t.Errorf("%s is there still", dir)
+	}
+}
+
 // Of two that make the same mirror at once, one does, and both have it.
 func TestAddTwice(t *testing.T) {
 	there := newFetcher(t)
@@ -120,6 +142,11 @@ func TestPlacement(t *testing.T) {
 	}
 	refused(t, s, with("local"), cellproto.Denied, "keeps it on one machine")
 	refused(t, s, with("friends"), cellproto.Denied, "does not give it to strangers")
+	for _, placement := range []string{"local", "friends"} { // as a donor is asked
+		if err := s.Check(with(placement)); cellproto.KindOf(err) != cellproto.Denied {
+			t.Errorf("%s: %v", placement, err)
+		}
+	}
 	s.cfg.Account = owner(t)
 	refused(t, s, with("local"), cellproto.Denied, "keeps it on one machine")
 	mustAdd(t, s, with("friends"))

@@ -26,15 +26,22 @@ const maxRecord = 16 << 10
 
 // Record is what a mirror's mirror.json says.
 type Record struct {
-	CID      string    `json:"cid"` // of the manifest
+	CID      string    `json:"cid,omitempty"` // of the manifest; "": it was named by its repository
 	Name     string    `json:"name"`
 	Version  string    `json:"version"`
-	Owner    string    `json:"owner"`  // peer ID of the account that signed it
-	Source   string    `json:"source"` // SourceArtefact, or the repository and commit that it was built from
-	Public   bool      `json:"public"` // it is announced; else it listens on its Unix socket only
+	Owner    string    `json:"owner,omitempty"`    // peer ID of the account that signed the manifest
+	Source   string    `json:"source"`             // SourceArtefact, or the repository and commit that it was built from
+	Public   bool      `json:"public"`             // it is announced; else it listens on its Unix socket only
+	Hosted   bool      `json:"hosted,omitempty"`   // for others, as long as this machine has nothing else to do
+	AskedBy  string    `json:"asked_by,omitempty"` // peer ID of who asked for it, if it is hosted
 	Created  time.Time `json:"created"`
 	LastUsed time.Time `json:"last_used"`
 	State    string    `json:"state"` // StateReady
+
+	Repo   string `json:"repo,omitempty"`   // of a dependency by git
+	Commit string `json:"commit,omitempty"` // of it
+
+	ReplacedBy string `json:"replaced_by,omitempty"` // CID of a newer version, or commit, that serves
 }
 
 // What a record says.
@@ -56,9 +63,10 @@ func ParseRecord(data []byte) (*Record, error) {
 	bad := func(format string, args ...any) (*Record, error) {
 		return nil, cellproto.Errorf(op, cellproto.BadInput, format, args...)
 	}
-	id, err := cid.Decode(r.CID)
 	switch {
-	case err != nil || id.Type() != cid.DagCBOR || id.String() != r.CID:
+	case r.CID == "" && (r.Repo == "" || !isCommit(r.Commit)):
+		return bad("it names neither a CID nor a commit")
+	case r.CID != "" && !isManifest(r.CID):
 		return bad("%.80q is not the CID of a manifest", r.CID)
 	case !cellproto.ValidCellName(r.Name):
 		return bad("%.80q is not the name of a cell", r.Name)
@@ -68,6 +76,11 @@ func ParseRecord(data []byte) (*Record, error) {
 		return bad("it was used at %v, and made at %v", r.LastUsed, r.Created)
 	}
 	return &r, nil
+}
+
+func isManifest(text string) bool {
+	id, err := cid.Decode(text)
+	return err == nil && id.Type() == cid.DagCBOR && id.String() == text
 }
 
 // ReadRecord reads the record of the cell in dir; nil, and no error, if that is no mirror.
@@ -113,6 +126,16 @@ func (r *Record) marshal() ([]byte, error) {
 	return append(data, '\n'), err
 }
 
+// Replace notes that a newer version than that of the mirror in dir serves.
+func Replace(dir, by string) error {
+	r, err := ReadRecord(dir)
+	if err != nil || r == nil || r.ReplacedBy == by {
+		return err
+	}
+	r.ReplacedBy = by
+	return r.write(dir)
+}
+
 // Touch notes that the mirror in dir was used at a time.
 func Touch(dir string, at time.Time) error {
 	r, err := ReadRecord(dir)
@@ -124,8 +147,9 @@ func Touch(dir string, at time.Time) error {
 }
 
 // dirName is the name of a mirror's directory, <owner>-<name>-<ref>: the end of the owner's peer ID, the
-// cell's name, the end of the manifest's CID.
-var dirName = regexp.MustCompile(`^[0-9A-Za-z]{8}-[a-z0-9-]{1,63}-[a-z2-7]{12}$`)
+// cell's name, the end of the manifest's CID. Of one that was named by its repository: a hash of the URL,
+// the end of that, the begin of the commit.
+var dirName = regexp.MustCompile(`^[0-9A-Za-z]{8}-[a-z0-9-]{1,63}-[a-z0-9]{12}$`)
 
 const (
 	ownerChars = 8

@@ -15,7 +15,13 @@ import (
 const goodRecord = `{"cid":"bafyreigbtj4x7ip5legnfznufuopl4sg4knzc2cof6duas4b3q2fy6swua","name":"calculator","version":"1.0.0",` +
 	`"source":"artefact","created":"2026-01-01T00:00:00Z","last_used":"2026-01-02T00:00:00Z","state":"ready"}`
 
+const repoRecord = `{"name":"calculator","version":"1.0.0","source":"x","created":"2026-01-01T00:00:00Z","last_used":"2026-01-02T00:00:00Z",` +
+	`"state":"ready","repo":"https://example.org/x","commit":"0123456789abcdef0123456789abcdef01234567"}`
+
 func TestParseRecord(t *testing.T) {
+	if r, err := ParseRecord([]byte(repoRecord)); err != nil || r.CID != "" || r.Repo != "https://example.org/x" {
+		t.Fatalf("%+v: %v", r, err)
+	}
 	if r, err := ParseRecord([]byte(goodRecord)); err != nil || r.Name != "calculator" {
 		t.Fatalf("%+v: %v", r, err)
 	}
@@ -29,6 +35,8 @@ func TestParseRecord(t *testing.T) {
 		"no CID":                  {strings.Replace(goodRecord, "bafyrei", "../", 1), cellproto.BadInput},
 		"CID of other things":     {strings.Replace(goodRecord, "bafyreigbtj4x7ip5legnfznufuopl4sg4knzc2cof6duas4b3q2fy6swua", "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy", 1), cellproto.BadInput},
 		"name that leads outside": {strings.Replace(goodRecord, `"calculator"`, `"../x"`, 1), cellproto.BadInput},
+		"no commit":               {strings.Replace(repoRecord, "0123456789abcdef", "", 1), cellproto.BadInput},
+		"no repository":           {strings.Replace(repoRecord, "https://example.org/x", "", 1), cellproto.BadInput},
 		"unknown state":           {strings.Replace(goodRecord, "ready", "half", 1), cellproto.BadInput},
 		"used before it was made": {strings.Replace(goodRecord, "2026-01-02", "2025-01-02", 1), cellproto.BadInput},
 		"no dates":                {strings.Replace(goodRecord, `"created":"2026-01-01T00:00:00Z",`, "", 1), cellproto.BadInput},

@@ -9,7 +9,6 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/signed"
@@ -105,35 +104,45 @@ func (s *Store) buildProgram(ctx context.Context, root *os.Root, p *plan, dir st
 		return err
 	}
 	progress("cloning " + src.Repo + " at " + src.Commit[:12])
-	if err := s.clone(ctx, root, work, src); err != nil {
+	if err := s.clone(ctx, root, work, src, s.anybody()); err != nil {
 		return err
 	}
 	r, err := recognise(root, work, src, p.binary)
 	if err != nil {
 		return err
 	}
+	return s.buildIn(ctx, root, work, r, p.binary, path.Join(dir, p.binary), progress)
+}
+
+// buildIn builds the source in work, which makes output there, and puts that to the path to.
+func (s *Store) buildIn(ctx context.Context, root *os.Root, work string, r recipe, output, to string, progress func(string)) error {
 	progress("building it in a sandbox: " + strings.Join(strings.Fields(r.command), " "))
 	// What the tree has under the program's name is not what was built.
-	if err := root.RemoveAll(path.Join(work, p.binary)); err != nil {
+	if err := root.RemoveAll(path.Join(work, output)); err != nil {
 		return err
 	}
-	if err := s.deps.Build.Build(ctx, filepath.Join(s.cfg.Root, work), r.command, p.binary, r.tools); err != nil {
+	if err := s.deps.Build.Build(ctx, filepath.Join(s.cfg.Root, work), r.command, output, r.tools); err != nil {
 		return err
 	}
-	return takeBuilt(root, path.Join(work, p.binary), path.Join(dir, p.binary), s.cfg)
+	tree, err := root.OpenRoot(work)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	return takeBuilt(tree, output, root, to, s.cfg)
 }
 
 // takeBuilt copies a program that was built: it is a stranger's work, and only its bytes are taken.
-func takeBuilt(root *os.Root, from, to string, cfg Config) error {
+func takeBuilt(tree *os.Root, from string, root *os.Root, to string, cfg Config) error {
 	const op = "take what was built"
-	in, err := root.OpenFile(from, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	in, err := openPlain(tree, from)
 	if err != nil {
 		return cellproto.Errorf(op, cellproto.Failed, "there is no %s: %w", path.Base(from), err).
 			WithHint("The build has to leave the program under bin/, with the name of the cell.")
 	}
 	defer in.Close()
 	info, err := in.Stat()
-	if err == nil && (!info.Mode().IsRegular() || info.Size() == 0 || info.Size() > maxBuilt) {
+	if err == nil && (info.Size() == 0 || info.Size() > maxBuilt) {
 		err = fmt.Errorf("it is no program: %v, %d bytes", info.Mode(), info.Size())
 	}
 	if err == nil {

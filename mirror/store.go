@@ -42,6 +42,7 @@ type Config struct {
 	Root     string           // directory of the foreign cells, absolute; made when the first one is
 	OS, Arch string           // as Go names them
 	Account  cellproto.PeerID // of the person; its own cells of placement "friends" may be mirrored
+	Environ  []string         // of the person, for their own git: AddRepo; nil: os.Environ
 
 	FileRepos bool // for tests: sources may be cloned from file:// too
 }
@@ -70,6 +71,7 @@ type Store struct {
 	mu     sync.Mutex
 	index  map[cid.Cid]string // to the directory, of the last look
 	looked time.Time
+	root   time.Time // when Root was changed last, as of that look
 }
 
 // New gives the store. It touches nothing yet.
@@ -174,17 +176,32 @@ func (s *Store) List() ([]Mirror, error) {
 	return out, nil
 }
 
+// Others gives the mirrors of other versions of a cell, as far as that can be told by its owner and its name.
+func (s *Store) Others(id cid.Cid, m *signed.Manifest) ([]Mirror, error) {
+	all, err := s.List()
+	var out []Mirror
+	for _, o := range all {
+		if o.CID != "" && o.CID != id.String() && o.Owner == string(m.Owner) && o.Name == m.Name {
+			out = append(out, o)
+		}
+	}
+	return out, err
+}
+
 // lookAgain is how long the index is believed.
 const lookAgain = time.Second
 
-// Dir gives the directory of the mirror of a published cell. It is cheap: what it says may be a second
-// old.
+// Dir gives the directory of the mirror of a published cell. It is cheap: it looks when a directory has come or
+// gone, and else once a second.
 func (s *Store) Dir(id cid.Cid) (dir string, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := s.deps.Now()
-	if s.index == nil || now.Sub(s.looked) >= lookAgain || now.Before(s.looked) {
-		s.index, s.looked = map[cid.Cid]string{}, now
+	now, root := s.deps.Now(), time.Time{}
+	if info, err := os.Stat(s.cfg.Root); err == nil {
+		root = info.ModTime()
+	}
+	if s.index == nil || now.Sub(s.looked) >= lookAgain || now.Before(s.looked) || !root.Equal(s.root) {
+		s.index, s.looked, s.root = map[cid.Cid]string{}, now, root
 		all, err := s.List()
 		if err != nil {
 			return "", false // then there is none that could be called

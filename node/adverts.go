@@ -50,6 +50,9 @@ func (a *adverts) get(c cid.Cid) ([]byte, error) {
 	if m == nil || !id.Equals(c) {
 		return nil, cellproto.Errorf("advert", cellproto.NotFound, "this peer does not serve %s", c)
 	}
+	if err := a.n.resting(); err != nil {
+		return nil, err
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := time.Now()

@@ -140,7 +140,10 @@ func toolchain(ctx context.Context, tools mirror.Tools) (read, env []string, err
 		}, err
 	case mirror.Cargo:
 		root, err := where("rustc", "--print", "sysroot")
-		return []string{root}, []string{"PATH=" + root + "/bin:" + systemPath, "CARGO_NET_OFFLINE=true"}, err
+		// rustc finds its library, and its linker itself, by /proc/self/exe, which is not there.
+		return []string{root}, []string{
+			"PATH=" + root + "/bin:" + systemPath, "LD_LIBRARY_PATH=" + root + "/lib", "RUSTFLAGS=-Clink-arg=-fuse-ld=bfd", "CARGO_NET_OFFLINE=true",
+		}, err
 	}
 	return nil, []string{"PATH=" + systemPath}, nil
 }

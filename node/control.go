@@ -8,13 +8,17 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/node/call"
+	"github.com/celldnet/celld/node/race"
 )
 
 // The control API: HTTP over run/ctl.sock, for the owner only. internal/ctl has the routes and the
@@ -43,8 +47,11 @@ func (n *nucleus) routes() http.Handler {
 		"POST " + ctl.RoutePublish: n.ctlPublish,
 		"GET " + ctl.RouteFind:     n.ctlFind,
 		"POST " + ctl.RouteRace:    n.ctlRace,
+		"GET " + ctl.RouteRaces:    n.ctlRaces,
 		"GET " + ctl.RouteHistory:  n.ctlHistory,
 		"GET " + ctl.RouteSchema:   n.ctlSchema,
+		"GET " + ctl.RouteDescribe: n.ctlDescribe,
+		"GET " + ctl.RouteVersion:  n.ctlVersion,
 		"GET " + ctl.RouteDoctor:   n.ctlDoctor,
 		"POST " + ctl.RouteStop:    n.ctlStop,
 		"POST " + ctl.RouteSwap:    n.ctlSwap,
@@ -54,6 +61,15 @@ func (n *nucleus) routes() http.Handler {
 		"POST " + ctl.RouteMirrors:   n.ctlMirrorAdd,
 		"DELETE " + ctl.RouteMirrors: n.ctlMirrorRemove,
 		"POST " + ctl.RouteCollect:   n.ctlCollect,
+
+		"POST " + ctl.RouteYield:  n.ctlYield,
+		"POST " + ctl.RouteReturn: n.ctlReturn,
+
+		"POST " + ctl.RouteGive:      n.ctlGive,
+		"GET " + ctl.RouteGiveStatus: n.ctlGiveStatus,
+
+		"GET " + ctl.RouteDeps:  n.ctlDeps,
+		"POST " + ctl.RouteDeps: n.ctlUpdateDeps,
 	} {
 		mux.HandleFunc(route, n.answer(h))
 	}
@@ -167,39 +183,111 @@ func (n *nucleus) ctlRace(ctx context.Context, r *http.Request, w *ctl.Writer) (
 	if err != nil {
 		return nil, err
 	}
+	if id, published, err := n.caller.Resolve(ctx, r.URL.Query().Get("target")); err == nil && published {
+		if text := n.placer.placementOf(id); text != "" {
+			_ = w.Progress("placement: " + text)
+		}
+	}
+	return raceRows(d.Ranking), nil
+}
+
+func raceRows(ranking []race.Ranked) []ctl.RaceRow {
 	rows := []ctl.RaceRow{}
-	for _, k := range d.Ranking {
+	for _, k := range ranking {
 		rows = append(rows, ctl.RaceRow{
 			Peer: string(k.Peer), MedianUS: int64(k.Median), P99US: int64(k.P99), Queue: k.Queue,
 			ScoreUS: int64(k.Score), Winner: k.Winner, Error: k.Out,
 		})
 	}
-	return rows, nil
+	return rows
+}
+
+// ctlRaces tells of races as they end, until the time of the request is over.
+func (n *nucleus) ctlRaces(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
+	every, err := ctl.ParseEvery(r.URL.Query())
+	if err != nil {
+		return nil, cellproto.Errorf("read request", cellproto.BadInput, "%w", err)
+	}
+	_ = w.Progress("racing the providers")
+	return nil, n.caller.Watch(ctx, r.URL.Query().Get("target"), every, func(l race.Log) error {
+		return w.Item(ctl.RaceReport{
+			Time: l.Time, Why: string(l.Why), TookUS: int64(l.Took), Seen: l.Seen, Winner: string(l.Winner), Rows: raceRows(l.Candidates),
+		})
+	})
 }
 
 func (n *nucleus) ctlHistory(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
-	target := r.URL.Query().Get("target")
-	id, published, err := n.caller.Resolve(ctx, target)
+	id, err := n.publishedTarget(ctx, r.URL.Query().Get("target"))
 	if err != nil {
 		return nil, err
-	}
-	if !published {
-		_, id = n.serving.published()
-		if !id.Defined() {
-			return nil, cellproto.Errorf("history of "+n.cfg.Cell.Name, cellproto.NotFound, "the cell is not published").
-				WithHint("cellctl publish %s", n.cfg.Dir)
-		}
 	}
 	versions, err := n.caller.History(ctx, id)
 	rows := []ctl.HistoryRow{}
 	for _, v := range versions {
-		rows = append(rows, ctl.HistoryRow{
-			CID: v.CID.String(), Version: v.Manifest.Version,
-			Created: time.UnixMilli(v.Manifest.Created).UTC(), Schema: schemaText(v.Manifest.SchemaHash),
-			Owner: string(v.Manifest.Owner), Note: v.Note,
-		})
+		rows = append(rows, historyRow(v))
 	}
 	return rows, err
+}
+
+func historyRow(v call.Version) ctl.HistoryRow {
+	return ctl.HistoryRow{
+		CID: v.CID.String(), Version: v.Manifest.Version,
+		Created: time.UnixMilli(v.Manifest.Created).UTC(), Schema: schemaText(v.Manifest.SchemaHash),
+		Owner: string(v.Manifest.Owner), Note: v.Note,
+	}
+}
+
+// publishedTarget gives the CID of a target, which may be this very cell.
+func (n *nucleus) publishedTarget(ctx context.Context, target string) (cid.Cid, error) {
+	id, published, err := n.caller.Resolve(ctx, target)
+	if err != nil || published {
+		return id, err
+	}
+	if _, id = n.serving.published(); !id.Defined() {
+		return id, cellproto.Errorf("history of "+n.cfg.Cell.Name, cellproto.NotFound, "the cell is not published").
+			WithHint("cellctl publish %s", n.cfg.Dir)
+	}
+	return id, nil
+}
+
+// ctlVersion gives one version of a cell whole, so that two can be compared.
+func (n *nucleus) ctlVersion(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
+	q := r.URL.Query()
+	id, err := n.publishedTarget(ctx, q.Get("target"))
+	if err != nil {
+		return nil, err
+	}
+	v, schema, err := n.caller.VersionSchema(ctx, id, func(versions []call.Version) (cid.Cid, error) {
+		return chooseVersion(versions, q.Get("version"))
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := ctl.VersionDetail{HistoryRow: historyRow(v)}
+	if out.Manifest, err = json.Marshal(v.Manifest); err != nil {
+		return nil, cellproto.Errorf("show a manifest", cellproto.Failed, "%w", err)
+	}
+	if schema != nil {
+		out.Full = schema.Canonical()
+	}
+	return out, nil
+}
+
+// chooseVersion finds the version that is named: by its CID, by its number, of which the newest counts, or by
+// how many versions it lies behind the newest: "~1".
+func chooseVersion(versions []call.Version, name string) (cid.Cid, error) {
+	if back, ok := strings.CutPrefix(name, "~"); ok {
+		if i, err := strconv.Atoi(back); err == nil && i >= 0 && i < len(versions) {
+			return versions[i].CID, nil
+		}
+	}
+	for _, v := range versions {
+		if v.CID.String() == name || v.Manifest.Version == name {
+			return v.CID, nil
+		}
+	}
+	return cid.Undef, cellproto.Errorf("read history", cellproto.NotFound, "there is no version %.80q among %d", name, len(versions)).
+		WithHint("cellctl history lists them; ~1 is the one before the newest.")
 }
 
 func schemaText(h cellproto.SchemaHash) string {
@@ -210,17 +298,40 @@ func schemaText(h cellproto.SchemaHash) string {
 }
 
 func (n *nucleus) ctlSchema(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
-	target := r.URL.Query().Get("target")
+	schema, err := n.targetSchema(ctx, r.URL.Query().Get("target"))
+	if err != nil {
+		return nil, err
+	}
+	return json.RawMessage(schema.Canonical()), nil
+}
+
+// targetSchema gives the schema of a target. The cell's own program is started for it, if nobody has asked it yet.
+func (n *nucleus) targetSchema(ctx context.Context, target string) (*cellproto.Schema, error) {
 	if n.own(target) && n.program != nil && n.server.Serving().Schema == nil {
 		if _, err := (watched{n.program, n.serving}).Conn(ctx); err != nil {
 			return nil, err
 		}
 	}
-	schema, err := n.caller.Schema(ctx, target)
+	return n.caller.Schema(ctx, target)
+}
+
+// ctlDescribe says what a target is now: for those who pin what they were made for.
+func (n *nucleus) ctlDescribe(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
+	target := r.URL.Query().Get("target")
+	schema, err := n.targetSchema(ctx, target)
 	if err != nil {
 		return nil, err
 	}
-	return json.RawMessage(schema.Canonical()), nil
+	out := ctl.Description{Schema: schema.Canonical()}
+	id, published, err := n.caller.Resolve(ctx, target)
+	if err != nil || !published {
+		return out, err
+	}
+	out.CID = id.String()
+	if m := n.caller.Known(id); m != nil {
+		out.Version = m.Version
+	}
+	return out, nil
 }
 
 // own says whether a target is this very cell.
@@ -263,6 +374,12 @@ func (n *nucleus) ctlUse(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), req.Timeout)
 	defer cancel()
+	if n.depends.deps[req.Target] != nil { // says what it waits for
+		if _, err := n.depends.ready(ctx, req.Target, func(text string) { _ = out.Progress(text) }); err != nil {
+			n.tell(out, err)
+			return
+		}
+	}
 	res, err := n.use(ctx, &req, r.Body)
 	if err != nil {
 		n.tell(out, err)
@@ -277,7 +394,7 @@ func (n *nucleus) ctlUse(w http.ResponseWriter, r *http.Request) {
 	raced := res.Raced || res.Cached && res.Decided.After(begin)
 	meta := ctl.UseMeta{
 		Codec: codecName(res.Reply.Header.Codec), Provider: res.Provider, Source: res.Source,
-		TookUS: time.Since(begin).Microseconds(), Raced: raced, Cached: !raced && res.Cached,
+		TookUS: time.Since(begin).Microseconds(), Raced: raced, Cached: !raced && res.Cached, Quorum: quorumOf(res.Quorum),
 	}
 	if err := out.Result(meta); err != nil {
 		return
@@ -306,6 +423,13 @@ func (f flushWriter) Write(p []byte) (int, error) {
 	return k, err
 }
 
+func quorumOf(q *call.Quorum) *ctl.Quorum {
+	if q == nil {
+		return nil
+	}
+	return &ctl.Quorum{Want: q.Want.String(), Asked: q.Asked, Agreed: q.Agreed, Liars: q.Liars, Silent: q.Silent, Note: q.Note}
+}
+
 func codecName(c cellproto.Codec) string {
 	switch c {
 	case cellproto.JSON:
@@ -319,6 +443,9 @@ func codecName(c cellproto.Codec) string {
 // use turns what a person asked for into a request: words become arguments by the schema.
 func (n *nucleus) use(ctx context.Context, u *ctl.UseRequest, body io.Reader) (*call.Result, error) {
 	req := &cellproto.Request{Header: cellproto.Header{Func: u.Func, Codec: cellproto.JSON, Key: []byte(u.Key)}, Payload: u.Args}
+	if u.Quorum != "" {
+		req.Header.Meta = map[string]string{cellproto.MetaQuorum: u.Quorum}
+	}
 	auto := u.Body == ctl.BodyAuto
 	if u.Argv != nil || auto {
 		schema, err := n.caller.Schema(ctx, u.Target)

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/libp2p/go-libp2p"
+	coreconn "github.com/libp2p/go-libp2p/core/connmgr"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -19,8 +19,6 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
-	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
-	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
@@ -42,11 +40,26 @@ const (
 	relayPatience = 10 * time.Second
 )
 
+// hostSetup is what a host is made of; see setup.open, of which there is one for each way of building.
+type hostSetup struct {
+	key       crypto.PrivKey
+	agent     string
+	listen    []string // none: the host cannot be reached
+	gater     *gater
+	manager   coreconn.ConnManager
+	limiter   network.ResourceManager
+	psk       []byte // nil: the network is not private
+	behindNAT bool   // perhaps: it finds a way through, and is a relay for others if there is none before it
+	portMap   bool   // by asking the router to let others in, too
+	relays    autorelay.PeerSource
+}
+
 // newHost makes the cell's libp2p host. Unless it listens on loopback only, it also finds a way
 // through the NAT, and is a relay for others if there is none before it.
-func newHost(cfg *celltoml.Config, key crypto.PrivKey, g *gater, agent string) (host.Host, error) {
+func newHost(cfg *celltoml.Config, profile Profile, key crypto.PrivKey, g *gater, agent string) (host.Host, error) {
 	const op = "start the libp2p host"
-	manager, err := connmgr.NewConnManager(connsLow, connsHigh, connmgr.WithGracePeriod(connsGrace))
+	low, high := profile.conns()
+	manager, err := connmgr.NewConnManager(low, high, connmgr.WithGracePeriod(connsGrace))
 	if err != nil {
 		return nil, cellproto.Errorf(op, cellproto.Failed, "%w", err)
 	}
@@ -54,33 +67,18 @@ func newHost(cfg *celltoml.Config, key crypto.PrivKey, g *gater, agent string) (
 	if err != nil {
 		return nil, cellproto.Errorf(op, cellproto.Failed, "%w", err)
 	}
-	opts := []libp2p.Option{
-		libp2p.Identity(key), libp2p.UserAgent(agent), libp2p.ListenAddrStrings(cfg.Network.Listen...),
-		libp2p.ConnectionGater(g), libp2p.ConnectionManager(manager), libp2p.ResourceManager(limiter),
-		libp2p.Transport(tcp.NewTCPTransport), libp2p.DisableMetrics(),
-		libp2p.SwarmOpts(swarm.WithDialRanker(rankDials)),
+	setup := hostSetup{
+		key: key, agent: agent, listen: cfg.Network.Listen, gater: g, manager: manager, limiter: limiter,
+		behindNAT: !loopbackOnly(cfg.Network.Listen), portMap: profile != Router, // a router is what ports are mapped on
 	}
 	if cfg.Network.PSK != "" {
-		psk, err := readPSK(cfg.Path(cfg.Network.PSK))
-		if err != nil {
+		if setup.psk, err = readPSK(cfg.Path(cfg.Network.PSK)); err != nil {
 			return nil, err
 		}
-		opts = append(opts, libp2p.PrivateNetwork(psk)) // of TCP only: QUIC has no place for it
-	} else {
-		opts = append(opts, libp2p.Transport(quic.NewTransport))
 	}
 	made := make(chan host.Host, 1)
-	if !loopbackOnly(cfg.Network.Listen) {
-		opts = append(opts, libp2p.NATPortMap(), libp2p.EnableNATService(), libp2p.EnableAutoNATv2(), libp2p.EnableHolePunching(),
-			libp2p.EnableAutoRelayWithPeerSource(func(ctx context.Context, n int) <-chan peer.AddrInfo {
-				return relays(ctx, made, n)
-			}, autorelay.WithMinCandidates(relayChoice), autorelay.WithBootDelay(relayPatience)),
-			libp2p.EnableRelayService()) // begins when AutoNAT finds that strangers can reach this host
-	}
-	if len(cfg.Network.Listen) == 0 {
-		opts = append(opts, libp2p.NoListenAddrs, libp2p.EnableRelay())
-	}
-	h, err := libp2p.New(opts...)
+	setup.relays = func(ctx context.Context, n int) <-chan peer.AddrInfo { return relays(ctx, made, n) }
+	h, err := setup.open()
 	if err != nil {
 		return nil, cellproto.Errorf(op, cellproto.Unavailable, "%w", err).
 			WithHint("Look at [network] listen in cell.toml: is the port taken?")
@@ -123,8 +121,8 @@ func relays(ctx context.Context, made chan host.Host, n int) <-chan peer.AddrInf
 // resources bounds what strangers can make the host hold; see cellproto's limits.
 func resources() (network.ResourceManager, error) {
 	limits := rcmgr.DefaultLimits
-	libp2p.SetDefaultServiceLimits(&limits)
-	for _, id := range []string{cellproto.ProtocolCall, cellproto.ProtocolAdvert, cellproto.ProtocolFetch} {
+	serviceLimits(&limits)
+	for _, id := range []string{cellproto.ProtocolCall, cellproto.ProtocolAdvert, cellproto.ProtocolFetch, cellproto.ProtocolHost} {
 		all := rcmgr.BaseLimit{
 			Streams: cellproto.MaxStreams, StreamsInbound: cellproto.MaxStreams, StreamsOutbound: cellproto.MaxStreams,
 			Memory: 256 << 20,

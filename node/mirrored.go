@@ -2,12 +2,15 @@ package node
 
 import (
 	"os"
+	"path/filepath"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/celltoml"
 	"github.com/celldnet/celld/mirror"
+	"github.com/celldnet/celld/node/give"
 	"github.com/celldnet/celld/node/program"
 	"github.com/celldnet/celld/node/sandbox"
 )
@@ -33,8 +36,41 @@ func asMirror(cfg *celltoml.Config) (*mirror.Record, error) {
 	return r, nil
 }
 
+// place has the nucleus of a hosted cell keep within the bounds of who hosts it, whoever has started it.
+// Without the group that holds them it does not start.
+func (n *nucleus) place() (err error) {
+	if n.placed, err = give.ReadPlacement(n.cfg.Dir); err != nil || n.placed == nil {
+		return err
+	}
+	if n.mirror == nil {
+		return cellproto.Errorf("start "+n.cfg.Cell.Name, cellproto.BadInput, "%s is there, and it is no mirror", give.PlacementFile).
+			WithHint("Remove %s, or the cell.", filepath.Join(n.cfg.Dir, give.PlacementFile))
+	}
+	if len(n.placed.Groups) > 0 {
+		n.cgroup, err = sandbox.EnterPool(n.placed.Groups, filepath.Base(n.cfg.Dir))
+	}
+	return err
+}
+
+// bound keeps a program within the bounds of who hosts it. Inside a group that holds them a bound of its own
+// on the processors would be refused.
+func bound(c *sandbox.Config, p *give.Placement, cgroup string) {
+	if p == nil {
+		return
+	}
+	c.Memory = max(min(c.Memory, p.Memory), leastMemory)
+	if len(p.Groups) > 0 {
+		c.CPU, c.Cgroup = 0, cgroup
+		return
+	}
+	if c.CPU == 0 || c.CPU > p.CPU {
+		c.CPU = max(p.CPU, leastCPU)
+	}
+}
+
 // sandboxOf says how the program is confined; nil: it is not.
-func sandboxOf(cfg *celltoml.Config) (*program.Sandbox, error) {
+func (n *nucleus) sandboxOf() (*program.Sandbox, error) {
+	cfg := n.cfg
 	if cfg.Sandbox.Tier == celltoml.SandboxNone {
 		return nil, nil
 	}
@@ -46,12 +82,20 @@ func sandboxOf(cfg *celltoml.Config) (*program.Sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &program.Sandbox{Launcher: launcher, Config: sandbox.Config{
+	box := &program.Sandbox{Launcher: launcher, Config: sandbox.Config{
 		Tier: tier, CPU: cfg.Resources.CPU, Memory: max(cfg.Resources.Memory, leastMemory),
-	}}, nil
+	}}
+	bound(&box.Config, n.placed, n.cgroup)
+	return box, nil
 }
 
-const leastMemory = 4 << 20 // what a sandbox gives at least
+// What a sandbox gives at least.
+const (
+	leastMemory = 4 << 20
+	leastCPU    = 0.01
+)
+
+const leastRate = 64 << 10 // bytes a second of the state that is kept at least
 
 // reachable says whether other peers can come here at all.
 func (n *nucleus) reachable() bool { return len(n.cfg.Network.Listen) > 0 }

@@ -5,8 +5,12 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"sync"
+	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/celldnet/celld/cellproto"
@@ -25,6 +29,38 @@ type mirrors struct {
 	n       *nucleus
 	account cellproto.PeerID // of this machine's person
 	store   *mirror.Store
+
+	probe  sync.Mutex
+	probed time.Time // when a sandbox worked last
+
+	mu       sync.Mutex
+	starting map[cid.Cid]int // how often each is being made and started just now
+}
+
+// Dir gives the directory of a mirror that calls may go to. One that is being started is not waited for: the
+// providers answer meanwhile.
+func (m *mirrors) Dir(id cid.Cid) (dir string, ok bool) {
+	m.mu.Lock()
+	starting := m.starting[id] > 0
+	m.mu.Unlock()
+	if starting {
+		return "", false
+	}
+	return m.store.Dir(id)
+}
+
+// begin notes that a mirror is being made. What it gives is for the end of that.
+func (m *mirrors) begin(id cid.Cid) (end func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.starting[id]++
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.starting[id]--; m.starting[id] == 0 {
+			delete(m.starting, id)
+		}
+	}
 }
 
 func newMirrors(n *nucleus, home string) (*mirrors, error) {
@@ -36,10 +72,10 @@ func newMirrors(n *nucleus, home string) (*mirrors, error) {
 	if err != nil {
 		return nil, cellproto.Errorf("open mirrors", cellproto.Corrupt, "%w", err)
 	}
-	m := &mirrors{n: n, account: cellproto.PeerID(account.String())}
+	m := &mirrors{n: n, account: cellproto.PeerID(account.String()), starting: map[cid.Cid]int{}}
 	m.store, err = mirror.New(mirror.Config{
 		Root: filepath.Join(filepath.Dir(home), foreignDir), OS: runtime.GOOS, Arch: runtime.GOARCH,
-		Account: m.account,
+		Account: m.account, FileRepos: os.Getenv(cellproto.EnvFileRepos) == "on",
 	}, mirror.Deps{Fetch: m, Build: builder{n}})
 	return m, err
 }
@@ -64,12 +100,19 @@ func (m *mirrors) add(ctx context.Context, target string, public bool, say func(
 	if want.Network, err = m.network(); err != nil {
 		return ctl.MirrorRow{}, err
 	}
+	row, _, err := m.make(ctx, want, say)
+	return row, err
+}
+
+// make makes a mirror and starts it, as add does of what has been found already.
+func (m *mirrors) make(ctx context.Context, want mirror.Want, say func(string)) (row ctl.MirrorRow, status ctl.Status, err error) {
+	defer m.begin(want.CID)()
 	made, fresh, err := m.store.Add(ctx, want, say)
 	if err != nil {
-		return ctl.MirrorRow{}, err
+		return row, status, err
 	}
-	say("starting " + made.Dir)
-	status, err := m.start(ctx, made, public && !fresh)
+	say("starting " + filepath.Base(made.Dir))
+	status, err = m.start(ctx, made, want.Public && !fresh)
 	if err != nil {
 		if fresh {
 			// Its time may be over: what does not run is removed all the same.
@@ -77,12 +120,12 @@ func (m *mirrors) add(ctx context.Context, target string, public bool, say func(
 				say("it cannot be removed: " + rerr.Error())
 			}
 		}
-		return ctl.MirrorRow{}, cellproto.Errorf("start the mirror of "+made.Name, cellproto.KindOf(err), "%w", err).
+		return row, status, cellproto.Errorf("start the mirror of "+made.Name, cellproto.KindOf(err), "%w", err).
 			WithHint("%s", cellproto.HintOf(err))
 	}
-	row := rowOf(made)
+	row = rowOf(made)
 	row.State, row.SandboxTier, row.Made = status.State, status.SandboxTier, fresh
-	return row, nil
+	return row, status, nil
 }
 
 // start has a mirror's nucleus and its program run. One that was not announced so far is started anew.
@@ -96,6 +139,11 @@ func (m *mirrors) start(ctx context.Context, made *mirror.Mirror, announce bool)
 	if err := wake(ctx, made.Dir); err != nil {
 		return ctl.Status{}, err
 	}
+	if made.Hosted {
+		if _, err := client.Return(ctx, leaseFor); err != nil {
+			return ctl.Status{}, fromControl("start "+made.Dir, err)
+		}
+	}
 	status, err := client.Run(ctx)
 	if err != nil {
 		return status, fromControl("start "+made.Dir, err)
@@ -106,7 +154,7 @@ func (m *mirrors) start(ctx context.Context, made *mirror.Mirror, announce bool)
 // network is what a mirror is told of this nucleus's network.
 func (m *mirrors) network() (mirror.Network, error) {
 	net := m.n.cfg.Network
-	out := mirror.Network{Name: net.Name, Listen: net.Listen, Bootstrap: net.Bootstrap, MDNS: net.MDNS}
+	out := mirror.Network{Name: net.Name, Listen: anyPorts(net.Listen), Bootstrap: net.Bootstrap, MDNS: net.MDNS}
 	if net.PSK == "" {
 		return out, nil
 	}
@@ -116,6 +164,37 @@ func (m *mirrors) network() (mirror.Network, error) {
 	}
 	out.PSK = psk
 	return out, nil
+}
+
+var fixedPort = regexp.MustCompile(`/(tcp|udp)/[0-9]+`)
+
+// anyPorts has addresses be listened on at whatever port is free: this nucleus has the others.
+func anyPorts(listen []string) []string {
+	out := make([]string, len(listen))
+	for i, a := range listen {
+		out[i] = fixedPort.ReplaceAllString(a, "/$1/0")
+	}
+	return out
+}
+
+// confinedFor is how long it is believed that strangers' programs can run here: to find out is to start a
+// program, and offers come from strangers too.
+const confinedFor = time.Minute
+
+// confinable is canConfine for what may be asked often. That something works is remembered; that it does not
+// is looked at anew.
+func (m *mirrors) confinable(ctx context.Context) error {
+	m.probe.Lock()
+	defer m.probe.Unlock()
+	now := time.Now()
+	if now.Sub(m.probed) < confinedFor {
+		return nil
+	}
+	err := canConfine(ctx)
+	if err == nil {
+		m.probed = now
+	}
+	return err
 }
 
 // canConfine says whether a stranger's program can run here at all.
@@ -138,7 +217,7 @@ func canConfine(ctx context.Context) error {
 func rowOf(m *mirror.Mirror) ctl.MirrorRow {
 	return ctl.MirrorRow{
 		CID: m.CID, Name: m.Name, Version: m.Version, Dir: m.Dir, Source: m.Source, Public: m.Public, LastUsed: m.LastUsed,
-		State: ctl.Stopped,
+		State: ctl.Stopped, Hosted: m.Hosted, AskedBy: m.AskedBy,
 	}
 }
 

@@ -14,8 +14,6 @@ import (
 
 	"github.com/adrg/xdg"
 	"github.com/coreos/go-systemd/v22/daemon"
-	ds "github.com/ipfs/go-datastore"
-	leveldb "github.com/ipfs/go-ds-leveldb"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -28,6 +26,7 @@ import (
 	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/mirror"
 	"github.com/celldnet/celld/node/call"
+	"github.com/celldnet/celld/node/give"
 	"github.com/celldnet/celld/node/program"
 )
 
@@ -44,6 +43,7 @@ type Config struct {
 	Stderr  bool                // the log goes to standard error too; another celld has to know
 	// Inherited is what another celld has handed over; nil: the nucleus starts.
 	Inherited *Inherited
+	Profile   Profile
 	Overdue   func() // called if it has not stopped stopLimit after it began to; nil: nothing
 }
 
@@ -69,6 +69,7 @@ const gcPercent = 50
 type nucleus struct {
 	cfg         *celltoml.Config
 	version     string
+	profile     Profile
 	log         *zap.Logger
 	identity    call.Identity
 	host        host.Host
@@ -82,9 +83,15 @@ type nucleus struct {
 	caller      *call.Caller
 	serving     *serving
 	swaps       *swaps
-	mirror      *mirror.Record // nil: the cell is the owner's own
+	mirror      *mirror.Record  // nil: the cell is the owner's own
+	placed      *give.Placement // nil: it is not hosted for somebody
+	cgroup      string          // of the sandboxes of a hosted cell
 	mirrors     *mirrors
 	placer      *placer
+	lease       *lease      // nil: not hosted for others
+	giver       *give.Giver // nil: not the home cell
+	depends     *depends
+	friends     friends
 	adverts     *adverts
 	reach       *reachability
 	begun       time.Time
@@ -125,6 +132,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	if err != nil {
 		return err
 	}
+	cfg.Profile.confine(toml)
 	record, err := asMirror(toml)
 	if err != nil {
 		return err
@@ -138,6 +146,9 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	sweepTrash(dir, deps.Log)
 	n := newNucleus(ctx, toml, cfg, deps)
 	n.stop, n.lock, n.mirror = cancel, lock, record
+	if err := n.place(); err != nil {
+		return err
+	}
 	started.add(n.tidy)
 	n.active.Store(time.Now().UnixNano())
 	if err := n.start(ctx, cfg, &started); err != nil {
@@ -160,6 +171,10 @@ func (n *nucleus) start(ctx context.Context, cfg Config, started *closers) (err 
 	if err := n.startHalves(ctx, started); err != nil {
 		return err
 	}
+	n.startLease(started)
+	if err := n.startGiving(cfg, started); err != nil {
+		return err
+	}
 	if err := n.listen(ctx, started); err != nil {
 		return err
 	}
@@ -167,6 +182,7 @@ func (n *nucleus) start(ctx context.Context, cfg Config, started *closers) (err 
 	n.welcome()
 	n.watchProgram(started)
 	n.noteUse(started)
+	n.retire(started)
 	n.log.Info("ready", zap.String("cell", n.cfg.Cell.Name), zap.Stringer("peer", n.identity.Peer), zap.Strings("addrs", n.addrs()))
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // without systemd there is nobody to tell
 	n.keepWatchdog(started)
@@ -200,7 +216,7 @@ func (n *nucleus) stay(ctx context.Context, cfg Config, started *closers) (err e
 func newNucleus(ctx context.Context, toml *celltoml.Config, cfg Config, deps Deps) *nucleus {
 	now := time.Now()
 	n := &nucleus{
-		cfg: toml, version: cfg.Version, log: deps.Log, begun: now, started: now, stderr: cfg.Stderr,
+		cfg: toml, version: cfg.Version, profile: cfg.Profile, log: deps.Log, begun: now, started: now, stderr: cfg.Stderr,
 		stopping: make(chan struct{}), serveCtx: context.WithoutCancel(ctx), taken: cfg.Inherited,
 	}
 	if n.taken != nil {
@@ -298,13 +314,16 @@ func (n *nucleus) startNetwork(ctx context.Context, started *closers) error {
 		return err
 	}
 	started.add(n.reach.close)
-	store, err := openStore(filepath.Join(n.cfg.Dir, "cache", "dht"), n.log)
-	if err != nil {
-		return err
+	store := memoryStore()
+	if n.profile != Router {
+		if store, err = openStore(filepath.Join(n.cfg.Dir, "cache", "dht"), n.log); err != nil {
+			return err
+		}
 	}
 	end(func() { store.Close() })
 	n.dht, err = dht.New(dht.Config{
 		Network: net.Name, Bootstrap: net.Bootstrap, MDNS: net.MDNS, Static: staticList(n.cfg),
+		ServerMode: n.profile.serverMode(),
 	}, dht.Deps{Host: h, Datastore: store, Log: n.log.Named("dht"), Seen: g.allow})
 	if err != nil {
 		return err
@@ -313,14 +332,12 @@ func (n *nucleus) startNetwork(ctx context.Context, started *closers) error {
 		return err
 	}
 	end(n.dht.Stop)
-	n.blocks, err = content.New(content.Config{
-		Dir:      filepath.Join(n.cfg.Dir, "cache", "blocks"),
-		Withhold: n.cfg.Privacy.Placement == celltoml.PlacementLocal, // also what was published before
-	},
-		content.Deps{
-			Host: h, Routing: n.dht.Routing(), Originals: n.originals.path,
-			Charge: n.charge, Log: n.log,
-		})
+	blocks := n.profile.content(n.cfg.Dir)
+	blocks.Withhold = n.cfg.Privacy.Placement == celltoml.PlacementLocal // also what was published before
+	n.blocks, err = content.New(blocks, content.Deps{
+		Host: h, Routing: n.dht.Routing(), Originals: n.originals.path,
+		Charge: n.charge, Friend: n.friends.only(n.cfg.Privacy.Placement), Log: n.log,
+	})
 	if err != nil {
 		return err
 	}
@@ -333,32 +350,13 @@ func (n *nucleus) startNetwork(ctx context.Context, started *closers) error {
 func (n *nucleus) openHost(g *gater) (host.Host, error) {
 	agent, same := "celld/"+n.version, *n.cfg
 	if same.Network.Listen = n.listenAddrs(); !slices.Equal(same.Network.Listen, n.cfg.Network.Listen) {
-		h, err := newHost(&same, n.identity.Host, g, agent)
+		h, err := newHost(&same, n.profile, n.identity.Host, g, agent)
 		if err == nil {
 			return h, nil
 		}
 		n.log.Warn("the addresses of the celld before cannot be listened on", zap.Error(err))
 	}
-	return newHost(n.cfg, n.identity.Host, g, agent)
-}
-
-// openStore opens the small database of the DHT. A damaged one is moved away: it only caches.
-func openStore(dir string, log *zap.Logger) (ds.Batching, error) {
-	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
-		return nil, cellproto.Errorf("open "+dir, cellproto.KindOf(err), "%w", err)
-	}
-	store, err := leveldb.NewDatastore(dir, nil)
-	if err == nil {
-		return store, nil
-	}
-	log.Warn("the DHT's store is damaged and starts anew", zap.Error(err))
-	if err := os.RemoveAll(dir); err != nil {
-		return nil, cellproto.Errorf("open "+dir, cellproto.Failed, "%w", err)
-	}
-	if store, err = leveldb.NewDatastore(dir, nil); err != nil {
-		return nil, cellproto.Errorf("open "+dir, cellproto.Failed, "%w", err)
-	}
-	return store, nil
+	return newHost(n.cfg, n.profile, n.identity.Host, g, agent)
 }
 
 // staticList gives [network] static with paths that are relative to the cell made absolute.
@@ -411,14 +409,16 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 	agent := "celld/" + n.version
 	n.server = call.NewServer(call.ServerConfig{
 		Name: n.cfg.Cell.Name, Agent: agent, Challenge: string(n.cfg.Auth.Challenge), AllowedKeys: allowed,
-		TokenTTL: n.cfg.Auth.TokenTTL, ShowSchema: n.cfg.Cell.Schema, OwnerUID: os.Getuid(),
+		TokenTTL: n.cfg.Auth.TokenTTL, ShowSchema: n.cfg.Cell.Schema, CheckArgs: n.cfg.Cell.Speaks == celltoml.JSONL, OwnerUID: os.Getuid(),
 	}, call.ServerDeps{Program: prog, Identity: n.identity, Outgoing: outgoing, Log: n.log.Named("server")})
+	n.friends.know(n.server, n.mirrors.account, allowed)
 	n.placer = newPlacer(n, started) // ends after the caller, which tells it
+	n.depends = newDepends(n, started)
 	caller = call.NewCaller(call.CallerConfig{
-		Dir: n.cfg.Dir, Agent: agent, Deps: n.cfg.Deps, RemoteCells: n.cfg.RemoteCells,
+		Dir: n.cfg.Dir, Agent: agent, Deps: n.cfg.Deps, RemoteCells: n.cfg.RemoteCells, SpotCheck: n.cfg.Caller.SpotCheck,
 	}, call.CallerDeps{
 		Host: n.host, Finder: finder{n.dht}, Blocks: n.blocks, Identity: n.identity,
-		Wake: wake, Own: n.server, Mirrors: n.mirrors.store, Raced: n.placer.raced, Log: n.log.Named("caller"),
+		Wake: wake, Own: n.server, Mirrors: n.mirrors, Repos: n.depends, Raced: n.placer.raced, Log: n.log.Named("caller"),
 	})
 	n.caller = caller
 	if n.taken != nil {
@@ -448,18 +448,22 @@ func (n *nucleus) newProgram(outgoing func(*cellproto.Conn, *cellproto.Frame), s
 		return nil, err
 	}
 	started.add(func() { out.Close() })
-	box, err := sandboxOf(n.cfg)
+	box, err := n.sandboxOf()
 	if err != nil {
 		return nil, err
 	}
 	if box != nil {
 		outgoing = nil // what it calls, it would call in the owner's name
 	}
+	accept, err := n.keepState(outgoing, started)
+	if err != nil {
+		return nil, err
+	}
 	cfg, deps := program.Config{
 		Dir: n.cfg.Dir, Name: n.cfg.Cell.Name, Binary: n.cfg.Cell.Binary, Speaks: n.cfg.Cell.Speaks,
 		FreezeAfter: n.cfg.LifeCycle.FreezeAfter, IdleTimeout: n.cfg.LifeCycle.IdleTimeout, Concurrency: n.cfg.Resources.Concurrency,
 		Sandbox: box,
-	}, program.Deps{Log: n.log.Named("program"), Output: out, Accept: outgoing, RolledBack: n.swaps.rolledBack, Proven: n.invite}
+	}, program.Deps{Log: n.log.Named("program"), Output: out, Accept: accept, RolledBack: n.swaps.rolledBack, Proven: n.invite}
 	p := n.adoptProgram(cfg, deps)
 	if p == nil {
 		if p, err = program.New(cfg, deps); err != nil {
@@ -492,7 +496,7 @@ func (n *nucleus) waitForEnd(ctx context.Context) (retired bool, next *departure
 		case <-timer.C:
 		}
 		left := limit - time.Since(n.lastUsed())
-		if left <= 0 && n.load().InFlight == 0 && n.asked.Load() == 0 {
+		if left <= 0 && !n.gives() && n.load().InFlight == 0 && n.asked.Load() == 0 {
 			n.log.Info("nobody has called for nucleus_timeout", zap.Duration("timeout", limit))
 			return true, nil
 		}

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -10,6 +11,8 @@ import (
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/celltoml"
+	"github.com/celldnet/celld/cellproto/signed"
+	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/mirror"
 	"github.com/celldnet/celld/node/call"
 )
@@ -18,14 +21,20 @@ const (
 	// missedAgain is how soon a cell is raced again whose best provider misses the objective, as long as
 	// it is called: so five misses take seconds, not minutes.
 	missedAgain = time.Second
+	// goneAgain is the same where there is a copy near by, which is not found at the moment.
+	goneAgain = 3 * time.Second
 	// placeTimeout bounds the making of one copy.
 	placeTimeout = 10 * time.Minute
 	// maxPlaced is of how many cells the races are remembered.
 	maxPlaced = 256
+	// thereGrace is how long the copy at a donor may be missing in races before another place is looked for.
+	thereGrace = 20 * time.Second
+	// compareAgain is how often a cell is compared with the mirrors of other versions.
+	compareAgain = 5 * time.Minute
 )
 
-// placer hears how this nucleus's races go and has a copy made where the objective is missed. Calls go on
-// meanwhile and never wait for it.
+// placer hears how this nucleus's races go and has a copy made where the objective is missed: at a donor
+// near by, else here. Calls go on meanwhile and never wait for it. What it does is in placing.go.
 type placer struct {
 	n      *nucleus
 	ctx    context.Context
@@ -36,13 +45,23 @@ type placer struct {
 	cells map[cid.Cid]*placement
 }
 
-// placement is what the placer knows of one cell.
+// placement is what the placer knows of one cell. placer.mu guards it.
 type placement struct {
-	races    []mirror.Outcome // the last MissesToPlace
-	making   bool
-	failures int
-	failed   time.Time
-	why      string // of the last decision, for the log
+	name      string
+	situation mirror.Situation // as of the last race; its Races, Donors and what failed count
+	making    bool
+	there     *there
+	why       string // of the last decision
+	step      string // what is going on
+	since     time.Time
+	compared  time.Time // with the mirrors of other versions
+	public    bool      // the mirror that this one follows is announced
+}
+
+// there is a copy at a donor.
+type there struct {
+	donor, mirror cellproto.PeerID
+	seen          time.Time // in a race, or made
 }
 
 func newPlacer(n *nucleus, started *closers) *placer {
@@ -59,43 +78,120 @@ func (p *placer) raced(out call.Raced) time.Duration {
 		p.n.log.Warn("a caller's objective cannot be read", zap.Stringer("cell", out.Cell), zap.Error(err))
 		return 0
 	}
+	outcome := mirror.Outcome{Score: out.Best}
+	if objective.Clone && objective.MinBandwidth > 0 && out.Bandwidth != nil {
+		outcome.Bandwidth = out.Bandwidth() // real bytes, so only where somebody wants a copy for their sake
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ctx.Err() != nil {
 		return 0
 	}
-	c := p.cells[out.Cell]
+	now := time.Now()
+	c := p.of(out.Cell)
+	s := &c.situation
+	s.Objective, s.HaveDonors, s.HereAllowed = objective, p.n.cfg.Network.Name != offline, true // the latter is looked at when it matters
+	s.Races = append(s.Races, outcome)
+	s.Races = s.Races[max(len(s.Races)-mirror.MissesToPlace, 0):]
+	if out.Manifest != nil {
+		c.name = out.Manifest.Name
+		s.Placement, s.Friend = celltoml.Placement(out.Manifest.Privacy), out.Manifest.Owner == p.n.mirrors.account
+		if out.Best > 0 && now.Sub(c.compared) >= compareAgain {
+			c.compared = now
+			p.work.Go(func() { p.compare(out.Cell, out.Manifest, c) })
+		}
+	}
+	c.lookThere(now, out.Answered)
+	if p.act(out.Cell, c, now) {
+		return 0
+	}
+	if !objective.Clone || objective.Empty() || !objective.Misses(s.Races[len(s.Races)-1]) {
+		return 0
+	}
+	switch s.Copy {
+	case mirror.NoCopy:
+		return missedAgain
+	case mirror.There: // it is not: its machine may be starting anew
+		return goneAgain
+	}
+	return 0
+}
+
+// of gives what is known of a cell. p.mu is held.
+func (p *placer) of(cell cid.Cid) *placement {
+	c := p.cells[cell]
 	if c == nil {
 		if len(p.cells) >= maxPlaced {
 			p.forget()
 		}
 		c = &placement{}
-		p.cells[out.Cell] = c
+		p.cells[cell] = c
 	}
-	c.races = append(c.races, mirror.Outcome{Score: out.Best})
-	c.races = c.races[max(len(c.races)-mirror.MissesToPlace, 0):]
-	s := mirror.Situation{
-		Objective: objective, Races: c.races, Copy: p.copy(out.Cell, c), HereAllowed: true, Failures: c.failures, Failed: c.failed,
-	}
-	if out.Manifest != nil {
-		account := p.n.mirrors.account
-		s.Placement, s.Friend = celltoml.Placement(out.Manifest.Privacy), out.Manifest.Owner == account
-	}
-	d := mirror.Decide(time.Now(), s)
+	return c
+}
+
+// note says what was decided, if that is another thing than before. p.mu is held.
+func (p *placer) note(cell cid.Cid, c *placement, d mirror.Decision) {
 	if d.Why != c.why {
-		p.n.log.Debug("placement", zap.Stringer("cell", out.Cell), zap.Stringer("action", d.Action), zap.String("why", d.Why))
+		p.n.log.Debug("placement", zap.Stringer("cell", cell), zap.Stringer("action", d.Action), zap.String("why", d.Why))
 		c.why = d.Why
 	}
-	if d.Action == mirror.MirrorHere {
-		c.making = true
-		p.work.Go(func() { p.make(out.Cell, c) })
-		return 0
-	}
-	if objective.Clone && !objective.Empty() && s.Copy == mirror.NoCopy && objective.Misses(c.races[len(c.races)-1]) {
-		return missedAgain
-	}
-	return 0
 }
+
+// lookThere sees whether the copy at a donor is still there: its owner may have come back.
+func (c *placement) lookThere(now time.Time, answered []cellproto.PeerID) {
+	switch {
+	case c.there == nil:
+	case slices.Contains(answered, c.there.mirror):
+		c.there.seen = now
+	case now.Sub(c.there.seen) > thereGrace:
+		c.there = nil
+		c.situation.AskedDonors, c.situation.Donors = time.Time{}, nil
+	}
+}
+
+// act begins what is due about a cell, and reports whether it did. p.mu is held.
+func (p *placer) act(cell cid.Cid, c *placement, now time.Time) bool {
+	c.situation.Copy = p.copy(cell, c)
+	d := mirror.Decide(now, c.situation)
+	if !c.making {
+		p.note(cell, c, d)
+	}
+	if c.making || d.Action != mirror.AskDonors && d.Action != mirror.PlaceAt && d.Action != mirror.MirrorHere {
+		return false
+	}
+	c.making, c.since = true, now
+	p.work.Go(func() { p.pursue(cell, c) })
+	return true
+}
+
+// compare looks whether a cell that serves is a newer version of what is mirrored here. What it replaces is to
+// retire, and if that was in use, gets a copy of the newer one for a successor.
+func (p *placer) compare(cell cid.Cid, m *signed.Manifest, c *placement) {
+	ctx, cancel := context.WithTimeout(p.ctx, compareTimeout)
+	defer cancel()
+	before, err := p.n.mirrors.replacedBy(ctx, cell, m)
+	if err != nil {
+		p.n.log.Warn("cannot look for mirrors of older versions", zap.Stringer("cell", cell), zap.Error(err))
+		return
+	}
+	for _, b := range before {
+		if b.Hosted || mirror.State(ctx, b.Dir) == ctl.Stopped {
+			continue // what is hosted for others, others want followed
+		}
+		p.mu.Lock()
+		c.situation.Follows, c.public = true, c.public || b.Public
+		p.mu.Unlock()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.situation.Follows && p.ctx.Err() == nil {
+		p.act(cell, c, time.Now())
+	}
+}
+
+// compareTimeout bounds the reading of a cell's history.
+const compareTimeout = time.Minute
 
 func (p *placer) copy(cell cid.Cid, c *placement) mirror.Copy {
 	if c.making {
@@ -104,11 +200,20 @@ func (p *placer) copy(cell cid.Cid, c *placement) mirror.Copy {
 	if _, ok := p.n.mirrors.store.Dir(cell); ok {
 		return mirror.Here
 	}
+	if c.there != nil {
+		return mirror.There
+	}
 	return mirror.NoCopy
 }
 
 // forget makes room for another cell. p.mu is held.
 func (p *placer) forget() {
+	for id, c := range p.cells {
+		if !c.making && c.there == nil {
+			delete(p.cells, id)
+			return
+		}
+	}
 	for id, c := range p.cells {
 		if !c.making {
 			delete(p.cells, id)
@@ -117,24 +222,39 @@ func (p *placer) forget() {
 	}
 }
 
-// make makes the copy.
-func (p *placer) make(cell cid.Cid, c *placement) {
-	ctx, cancel := context.WithTimeout(p.ctx, placeTimeout)
-	defer cancel()
-	log := p.n.log.With(zap.Stringer("cell", cell))
-	log.Info("its best provider misses the objective: copying it here")
-	row, err := p.n.mirrors.add(ctx, cell.String(), false, func(text string) { log.Debug("copying", zap.String("step", text)) })
+// rows gives the cells for which a copy is wanted or was made, for people.
+func (p *placer) rows() []ctl.Placement {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c.making = false
-	if err == nil {
-		c.failures, c.races = 0, nil
-		log.Info("the copy serves", zap.String("dir", row.Dir), zap.String("tier", row.SandboxTier))
-		return
+	var rows []ctl.Placement
+	for id, c := range p.cells {
+		if !c.situation.Objective.Clone || c.situation.Objective.Empty() {
+			continue
+		}
+		row := ctl.Placement{CID: id.String(), Name: c.name, Why: c.why, Since: c.since, State: ctl.PlacementNone}
+		switch copied := p.copy(id, c); copied {
+		case mirror.Making:
+			row.State, row.Step = ctl.PlacementMaking, c.step
+		case mirror.Here:
+			row.State = ctl.PlacementHere
+		case mirror.There:
+			row.State, row.Donor, row.Mirror = ctl.PlacementThere, string(c.there.donor), string(c.there.mirror)
+		}
+		rows = append(rows, row)
 	}
-	if cellproto.KindOf(err) != cellproto.Canceled {
-		log.Warn("cannot copy it", zap.Error(err), zap.String("hint", cellproto.HintOf(err)))
+	slices.SortFunc(rows, func(a, b ctl.Placement) int { return b.Since.Compare(a.Since) })
+	return rows[:min(len(rows), maxPlacementRows)]
+}
+
+// maxPlacementRows bounds what status tells.
+const maxPlacementRows = 16
+
+// placementOf gives what is known of one cell's placement, in a line; "": nothing.
+func (p *placer) placementOf(cell cid.Cid) string {
+	for _, row := range p.rows() {
+		if row.CID == cell.String() {
+			return row.String()
+		}
 	}
-	c.failures++
-	c.failed = time.Now()
+	return ""
 }

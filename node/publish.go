@@ -28,17 +28,8 @@ const announceWait = 5 * time.Second
 // them and is signed by the owner, and all is announced. Each step says what it does.
 func (n *nucleus) publish(ctx context.Context, say func(string)) (ctl.Published, error) {
 	op := "publish " + n.cfg.Cell.Name
-	if n.cfg.Headless() {
-		return ctl.Published{}, cellproto.Errorf(op, cellproto.BadInput, "a nucleus without a program has nothing to publish").
-			WithHint("Set binary in cell.toml.")
-	}
-	if n.mirror != nil {
-		return ctl.Published{}, cellproto.Errorf(op, cellproto.Denied, "it is a mirror: the cell is somebody else's").
-			WithHint("cellctl mirror add %s --public announces it as it is.", n.mirror.CID)
-	}
-	if n.cfg.Privacy.Placement == celltoml.PlacementLocal {
-		return ctl.Published{}, cellproto.Errorf(op, cellproto.Denied, `placement is "local": this cell never leaves the machine`).
-			WithHint("Set placement under [privacy] in cell.toml to public, if that is meant.")
+	if err := n.mayPublish(op); err != nil {
+		return ctl.Published{}, err
 	}
 	if err := n.swaps.catchUp(ctx, say); err != nil {
 		return ctl.Published{}, err
@@ -69,6 +60,25 @@ func (n *nucleus) publish(ctx context.Context, say func(string)) (ctl.Published,
 		say("the name is not published yet, and goes on: " + err.Error())
 	}
 	return ctl.Published{CID: id.String(), Name: m.Name, Version: m.Version, IPNS: name}, nil
+}
+
+// mayPublish says whether the cell may be published at all. Every way to do so asks.
+func (n *nucleus) mayPublish(op string) error {
+	switch {
+	case n.cfg.Headless():
+		return cellproto.Errorf(op, cellproto.BadInput, "a nucleus without a program has nothing to publish").
+			WithHint("Set binary in cell.toml.")
+	case n.mirror != nil:
+		hint := ""
+		if n.mirror.CID != "" {
+			hint = "cellctl mirror add " + n.mirror.CID + " --public announces it as it is."
+		}
+		return cellproto.Errorf(op, cellproto.Denied, "it is a mirror: the cell is somebody else's").WithHint("%s", hint)
+	case n.cfg.Privacy.Placement == celltoml.PlacementLocal:
+		return cellproto.Errorf(op, cellproto.Denied, `placement is "local": this cell never leaves the machine`).
+			WithHint("Set placement under [privacy] in cell.toml to public, if that is meant.")
+	}
+	return nil
 }
 
 // prepare makes the program in bin/ blocks, and describes the cell with it.
@@ -139,7 +149,7 @@ func (n *nucleus) manifest(ctx context.Context, a signed.Artefact, schema *cellp
 			return signed.Manifest{}, err
 		}
 		m.Schema, m.SchemaHash = link, schema.Hash()
-		m.Accepted = []cellproto.SchemaHash{m.SchemaHash}
+		m.Accepted = n.serving.accepted(schema)
 	}
 	if cfg.Artefact.Repo != "" {
 		m.Source = &signed.Source{
@@ -184,6 +194,9 @@ func (s *serving) publish(ctx context.Context, m signed.Manifest, schema *cellpr
 }
 
 func (s *serving) publishLocked(ctx context.Context, m signed.Manifest, schema *cellproto.Schema) (cid.Cid, error) {
+	if err := s.n.mayPublish("publish " + m.Name); err != nil {
+		return cid.Undef, err
+	}
 	if last, id := s.lastPublished(); last != nil {
 		m = m.After(*last, id)
 	}

@@ -2,11 +2,13 @@ package node
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -109,6 +111,38 @@ func (s *serving) lastPublished() (*signed.Manifest, cid.Cid) {
 		return nil, cid.Undef
 	}
 	return m, id
+}
+
+// maxAccepted is how many schemas a manifest says that the program understands: as many as fit an advert.
+const maxAccepted = 32
+
+// accepted gives the schemas that callers may hold: that of the program, and those of the versions before
+// that it still serves (cellproto.Compatible), of the newest ones.
+func (s *serving) accepted(schema *cellproto.Schema) []cellproto.SchemaHash {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	type version struct {
+		created int64
+		schema  *cellproto.Schema
+	}
+	var before []version
+	for _, c := range s.versions() {
+		m, _, err := s.openVersion(c)
+		if err != nil || m.Name != s.n.cfg.Cell.Name {
+			continue
+		}
+		if old, err := s.versionSchema(c, m); err == nil && old != nil {
+			before = append(before, version{m.Created, old})
+		}
+	}
+	slices.SortFunc(before, func(a, b version) int { return cmp.Compare(b.created, a.created) })
+	out := []cellproto.SchemaHash{schema.Hash()}
+	for _, v := range before {
+		if h := v.schema.Hash(); len(out) < maxAccepted && !slices.Contains(out, h) && len(cellproto.Compatible(v.schema, schema)) == 0 {
+			out = append(out, h)
+		}
+	}
+	return out
 }
 
 // newestVersion looks for the version that was published last among all that are kept, and notes it,

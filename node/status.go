@@ -13,7 +13,7 @@ func (n *nucleus) status() ctl.Status {
 	s := ctl.Status{
 		Name: n.cfg.Cell.Name, Version: n.serving.releaseVersion(), State: ctl.Idle, NucleusPID: os.Getpid(),
 		PeerID: n.identity.Peer.String(), Addrs: n.addrs(), Network: n.cfg.Network.Name,
-		InFlight: load.InFlight, Served: load.Served, SandboxTier: string(n.cfg.Sandbox.Tier), Dir: n.cfg.Dir,
+		InFlight: load.InFlight, Served: load.Served, SandboxTier: string(n.cfg.Sandbox.Tier), Dir: n.cfg.Dir, Profile: string(n.profile),
 		Celld: n.version, CelldStarted: n.started.UTC(), Upgrade: n.upgraded,
 	}
 	n.serving.mu.Lock()
@@ -42,6 +42,6 @@ func (n *nucleus) status() ctl.Status {
 			s.State = ctl.Frozen
 		}
 	}
-	s.Patch = n.patches.status()
+	s.Patch, s.Placements = n.patches.status(), n.placer.rows()
 	return s
 }

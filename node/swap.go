@@ -54,6 +54,11 @@ func (s *swaps) swap(ctx context.Context, req swapRequest, say func(string)) (ct
 		return ctl.Swapped{}, cellproto.Errorf(op, cellproto.BadInput, "a nucleus without a program has nothing to swap").
 			WithHint("Set binary in cell.toml and restart the nucleus.")
 	}
+	if req.Publish {
+		if err := n.mayPublish(op); err != nil {
+			return ctl.Swapped{}, err
+		}
+	}
 	select {
 	case s.busy <- struct{}{}:
 		defer func() { <-s.busy }()

@@ -116,6 +116,22 @@ race_detector() {
 	fi
 }
 
+# other_languages prepares the tests of clients that are not in Go, which are left out without it.
+other_languages() {
+	missing=
+	for pair in python3:python3 node:nodejs tsc:node-typescript; do
+		if ! command -v "${pair%%:*}" >/dev/null 2>&1; then missing="$missing ${pair#*:}"; fi
+	done
+	if [ -z "$missing" ]; then return 0; fi
+	if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
+		echo "Installing$missing, which tests of generated clients need."
+		# shellcheck disable=SC2086 # several packages
+		{ apt-get update && apt-get install -y --no-install-recommends $missing; } >/dev/null || :
+	else
+		echo "Without$missing some tests of generated clients are left out."
+	fi
+}
+
 # have_cc reports whether the C compiler that go uses makes a program.
 have_cc() {
 	cc_dir=$(mktemp -d) || return 1

@@ -1,7 +1,8 @@
 #!/bin/sh
 # What takes too long for every commit: the tests twice more, with CELL_LONG=1 for those that do more
 # when they may; every fuzz target for a while; the other platforms; the testnet in containers, where
-# docker answers; homes behind NATs in network namespaces, as root. Run scripts/test.sh first.
+# docker answers; homes behind NATs, and machines far and near, in network namespaces, as root. Run
+# scripts/test.sh first.
 #
 # usage: scripts/test-long.sh
 #
@@ -49,5 +50,10 @@ if [ "$(id -u)" -eq 0 ] && command -v ip >/dev/null 2>&1 && command -v iptables 
 	step 'homes behind NATs' scripts/nat.sh
 else
 	echo 'This is not root with ip and iptables: the homes behind NATs are left out.'
+fi
+if [ "$(id -u)" -eq 0 ] && [ -e /dev/net/tun ]; then
+	step 'machines far and near' scripts/scenario.sh
+else
+	echo 'This is not root with /dev/net/tun: the machines far and near are left out.'
 fi
 tally

@@ -29,6 +29,7 @@ build() {
 
 tests() {
 	race_detector
+	other_languages
 	CGO_ENABLED=$cgo go test ${race:+"$race"} -timeout 15m ./...
 }
 

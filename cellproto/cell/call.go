@@ -208,7 +208,7 @@ func replyError(ctx context.Context, f *Function, err error) error {
 	var known *cellproto.Error
 	var remote *remoteError
 	switch {
-	case errors.As(err, &remote) && remote.err.Kind.NeverRan():
+	case errors.As(err, &remote) && (remote.err.Kind.NeverRan() || remote.err.Kind == cellproto.BadReply):
 		again := f.flags.Pure || f.flags.Idempotent
 		if again && (remote.err.Kind == cellproto.Unavailable || remote.err.Kind == cellproto.Overloaded) {
 			return err

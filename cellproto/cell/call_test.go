@@ -104,6 +104,31 @@ func TestClientVariants(t *testing.T) {
 	}
 }
 
+// TestClientQuorum asks a nucleus for a quorum, and one that knows nothing of it.
+func TestClientQuorum(t *testing.T) {
+	meta := map[string]string{cellproto.MetaAgreed: "2", cellproto.MetaAsked: "3", cellproto.MetaLiars: "a b"}
+	asked := make(chan string, 1)
+	p := start(t, programConfig{accept: func(c *cellproto.Conn, f *cellproto.Frame) {
+		asked <- f.Header.Meta[cellproto.MetaQuorum]
+		_ = c.Queue(&cellproto.Frame{Type: cellproto.TypeReply, ID: f.ID, Header: cellproto.Header{Codec: cellproto.JSON, Meta: meta}, Payload: []byte("1")})
+		c.FlushLater(c)
+	}}, Func("ask", func(ctx context.Context, in struct{ Quorum string }) (string, error) {
+		r, err := Do(ctx, &Request{To: "other", Func: "f", Quorum: in.Quorum})
+		if err != nil {
+			return "", err
+		}
+		agreed, asked, liars := r.Quorum()
+		return fmt.Sprint(agreed, asked, liars), nil
+	}))
+	for q, want := range map[string]string{"2of3": `"2 3 [a b]"`, "": `"0 0 []"`} {
+		got, err := p.json(t, "ask", `{"Quorum":"`+q+`"}`)
+		check(t, got, err, want, 0)
+		if said := <-asked; said != q {
+			t.Errorf("the nucleus was asked for %q, want %q", said, q)
+		}
+	}
+}
+
 func TestClientLimits(t *testing.T) {
 	p := start(t, programConfig{}, FuncRaw("echo", echo))
 	client := NewClient(p.Conn)
@@ -113,6 +138,7 @@ func TestClientLimits(t *testing.T) {
 		"target of 600 bytes":   {Func: "f", To: strings.Repeat("t", 600)},
 		"key of 65 bytes":       {Func: "f", Key: strings.Repeat("k", 65)},
 		"cannot encode":         {Func: "f", Args: make(chan int)},
+		"4of8: two different":   {Func: "f", Quorum: "4of8"},
 	} {
 		_, err := client.Do(t.Context(), r)
 		check(t, "", err, want, cellproto.BadInput)

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"io"
 	"reflect"
+	"strconv"
+	"strings"
 
 	"github.com/celldnet/celld/cellproto"
 )
@@ -13,11 +15,14 @@ import (
 // Client calls cells through the nucleus, over the connection that the program serves. Functions
 // and Config.Background have one in their context, which Call and Do use.
 type Client struct {
-	conn *cellproto.Conn
+	conn          *cellproto.Conn
+	calls, bodies chan struct{} // places for calls of a Store
 }
 
 // NewClient calls over conn, whose owner runs and closes it.
-func NewClient(conn *cellproto.Conn) *Client { return &Client{conn: conn} }
+func NewClient(conn *cellproto.Conn) *Client {
+	return &Client{conn: conn, calls: make(chan struct{}, storeCalls), bodies: make(chan struct{}, storeBodies)}
+}
 
 type clientKey struct{}
 
@@ -32,15 +37,35 @@ type Request struct {
 	To   string // a name of [deps], a CID, an IPNS name or a domain; "" is this cell itself
 	Func string
 	// Args is a struct or a map, sent as CBOR; []byte is sent as it is, json.RawMessage as JSON. At
-	// most cellproto.MaxArgs bytes when encoded. Nil: none.
+	// most cellproto.MaxArgs bytes when encoded. CBOR is sent as it is. Nil: none.
 	Args any
 	Key  string    // idempotency key, at most 64 bytes; "" for none
 	Body io.Reader // streamed after the arguments, or nil
+	// Quorum asks several providers of a pure function: "2of3" asks three in different networks, of whom
+	// two must give the same reply. See Reply.Quorum. "" asks one. A body has at most 1 MiB then.
+	Quorum string
 }
 
 // Reply is the answer to a Request. Its body must be closed, if it has one; Decode and Bytes do so.
 type Reply struct {
-	reply cellproto.Reply
+	reply  cellproto.Reply
+	quorum bool
+}
+
+// Quorum says how a reply came about that several providers were asked for: how many have answered, how
+// many of them agreed, and the peers that gave another reply, which the nucleus does not ask for a while.
+// Without Request.Quorum it is 0, 0, nil.
+func (r *Reply) Quorum() (agreed, asked int, liars []cellproto.PeerID) {
+	if !r.quorum {
+		return 0, 0, nil
+	}
+	meta := r.reply.Header.Meta
+	agreed, _ = strconv.Atoi(meta[cellproto.MetaAgreed])
+	asked, _ = strconv.Atoi(meta[cellproto.MetaAsked])
+	for _, p := range strings.Fields(meta[cellproto.MetaLiars]) {
+		liars = append(liars, cellproto.PeerID(p))
+	}
+	return agreed, asked, liars
 }
 
 // Body gives the whole reply as a stream.
@@ -56,7 +81,7 @@ func (r *Reply) Bytes(limit int64) ([]byte, error) { return r.reply.Bytes(limit)
 
 // Decode decodes a reply of at most 64 MiB. Fields that into does not have are passed over: a newer
 // cell may say more. Raw bytes are decoded into a *[]byte only, else the error is Unsupported; what
-// does not fit into is Incompatible.
+// does not fit into is BadReply.
 func (r *Reply) Decode(into any) error {
 	data, err := r.reply.Bytes(maxReply)
 	if err != nil {
@@ -106,7 +131,7 @@ func (cl *Client) Do(ctx context.Context, r *Request) (*Reply, error) {
 		c.detach()
 		request.Header.Trace = []byte(c.given.trace)
 	}
-	reply := new(Reply)
+	reply := &Reply{quorum: r.Quorum != ""}
 	if err := cl.conn.CallInto(ctx, &request, &reply.reply); err != nil {
 		return nil, remote(err)
 	}
@@ -120,12 +145,20 @@ func (r *Request) encode(out *cellproto.Request) error {
 		return err
 	}
 	out.Body, out.Header.Func, out.Header.To, out.Header.Key = r.Body, r.Func, r.To, []byte(r.Key)
+	if r.Quorum != "" {
+		if _, err := cellproto.ParseQuorum(r.Quorum); err != nil {
+			return err
+		}
+		out.Header.Meta = map[string]string{cellproto.MetaQuorum: r.Quorum}
+	}
 	switch args := r.Args.(type) {
 	case nil:
 	case []byte:
 		out.Payload = args
 	case json.RawMessage:
 		out.Payload, out.Header.Codec = args, cellproto.JSON
+	case CBOR:
+		out.Payload, out.Header.Codec = args, cellproto.CBOR
 	default:
 		var err error
 		if out.Payload, err = cborEncoder.Marshal(args); err != nil {

@@ -240,7 +240,7 @@ func decodeReply(codec cellproto.Codec, data []byte, into any) error {
 		*b = data
 	}
 	if err != nil {
-		return cellproto.Errorf("decode reply", cellproto.Incompatible, "%w", err)
+		return cellproto.Errorf("decode reply", cellproto.BadReply, "%w", err)
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ const (
 
 // serve runs the connection until it ends, and waits for what it began.
 func (s *server) serve(ctx context.Context, conn *cellproto.Conn, l *link) error {
-	base := context.WithValue(context.WithoutCancel(ctx), clientKey{}, &Client{conn: conn})
+	base := context.WithValue(context.WithoutCancel(ctx), clientKey{}, NewClient(conn))
 	s.base, s.stop = context.WithCancel(base)
 	defer s.stop()
 	ran := make(chan error, 1)

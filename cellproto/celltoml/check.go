@@ -224,8 +224,8 @@ func checkBLAKE3(s string) *fault {
 	return nil
 }
 
-// checkDep takes the four ways to name another cell. Only a path can be told apart without asking
-// anyone, and an absolute one would break on every other machine.
+// checkDep takes the four ways to name another cell. Only a path and a repository can be told apart without
+// asking anyone; an absolute path would break on every other machine.
 func checkDep(s string) *fault {
 	const hint = `Give "../path", a CID, a name, or a git URL with "@ref".`
 	switch {
@@ -236,7 +236,8 @@ func checkDep(s string) *fault {
 	case strings.HasPrefix(s, "-"):
 		return faultf(hint, "must not begin with -: %s", quote(s))
 	}
-	return nil
+	_, _, f := gitDep(s)
+	return f
 }
 
 func checkRemote(s string) *fault {

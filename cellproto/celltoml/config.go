@@ -24,6 +24,7 @@ type Config struct {
 	Auth        Auth
 	Resources   Resources
 	SLO         SLO
+	Caller      Caller
 	Artefact    Artefact
 	Deps        map[string]string // name -> ../path, CID, name, or git url@ref; never nil
 	RemoteCells map[string]string // name -> path of a Unix socket, or multiaddr; never nil
@@ -82,6 +83,7 @@ const (
 type Resources struct {
 	CPU         float64 // cores; 0.01 to 1024
 	Memory      int64   // bytes; 1 MiB to 16 TiB
+	Disk        int64   // bytes that its state may take in data/store; 1 MiB to 16 TiB
 	GPU         string  // always "" for now
 	Concurrency int     // calls in flight in the program; 1 to cellproto.MaxStreams
 }
@@ -91,6 +93,11 @@ type SLO struct {
 	MaxP99Ms         int // milliseconds
 	MinBandwidthMbps int // Mbit/s
 	CloneOnViolation bool
+}
+
+// Caller says how this cell calls others.
+type Caller struct {
+	SpotCheck float64 // share of the calls of pure functions whose replies are checked; 0 to 1
 }
 
 // ArtefactType is the way to get the cell that its owner prefers.
@@ -167,8 +174,9 @@ func Default() *Config {
 		Cell:        Cell{Version: "0.1.0", Schema: true, Speaks: Frames},
 		LifeCycle:   LifeCycle{FreezeAfter: 30 * time.Second, IdleTimeout: 600 * time.Second, KeepLog: true},
 		Auth:        Auth{Challenge: ChallengeSimple, TokenTTL: 10 * time.Minute},
-		Resources:   Resources{CPU: 1, Memory: 256 << 20, Concurrency: 100},
+		Resources:   Resources{CPU: 1, Memory: 256 << 20, Disk: 64 << 20, Concurrency: 100},
 		SLO:         SLO{MaxP99Ms: 150, MinBandwidthMbps: 100, CloneOnViolation: true},
+		Caller:      Caller{SpotCheck: 0.01},
 		Deps:        map[string]string{},
 		RemoteCells: map[string]string{},
 		Network: Network{

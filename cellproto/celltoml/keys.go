@@ -77,12 +77,15 @@ var keys = [...]key{
 
 	{path: "resources.cpu", kind: number, at: func(c *Config) any { return &c.Resources.CPU }, min: 0.01, max: maxCPU},
 	{path: "resources.memory", kind: size, at: func(c *Config) any { return &c.Resources.Memory }, min: minMemory, max: maxMemory},
+	{path: "resources.disk", kind: size, at: func(c *Config) any { return &c.Resources.Disk }, min: minMemory, max: maxMemory},
 	{path: "resources.gpu", kind: text, at: func(c *Config) any { return &c.Resources.GPU }, optional: true, check: checkGPU},
 	{path: "resources.concurrency", kind: integer, at: func(c *Config) any { return &c.Resources.Concurrency }, min: 1, max: cellproto.MaxStreams},
 
 	{path: "slo.max_p99_ms", kind: integer, at: func(c *Config) any { return &c.SLO.MaxP99Ms }, max: maxP99Ms},
 	{path: "slo.min_bandwidth_mbps", kind: integer, at: func(c *Config) any { return &c.SLO.MinBandwidthMbps }, max: maxMbps},
 	{path: "slo.clone_on_violation", kind: flag, at: func(c *Config) any { return &c.SLO.CloneOnViolation }},
+
+	{path: "caller.spot_check", kind: number, at: func(c *Config) any { return &c.Caller.SpotCheck }, max: 1},
 
 	{path: "artefact.type", kind: text, at: func(c *Config) any { return (*string)(&c.Artefact.Type) }, optional: true,
 		choices: []string{string(ArtefactSource), string(ArtefactBinary)}},

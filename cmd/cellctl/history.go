@@ -19,10 +19,15 @@ func (a *app) historyCmd() *cobra.Command {
 		ValidArgsFunction: completeTarget,
 	}
 	timeout := timeoutFlag(cmd, cellproto.DefaultTimeout)
+	diff := cmd.Flags().String("diff", "", "compare two versions: A..B, each a CID, a version number, or ~N for the Nth before the newest; \"~1..~0\" alone")
+	cmd.Flags().Lookup("diff").NoOptDefVal = "~1..~0"
 	runs := cmd.Flags().Bool("runs", false, "list what ran when in the cell's directory TARGET instead")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *runs {
 			return a.showRuns(first(args))
+		}
+		if *diff != "" {
+			return a.askOwn(cmd, args, *timeout, func(q question) error { return a.compareVersions(q, *diff) })
 		}
 		return a.askOwn(cmd, args, *timeout, func(q question) error {
 			rows, err := q.client.History(q.ctx, q.target.text)

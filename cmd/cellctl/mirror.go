@@ -108,10 +108,17 @@ func (a *app) showMirrors(rows []ctl.MirrorRow) error {
 	table := [][]string{{"NAME", "VERSION", "STATE", "LAST USED", "CID", "DIR"}}
 	for _, r := range rows {
 		state := r.State
-		if r.Public {
+		switch {
+		case r.Hosted:
+			state += ", hosted"
+		case r.Public:
 			state += ", public"
 		}
-		table = append(table, []string{r.Name, r.Version, state, r.LastUsed.Local().Format(time.DateTime), r.CID, r.Dir})
+		is := r.CID
+		if is == "" {
+			is = r.Source // a repository and a commit
+		}
+		table = append(table, []string{r.Name, r.Version, state, r.LastUsed.Local().Format(time.DateTime), is, r.Dir})
 	}
 	return a.table(table)
 }

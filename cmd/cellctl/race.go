@@ -2,6 +2,7 @@ package main
 
 import (
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,7 +18,19 @@ func (a *app) raceCmd() *cobra.Command {
 		ValidArgsFunction: completeTarget,
 	}
 	timeout := timeoutFlag(cmd, cellproto.DefaultTimeout)
+	watch := cmd.Flags().BoolP("watch", "w", false, "show each race as it is held, by calls too, until ^C; with --json a line each")
+	every := durationFlag(10 * time.Second)
+	cmd.Flags().Var(&every, "every", "with --watch: hold a race when there was none for so long")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *watch {
+			if err := checkEvery(time.Duration(every)); err != nil {
+				return usageError{err}
+			}
+			if !cmd.Flags().Changed("timeout") {
+				*timeout = watchTime
+			}
+			return a.ask(cmd, args, *timeout, func(q question) error { return a.watchRaces(q, time.Duration(every)) })
+		}
 		return a.ask(cmd, args, *timeout, func(q question) error {
 			rows, err := q.client.Race(q.ctx, q.target.text)
 			q.progress.done()

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -31,11 +32,15 @@ type replyJSON struct {
 	Cached   bool            `json:"cached"`
 	Encoding string          `json:"encoding,omitempty"` // "base64" of a raw reply
 	Output   string          `json:"output,omitempty"`   // the file that has the reply instead
+	Quorum   *ctl.Quorum     `json:"quorum,omitempty"`   // with --quorum
 }
 
 // showReply prints a reply, or writes it to the file out.
 func (a *app) showReply(r *reply, out *output) error {
-	j := replyJSON{Provider: r.Provider, Source: r.Source, TookUS: r.TookUS, Raced: r.Raced, Cached: r.Cached}
+	j := replyJSON{Provider: r.Provider, Source: r.Source, TookUS: r.TookUS, Raced: r.Raced, Cached: r.Cached, Quorum: r.Quorum}
+	if r.Quorum != nil && !a.json {
+		a.showQuorum(r.Quorum)
+	}
 	switch {
 	case out != nil:
 		if err := out.save(r.body); err != nil || !a.json {
@@ -60,6 +65,16 @@ func (a *app) showReply(r *reply, out *output) error {
 		return a.print(append(text, '\n'))
 	}
 	return a.printJSON(j)
+}
+
+// showQuorum says what a person should know of how a reply came about, on stderr.
+func (a *app) showQuorum(q *ctl.Quorum) {
+	for _, liar := range q.Liars {
+		fmt.Fprintf(a.errOut, "cellctl: %s gave another reply than the %d that agree; it is not asked for a while\n", safe(liar), q.Agreed)
+	}
+	if q.Note != "" {
+		fmt.Fprintf(a.errOut, "cellctl: %s\n", safe(q.Note))
+	}
 }
 
 // replyText gives a structured reply as JSON.

@@ -103,6 +103,9 @@ func statusRows(s ctl.Status) [][]string {
 		add("reason", s.Swap.Reason)
 		add("hint", s.Swap.Hint)
 	}
+	for _, p := range s.Placements {
+		add("copy of "+p.Name, p.String())
+	}
 	for _, p := range s.Patch {
 		text := p.File + " " + strings.ReplaceAll(p.State, "_", " ")
 		if p.Reason != "" {
@@ -111,6 +114,7 @@ func statusRows(s ctl.Status) [][]string {
 		add("patch", text)
 	}
 	add("sandbox", s.SandboxTier)
+	add("profile", s.Profile)
 	add("directory", s.Dir)
 	return rows
 }

@@ -144,24 +144,8 @@ func awaitQuit(in, end int) bool {
 	}
 }
 
-// screen is what is written to show the rows in place: lines that end in \r\n, since the terminal is
-// raw, and none longer or more than the terminal has.
+// screen is what is written to show the rows in place.
 func (t *top) screen() []byte {
-	width, height := 80, 24
-	if f, ok := t.app.out.(*os.File); ok {
-		if w, h, err := term.GetSize(int(f.Fd())); err == nil && w > 0 && h > 0 {
-			width, height = w, h
-		}
-	}
-	var text bytes.Buffer
-	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	for _, row := range t.table() {
-		for i, cell := range row {
-			row[i] = strings.NewReplacer("\t", " ", "\n", " ").Replace(safe(cell))
-		}
-		fmt.Fprintln(w, strings.Join(row, "\t"))
-	}
-	_ = w.Flush() // to memory
 	running := 0
 	for _, r := range t.rows {
 		if r.NucleusPID != 0 {
@@ -169,12 +153,35 @@ func (t *top) screen() []byte {
 		}
 	}
 	head := fmt.Sprintf("%s  %d of %d cells have a nucleus, every %v; q quits", time.Now().Format(time.TimeOnly), running, len(t.order), t.interval)
-	lines := append([]string{head, ""}, strings.Split(strings.TrimSuffix(text.String(), "\n"), "\n")...)
+	var below []string
 	for _, dir := range t.order {
 		if r := t.rows[dir]; r.Error != "" {
-			lines = append(lines, "", safe(r.Name)+": "+strings.ReplaceAll(safe(r.Error), "\n", " "))
+			below = append(below, "", safe(r.Name)+": "+strings.ReplaceAll(safe(r.Error), "\n", " "))
 		}
 	}
+	return t.app.drawn(head, t.table(), below)
+}
+
+// drawn is what is written to show a head, a table and what is below it in place: lines that end in \r\n,
+// since the terminal may be raw, and none longer or more than the terminal has.
+func (a *app) drawn(head string, table [][]string, below []string) []byte {
+	width, height := 80, 24
+	if f, ok := a.out.(*os.File); ok {
+		if w, h, err := term.GetSize(int(f.Fd())); err == nil && w > 0 && h > 0 {
+			width, height = w, h
+		}
+	}
+	var text bytes.Buffer
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	for _, row := range table {
+		for i, cell := range row {
+			row[i] = strings.NewReplacer("\t", " ", "\n", " ").Replace(safe(cell))
+		}
+		fmt.Fprintln(w, strings.Join(row, "\t"))
+	}
+	_ = w.Flush() // to memory
+	lines := append([]string{head, ""}, strings.Split(strings.TrimSuffix(text.String(), "\n"), "\n")...)
+	lines = append(lines, below...)
 	var out bytes.Buffer
 	out.WriteString(toTop)
 	for i, line := range lines[:min(len(lines), height)] {
@@ -183,7 +190,7 @@ func (t *top) screen() []byte {
 		}
 		line = cut(line, width)
 		if i == 2 {
-			line = t.app.color(bold, line)
+			line = a.color(bold, line)
 		}
 		out.WriteString(line + endOfLine)
 	}

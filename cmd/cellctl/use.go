@@ -19,10 +19,13 @@ func (a *app) useCmd() *cobra.Command {
 		Short: "Call a function of a cell",
 		Long: "Call a function of a cell, wherever it is, and print its reply.\n\n" +
 			"TARGET is a CID, an IPNS name, a domain with DNSLink, a name under [deps], or a directory.\n" +
-			"ARGS are values in the order of the schema, or name=value.",
+			"ARGS are values in the order of the schema, or name=value.\n\n" +
+			"With --quorum 2of3 three providers in different networks are asked, and the reply that two of them\n" +
+			"give counts. Who gives another one is named, and not asked for a while.",
 		Example: "  cellctl use bafyrei... add 3 4\n" +
 			"  cellctl use ./calculator add a=3 b=-4\n" +
-			"  cellctl use digest sha256 --input backup.tar",
+			"  cellctl use digest sha256 --input backup.tar\n" +
+			"  cellctl use --quorum 2of3 bafyrei... add 3 4",
 		Args:              args(2, -1),
 		ValidArgsFunction: a.completeUse,
 	}
@@ -30,6 +33,7 @@ func (a *app) useCmd() *cobra.Command {
 	var output string
 	cmd.Flags().StringVarP(&c.input, "input", "i", "", "`FILE` with the function's body or JSON arguments; - is stdin")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "write the reply to `FILE`")
+	cmd.Flags().StringVar(&c.quorum, "quorum", "", "ask several providers of a pure function: `2of3` asks three, of whom two must agree")
 	cmd.Flags().StringVar(&c.key, "key", "", "idempotency `KEY`: calls of an idempotent function with the same one run once")
 	timeout := timeoutFlag(cmd, cellproto.DefaultTimeout)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -68,6 +72,8 @@ type call struct {
 	argv  []string
 	input string // file name, "-" or ""
 	key   string
+
+	quorum string // "2of3", or ""
 }
 
 // reply is what comes back. The owner calls close.
@@ -82,11 +88,16 @@ func (a *app) use(ctx context.Context, t target, c *call, p *progress) (*reply, 
 	if len(c.key) > maxKey {
 		return nil, usageError{cellproto.Errorf(c.op, cellproto.BadInput, "a key of %d bytes, at most %d", len(c.key), maxKey)}
 	}
+	if c.quorum != "" {
+		if _, err := cellproto.ParseQuorum(c.quorum); err != nil {
+			return nil, usageError{wrapOp(c.op, err)}
+		}
+	}
 	in, err := a.openInput(c)
 	if err != nil {
 		return nil, err
 	}
-	if t.dir != "" {
+	if t.dir != "" && c.quorum == "" {
 		return a.useLocal(ctx, t.dir, c, in, p)
 	}
 	return a.useRemote(ctx, t, c, in, p)
@@ -120,7 +131,7 @@ func (a *app) useRemote(ctx context.Context, t target, c *call, in io.Reader, p 
 	}
 	until, _ := ctx.Deadline()
 	req := ctl.UseRequest{
-		Target: t.text, Func: c.fn, CallerDir: caller, Key: c.key, Argv: c.argv,
+		Target: t.text, Func: c.fn, CallerDir: caller, Key: c.key, Argv: c.argv, Quorum: c.quorum,
 		Timeout: ctl.Budget(time.Until(until)),
 	}
 	if in != nil {

@@ -169,3 +169,32 @@ func TestUseRemote(t *testing.T) {
 		t.Error("half a reply was left in the file")
 	}
 }
+
+// A quorum is for the nucleus to hold, also of a directory's cell; who lied is said.
+func TestUseQuorum(t *testing.T) {
+	n := startFake(t)
+	t.Chdir(n.dir)
+	n.routes[ctl.RouteUse] = func(w *ctl.Writer, r *http.Request, raw http.ResponseWriter) {
+		if got := r.URL.Query().Get("quorum"); got != "2of3" {
+			t.Errorf("it asks for the quorum %q", got)
+		}
+		w.Result(ctl.UseMeta{Codec: ctl.CodecJSON, Provider: "P1", Source: "dht", Quorum: &ctl.Quorum{
+			Want: "2of3", Asked: 3, Agreed: 2, Liars: []string{"P\x1b3"}, Note: "private addresses",
+		}})
+		io.WriteString(raw, "7")
+	}
+	for _, target := range []string{"bafy", n.dir} {
+		o := run(t, "", "use", "--quorum", "2of3", target, "add", "3", "4")
+		if o.code != 0 || o.out != "7\n" || !strings.Contains(o.err, "cellctl: P?3 gave another reply than the 2 that agree") || !strings.Contains(o.err, "cellctl: private addresses\n") {
+			t.Errorf("exit code %d\n%s%s", o.code, o.out, o.err)
+		}
+	}
+	o := run(t, "", "use", "--quorum", "2of3", "bafy", "add", "3", "4", "--json")
+	var j struct{ Quorum ctl.Quorum }
+	if err := json.Unmarshal([]byte(o.out), &j); err != nil || j.Quorum.Agreed != 2 || len(j.Quorum.Liars) != 1 || o.err != "" {
+		t.Errorf("%s%s", o.out, o.err)
+	}
+	if o := run(t, "", "use", "--quorum", "1of2", "bafy", "add", "3", "4"); o.code != exitUsage || !strings.Contains(o.err, "try: 2of3 asks three") {
+		t.Errorf("exit code %d\n%s", o.code, o.err)
+	}
+}

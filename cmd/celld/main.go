@@ -30,6 +30,7 @@ func main() {
 	showVersion := flag.Bool("version", false, "print the version and exit")
 	check := flag.Bool("handover-check", false, "say which handovers this celld can take, and whether it could run the cell in DIR")
 	compare := flag.Bool("delta", false, "compare two programs, for cellctl patch make")
+	profile := flag.String("profile", os.Getenv(cellproto.EnvProfile), "what sort of machine this is: router")
 	flag.Usage = usage
 	flag.Parse()
 	if *showVersion {
@@ -46,11 +47,12 @@ func main() {
 	if *check {
 		os.Exit(checkHandover(flag.Arg(0)))
 	}
-	os.Exit(run(flag.Arg(0)))
+	os.Exit(run(flag.Arg(0), *profile))
 }
 
 func usage() {
-	fmt.Fprint(os.Stderr, "usage: celld DIR\n\nRuns the nucleus of the cell in DIR, a directory with a cell.toml.\n"+
+	fmt.Fprint(os.Stderr, "usage: celld [--profile router] DIR\n\nRuns the nucleus of the cell in DIR, a directory with a cell.toml.\n"+
+		"On a router it holds little, writes little, and runs no program but in a sandbox.\n"+
 		"cellctl start DIR does so in the background.\n")
 }
 
@@ -71,7 +73,7 @@ func buildVersion() string {
 }
 
 // run runs the nucleus and tells whoever started it how it went.
-func run(dir string) int {
+func run(dir, profileName string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends it at once
@@ -82,11 +84,15 @@ func run(dir string) int {
 	if err == nil {
 		err = inheritErr
 	}
+	profile, profileErr := node.ParseProfile(profileName)
+	if err == nil {
+		err = profileErr
+	}
 	if err == nil {
 		defer closeLog()
 		err = node.Run(ctx, node.Config{
 			Dir: dir, Version: buildVersion(), Getenv: os.Getenv, Ready: func() { tellReady(ready, nil) },
-			Overdue: func() { abandon(log) }, Inherited: inherited, Stderr: stderr,
+			Overdue: func() { abandon(log) }, Inherited: inherited, Stderr: stderr, Profile: profile,
 		}, node.Deps{Log: log})
 	}
 	switch {

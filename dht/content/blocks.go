@@ -16,7 +16,6 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/ipfs/go-datastore"
 	dssync "github.com/ipfs/go-datastore/sync"
-	flatfs "github.com/ipfs/go-ds-flatfs"
 	ipld "github.com/ipfs/go-ipld-format"
 	mh "github.com/multiformats/go-multihash"
 	"go.uber.org/zap"
@@ -56,7 +55,7 @@ type blockStore struct {
 func openBlocks(cfg Config, files *registry, originals Originals, log *zap.Logger) (*blockStore, error) {
 	b := &blockStore{max: cfg.MaxBlocks, files: files, originals: originals, usage: newUsage(), log: log}
 	b.data = dssync.MutexWrap(datastore.NewMapDatastore())
-	if cfg.Dir != "" {
+	if cfg.Dir != "" && onFiles {
 		b.dir = filepath.Join(cfg.Dir, "store")
 		var err error
 		if b.data, err = openFlatfs(b.dir, log); err != nil {
@@ -67,25 +66,6 @@ func openBlocks(cfg Config, files *registry, originals Originals, log *zap.Logge
 	// so that finding its file is no reason not to write it.
 	b.bs = blockstore.NewBlockstore(b.data, blockstore.NoPrefix(), blockstore.WriteThrough(true))
 	return b, nil
-}
-
-// shard names the directory of a block's file by one character of its key: 32 of them are enough for
-// what a cell keeps.
-var shard = flatfs.NextToLast(1)
-
-func openFlatfs(dir string, log *zap.Logger) (*flatfs.Datastore, error) {
-	data, err := flatfs.CreateOrOpen(dir, shard, false)
-	if err == nil {
-		return data, nil
-	}
-	if kind := cellproto.KindOf(err); kind == cellproto.Denied {
-		return nil, err
-	}
-	log.Warn("cannot open the block store, starting with an empty one", zap.String("dir", dir), zap.Error(err))
-	if err := os.RemoveAll(dir); err != nil {
-		return nil, err
-	}
-	return flatfs.CreateOrOpen(dir, shard, false)
 }
 
 func (b *blockStore) close() error { return b.data.Close() }

@@ -162,7 +162,7 @@ func (b *blockStore) fileOf(hash mh.Multihash) string {
 		return ""
 	}
 	name := dshelp.MultihashToDsKey(hash).String()[1:]
-	return filepath.Join(b.dir, shard.Func()(name), name+blockExt)
+	return filepath.Join(b.dir, shardOf(name), name+blockExt)
 }
 
 // touched notes that a block was used. A failure costs the block its place in the order after the next start.

@@ -53,10 +53,11 @@ type exchange struct {
 	ctx      context.Context // ends at stop
 	cancel   context.CancelFunc
 	in       *inbound
-	out      streams       // what we opened, and goroutines
-	slots    *shares       // one for each peer that is being sent blocks
-	withhold bool          // peers are told that nothing is here
-	again    func(cid.Cid) // fetches a block that turned out corrupt when a peer wanted it
+	out      streams            // what we opened, and goroutines
+	slots    *shares            // one for each peer that is being sent blocks
+	withhold bool               // peers are told that nothing is here
+	friend   func(peer.ID) bool // blocks of artefacts are for these only; nil: for everybody
+	again    func(cid.Cid)      // fetches a block that turned out corrupt when a peer wanted it
 
 	mu    sync.Mutex
 	waits map[cid.Cid]map[*wait]struct{}
@@ -191,7 +192,7 @@ func (x *exchange) received(p peer.ID, msg message.BitSwapMessage) {
 			cancels = append(cancels, e.Cid)
 		case e.Cid.ByteLen() > maxCID || e.Cid.Prefix().MhType == mh.IDENTITY:
 		default:
-			if t, ok := x.answer(e); ok {
+			if t, ok := x.answer(p, e); ok {
 				tasks = append(tasks, t)
 			}
 		}
@@ -202,10 +203,10 @@ func (x *exchange) received(p peer.ID, msg message.BitSwapMessage) {
 }
 
 // answer decides what a peer gets for one want.
-func (x *exchange) answer(e message.Entry) (task, bool) {
+func (x *exchange) answer(p peer.ID, e message.Entry) (task, bool) {
 	size, ok := x.blocks.size(x.ctx, e.Cid)
 	switch {
-	case !ok || x.withhold:
+	case !ok || x.withhold || x.friend != nil && x.blocks.files.has(e.Cid) && !x.friend(p):
 		return task{cid: e.Cid, what: sendDontHave}, e.SendDontHave
 	case e.WantType == pb.Message_Wantlist_Block || size <= haveAsBlock:
 		return task{cid: e.Cid, what: sendBlock, size: size}, true

@@ -291,7 +291,7 @@ func (s *Store) serveFetch(_ context.Context, st network.Stream) error {
 	if req.cid.Defined() {
 		rec = s.files.byCID(req.cid)
 	}
-	if rec == nil || s.cfg.Withhold {
+	if rec == nil || s.cfg.Withhold || s.deps.Friend != nil && !s.deps.Friend(st.Conn().RemotePeer()) {
 		return cellproto.Errorf("serve fetch", cellproto.NotFound, "no such artefact is here")
 	}
 	if req.offset > 0 && req.offset >= rec.file.Size {

@@ -246,6 +246,9 @@ func (g *registry) innerOf(hash mh.Multihash) *record {
 	return nil
 }
 
+// has reports that a block is one of an artefact's tree.
+func (g *registry) has(c cid.Cid) bool { return len(g.find(c)) > 0 || g.innerOf(c.Hash()) != nil }
+
 func (g *registry) byCID(c cid.Cid) *record {
 	g.mu.RLock()
 	defer g.mu.RUnlock()

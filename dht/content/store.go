@@ -66,6 +66,7 @@ type Deps struct {
 	Routing   routing.ContentDiscovery // finds further peers when the named ones have nothing; may be nil
 	Originals Originals                // may be nil
 	Charge    func(peer.ID, error)     // is told of whatever a peer's stream ended with; may be nil
+	Friend    func(peer.ID) bool       // artefacts are given to these peers only, by either protocol; nil: to everybody
 	Log       *zap.Logger              // may be nil
 }
 
@@ -140,7 +141,7 @@ func New(cfg Config, deps Deps) (*Store, error) {
 		slots: newShares(maxFetches, maxFetchesPeer), stocked: make(chan struct{}), refetching: make(chan struct{}, maxRefetch),
 	}
 	s.x = newExchange(deps.Host, blocks, &s.timing, deps.Charge, log)
-	s.x.again, s.x.withhold = s.refetch, cfg.Withhold
+	s.x.again, s.x.withhold, s.x.friend = s.refetch, cfg.Withhold, deps.Friend
 	s.fetch = newInbound(fetchQuota, s.serveFetch, s.refuseFetch, deps.Charge, log)
 	return s, nil
 }

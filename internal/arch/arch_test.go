@@ -38,28 +38,34 @@ const (
 // table has one line a package.
 var table = []line{
 	{0, "cellproto", none, "github.com/fxamacker/cbor/v2 lukechampine.com/blake3 golang.org/x"},
-	{0, "cellproto/cell", "cellproto", "github.com/fxamacker/cbor/v2"},
+	{0, "cellproto/cell", "cellproto cellproto/wire", "github.com/fxamacker/cbor/v2"},
 	{0, "cellproto/celltoml", "cellproto", "github.com/pelletier/go-toml/v2"},
 	{0, "cellproto/patch", "cellproto", "github.com/fxamacker/cbor/v2 github.com/mr-tron/base58"},
 	{0, "cellproto/patch/delta", "cellproto cellproto/patch", "github.com/klauspost/compress/zstd"},
+	{0, "cellproto/wire", "cellproto", none},
 	{0, "cellproto/signed", "cellproto", "github.com/fxamacker/cbor/v2 github.com/ipfs/go-cid github.com/libp2p/go-libp2p/core github.com/multiformats"},
 	{0, "internal/ctl", none, none},
 
 	{1, "dht", "0", free},
 	{1, "dht/content", "0", free},
+	{1, "ledger", "cellproto", "github.com/fxamacker/cbor/v2 github.com/hdevalence/ed25519consensus golang.org/x/sys"}, // cellctl may link it
 	{1, "node/sandbox", "0", free},
 	{1, "node/program", "0 node/sandbox", free},
 	{1, "node/patcher", "0", free},
+	{1, "node/state", "cellproto", free},
 
 	{2, "node/race", "cellproto", none}, // pure
 	{2, "node/call", "0 node/race", free},
 	{2, "mirror", "0", free}, // bytes come in through an interface
+	{2, "mirror/offer", "0", free},
+	{2, "node/give", "0", free},
 
 	{3, "node", "0 1 2", free},
 
 	{4, "cmd/celld", "0 node/program node", free}, // node/program: the log file
 	{4, "cmd/cellbox/...", "cellproto node/sandbox", free},
-	{4, "cmd/cellctl", "cellproto cellproto/celltoml cellproto/patch internal/ctl", free},
+	{4, "cmd/cellctl", "cellproto cellproto/celltoml cellproto/patch internal/ctl cmd/cellctl/gen", free},
+	{4, "cmd/cellctl/gen", "cellproto cellproto/wire", none}, // pure
 
 	{5, "examples/...", "cellproto cellproto/cell", free},
 	{5, "bench/...", "0 1 2 3 bench/load", everything},
@@ -71,12 +77,14 @@ var table = []line{
 // are named: whoever wants to replace one has a single place to look at. The longest path counts.
 var reserved = map[string]string{
 	"github.com/libp2p/go-libp2p":         "node", // its root alone; see reservedFor
+	"github.com/libp2p/go-libp2p/config":  "node",
 	"github.com/libp2p/go-libp2p-kad-dht": "dht",
 	"github.com/ipfs/boxo":                "dht/content",
 	"github.com/ipfs/boxo/ipns":           "dht", // the format of a record
 	"github.com/ipfs/go-ds-flatfs":        "dht/content",
 	"github.com/ipfs/go-ds-leveldb":       "node",
 	"github.com/pelletier/go-toml/v2":     "cellproto/celltoml",
+	"go.etcd.io/bbolt":                    "node/state",
 	"github.com/spf13":                    "cmd/cellctl",
 	"charm.land":                          "cmd/cellctl",
 	"google.golang.org/grpc":              none, // a peer in benchmarks, which have a module of their own

@@ -25,8 +25,12 @@ type Cell struct {
 	Dir string
 
 	n    *Net
+	on   *place // nil: this machine's loopback
 	t    testing.TB
 	proc *process // nil: none was started here, or it has been waited for
+
+	celld string   // another celld than that of Bin; "": that
+	args  []string // before the directory
 }
 
 // process is a celld that was started here.
@@ -82,12 +86,16 @@ func (c *Cell) spawn() (*process, error) {
 		c.t.Fatal(err)
 	}
 	defer ready.Close()
-	p := &process{cmd: exec.Command(filepath.Join(Bin(c.t), "celld"), c.Dir), ended: make(chan struct{})}
-	p.cmd.Env = append(c.n.Env(), ctl.EnvReadyFD+"=3")
+	celld := c.celld
+	if celld == "" {
+		celld = filepath.Join(Bin(c.t), "celld")
+	}
+	p := &process{cmd: exec.Command(celld, append(slices.Clone(c.args), c.Dir)...), ended: make(chan struct{})}
+	p.cmd.Env = append(c.n.environ(c.on), ctl.EnvReadyFD+"=3")
 	p.cmd.ExtraFiles = []*os.File{w} // descriptor 3
 	p.cmd.Stderr = &p.stderr
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = p.cmd.Start()
+	err = c.on.launch(p.cmd)
 	w.Close()
 	if err != nil {
 		c.t.Fatal(err)
@@ -252,10 +260,10 @@ func (c *Cell) AwaitProviders(target string, n int) {
 }
 
 // Ctl runs cellctl in the cell's directory, and Must has it succeed.
-func (c *Cell) Ctl(args ...string) Result { c.t.Helper(); return c.n.Ctl(c.Dir, args...) }
+func (c *Cell) Ctl(args ...string) Result { c.t.Helper(); return c.n.ctl(c.on, c.Dir, args...) }
 
 // Must is as Net.Must, in the cell's directory.
-func (c *Cell) Must(args ...string) string { c.t.Helper(); return c.n.Must(c.Dir, args...) }
+func (c *Cell) Must(args ...string) string { c.t.Helper(); return c.n.must(c.on, c.Dir, args...) }
 
 // Log gives the nucleus's log, for messages.
 func (c *Cell) Log() string {

@@ -47,7 +47,8 @@ func Bin(t testing.TB) string {
 			return
 		}
 		cmd := exec.Command("go", "build", "-o", binDir+string(filepath.Separator), "./cmd/celld", "./cmd/cellctl", "./cmd/cellbox",
-			"./examples/calculator", "./examples/counter", "./examples/digest", "./internal/celltest/testdata/tally", "./internal/celltest/testdata/badcelld")
+			"./examples/calculator", "./examples/counter", "./examples/digest", "./examples/guestbook",
+			"./internal/celltest/testdata/tally", "./internal/celltest/testdata/asks", "./internal/celltest/testdata/badcelld")
 		cmd.Dir = moduleRoot
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -77,6 +78,8 @@ type Net struct {
 	name      string
 	root      string
 	bootstrap []string
+	home      *Cell
+	env       []string // besides what Env gives
 	cells     atomic.Int64
 }
 
@@ -85,7 +88,7 @@ func New(t testing.TB) *Net {
 	t.Helper()
 	Bin(t)
 	n := &Net{t: t, name: fmt.Sprintf("celltest-%d-%d", os.Getpid(), networks.Add(1)), root: t.TempDir()}
-	n.At("home") // cellctl starts its nucleus when it needs one
+	n.home = n.At("home") // cellctl starts its nucleus when it needs one
 	return n
 }
 
@@ -170,12 +173,31 @@ func (n *Net) cell(name string) *Cell {
 	return c
 }
 
+// place is a machine of its own within the network. A nil one is this machine, on loopback.
+type place struct {
+	dir    string // has the home cell
+	listen string
+	start  func(*exec.Cmd) error // starts a process there
+}
+
+func (p *place) launch(cmd *exec.Cmd) error {
+	if p == nil {
+		return cmd.Start()
+	}
+	return p.start(cmd)
+}
+
 // Env is the environment of everything that runs in the network.
-func (n *Net) Env() []string {
+func (n *Net) Env() []string { return n.environ(nil) }
+
+func (n *Net) environ(on *place) []string {
+	if on == nil {
+		on = &place{dir: n.root, listen: "/ip4/127.0.0.1/tcp/0"}
+	}
 	env := []string{
-		"PATH=" + Bin(n.t) + string(os.PathListSeparator) + os.Getenv("PATH"), "HOME=" + n.root, "NO_COLOR=1",
-		cellproto.EnvHome + "=" + filepath.Join(n.root, "home"), cellproto.EnvNetwork + "=" + n.name,
-		cellproto.EnvListen + "=/ip4/127.0.0.1/tcp/0", cellproto.EnvMDNS + "=off",
+		"PATH=" + Bin(n.t) + string(os.PathListSeparator) + os.Getenv("PATH"), "HOME=" + on.dir, "NO_COLOR=1",
+		cellproto.EnvHome + "=" + filepath.Join(on.dir, "home"), cellproto.EnvNetwork + "=" + n.name,
+		cellproto.EnvListen + "=" + on.listen, cellproto.EnvMDNS + "=off", cellproto.EnvFileRepos + "=on",
 		// What is built must not need a network, nor what this machine has fetched.
 		"GOCACHE=" + goEnv(n.t, "GOCACHE"), "GOMODCACHE=" + filepath.Join(n.root, "no-modules"), "GOPROXY=off", "GOTOOLCHAIN=local",
 		"GOFLAGS=-buildvcs=false", "GOWORK=off",
@@ -183,7 +205,7 @@ func (n *Net) Env() []string {
 	if len(n.bootstrap) > 0 {
 		env = append(env, cellproto.EnvBootstrap+"="+strings.Join(n.bootstrap, ","))
 	}
-	return env
+	return append(env, n.env...)
 }
 
 func goEnv(t testing.TB, name string) string {
@@ -202,14 +224,19 @@ type Result struct {
 }
 
 // Ctl runs cellctl in a directory and gives what came of it, whatever that is.
-func (n *Net) Ctl(dir string, args ...string) Result {
+func (n *Net) Ctl(dir string, args ...string) Result { n.t.Helper(); return n.ctl(nil, dir, args...) }
+
+func (n *Net) ctl(on *place, dir string, args ...string) Result {
 	n.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(Bin(n.t), "cellctl"), args...)
 	var out, errs bytes.Buffer
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, n.Env(), &out, &errs
-	err := cmd.Run()
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, n.environ(on), &out, &errs
+	err := on.launch(cmd)
+	if err == nil {
+		err = cmd.Wait()
+	}
 	var exit *exec.ExitError
 	if err != nil && (!errors.As(err, &exit) || ctx.Err() != nil) {
 		n.t.Fatalf("cellctl %s: %v\n%s", strings.Join(args, " "), err, errs.String())
@@ -218,9 +245,11 @@ func (n *Net) Ctl(dir string, args ...string) Result {
 }
 
 // Must runs cellctl, which has to succeed, and gives its output without the last newline.
-func (n *Net) Must(dir string, args ...string) string {
+func (n *Net) Must(dir string, args ...string) string { n.t.Helper(); return n.must(nil, dir, args...) }
+
+func (n *Net) must(on *place, dir string, args ...string) string {
 	n.t.Helper()
-	r := n.Ctl(dir, args...)
+	r := n.ctl(on, dir, args...)
 	if r.Code != 0 {
 		n.t.Fatalf("cellctl %s: exit code %d\n%s", strings.Join(args, " "), r.Code, r.Stderr)
 	}

@@ -69,6 +69,9 @@ func TestMirrorOutlivesOriginal(t *testing.T) {
 	if r := n.Ctl(n.root, "publish", dir); r.Code != 4 {
 		t.Errorf("publishing it as one's own: exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
 	}
+	if r := n.Ctl(dir, "swap", "--publish"); r.Code != 4 {
+		t.Errorf("swapping and publishing it: exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
+	}
 	row := n.mirrors(t, 1)[0]
 	if row.CID != published.CID || row.Dir != dir || row.State != ctl.Running || row.Source != "artefact" || row.Name != "calculator" {
 		t.Errorf("it is listed as %+v", row)
@@ -162,6 +165,37 @@ func TestMirrorOfLines(t *testing.T) {
 	n.Must(n.root, "mirror", "rm", published.CID)
 }
 
+// A caller that wants bandwidth has it measured, and gets a copy of what does not have enough.
+func TestMissedBandwidthIsMirrored(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	_, published := n.provide("calculator")
+	content, caller := n.Headless("content"), n.Headless("caller")
+	content.write(".cell-cache/slo.json", `{"max_p99_ms": 0, "min_bandwidth_mbps": 1, "clone_on_violation": true}`, 0o600)
+	caller.write(".cell-cache/slo.json", `{"max_p99_ms": 0, "min_bandwidth_mbps": 1000000, "clone_on_violation": true}`, 0o600)
+	content.Start()
+	caller.Start()
+	content.AwaitProviders(published.CID, 1)
+	use := func(from *Cell) string {
+		t.Helper()
+		reply, meta, err := from.Use(t.Context(), published.CID, "add", "3", "4")
+		if err != nil || string(reply) != "7" {
+			t.Fatalf("%s: %v", reply, err)
+		}
+		return meta.Source
+	}
+	// Both race as often; the first to have a copy would be the one for whom it was made.
+	Eventually(t, "a call is answered by the copy", func() bool { use(content); return use(caller) == "mirror" })
+	log, err := os.ReadFile(filepath.Join(content.Dir, "log", "nucleus.log"))
+	if err != nil || strings.Contains(string(log), "looking for a place for a copy") {
+		t.Errorf("it was copied for who is content: %v", err)
+	}
+	if log, err = os.ReadFile(filepath.Join(caller.Dir, "log", "nucleus.log")); err != nil || !strings.Contains(string(log), "looking for a place for a copy") {
+		t.Errorf("it was not copied for who is not content: %v", err)
+	}
+	n.Must(n.root, "mirror", "rm", published.CID)
+}
+
 // A caller that wants a near copy of what is too slow gets one unasked: calls go on meanwhile, and then to
 // the copy. Without that wish nothing is copied.
 func TestMissedObjectiveIsMirrored(t *testing.T) {
@@ -197,4 +231,106 @@ func TestMissedObjectiveIsMirrored(t *testing.T) {
 		t.Errorf("it is listed as %+v", row)
 	}
 	n.Must(n.root, "mirror", "rm", published.CID)
+}
+
+// A newer version of a cell that is mirrored gets a directory of its own as soon as it is called, and the one
+// before is to retire; until then both serve, each under its CID.
+func TestNewVersionIsMirrored(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	a, one := n.provide("calculator")
+	old := n.At(n.Must(n.root, "mirror", "add", one.CID))
+	a.Stop()
+	a.Edit(`version = "1.0.0"`, `version = "1.1.0"`)
+	a.Start()
+	two := a.Publish()
+	if two.CID == one.CID {
+		t.Fatal("it is no new version")
+	}
+	home := n.At("home")
+	home.AwaitProviders(two.CID, 1)
+	if got := n.Must(n.root, "use", two.CID, "add", "3", "4"); got != "7" {
+		t.Fatalf("add 3 4 is %s", got)
+	}
+	var fresh ctl.MirrorRow
+	Eventually(t, "version 2 is mirrored", func() bool {
+		var rows []ctl.MirrorRow
+		if err := json.Unmarshal([]byte(n.Must(n.root, "mirror", "ls", "--json")), &rows); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range rows {
+			if r.CID == two.CID && r.State == ctl.Running {
+				fresh = r
+			}
+		}
+		return fresh.Dir != ""
+	})
+	n.At(fresh.Dir)
+	if fresh.Dir == old.Dir || fresh.Version != "1.1.0" || fresh.Public {
+		t.Errorf("%+v", fresh)
+	}
+	record, err := os.ReadFile(filepath.Join(old.Dir, "mirror.json"))
+	if err != nil || !strings.Contains(string(record), `"replaced_by": "`+two.CID+`"`) {
+		t.Errorf("the one before: %s, %v", record, err)
+	}
+	if record, err := os.ReadFile(filepath.Join(fresh.Dir, "mirror.json")); err != nil || strings.Contains(string(record), "replaced_by") {
+		t.Errorf("the newer one: %s, %v", record, err)
+	}
+	a.Kill()
+	for _, id := range []string{one.CID, two.CID} {
+		var r struct{ Source string }
+		if err := json.Unmarshal([]byte(n.Must(n.root, "use", id, "add", "3", "4", "--json")), &r); err != nil || r.Source != "mirror" {
+			t.Errorf("%s is answered by %s: %v", id, r.Source, err)
+		}
+	}
+}
+
+// cellctl gc removes a mirror that is stopped and was not used for a week, and no other; the next call goes to
+// the provider.
+func TestUnusedMirrorIsCollected(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	_, published := n.provide("calculator")
+	mirror := n.At(n.Must(n.root, "mirror", "add", published.CID))
+	age := func() {
+		t.Helper()
+		path := filepath.Join(mirror.Dir, "mirror.json")
+		data, err := os.ReadFile(path)
+		var record map[string]any
+		if err == nil {
+			err = json.Unmarshal(data, &record)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		record["created"], record["last_used"] = "2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z"
+		if data, err = json.Marshal(record); err == nil {
+			err = os.WriteFile(path, data, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	age()
+	if gone := n.Must(n.root, "gc"); gone != "" {
+		t.Errorf("one that runs was removed: %s", gone)
+	}
+	n.Must(n.root, "stop", mirror.Dir)
+	if gone := n.Must(n.root, "gc"); gone != "" {
+		t.Errorf("one that was used a moment ago was removed: %s", gone)
+	}
+	age()
+	if would := n.Must(n.root, "gc", "--dry-run"); would != "would remove "+mirror.Dir {
+		t.Errorf("it says %s", would)
+	}
+	n.mirrors(t, 1)
+	if gone := n.Must(n.root, "gc"); gone != "removed "+mirror.Dir {
+		t.Errorf("it says %s", gone)
+	}
+	n.mirrors(t, 0)
+	n.nothingLeft(t)
+	var r struct{ Source string }
+	if err := json.Unmarshal([]byte(n.Must(n.root, "use", published.CID, "add", "3", "4", "--json")), &r); err != nil || r.Source != "dht" {
+		t.Errorf("it is answered by %s: %v", r.Source, err)
+	}
 }

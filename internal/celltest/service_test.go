@@ -171,7 +171,8 @@ config_get() {
 	plain.dir | off.dir) eval "$1=\$CELLS/plain" ;;
 	missing.dir) eval "$1=/nowhere" ;;
 	relative.dir) eval "$1=plain" ;;
-	*) eval "$1=" ;;
+	full.profile) eval "$1=ordinary" ;;
+	*) eval "$1=${4:-}" ;;
 	esac
 }
 config_get_bool() { if [ "$2" = off ]; then eval "$1=0"; else eval "$1=$4"; fi; }
@@ -215,16 +216,16 @@ func TestProcd(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	instance := func(section, dir string, middle ...string) string {
-		lines := append([]string{"open " + section, "set [command] [/usr/bin/celld] [" + dir + "]"}, middle...)
+	instance := func(section, profile, dir string, middle ...string) string {
+		lines := append([]string{"open " + section, "set [command] [/usr/bin/celld] [--profile] [" + profile + "] [" + dir + "]"}, middle...)
 		return strings.Join(append(lines, "set [file] ["+dir+"/cell.toml]", "set [respawn] [3600] [5] [5]", "set [term_timeout] [15]",
 			"set [limits] [nofile=65536 65536]", "set [no_new_privs] [1]", "set [stderr] [1]", "close"), "\n")
 	}
 	want := strings.Join([]string{
 		"config celld",
-		instance("full", cells+"/with space", "set [user] [cell]", "append [env] [CELL_HOME=/srv/home]", "append [env] [CELL_NETWORK=lab]",
+		instance("full", "ordinary", cells+"/with space", "set [user] [cell]", "append [env] [CELL_HOME=/srv/home]", "append [env] [CELL_NETWORK=lab]",
 			"append [env] [CELL_BOOTSTRAP=/ip4/192.0.2.1/tcp/4321]", "append [env] [CELL_LISTEN=/ip4/0.0.0.0/tcp/4321]", "append [env] [CELL_LOG=debug]"),
-		instance("plain", cells+"/plain"),
+		instance("plain", "router", cells+"/plain"),
 		"log section missing: there is no cell in /nowhere",
 		"log section relative: dir is 'plain', not an absolute path",
 		"trigger celld",

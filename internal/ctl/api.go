@@ -11,23 +11,32 @@ import (
 // Routes of the control API. Every answer is a stream of lines of JSON, each of which is one Line;
 // the last one has a result or an error. Parameters are in the query.
 const (
-	RouteStatus  = "/v1/status"  // GET; result Status
-	RouteMetrics = "/v1/metrics" // GET; result Metrics
-	RoutePublish = "/v1/publish" // POST; result Published
-	RouteUse     = "/v1/use"     // POST, see UseRequest; result UseMeta, then the reply's bytes
-	RouteFind    = "/v1/find"    // GET target, timeout_ms; items FindRow as they come, result Found
-	RouteRace    = "/v1/race"    // POST target, timeout_ms; result []RaceRow, best first
-	RouteHistory = "/v1/history" // GET target, timeout_ms; result []HistoryRow, newest first
-	RouteSchema  = "/v1/schema"  // GET target, timeout_ms; result is the schema, as in schema.json
-	RouteDoctor  = "/v1/doctor"  // GET; result []Check
-	RouteSwap    = "/v1/swap"    // POST program, force, publish, timeout_ms; result Swapped
-	RouteUpgrade = "/v1/upgrade" // POST file, cut, timeout_ms; result Upgrading, just before the other celld takes over
-	RouteStop    = "/v1/stop"    // POST; result null, before the nucleus begins to stop
-	RouteRun     = "/v1/run"     // POST timeout_ms; starts the program; result Status
+	RouteStatus   = "/v1/status"   // GET; result Status
+	RouteMetrics  = "/v1/metrics"  // GET; result Metrics
+	RoutePublish  = "/v1/publish"  // POST; result Published
+	RouteUse      = "/v1/use"      // POST, see UseRequest; result UseMeta, then the reply's bytes
+	RouteFind     = "/v1/find"     // GET target, timeout_ms; items FindRow as they come, result Found
+	RouteRace     = "/v1/race"     // POST target, timeout_ms; result []RaceRow, best first
+	RouteRaces    = "/v1/races"    // GET target, every_ms, timeout_ms; items RaceReport as races end, result null
+	RouteHistory  = "/v1/history"  // GET target, timeout_ms; result []HistoryRow, newest first
+	RouteSchema   = "/v1/schema"   // GET target, timeout_ms; result is the schema, as in schema.json
+	RouteDescribe = "/v1/describe" // GET target, timeout_ms; result Description
+	RouteVersion  = "/v1/version"  // GET target, version (a CID, a number, or "~N"), timeout_ms; result VersionDetail
+	RouteDoctor   = "/v1/doctor"   // GET; result []Check
+	RouteSwap     = "/v1/swap"     // POST program, force, publish, timeout_ms; result Swapped
+	RouteUpgrade  = "/v1/upgrade"  // POST file, cut, timeout_ms; result Upgrading, just before the other celld takes over
+	RouteStop     = "/v1/stop"     // POST; result null, before the nucleus begins to stop
+	RouteRun      = "/v1/run"      // POST timeout_ms; starts the program; result Status
 	// GET; result []MirrorRow. POST target, public, timeout_ms: makes one; result MirrorRow. DELETE target,
 	// timeout_ms: removes one; result MirrorRow.
 	RouteMirrors = "/v1/mirrors"
 	RouteCollect = "/v1/gc" // POST dry, timeout_ms; result []MirrorRow, those that go
+	// POST see GiveChange: changes what this machine gives, and turns it on or off; result Giving. Home cell only.
+	RouteGive       = "/v1/give"
+	RouteGiveStatus = "/v1/give/status" // GET; result Giving
+	// GET timeout_ms; result []DepRow. POST name (any number; none: all by git), timeout_ms: looks again, and waits
+	// until what is found is used; result []DepRow.
+	RouteDeps = "/v1/deps"
 )
 
 // What a nucleus tells whoever started it: the number of a descriptor on which it writes one line
@@ -95,6 +104,7 @@ type Status struct {
 	InFlight    int      `json:"in_flight"`
 	Served      int64    `json:"served"` // calls answered since the nucleus started
 	SandboxTier string   `json:"sandbox_tier"`
+	Profile     string   `json:"profile,omitempty"` // "router"
 	IPNS        string   `json:"ipns,omitempty"`
 	Dir         string   `json:"dir"`
 
@@ -104,15 +114,16 @@ type Status struct {
 	Upgrade      *UpgradeStatus `json:"upgrade,omitempty"`
 
 	// Of the program, since the nucleus started.
-	Starts    uint64      `json:"starts"`
-	Crashes   uint64      `json:"crashes"`              // runs that ended by themselves
-	LastExit  string      `json:"last_exit,omitempty"`  // how the last run ended
-	LastError string      `json:"last_error,omitempty"` // why it does not run, if something is wrong with it
-	LastHint  string      `json:"last_hint,omitempty"`
-	LogCut    uint64      `json:"log_cut,omitempty"`   // bytes that it printed past 64 KiB/s
-	BadLines  uint64      `json:"bad_lines,omitempty"` // of a jsonl program that answered nothing
-	Swap      *SwapStatus `json:"swap,omitempty"`      // the last one
-	Patch     []Patch     `json:"patch,omitempty"`     // in the order in which they are applied, by name
+	Starts     uint64      `json:"starts"`
+	Crashes    uint64      `json:"crashes"`              // runs that ended by themselves
+	LastExit   string      `json:"last_exit,omitempty"`  // how the last run ended
+	LastError  string      `json:"last_error,omitempty"` // why it does not run, if something is wrong with it
+	LastHint   string      `json:"last_hint,omitempty"`
+	LogCut     uint64      `json:"log_cut,omitempty"`    // bytes that it printed past 64 KiB/s
+	BadLines   uint64      `json:"bad_lines,omitempty"`  // of a jsonl program that answered nothing
+	Swap       *SwapStatus `json:"swap,omitempty"`       // the last one
+	Placements []Placement `json:"placements,omitempty"` // cells of which a copy near by is wanted, the newest first
+	Patch      []Patch     `json:"patch,omitempty"`      // in the order in which they are applied, by name
 }
 
 // SwapStatus says how far the last swap has come.
@@ -224,6 +235,16 @@ type RaceRow struct {
 	Error    string `json:"error,omitempty"`
 }
 
+// RaceReport is a race that has ended.
+type RaceReport struct {
+	Time   time.Time `json:"time"`
+	Why    string    `json:"why"` // it was held
+	TookUS int64     `json:"took_us"`
+	Seen   int       `json:"seen"`   // candidates
+	Winner string    `json:"winner"` // peer; "" if there was none
+	Rows   []RaceRow `json:"rows"`   // best first
+}
+
 // HistoryRow is one published version.
 type HistoryRow struct {
 	CID     string    `json:"cid"`
@@ -232,6 +253,20 @@ type HistoryRow struct {
 	Schema  string    `json:"schema"`         // hash of the schema, in hex
 	Owner   string    `json:"owner"`          // peer ID of the account that signed it
 	Note    string    `json:"note,omitempty"` // of the last one: why the version before it is not listed
+}
+
+// VersionDetail is one published version with all that it says.
+type VersionDetail struct {
+	HistoryRow
+	Manifest json.RawMessage `json:"manifest"`
+	Full     json.RawMessage `json:"full_schema,omitempty"`
+}
+
+// Description is what a target is now.
+type Description struct {
+	CID     string          `json:"cid,omitempty"`     // of the manifest; "": it is not published, or called by its directory
+	Version string          `json:"version,omitempty"` // of the manifest
+	Schema  json.RawMessage `json:"schema"`
 }
 
 // MirrorRow is one mirror on this machine.
@@ -244,8 +279,33 @@ type MirrorRow struct {
 	Source      string    `json:"source"` // artefact, or what it was built from
 	LastUsed    time.Time `json:"last_used"`
 	Public      bool      `json:"public"`                 // it is announced
+	Hosted      bool      `json:"hosted,omitempty"`       // for others
+	AskedBy     string    `json:"asked_by,omitempty"`     // peer ID of who asked for it, if it is hosted
 	Made        bool      `json:"made,omitempty"`         // by this very request
 	SandboxTier string    `json:"sandbox_tier,omitempty"` // of one that was just started
+}
+
+// What an entry of [deps] is.
+const (
+	DepDirectory = "directory"
+	DepGit       = "git"
+	DepPublished = "published" // a CID, or a name of one
+)
+
+// DepRow is an entry of [deps], and what it stands for.
+type DepRow struct {
+	Name   string     `json:"name"`
+	Kind   string     `json:"kind"`
+	Target string     `json:"target"`           // as cell.toml has it
+	Dir    string     `json:"dir,omitempty"`    // where it is on this machine, if it is
+	CID    string     `json:"cid,omitempty"`    // of what is published
+	Commit string     `json:"commit,omitempty"` // of a repository
+	Moves  bool       `json:"moves,omitempty"`  // the reference is a branch, which is looked at again
+	Looked *time.Time `json:"looked,omitempty"` // when the repository was asked last
+	State  string     `json:"state,omitempty"`  // as in Status, if there is a directory
+	Step   string     `json:"step,omitempty"`   // what is being done just now
+	Error  string     `json:"error,omitempty"`
+	Hint   string     `json:"hint,omitempty"`
 }
 
 // Check is one finding of the doctor.
@@ -276,6 +336,7 @@ type UseRequest struct {
 	Args      json.RawMessage // or a JSON object
 	Body      string          // what the request's body is; "" is BodyArgs
 	Key       string          // idempotency key, at most 64 bytes; "" lets the nucleus choose one
+	Quorum    string          // "2of3": three providers are asked and two must agree; "" asks one
 }
 
 // Query gives r as the query of its URL.
@@ -292,6 +353,9 @@ func (r *UseRequest) Query() (url.Values, error) {
 	}
 	if r.Key != "" {
 		q.Set("key", r.Key)
+	}
+	if r.Quorum != "" {
+		q.Set("quorum", r.Quorum)
 	}
 	if r.Argv != nil {
 		b, err := json.Marshal(r.Argv)
@@ -311,7 +375,7 @@ func (r *UseRequest) Query() (url.Values, error) {
 func ParseUse(q url.Values, defaultTimeout time.Duration) (UseRequest, error) {
 	r := UseRequest{
 		Target: q.Get("target"), Func: q.Get("fn"), CallerDir: q.Get("caller_dir"), Body: q.Get("body"),
-		Key: q.Get("key"),
+		Key: q.Get("key"), Quorum: q.Get("quorum"),
 	}
 	var err error
 	if r.Timeout, err = ParseTimeout(q, defaultTimeout); err != nil {
@@ -354,6 +418,19 @@ func ParseTimeout(q url.Values, otherwise time.Duration) (time.Duration, error) 
 	return time.Duration(ms) * time.Millisecond, nil
 }
 
+// ParseEvery reads every_ms: 100 ms to 1 h; 10 s where there is none.
+func ParseEvery(q url.Values) (time.Duration, error) {
+	s := q.Get("every_ms")
+	if s == "" {
+		return 10 * time.Second, nil
+	}
+	ms, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || ms < 100 || ms > time.Hour.Milliseconds() {
+		return 0, fmt.Errorf("every_ms is %q, allowed are 100 to %d", s, time.Hour.Milliseconds())
+	}
+	return time.Duration(ms) * time.Millisecond, nil
+}
+
 // How the reply of a use is encoded.
 const (
 	CodecJSON = "json"
@@ -369,4 +446,16 @@ type UseMeta struct {
 	TookUS   int64  `json:"took_us"`  // from the request's arrival to the first byte of the reply
 	Raced    bool   `json:"raced"`    // a race was held for this call
 	Cached   bool   `json:"cached"`   // the winner of an earlier race was called
+
+	Quorum *Quorum `json:"quorum,omitempty"` // of a call that asked for one
+}
+
+// Quorum says how a reply came about that several providers were asked for.
+type Quorum struct {
+	Want   string   `json:"want"`             // "2of3"
+	Asked  int      `json:"asked"`            // who have answered
+	Agreed int      `json:"agreed"`           // of these, with the reply that counts
+	Liars  []string `json:"liars"`            // peers that gave another one, and are not asked for a while
+	Silent []string `json:"silent,omitempty"` // peers that were asked and gave none in time
+	Note   string   `json:"note,omitempty"`   // what weakens it
 }

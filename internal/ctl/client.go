@@ -58,6 +58,26 @@ func (c *Client) Race(ctx context.Context, target string) ([]RaceRow, error) {
 	return result[[]RaceRow](ctx, c, "POST", RouteRace, targetQuery(ctx, target))
 }
 
+// Watch calls each for each race of target as it ends, until ctx does. The nucleus holds one itself when
+// there was none for so long.
+func (c *Client) Watch(ctx context.Context, target string, every time.Duration, each func(RaceReport) error) error {
+	q := targetQuery(ctx, target)
+	q.Set("every_ms", strconv.FormatInt(every.Milliseconds(), 10))
+	a, err := c.ask(ctx, "GET", RouteRaces, q, nil)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	_, err = a.result(c.Progress, func(item json.RawMessage) error {
+		var r RaceReport
+		if err := json.Unmarshal(item, &r); err != nil {
+			return fmt.Errorf("%w: %w", ErrProtocol, err)
+		}
+		return each(r)
+	})
+	return a.cause(ctx, err)
+}
+
 // History gives the versions of target, newest first.
 func (c *Client) History(ctx context.Context, target string) ([]HistoryRow, error) {
 	return result[[]HistoryRow](ctx, c, "GET", RouteHistory, targetQuery(ctx, target))
@@ -66,6 +86,18 @@ func (c *Client) History(ctx context.Context, target string) ([]HistoryRow, erro
 // Schema gives the schema of target as JSON.
 func (c *Client) Schema(ctx context.Context, target string) (json.RawMessage, error) {
 	return result[json.RawMessage](ctx, c, "GET", RouteSchema, targetQuery(ctx, target))
+}
+
+// Version gives one version of target whole.
+func (c *Client) Version(ctx context.Context, target, version string) (VersionDetail, error) {
+	q := targetQuery(ctx, target)
+	q.Set("version", version)
+	return result[VersionDetail](ctx, c, "GET", RouteVersion, q)
+}
+
+// Describe gives what target is now, with its schema.
+func (c *Client) Describe(ctx context.Context, target string) (Description, error) {
+	return result[Description](ctx, c, "GET", RouteDescribe, targetQuery(ctx, target))
 }
 
 // Doctor gives what the nucleus finds about itself.
@@ -133,6 +165,16 @@ func (c *Client) Collect(ctx context.Context, dry bool) ([]MirrorRow, error) {
 		q.Set("dry", "1")
 	}
 	return result[[]MirrorRow](ctx, c, "POST", RouteCollect, withTimeout(ctx, q))
+}
+
+// Deps lists what is under [deps], and what it stands for.
+func (c *Client) Deps(ctx context.Context) ([]DepRow, error) {
+	return result[[]DepRow](ctx, c, "GET", RouteDeps, withTimeout(ctx, nil))
+}
+
+// UpdateDeps brings dependencies by git up to date: those named, or all.
+func (c *Client) UpdateDeps(ctx context.Context, names []string) ([]DepRow, error) {
+	return result[[]DepRow](ctx, c, "POST", RouteDeps, withTimeout(ctx, url.Values{"name": names}))
 }
 
 // Stop tells the nucleus to stop. It has not yet stopped when Stop returns.

@@ -235,7 +235,7 @@ func answerOnce(l net.Listener, answer string) {
 func TestUseRequestQuery(t *testing.T) {
 	for _, want := range []UseRequest{
 		{Target: "bafy", Func: "add", Timeout: time.Second, Argv: []string{"3", "a=4&", "ü"}, Body: BodyArgs},
-		{Func: "sum", Timeout: 24 * time.Hour, Args: json.RawMessage(`{"a":[1]}`), Key: "k", Body: BodyStream, CallerDir: "/x y"},
+		{Func: "sum", Timeout: 24 * time.Hour, Args: json.RawMessage(`{"a":[1]}`), Key: "k", Quorum: "2of3", Body: BodyStream, CallerDir: "/x y"},
 		{Target: "/d", Func: "f", Timeout: time.Millisecond, Argv: []string{}, Body: BodyAuto},
 	} {
 		q, err := want.Query()

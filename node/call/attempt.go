@@ -45,6 +45,7 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 		}
 		tried.add(who.Peer)
 		a := c.hedged(ctx, r, who, req, p, tried)
+		c.spotCheck(r, p, req, &a)
 		if a.err == nil {
 			res.Reply, res.Provider, res.Source = a.reply, string(a.from.Peer), a.from.Source
 			return res, nil
@@ -116,6 +117,11 @@ func (p *policy) prepare(ctx context.Context, c *Caller, r *remote, who race.Ran
 			return nil // it is only called less boldly
 		}
 	}
+	return p.read(schema, req)
+}
+
+// read learns it from a schema that is at hand, which may be nil.
+func (p *policy) read(schema *cellproto.Schema, req *cellproto.Request) error {
 	p.known = true
 	if schema == nil {
 		return nil
@@ -176,7 +182,7 @@ func (c *Caller) pick(ctx context.Context, r *remote, tried *peerSet, res *Resul
 	if err := c.explain(r, "use "+string(r.name), d); err != nil {
 		return race.Ranked{}, err
 	}
-	who, found := d.Next(tried.has)
+	who, found := d.Next(func(p cellproto.PeerID) bool { return tried.has(p) || c.lied(p) })
 	if !found {
 		return race.Ranked{}, cellproto.Errorf("use "+string(r.name), cellproto.Unavailable, "all %d providers failed", len(tried.peers))
 	}
@@ -196,14 +202,14 @@ func (c *Caller) known(r *remote, tried *peerSet, res *Result) (race.Ranked, boo
 		return race.Ranked{}, false
 	}
 	res.Decided = d.At
-	if r.winner.Serves(now, c.cfg.Policy) && !tried.has(r.winner.Peer) {
+	if r.winner.Serves(now, c.cfg.Policy) && !tried.has(r.winner.Peer) && !c.lied(r.winner.Peer) {
 		for _, k := range d.Ranking {
 			if k.Peer == r.winner.Peer {
 				return k, true
 			}
 		}
 	}
-	return d.Next(func(p cellproto.PeerID) bool { return tried.has(p) || p == r.winner.Peer })
+	return d.Next(func(p cellproto.PeerID) bool { return tried.has(p) || p == r.winner.Peer || c.lied(p) })
 }
 
 // attempt is the outcome of calling one provider.
@@ -213,6 +219,7 @@ type attempt struct {
 	err    error
 	sent   bool // the request may have left; else it has not run, whatever err is
 	counts bool // of a hedge: this is the answer
+	mute   bool // of a hedge: who was asked first did not answer a ping either
 }
 
 // discard drops a reply that nobody wants any more.
@@ -236,6 +243,7 @@ func (a attempt) until(then func()) attempt {
 func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request) attempt {
 	begin := time.Now()
 	a := c.exchange(ctx, r, who, req)
+	a.fits(r, req)
 	if a.err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return a // we gave up: that says nothing about the peer
 	}
@@ -253,6 +261,24 @@ func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *
 		c.failed(now, r, who.Peer)
 	}
 	return a
+}
+
+// fits has a reply that its schema does not promise count as none. Bodies are not looked at.
+func (a *attempt) fits(r *remote, req *cellproto.Request) {
+	if a.err != nil || a.reply.Body != nil {
+		return
+	}
+	_, schema := r.description()
+	if schema == nil {
+		return
+	}
+	if fn, ok := schema.Functions[req.Header.Func]; ok {
+		if err := fn.FitReply(a.reply.Header.Codec, a.reply.Payload); err != nil {
+			a.err = cellproto.Errorf("use "+string(r.name), cellproto.BadReply, "%s replied what its schema does not promise: %w", a.from.Peer, err).
+				WithHint("The provider is not asked for a while; its function may have run.")
+			a.reply = nil
+		}
+	}
 }
 
 // exchange sends the request over the peer's link, or over one of its own when it has a body.
@@ -290,6 +316,8 @@ func ownWord(ctx context.Context, fn string, err error) error {
 			WithHint("Give it more time (--timeout).")
 	case cellproto.KindOf(err) == cellproto.Canceled && ctx.Err() == nil:
 		return cellproto.Errorf("call "+fn, cellproto.MayHaveRun, "the callee broke it off: %w", err)
+	case cellproto.KindOf(err) == cellproto.BadReply: // of a cell that it has called: no fault of its own
+		return cellproto.Errorf("call "+fn, cellproto.FuncError, "%w", err)
 	}
 	return err
 }

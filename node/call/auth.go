@@ -91,7 +91,39 @@ func (s *session) prove(c *cellproto.Conn, f *cellproto.Frame) error {
 		return err
 	}
 	s.until = now.Add(t.ttl)
+	s.s.noteProven(s.who.Peer, key, s.until)
 	return s.replyNow(c, f, cellproto.Header{}, token)
+}
+
+// proven is a key that a peer has proven to hold, until when that is believed.
+type proven struct {
+	key   peer.ID
+	until time.Time
+}
+
+const maxProven = 1024 // peers whose keys are remembered
+
+func (s *Server) noteProven(p, key peer.ID, until time.Time) {
+	if p == "" { // on a Unix socket
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.proven) >= maxProven {
+		clear(s.proven) // they prove it again
+	}
+	s.proven[p] = proven{key, until}
+}
+
+// Proven gives the key that a peer has proven to hold within the lifetime of a token, if it has.
+func (s *Server) Proven(p peer.ID) (key peer.ID, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known, ok := s.proven[p]
+	if !ok || !time.Now().Before(known.until) {
+		return "", false
+	}
+	return known.key, true
 }
 
 // authorise lets a request pass whose sender has proven what the cell asks for.
@@ -116,6 +148,7 @@ func (s *session) authorise(f *cellproto.Frame) error {
 			return cellproto.Errorf("check token", cellproto.Denied, "its key is not allowed any more")
 		}
 		s.until = tok.Expires
+		s.s.noteProven(s.who.Peer, tok.Key, tok.Expires)
 		return nil
 	}
 	return cellproto.Errorf("call "+f.Header.Func, cellproto.Denied, "the cell asks its callers to prove who they are (%s)", s.s.tokens.mode).

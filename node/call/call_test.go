@@ -455,3 +455,25 @@ func TestHistory(t *testing.T) {
 		}
 	}
 }
+
+// notReady is a dependency by git that is being built.
+type notReady struct{}
+
+func (notReady) Dir(_ context.Context, name string) (string, bool, error) {
+	e := cellproto.Errorf("call "+name, cellproto.Unavailable, "this dependency is being made ready")
+	e.RetryAfter = time.Second
+	return "", true, e
+}
+
+// That a dependency is being built reaches the caller as it is, with the time to come back.
+func TestCallOfDependencyByGit(t *testing.T) {
+	c := use(t, publish(t, testSchema()), &book{}, func(cfg *CallerConfig, d *CallerDeps) {
+		cfg.Deps = map[string]string{"git": "https://example.org/x.git@v1"}
+		d.Repos = notReady{}
+	})
+	_, err := try(t, c, "git", request("echo", "x"))
+	wantKind(t, err, cellproto.Unavailable)
+	if cellproto.RetryAfterOf(err) != time.Second {
+		t.Errorf("again after %v", cellproto.RetryAfterOf(err))
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -41,6 +42,12 @@ type Mirrors interface {
 	Dir(id cid.Cid) (dir string, ok bool)
 }
 
+// Repos knows the copies of repositories under [deps] on this machine; ok is false for a name of something else.
+// One that is not ready yet is Unavailable.
+type Repos interface {
+	Dir(ctx context.Context, name string) (dir string, ok bool, err error)
+}
+
 // CallerConfig says on whose behalf calls are made.
 type CallerConfig struct {
 	Dir         string            // of the calling cell; its memory of others is in Dir/.cell-cache
@@ -48,6 +55,7 @@ type CallerConfig struct {
 	Deps        map[string]string // of cell.toml
 	RemoteCells map[string]string // of cell.toml
 	Policy      race.Policy
+	SpotCheck   float64 // share of the calls of pure functions that are checked; see spotCheck
 }
 
 // CallerDeps is what the client half stands on.
@@ -59,6 +67,7 @@ type CallerDeps struct {
 	Wake     func(ctx context.Context, dir string) error // starts the nucleus of a local directory
 	Own      *Server                                     // of the same nucleus, or nil
 	Mirrors  Mirrors                                     // or nil
+	Repos    Repos                                       // or nil
 	Raced    func(Raced) (again time.Duration)           // see Raced; or nil
 	Log      *zap.Logger
 }
@@ -72,26 +81,35 @@ type Caller struct {
 	cache  *cache
 	newest *signed.Newest // adverts
 	clocks clocks
+	names  names
 	ctx    context.Context
 	cancel context.CancelFunc
 	work   group
 
 	mu         sync.Mutex
 	remotes    map[cid.Cid]*remote
-	names      map[string]resolved
 	cids       map[string]cid.Cid   // decoded
 	badMirrors map[string]time.Time // by directory: until then they are not tried
 	reputation *race.Reputation
-	saved      time.Time // when reputation was written down
+	saved      time.Time                 // when reputation was written down
+	watchers   map[chan race.Log]cid.Cid // of Watch, and what each watches
+
+	place   func(*remote, cellproto.PeerID) (group string, local bool) // placeOf, but in tests
+	liars   atomic.Bool                                                // somebody may be banned for wrong answers
+	checks  atomic.Int32                                               // of spotCheck, under way
+	checked atomic.Int64                                               // of spotCheck, begun
 }
 
 // NewCaller makes the client half and reads what it remembers of others.
 func NewCaller(cfg CallerConfig, deps CallerDeps) *Caller {
 	c := &Caller{
 		cfg: cfg, deps: deps, cache: openCache(cfg.Dir, deps.Log), newest: signed.NewNewest(maxAdverts),
-		remotes: map[cid.Cid]*remote{}, names: map[string]resolved{}, cids: map[string]cid.Cid{}, badMirrors: map[string]time.Time{},
+		remotes: map[cid.Cid]*remote{}, names: names{m: map[string]*named{}}, cids: map[string]cid.Cid{}, badMirrors: map[string]time.Time{},
+		watchers: map[chan race.Log]cid.Cid{},
 	}
 	c.reputation = c.cache.reputation()
+	c.liars.Store(c.reputation.Len() > 0)
+	c.place = c.placeOf
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.links = newLinks(deps.Host, cfg.Agent, deps.Log)
 	return c
@@ -135,14 +153,24 @@ type Result struct {
 	Raced    bool      // a race was held for this call
 	Cached   bool      // the winner of an earlier race answered
 	Decided  time.Time // when that race was decided
+	Quorum   *Quorum   // of a call that asked for one; nil: it did not
 }
 
 // Call makes one call to a target: a directory, a name under [deps] or [remote_cells], a CID, an
 // IPNS name or a domain. The context's deadline is the deadline of all of it. A function that is
 // pure or idempotent is tried elsewhere when a provider fails; any other only if its request
-// provably never ran. The caller closes the reply's body.
+// provably never ran. With cellproto.MetaQuorum in the request's meta several providers are asked. The
+// caller closes the reply's body.
 func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request) (*Result, error) {
+	req, quorum, err := takeQuorum(req)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := withTimeout(ctx)
+	if quorum.Ask > 0 {
+		defer cancel()
+		return c.callQuorum(ctx, target, req, quorum)
+	}
 	t, err := c.resolve(ctx, target)
 	if err != nil {
 		cancel()
@@ -293,9 +321,13 @@ func newKey() []byte {
 
 // observe notes what became of a call to a peer.
 func (c *Caller) observe(now time.Time, p cellproto.PeerID, err error, took time.Duration) {
+	kind := cellproto.KindOf(err)
+	if kind == cellproto.Corrupt || kind == cellproto.BadReply {
+		c.liars.Store(true)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.reputation.Called(now, p, cellproto.KindOf(err), took, cellproto.RetryAfterOf(err))
+	c.reputation.Called(now, p, kind, took, cellproto.RetryAfterOf(err))
 }
 
 func (c *Caller) observed(p cellproto.PeerID) race.Observed {

@@ -231,26 +231,29 @@ func (c *Caller) Race(ctx context.Context, target string) (*race.Decision, error
 		return nil, err
 	}
 	if !t.cell.Defined() {
-		return nil, cellproto.Errorf("race "+target, cellproto.BadInput, "%s is a nucleus itself: there is nobody to race", t.where()).
-			WithHint("Publish it first, or give the CID that cellctl publish printed.")
+		return nil, notRaced("race "+target, t)
 	}
-	r := c.remote(t.cell)
+	return c.raceNow(ctx, c.remote(t.cell), "race "+target, true)
+}
+
+// raceNow waits for the race that runs, or holds one.
+func (c *Caller) raceNow(ctx context.Context, r *remote, op string, patient bool) (*race.Decision, error) {
 	r.mu.Lock()
 	run := r.racing
 	if run == nil {
-		run = c.beginRace(r, race.Expired, true)
+		run = c.beginRace(r, race.Expired, patient)
 	}
 	r.mu.Unlock()
 	select {
 	case <-run.done:
 	case <-ctx.Done():
-		return nil, cellproto.Errorf("race "+target, r.lateKind(ctx), "not finished in time: %s", c.progress(r)).
+		return nil, cellproto.Errorf(op, r.lateKind(ctx), "not finished in time: %s", c.progress(r)).
 			WithHint("A longer --timeout; cellctl doctor says whether this machine reaches the network.")
 	}
 	if run.err != nil {
 		return nil, run.err
 	}
-	return run.decision, c.explain(r, "race "+target, run.decision)
+	return run.decision, c.explain(r, op, run.decision)
 }
 
 // Version is one published version of a cell.
@@ -269,12 +272,37 @@ const maxHistory = 256
 func (c *Caller) History(ctx context.Context, id cid.Cid) ([]Version, error) {
 	ctx, cancel := withTimeout(ctx)
 	defer cancel()
-	var from []peer.ID
+	versions, _, err := c.history(ctx, id)
+	return versions, err
+}
+
+// VersionSchema gives the schema of one of the versions that History gives; nil: it has none.
+func (c *Caller) VersionSchema(ctx context.Context, id cid.Cid, which func([]Version) (cid.Cid, error)) (Version, *cellproto.Schema, error) {
+	ctx, cancel := withTimeout(ctx)
+	defer cancel()
+	versions, from, err := c.history(ctx, id)
+	if err != nil {
+		return Version{}, nil, err
+	}
+	chosen, err := which(versions)
+	if err != nil {
+		return Version{}, nil, err
+	}
+	i := slices.IndexFunc(versions, func(v Version) bool { return v.CID == chosen })
+	if i < 0 {
+		return Version{}, nil, cellproto.Errorf("read history", cellproto.NotFound, "%s is no version of this cell", chosen)
+	}
+	_, _, schema, err := c.fetchDescription(ctx, chosen, from)
+	return versions[i], schema, err
+}
+
+// history gives the versions of a cell, and the peers that they can be had from.
+func (c *Caller) history(ctx context.Context, id cid.Cid) (versions []Version, from []peer.ID, err error) {
 	m, err := c.localManifest(ctx, id)
 	if err != nil {
 		r := c.remote(id)
 		if m, _, err = c.describeFound(ctx, r); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		r.mu.Lock()
 		for _, info := range r.infos {
@@ -301,7 +329,7 @@ func (c *Caller) History(ctx context.Context, id cid.Cid) ([]Version, error) {
 		m = before
 		out = append(out, Version{CID: prev, Manifest: m})
 	}
-	return out, nil
+	return out, from, nil
 }
 
 // localManifest reads a manifest that this nucleus has itself.
@@ -320,4 +348,20 @@ func (c *Caller) Resolve(ctx context.Context, target string) (cid.Cid, bool, err
 		t.cell = t.mirrorOf
 	}
 	return t.cell, t.cell.Defined(), err
+}
+
+// Known gives the manifest of a cell that was described before; nil: it was not.
+func (c *Caller) Known(id cid.Cid) *signed.Manifest {
+	m, _ := c.remote(id).description()
+	return m
+}
+
+// Where gives the directory that a target is in on this machine, if it is, and the CID that it stands for, if
+// that is what it names.
+func (c *Caller) Where(ctx context.Context, target string) (dir string, id cid.Cid, err error) {
+	t, err := c.resolve(ctx, target)
+	if id = t.cell; t.mirrorOf.Defined() {
+		id = t.mirrorOf
+	}
+	return t.dir, id, err
 }

@@ -70,7 +70,7 @@ func (s *Server) Leave(ctx context.Context) (left int) {
 	var busy sync.Map
 	for _, c := range peers {
 		leaving.Go(func() {
-			if n := farewell(ctx, c); n > 0 {
+			if n := farewell(ctx, c, replacedText); n > 0 {
 				busy.Store(c, n)
 			}
 		})
@@ -82,16 +82,23 @@ func (s *Server) Leave(ctx context.Context) (left int) {
 	return left
 }
 
-// farewell sends a peer away, and gives how many of its calls have not ended when ctx has.
-func farewell(ctx context.Context, c *cellproto.Conn) (busy int) {
-	_ = c.Goaway("celld is replaced: come back at once") // a lost connection has left
-	_, _ = c.Ping(ctx)                                   // what it began before it knew is here then
+// farewell sends a peer away, saying why, and gives how many of its calls have not ended when ctx has.
+func farewell(ctx context.Context, c *cellproto.Conn, why string) (busy int) {
+	_ = c.Goaway(why)  // a lost connection has left
+	_, _ = c.Ping(ctx) // what it began before it knew is here then
+	if busy = quiet(ctx, c); busy == 0 {
+		_ = c.Drain(ctx, why) // nothing is cut
+	}
+	return busy
+}
+
+// quiet waits until no call is in flight on a connection, and gives how many are when ctx ends.
+func quiet(ctx context.Context, c *cellproto.Conn) (busy int) {
 	tick := time.NewTicker(handoverTick)
 	defer tick.Stop()
 	for {
 		in, out := c.InFlight()
 		if in+out == 0 {
-			_ = c.Drain(ctx, "celld is replaced") // nothing is cut
 			return 0
 		}
 		select {
@@ -103,6 +110,9 @@ func farewell(ctx context.Context, c *cellproto.Conn) (busy int) {
 		}
 	}
 }
+
+// replacedText is what peers are told whose nucleus is handed over.
+const replacedText = "celld is replaced: come back at once"
 
 // handoverTick is how often it is looked whether calls in flight have ended.
 const handoverTick = time.Millisecond

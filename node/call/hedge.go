@@ -9,10 +9,11 @@ import (
 	"github.com/celldnet/celld/node/race"
 )
 
-// hedged calls who. When a pure function stays silent for a few times its usual time, further
-// candidates are asked too, one after the other, and the first answer counts.
+// hedged calls who. When a pure function stays silent for a few times its usual time, an idempotent one for
+// half of the time that is left, or either until its provider does not answer a ping, further candidates are
+// asked too, one after the other, and the first answer counts.
 func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, p *policy, tried *peerSet) attempt {
-	if !p.pure || req.Body != nil {
+	if !p.idempotent || req.Body != nil {
 		return c.callPeer(ctx, r, who, req)
 	}
 	if _, ok := c.nextBest(r, tried); !ok {
@@ -22,13 +23,20 @@ func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *ce
 	rest, cancelRest := context.WithCancel(ctx)
 	h := &hedge{c: c, r: r, req: *req, p: p, tried: tried}
 	over := make(chan attempt, 1)
-	timer := time.AfterFunc(hedgeAfter(ctx, who), func() {
+	look, patience := p.look(ctx, who), p.patience(ctx, who)
+	timer := time.AfterFunc(look, func() {
 		if !c.work.begin() {
 			over <- attempt{err: errStopping("call " + req.Header.Func)}
 			return
 		}
 		defer c.work.end()
+		mute := c.awaitSilence(rest, r, who, patience-look)
+		if rest.Err() != nil { // the first has answered meanwhile
+			over <- attempt{err: cellproto.Errorf("call "+req.Header.Func, cellproto.KindOf(rest.Err()), "%w", rest.Err())}
+			return
+		}
 		b := h.run(rest)
+		b.mute = mute
 		if b.counts {
 			cancelFirst()
 		}
@@ -46,7 +54,9 @@ func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *ce
 		cancelRest()
 		return a
 	}
-	c.failed(time.Now(), r, who.Peer)
+	if !b.mute { // else the race that follows finds out whether it is gone, or was busy for a moment
+		c.outrun(r, who.Peer, req.Header.Func)
+	}
 	return b.until(cancelRest)
 }
 
@@ -86,7 +96,7 @@ func (h *hedge) run(ctx context.Context) attempt {
 				h.tried.add(next.Peer)
 				open++
 				cancels[next.Peer] = h.ask(ctx, next, answers)
-				timer.Reset(hedgeAfter(ctx, next))
+				timer.Reset(h.p.patience(ctx, next))
 			}
 		case a := <-answers:
 			open--
@@ -123,6 +133,15 @@ func (h *hedge) ask(ctx context.Context, who race.Ranked, answers chan<- attempt
 	return cancel
 }
 
+// outrun notes that a provider was silent for so long that another one has answered meanwhile. Now and then
+// that happens to anybody, and one success makes up for most of it; who does so all the time is banned,
+// however well it answers pings.
+func (c *Caller) outrun(r *remote, p cellproto.PeerID, fn string) {
+	now := time.Now()
+	c.observe(now, p, cellproto.Errorf("call "+fn, cellproto.Timeout, "another provider was quicker by far"), 0)
+	c.failed(now, r, p)
+}
+
 // nextBest is the best candidate that was not tried.
 func (c *Caller) nextBest(r *remote, tried *peerSet) (race.Ranked, bool) {
 	r.mu.Lock()
@@ -130,7 +149,20 @@ func (c *Caller) nextBest(r *remote, tried *peerSet) (race.Ranked, bool) {
 	if r.decision == nil {
 		return race.Ranked{}, false
 	}
-	return r.decision.Next(tried.has)
+	return r.decision.Next(func(p cellproto.PeerID) bool { return tried.has(p) || c.lied(p) })
+}
+
+// patience is how long a call may stay silent before somebody else is asked too. What is idempotent is not
+// pure: to have it run twice may cost more than time, and is the last resort.
+func (p *policy) patience(ctx context.Context, who race.Ranked) time.Duration {
+	if p.pure {
+		return hedgeAfter(ctx, who)
+	}
+	deadline, ok := ctx.Deadline()
+	if !ok { // every call has one
+		return cellproto.DefaultTimeout
+	}
+	return time.Until(deadline) / 2
 }
 
 // hedgeAfter is how long a pure call may stay silent: three times what 99 of 100 calls need, at

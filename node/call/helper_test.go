@@ -193,6 +193,8 @@ type fakeProgram struct {
 	starts   atomic.Int64
 	begun    atomic.Int64
 	inFlight atomic.Int64
+	mute     atomic.Bool // for those whose handle looks at it
+	full     atomic.Bool // there is no place
 	wg       sync.WaitGroup
 
 	mu     sync.Mutex
@@ -254,7 +256,7 @@ func (p *fakeProgram) Conn(ctx context.Context) (*cellproto.Conn, error) {
 }
 
 func (p *fakeProgram) Begin() error {
-	if p.inFlight.Add(1) > p.places {
+	if p.inFlight.Add(1) > p.places || p.full.Load() {
 		p.inFlight.Add(-1)
 		e := cellproto.Errorf("call", cellproto.Overloaded, "all places are taken")
 		e.RetryAfter = 70 * time.Millisecond

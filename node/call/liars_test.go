@@ -245,6 +245,73 @@ func TestSilentOnTheCall(t *testing.T) {
 	}
 }
 
+// The same for an idempotent function, whose providers are not asked at the same time before half of the
+// time is over. All of them get the same key.
+func TestSilentOnAnIdempotentCall(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 3, nil)
+	winner := string(c.remote(cell.id).decision.Winner)
+	for _, p := range all {
+		if peerText(p.host) == winner {
+			p.program.handle = silent
+		}
+	}
+	const deadline = 2 * time.Second
+	ctx, cancel := context.WithTimeout(t.Context(), deadline)
+	defer cancel()
+	begin := time.Now()
+	res, err := c.Call(ctx, cell.id.String(), request("count", "x"))
+	if err != nil || res.Provider == winner {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	if took := time.Since(begin); took < deadline/2-deadline/10 {
+		t.Errorf("another one was asked after %v already", took)
+	}
+	keys := map[string]bool{}
+	runs := 0
+	for _, p := range all {
+		p.program.mu.Lock()
+		for _, k := range p.program.keys {
+			keys[k], runs = true, runs+1
+		}
+		p.program.mu.Unlock()
+	}
+	if len(keys) != 1 || keys[""] || runs != 2 {
+		t.Errorf("%d runs with the keys %v", runs, keys)
+	}
+	// It is not called again soon, though it answers every ping.
+	for range 10 {
+		if res := call(t, c, cell, "once"); res.Provider == winner {
+			t.Fatal("it is called again")
+		}
+	}
+}
+
+// Who was silent on a call does not win the next races, though it answers every ping.
+func TestSilentIsScoredDown(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 3, nil)
+	mute := string(c.remote(cell.id).decision.Winner)
+	for _, p := range all {
+		if peerText(p.host) == mute {
+			p.program.handle = silent
+		}
+	}
+	call(t, c, cell, "echo")
+	for range 5 {
+		d, err := c.Race(t.Context(), cell.id.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last := d.Ranking[len(d.Ranking)-1]; string(last.Peer) != mute || last.Parts.Reputation == 0 {
+			t.Errorf("the last one is %+v", last)
+		}
+		if res := call(t, c, cell, "once"); res.Provider == mute {
+			t.Fatal("it is called again")
+		}
+	}
+}
+
 // The answer of the first counts while others are being asked, and theirs are dropped.
 func TestHedgeFirstAnswers(t *testing.T) {
 	cell := publish(t, testSchema())

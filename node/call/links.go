@@ -27,6 +27,7 @@ type link struct {
 	made    time.Time
 	remote  peer.ID                         // "" behind a Unix socket
 	hello   atomic.Pointer[cellproto.Hello] // nil: not here yet, or not looked at
+	doubts  chan struct{}                   // holds one: somebody doubts that the other end is there
 
 	mu      sync.Mutex // held while we prove who we are, so that it is done once
 	until   time.Time  // when to prove it anew; zero: it was not yet
@@ -260,7 +261,7 @@ func (l *links) start(t cellproto.Transport, key linkKey, remote peer.ID, idle t
 		t.Close()
 		return nil, err
 	}
-	lk := &link{key: key, conn: conn, remote: remote, made: time.Now()}
+	lk := &link{key: key, conn: conn, remote: remote, made: time.Now(), doubts: make(chan struct{}, 1)}
 	run := func() {
 		stop := context.AfterFunc(l.ctx, conn.Close)
 		defer stop()
@@ -288,17 +289,29 @@ const (
 	watchPatience = 5 * time.Second
 )
 
-// watch ends a link whose other end has vanished, so that its calls can be made elsewhere.
+// doubt has it looked at once whether the other end is there.
+func (lk *link) doubt() {
+	select {
+	case lk.doubts <- struct{}{}:
+	default:
+	}
+}
+
+// watch ends a link whose other end has vanished, so that its calls can be made elsewhere, and the connection
+// below it, so that the peer can be dialed where it is now.
 func (l *links) watch(lk *link) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
+		doubted := false
 		select {
 		case <-tick.C:
+		case <-lk.doubts:
+			doubted = true
 		case <-lk.conn.Done():
 			return
 		}
-		if _, waiting := lk.conn.InFlight(); waiting == 0 {
+		if _, waiting := lk.conn.InFlight(); waiting == 0 && !doubted {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(l.ctx, watchPatience)
@@ -307,6 +320,9 @@ func (l *links) watch(lk *link) {
 		if cellproto.KindOf(err) == cellproto.Timeout {
 			l.log.Info("a peer has vanished", zap.String("peer", lk.key.to))
 			lk.conn.Close()
+			if lk.remote != "" {
+				_ = l.host.Network().ClosePeer(lk.remote) // what is gone need not be closed
+			}
 			return
 		}
 	}

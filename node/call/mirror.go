@@ -2,6 +2,9 @@ package call
 
 import (
 	"context"
+	"io"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -9,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/celltoml"
 	"github.com/celldnet/celld/cellproto/signed"
 	"github.com/celldnet/celld/node/race"
 )
@@ -31,38 +35,87 @@ func (c *Caller) mirrorDir(id cid.Cid) (string, bool) {
 	return dir, !bad || time.Now().After(until)
 }
 
-// callMirror calls a mirror on this machine, which is started if it sleeps. What it has provably not run
-// goes to the providers.
+// callMirror calls a mirror on this machine, which is started if it sleeps. What it has provably not run, and
+// what may be repeated, goes to the providers.
 func (c *Caller) callMirror(ctx context.Context, t resolved, req *cellproto.Request) (*Result, error) {
-	local := resolved{dir: t.dir}
-	err := c.tryMirror(ctx, t.dir)
-	var res *Result
-	if err == nil {
-		if res, err = c.callDirect(ctx, local, req); err == nil {
-			res.Source = "mirror"
-			return res, nil
-		}
-		kind := cellproto.KindOf(err)
-		switch kind {
-		case cellproto.Overloaded:
-		case cellproto.Unavailable, cellproto.Incompatible:
-			c.leaveAlone(t.dir, err)
-		default:
-			return nil, err // the same anywhere, or it may have run
-		}
-	}
-	if ctx.Err() != nil {
+	r, p := c.remote(t.mirrorOf), policy{}
+	if err := p.read(c.describeMirror(r, t.dir), req); err != nil {
 		return nil, err
+	}
+	res, err := c.askMirror(ctx, t.dir, req)
+	if err != nil && p.idempotent && cellproto.KindOf(err) == cellproto.MayHaveRun && rewind(req) {
+		res, err = c.askMirror(ctx, t.dir, req) // it may just have been restarted
+	}
+	if err == nil {
+		return res, nil
+	}
+	switch kind := cellproto.KindOf(err); {
+	case ctx.Err() != nil:
+		return nil, err
+	case kind == cellproto.Overloaded:
+	case kind == cellproto.Unavailable, kind == cellproto.Incompatible:
+		c.leaveAlone(t.dir, err)
+	case !p.idempotent || kind != cellproto.MayHaveRun && kind != cellproto.Failed:
+		return nil, err // the same anywhere, or it may have run
 	}
 	if !rewind(req) {
 		return nil, notAgain(err)
 	}
 	req.Header.Token = nil
-	res, rerr := c.callRemote(ctx, c.remote(t.mirrorOf), req)
+	res, rerr := c.callRemote(ctx, r, req)
 	if cellproto.KindOf(rerr) == cellproto.NotFound {
 		return nil, err // there is nobody else: why the mirror fails says more
 	}
 	return res, rerr
+}
+
+// askMirror makes one attempt with a mirror. One that cannot even be connected to is Unavailable, whatever
+// the reason.
+func (c *Caller) askMirror(ctx context.Context, dir string, req *cellproto.Request) (*Result, error) {
+	if err := c.tryMirror(ctx, dir); err != nil && ctx.Err() != nil {
+		return nil, err
+	} else if err != nil {
+		return nil, cellproto.Errorf("start "+dir, cellproto.Unavailable, "%w", err).WithHint("%s", cellproto.HintOf(err))
+	}
+	req.Header.Token = nil
+	res, err := c.callDirect(ctx, resolved{dir: dir}, req)
+	if err == nil {
+		res.Source = "mirror"
+	}
+	return res, err
+}
+
+// describeMirror gives the schema of a mirror, from its directory if it is not known yet; nil: there is none.
+func (c *Caller) describeMirror(r *remote, dir string) *cellproto.Schema {
+	if m, s := r.description(); m != nil {
+		return s
+	}
+	read := func(suffix string, most int64) ([]byte, error) {
+		f, err := os.Open(filepath.Join(dir, "published", string(r.name)+suffix))
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return io.ReadAll(io.LimitReader(f, most))
+	}
+	block, err := read(".cbor", cellproto.MaxManifest)
+	if err != nil {
+		return nil
+	}
+	m, err := signed.OpenManifest(r.id, block)
+	if err != nil {
+		return nil
+	}
+	var s *cellproto.Schema
+	if raw, err := read(".schema.json", cellproto.MaxSchema); err == nil {
+		if s, err = cellproto.ParseSchema(raw); err != nil || s.Hash() != m.SchemaHash {
+			return nil
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.manifest, r.schema = m, s
+	return s
 }
 
 // tryMirror connects to a mirror, which is started if it sleeps. One that cannot be is left alone for a
@@ -77,9 +130,12 @@ func (c *Caller) tryMirror(ctx context.Context, dir string) error {
 
 // leaveAlone has a mirror not be tried for a while.
 func (c *Caller) leaveAlone(dir string, why error) {
-	c.deps.Log.Warn("a mirror cannot be called", zap.String("dir", dir), zap.Error(why))
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if until, bad := c.badMirrors[dir]; bad && time.Now().Before(until) {
+		return
+	}
+	c.deps.Log.Warn("a mirror cannot be called", zap.String("dir", dir), zap.Error(why))
 	if len(c.badMirrors) >= maxNames {
 		clear(c.badMirrors)
 	}
@@ -90,9 +146,14 @@ func (c *Caller) leaveAlone(dir string, why error) {
 // soon another one is wanted, as long as the cell is called; 0: as usual.
 type Raced struct {
 	Cell      cid.Cid
-	Manifest  *signed.Manifest // nil: it is not known yet
-	Best      time.Duration    // what 99 of 100 calls of the winner should stay under; 0: there was none
-	Objective []byte           // the caller's slo.json for this cell, else for all cells; nil: there is none
+	Manifest  *signed.Manifest   // nil: it is not known yet
+	Best      time.Duration      // what 99 of 100 calls of the winner should stay under; 0: there was none
+	Answered  []cellproto.PeerID // the providers that could be measured
+	Objective []byte             // the caller's slo.json for this cell, else for all cells; nil: there is none
+
+	// Bandwidth gives what the winner sends, in Mbit/s, and measures it if that is due; 0: it cannot be
+	// measured. It takes up to seconds. Nil: there was no winner.
+	Bandwidth func() int64
 }
 
 const objectiveFile = "slo.json"
@@ -107,8 +168,14 @@ func (c *Caller) tellRaced(r *remote, d *race.Decision) {
 		out.Objective = c.cache.read(objectiveFile)
 	}
 	out.Manifest, _ = r.description()
+	out.Bandwidth = c.winnerSpeed(r, d)
 	if d.Winner != "" {
 		out.Best = d.Ranking[0].CallP99.Duration()
+	}
+	for _, k := range d.Ranking {
+		if k.Out == "" {
+			out.Answered = append(out.Answered, k.Peer)
+		}
 	}
 	again := c.deps.Raced(out)
 	r.mu.Lock()
@@ -166,5 +233,26 @@ func (c *Caller) Sources(ctx context.Context, target string) (*Source, error) {
 	r.manifest, r.schema = m, schema
 	r.mu.Unlock()
 	src.Block, src.Schema = block, schema
+	if celltoml.Placement(m.Privacy) == celltoml.PlacementFriends {
+		c.present(limited, r, ids)
+	}
 	return src, nil
+}
+
+// maxPresent is to how many providers of a cell for friends it is said who asks.
+const maxPresent = 4
+
+// present tells providers who we are, since they give what is for friends to none but these. Who cannot be told
+// refuses later.
+func (c *Caller) present(ctx context.Context, r *remote, ids []peer.ID) {
+	for _, id := range ids[:min(len(ids), maxPresent)] {
+		p := cellproto.PeerID(id.String())
+		lk, err := c.reach(ctx, r, p, false)
+		if err == nil { // a token counts once it was shown
+			_, err = c.send(ctx, lk, &cellproto.Request{Header: cellproto.Header{Func: cellproto.FuncSchema}}, string(p), string(r.name))
+		}
+		if err != nil {
+			c.deps.Log.Debug("a provider was not told who we are", zap.String("peer", string(p)), zap.Error(err))
+		}
+	}
 }

@@ -3,6 +3,7 @@ package call
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -86,7 +87,7 @@ func TestRaced(t *testing.T) {
 		d.Raced = func(r Raced) time.Duration {
 			select {
 			case heard <- r:
-			default: // the test has not taken the earlier ones, and at its end will not
+			default: // nobody listens any more; a race that waited would never end
 			}
 			return time.Nanosecond
 		}
@@ -126,5 +127,107 @@ func TestRaced(t *testing.T) {
 		} else if time.Now().After(deadline) {
 			t.Fatalf("%+v", r)
 		}
+	}
+}
+
+// livingMirror is a mirror whose nucleus dies when it is told to, with the call that has just come.
+type livingMirror struct {
+	lives []*provider // one after the other: what a nucleus remembers dies with it
+	life  atomic.Int64
+	dir   string
+	dying atomic.Bool
+	gone  atomic.Bool // it does not come back
+	conn  atomic.Pointer[net.Conn]
+}
+
+// keys gives those of all calls that its programs were asked for.
+func (m *livingMirror) keys() (keys []string) {
+	for _, p := range m.lives {
+		p.program.mu.Lock()
+		keys = append(keys, p.program.keys...)
+		p.program.mu.Unlock()
+	}
+	return keys
+}
+
+func newLivingMirror(t *testing.T, cell *published) *livingMirror {
+	t.Helper()
+	m := &livingMirror{dir: t.TempDir()}
+	for range 6 {
+		p := provide(t, cell, nil)
+		p.program.handle = func(in *cellproto.Inbound) {
+			if m.dying.CompareAndSwap(true, false) {
+				m.life.Add(1)
+				(*m.conn.Load()).Close()
+				return
+			}
+			answer(in)
+		}
+		m.lives = append(m.lives, p)
+	}
+	for name, data := range map[string][]byte{
+		"run/x": nil, "published/" + cell.id.String() + ".cbor": cell.block,
+		"published/" + cell.id.String() + ".schema.json": cell.schema.Canonical(),
+	} {
+		path := filepath.Join(m.dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, data, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err := net.Listen("unix", filepath.Join(m.dir, "run", "cell.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if m.gone.Load() {
+				conn.Close()
+				continue
+			}
+			m.conn.Store(&conn)
+			go m.lives[m.life.Load()].server.Serve(context.Background(), conn, Who{UID: 1, Owner: true})
+		}
+	}()
+	return m
+}
+
+// What may be repeated does not fail because the mirror dies in the middle of it, whether that comes back
+// or not, and goes under the same key. What must not be repeated is made once.
+func TestMirrorDies(t *testing.T) {
+	cell := publish(t, testSchema())
+	m := newLivingMirror(t, cell)
+	far := provide(t, cell, nil)
+	b := &book{}
+	b.add(far.host)
+	c := use(t, cell, b, func(_ *CallerConfig, d *CallerDeps) { d.Mirrors = oneMirror{cell.id, m.dir} })
+	for _, fn := range []string{"count", "echo"} {
+		m.dying.Store(true)
+		if res := call(t, c, cell, fn); res.Source != "mirror" {
+			t.Errorf("%s was answered by %s", fn, res.Source)
+		}
+	}
+	if keys := m.keys(); len(keys) != 4 || keys[0] == "" || keys[0] != keys[1] {
+		t.Errorf("the keys were %q", keys)
+	}
+	m.dying.Store(true)
+	_, err := try(t, c, cell.id.String(), request("once", "x"))
+	wantKind(t, err, cellproto.MayHaveRun)
+	if n := len(m.keys()) + int(far.program.begun.Load()); n != 5 {
+		t.Errorf("%d calls were begun, want 5", n)
+	}
+
+	call(t, c, cell, "echo")
+	m.dying.Store(true)
+	m.gone.Store(true)
+	if res := call(t, c, cell, "count"); res.Source == "mirror" {
+		t.Error("a mirror that is gone has answered")
+	}
+	if keys, mine := far.program.keys, m.keys(); len(keys) != 1 || keys[0] != mine[len(mine)-1] {
+		t.Errorf("the provider's keys were %q, the mirror's %q", keys, mine)
 	}
 }

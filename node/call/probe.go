@@ -103,6 +103,7 @@ func (c *Caller) beginRace(r *remote, why race.Reason, patient bool) *running {
 		close(run.done)
 		if run.decision != nil {
 			c.cache.raced(r, run.decision, why)
+			c.tellWatchers(r.id, run.decision.Log(r.name, why))
 			c.tellRaced(r, run.decision)
 			c.remember(rememberEvery)
 		}
@@ -185,7 +186,7 @@ func (d *driver) find() {
 	}
 	ctx, cancel := context.WithCancel(d.ctx)
 	defer cancel()
-	for _, f := range d.c.cache.candidates(d.r) {
+	for _, f := range d.c.remembered(d.r) {
 		d.r.mu.Lock()
 		d.renewed[cellproto.PeerID(f.Info.ID.String())] = make(chan struct{})
 		d.r.mu.Unlock()
@@ -311,6 +312,10 @@ func (d *driver) advert(cand race.Candidate) {
 		return
 	}
 	claim := claimOf(ad)
+	if err := d.r.suits(&claim); err != nil {
+		d.tell(func(now time.Time, rc *race.Race) { rc.Failed(now, cand.Peer, cellproto.KindOf(err)) })
+		return
+	}
 	d.tell(func(now time.Time, rc *race.Race) { rc.AdvertArrived(now, cand.Peer, claim) })
 }
 
@@ -344,7 +349,15 @@ func (d *driver) pingOnce(p cellproto.PeerID) (time.Duration, error) {
 	if err := d.r.fits(hello.Schema); err != nil {
 		return 0, err
 	}
-	return lk.conn.Ping(d.ctx)
+	rtt, err := lk.conn.Ping(d.ctx)
+	if err != nil {
+		lk.doubt()
+		return 0, err
+	}
+	d.c.mu.Lock()
+	defer d.c.mu.Unlock()
+	d.c.reputation.Back(time.Now(), lk.made, p)
+	return rtt, nil
 }
 
 func claimOf(ad *signed.Advert) race.Claim {

@@ -19,17 +19,19 @@ type remote struct {
 	name cellproto.CellID
 	used time.Time // by a call, last; Caller.mu guards it
 
-	mu       sync.Mutex
-	answered time.Time // when a provider did last
-	winner   race.Cached
-	decision *race.Decision // the last one with a winner
-	infos    map[cellproto.PeerID]peer.AddrInfo
-	binaries map[cellproto.PeerID]signed.Digest // the programs that adverts named
-	racing   *running                           // nil when no race runs
-	hurry    time.Duration                      // how soon CallerDeps.Raced wants another race; 0: as usual
-	searched func() string                      // how far the search of the last race got; nil: none was
-	manifest *signed.Manifest
-	schema   *cellproto.Schema
+	mu        sync.Mutex
+	answered  time.Time // when a provider did last
+	winner    race.Cached
+	decision  *race.Decision // the last one with a winner
+	infos     map[cellproto.PeerID]peer.AddrInfo
+	binaries  map[cellproto.PeerID]signed.Digest // the programs that adverts named
+	suggested []Found                            // see Suggest
+	racing    *running                           // nil when no race runs
+	speeds    map[cellproto.PeerID]*speed        // of those whose bandwidth somebody wanted to know
+	hurry     time.Duration                      // how soon CallerDeps.Raced wants another race; 0: as usual
+	searched  func() string                      // how far the search of the last race got; nil: none was
+	manifest  *signed.Manifest
+	schema    *cellproto.Schema
 
 	describing chan struct{} // taken while manifest and schema are fetched
 }
@@ -103,6 +105,18 @@ func fits(cell cellproto.CellID, m *signed.Manifest, schema []byte) error {
 		return nil
 	}
 	return cellproto.Errorf("call "+string(cell), cellproto.Incompatible, "the provider serves another schema than the manifest names")
+}
+
+// suits checks that a provider says in its advert that it serves callers who know the cell by the schema of
+// its manifest. One that names no schema is judged by its hello.
+func (r *remote) suits(claim *race.Claim) error {
+	r.mu.Lock()
+	m := r.manifest
+	r.mu.Unlock()
+	if m == nil || m.SchemaHash.IsZero() || len(claim.Provided)+len(claim.Accepted) == 0 || claim.Fits([]cellproto.SchemaHash{m.SchemaHash}) {
+		return nil
+	}
+	return cellproto.Errorf("call "+string(r.name), cellproto.Incompatible, "the provider serves no callers with the schema that the manifest names")
 }
 
 // vet checks what a provider has said of itself against the manifest, which was perhaps not known

@@ -10,13 +10,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/celltoml"
 	"github.com/celldnet/celld/internal/ctl"
 )
 
@@ -26,7 +26,6 @@ type resolved struct {
 	socket string         // a nucleus behind a Unix socket
 	info   *peer.AddrInfo // a nucleus at a multiaddr
 	cell   cid.Cid        // a published cell
-	until  time.Time      // of a name: when to look again
 
 	mirrorOf cid.Cid // of a directory: it is a mirror of this cell
 }
@@ -46,8 +45,6 @@ func (t resolved) where() string {
 // ErrNoName is what a Finder says of what has not the form of a name.
 var ErrNoName = errors.New("it is neither an IPNS name nor a domain")
 
-const nameTTL = time.Minute // IPNS records made by publish say so too
-
 // resolve finds out what a target is, in this order: a path, a name of cell.toml, a CID, a name of
 // the network, a directory beside the cell.
 func (c *Caller) resolve(ctx context.Context, target string) (resolved, error) {
@@ -59,9 +56,8 @@ func (c *Caller) resolve(ctx context.Context, target string) (resolved, error) {
 		return c.directory(target)
 	}
 	if to, ok := c.cfg.Deps[target]; ok {
-		if strings.HasPrefix(to, "git ") || strings.HasSuffix(to, ".git") || strings.Contains(to, ".git@") || strings.Contains(to, "://") {
-			return resolved{}, cellproto.Errorf("resolve "+name, cellproto.Unsupported, "a dependency by git cannot be called yet").
-				WithHint("Clone it beside this cell and name its directory under [deps].")
+		if _, git, _ := celltoml.GitDep(to); git {
+			return c.repository(ctx, "resolve "+name, target)
 		}
 		if isPath(to) {
 			return c.directory(to)
@@ -87,7 +83,26 @@ func (c *Caller) resolve(ctx context.Context, target string) (resolved, error) {
 	if info, err := os.Stat(filepath.Join(c.cfg.Dir, target, "cell.toml")); err == nil && info.Mode().IsRegular() {
 		return c.directory(target)
 	}
-	return c.byName(ctx, "resolve "+name, target)
+	if c.deps.Finder == nil {
+		return resolved{}, cellproto.Errorf("resolve "+name, cellproto.NotFound, "no directory, dependency or CID of that name, and no network to ask")
+	}
+	id, err := c.byName(ctx, "resolve "+name, target)
+	if err != nil {
+		return resolved{}, err
+	}
+	return c.published(id), nil
+}
+
+// repository gives the copy of a dependency by git, which is made if there is none.
+func (c *Caller) repository(ctx context.Context, op, name string) (resolved, error) {
+	if c.deps.Repos == nil {
+		return resolved{}, cellproto.Errorf(op, cellproto.Unsupported, "a dependency by git cannot be called from here")
+	}
+	dir, ok, err := c.deps.Repos.Dir(ctx, name)
+	if err == nil && !ok {
+		err = cellproto.Errorf(op, cellproto.NotFound, "it was not under [deps] when this nucleus started").WithHint("cellctl restart")
+	}
+	return resolved{dir: dir}, err
 }
 
 func isPath(s string) bool {
@@ -156,41 +171,6 @@ func (c *Caller) publishedAs(id cid.Cid, name cellproto.CellID) resolved {
 	}
 	return resolved{cell: id}
 }
-
-// byName resolves an IPNS name or a domain, and remembers it for a minute; an old answer serves
-// when the network gives none.
-func (c *Caller) byName(ctx context.Context, op, name string) (resolved, error) {
-	c.mu.Lock()
-	old, known := c.names[name]
-	c.mu.Unlock()
-	if known && time.Now().Before(old.until) {
-		return c.published(old.cell), nil
-	}
-	if c.deps.Finder == nil {
-		return resolved{}, cellproto.Errorf(op, cellproto.NotFound, "no directory, dependency or CID of that name, and no network to ask")
-	}
-	id, err := c.deps.Finder.ResolveName(ctx, name)
-	switch {
-	case err == nil:
-	case known:
-		return c.published(old.cell), nil
-	case errors.Is(err, ErrNoName):
-		return resolved{}, cellproto.Errorf(op, cellproto.NotFound,
-			"there is no dependency, no directory with a cell.toml and no remote cell of that name, and it is no CID, IPNS name or domain").
-			WithHint("%s", c.namesHint(name))
-	default:
-		return resolved{}, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.names) >= maxNames {
-		clear(c.names)
-	}
-	c.names[name] = resolved{cell: id, until: time.Now().Add(nameTTL)}
-	return c.published(id), nil
-}
-
-const maxNames = 1024
 
 // namesHint says what to try instead of a name that nothing has.
 func (c *Caller) namesHint(name string) string {

@@ -34,6 +34,7 @@ type ServerConfig struct {
 	AllowedKeys []peer.ID     // with AuthSig
 	TokenTTL    time.Duration // of a token; 0: cellproto.TokenTTL
 	ShowSchema  bool          // to whoever may call
+	CheckArgs   bool          // as deep as the schema says: the program does not do so itself
 	MaxInFlight int           // in all; 0: cellproto.MaxStreams
 	MaxPeer     int           // of one peer; 0: cellproto.MaxStreamsPeer
 	OwnerUID    int           // callers on the Unix socket with this uid need no token
@@ -57,6 +58,7 @@ type Server struct {
 	served   atomic.Int64
 	last     atomic.Int64 // unix ns of the end of the last call
 	keys     keys
+	probers  probers
 
 	passed    sync.Pool    // of *passed, which no call uses
 	kept      atomic.Int64 // bytes of requests that can be made again
@@ -67,6 +69,7 @@ type Server struct {
 	latency race.Latency
 	peers   map[string]*peerLoad // by subject, those with a connection or a call
 	conns   map[*cellproto.Conn]*session
+	proven  map[peer.ID]proven // peers on the network that have proven a key
 	closed  bool
 	away    bool  // peers on the network are refused; see Leave
 	holding bool  // callers on Unix sockets are held
@@ -92,7 +95,7 @@ func NewServer(cfg ServerConfig, deps ServerDeps) *Server {
 	if cfg.TokenTTL == 0 {
 		cfg.TokenTTL = cellproto.TokenTTL
 	}
-	s := &Server{cfg: cfg, deps: deps, peers: map[string]*peerLoad{}, conns: map[*cellproto.Conn]*session{}}
+	s := &Server{cfg: cfg, deps: deps, peers: map[string]*peerLoad{}, conns: map[*cellproto.Conn]*session{}, proven: map[peer.ID]proven{}}
 	s.keys.once = newOnce[*keyed]()
 	s.tokens = newTokens(cfg, deps.Identity)
 	s.serving.Store(&Serving{})

@@ -103,6 +103,9 @@ func (s *session) learnSchema(c *cellproto.Conn, f *cellproto.Frame) error {
 // reserved answers the nucleus's own functions.
 func (s *session) reserved(c *cellproto.Conn, f *cellproto.Frame, serving *Serving) error {
 	op := "call " + f.Header.Func
+	if f.Header.Func == cellproto.FuncProbe {
+		return s.probe(c, f)
+	}
 	if f.Header.Func != cellproto.FuncSchema {
 		return cellproto.Errorf(op, cellproto.NotFound, "no such function of the nucleus")
 	}
@@ -159,7 +162,12 @@ func (s *Server) check(f *cellproto.Frame, serving *Serving) (*served, error) {
 		return nil, err
 	}
 	if fn != nil && fn.args != nil {
-		return fn, fn.args.Check(f.Payload)
+		if err := fn.args.Check(f.Payload); err != nil {
+			return fn, err
+		}
+	}
+	if s.cfg.CheckArgs && fn != nil && len(f.Payload) > 0 {
+		return fn, serving.Schema.Functions[name].FitArguments(cellproto.JSON, f.Payload)
 	}
 	return fn, nil
 }

@@ -22,13 +22,15 @@ import (
 // keptDir is where the last good program is kept, so that it can be taken up again after the one in
 // bin/ was replaced by a bad one. Like all of cache/ it can be deleted.
 //
-//	cache/swap/program        the last good program: a hard link, or a copy where there can be none
+//	cache/swap/program        the last good program: a copy, which shares its blocks where it can
+//	cache/swap/program.of     which file in bin/ that is the copy of
 //	cache/swap/next-N         one that has been started and has not proven itself yet
 //	cache/swap/refused.json   the program in bin/ that is not to be run, and why
 const keptDir = "cache/swap"
 
 const (
 	keptFile    = "program"
+	keptOfFile  = "program.of"
 	nextPrefix  = "next-"
 	refusedFile = "refused.json"
 	beforeFile  = "before" // what Install has replaced
@@ -64,6 +66,7 @@ type staged struct {
 	path  string      // to execute
 	info  os.FileInfo // of it; nil: it is not there
 	trial bool        // it is another one than the last good one, to which it can give way
+	same  bool        // it has the same bytes as the last good one
 	link  string      // keeps it until it has proven itself; "": that is not needed, or cannot be
 }
 
@@ -86,7 +89,7 @@ func (f *files) choose() staged {
 		return staged{path: f.kept(), info: kept}
 	}
 	s := staged{path: f.bin, info: info}
-	if err == nil && f.sameContent(kept, info) {
+	if s.same = err == nil && f.sameContent(kept, info); s.same {
 		return s
 	}
 	s.trial = err == nil
@@ -97,18 +100,6 @@ func (f *files) choose() staged {
 // sameFile reports that two looks saw the same file with the same content and the same mode.
 func sameFile(a, b os.FileInfo) bool {
 	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime()) && a.Mode() == b.Mode()
-}
-
-// sameContent reports that the kept program is the one in bin/.
-func (f *files) sameContent(kept, bin os.FileInfo) bool {
-	if os.SameFile(kept, bin) {
-		return true
-	}
-	if kept.Size() != bin.Size() {
-		return false
-	}
-	same, err := sameBytes(f.kept(), f.bin)
-	return err == nil && same
 }
 
 // sameBytes compares two files up to their first difference. Programs that a patch tells apart have
@@ -168,7 +159,7 @@ func (f *files) stage() (link string) {
 	link = filepath.Join(f.dir, fmt.Sprint(nextPrefix, f.next))
 	err := os.MkdirAll(f.dir, 0o700)
 	if err == nil {
-		err = linkOrCopy(f.bin, link)
+		err = keepAsIs(f.bin, link)
 	}
 	if err != nil {
 		f.log.Warn("the program cannot be kept for a rollback", zap.Error(err))
@@ -185,37 +176,23 @@ func (f *files) sweep() {
 	}
 }
 
-// linkOrCopy makes a second name of the file that from leads to.
-func linkOrCopy(from, to string) error {
-	real, err := filepath.EvalSymlinks(from)
-	if err != nil {
-		return err
-	}
-	_ = os.Remove(to) // a left-over; else Link says so
-	if os.Link(real, to) == nil {
-		return nil
-	}
-	src, err := os.Open(real)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o700)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(dst, src)
-	return errors.Join(err, dst.Close())
-}
-
-// proven makes a staged program the one to go back to.
+// proven makes a staged program the one to go back to: a file of its own, since whoever writes into the one in
+// bin/ would write into a second name of it as well.
 func (f *files) proven(s staged) {
 	if s.link == "" {
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := os.Rename(s.link, f.kept()); err != nil {
+	fresh := f.kept() + ".new"
+	_ = os.Remove(fresh) // of an attempt that was killed
+	err := copyTo(s.link, fresh)
+	if err == nil {
+		err = os.Rename(fresh, f.kept())
+	}
+	_ = os.Remove(s.link) // it is only cached; so below
+	if err != nil {
+		_ = os.Remove(fresh)
 		f.log.Warn("the program cannot be kept for a rollback", zap.Error(err))
 	}
 }
@@ -231,7 +208,8 @@ func (f *files) dropped(s staged) {
 func (f *files) of(s staged) string {
 	paths := []string{s.path, f.kept(), s.link}
 	for _, path := range paths {
-		if info, err := os.Stat(path); err == nil && s.info != nil && os.SameFile(info, s.info) {
+		info, err := os.Stat(path)
+		if err == nil && s.info != nil && os.SameFile(info, s.info) && info.Size() == s.info.Size() && info.ModTime().Equal(s.info.ModTime()) {
 			return path
 		}
 	}
@@ -246,7 +224,7 @@ func (f *files) of(s staged) string {
 // fallback reports that there is a program to go back to from s.
 func (f *files) fallback(s staged) bool {
 	info, err := os.Stat(f.kept())
-	return err == nil && s.info != nil && !os.SameFile(info, s.info)
+	return err == nil && s.info != nil && !s.same && !os.SameFile(info, s.info)
 }
 
 // refuse says that s, if it is what is in bin/, is not to be started again, until it is replaced or
@@ -303,17 +281,21 @@ func (f *files) load(bin os.FileInfo) {
 	}
 }
 
-// maxRefusal is what is read of refused.json, in bytes.
-const maxRefusal = 64 << 10
+// maxNote is what is read of refused.json and program.of, in bytes.
+const maxNote = 64 << 10
 
 func readRefusal(path string) (why refusal, ok bool) {
+	data, err := readSmall(path)
+	return why, err == nil && json.Unmarshal(data, &why) == nil
+}
+
+func readSmall(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return why, false
+		return nil, err
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxRefusal))
-	return why, err == nil && json.Unmarshal(data, &why) == nil
+	return io.ReadAll(io.LimitReader(f, maxNote))
 }
 
 // Refuses reports that the file at Config.Binary was refused and is the same still.

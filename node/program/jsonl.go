@@ -62,6 +62,7 @@ type adapter struct {
 	queued  int64 // bytes ever queued
 	written int64 // bytes ever written to stdin
 	closed  bool  // nothing is written any more
+	calls   int   // of the program itself, under way
 	replies sync.WaitGroup
 }
 
@@ -342,6 +343,10 @@ func (a *adapter) line(line []byte, cut int) {
 		err = cellproto.Errorf("read answer", cellproto.TooLarge, "a line of %d bytes, the limit is %d", len(line)+cut, maxJSONLine)
 	} else {
 		ans, err = parseAnswer(line)
+	}
+	if ans.Call != "" {
+		a.callNucleus(ans)
+		return
 	}
 	call := a.take(ans.ID)
 	switch {

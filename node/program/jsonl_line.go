@@ -15,12 +15,29 @@ const maxJSONLine = 1 << 20
 
 const hintAnswer = `An answer is one line: {"id":1,"reply":...} or {"id":1,"error":"text"}, with the id of the request.`
 
-// answer is what a jsonl program says to one request.
+// answer is what a jsonl program says to one request, or a call of its own.
 type answer struct {
 	ID    uint64
 	Reply []byte // JSON; nil with an error
 	Error string
-	Fails bool // the function returned Error
+	Fails bool   // the function returned Error
+	Call  string // it is no answer: the program calls this function of its nucleus. ID is the program's own
+	Args  []byte // of Call, JSON
+}
+
+// appendCalled appends the line that answers a program's own call: with a reply, JSON without a newline, or
+// an error.
+func appendCalled(dst []byte, id uint64, reply []byte, err error) []byte {
+	dst = strconv.AppendUint(append(dst, `{"answer":`...), id, 10)
+	if err == nil {
+		return append(append(append(dst, `,"reply":`...), reply...), "}\n"...)
+	}
+	text, merr := json.Marshal(err.Error())
+	if merr != nil {
+		text = []byte(`"it failed"`)
+	}
+	dst = append(append(dst, `,"error":`...), text...)
+	return append(append(append(dst, `,"kind":"`...), cellproto.KindOf(err).String()...), "\"}\n"...)
 }
 
 // appendRequest appends the line that asks a jsonl program to run fn. args is JSON that CheckJSON has
@@ -61,6 +78,13 @@ func parseAnswer(line []byte) (answer, error) {
 	a := answer{ID: parseID(members["id"])}
 	if a.ID == 0 {
 		return bad(a, "the line has no id of a request")
+	}
+	if call, calls := members["call"]; calls {
+		a.Args = members["args"]
+		if err := json.Unmarshal(call, &a.Call); err != nil || a.Call == "" {
+			return bad(answer{}, "the line calls no function")
+		}
+		return a, nil
 	}
 	reply, replies := members["reply"]
 	text, fails := members["error"]

@@ -8,12 +8,14 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/celltoml"
+	"github.com/celldnet/celld/node/state"
 )
 
 // greet is a whole cell in a few lines of shell, which know no JSON library.
@@ -341,9 +343,74 @@ func TestAppendRequest(t *testing.T) {
 	}
 }
 
+// notes asks its nucleus to keep a name, and gives what it says.
+const notes = `#!/bin/sh
+while read -r line; do
+  id=${line#*\"id\":}; id=${id%%,*}
+  name=${line#*\"name\":\"}; name=${name%%\"*}
+  echo "{\"call\":\"$name\",\"id\":$id,\"args\":{\"key\":\"a\",\"value\":\"$id\"}}"
+  read -r answer
+  echo "{\"id\":$id,\"reply\":$answer}"
+done
+`
+
+// A program of JSON lines calls its nucleus, and nobody else.
+func TestLinesCallTheNucleus(t *testing.T) {
+	cfg := shellCell(t, notes, "")
+	store, err := state.New(state.Config{Dir: cfg.Dir}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(store.Close)
+	p := newProgram(t, cfg, Deps{Accept: func(c *cellproto.Conn, f *cellproto.Frame) {
+		if !store.Accept(c, f) {
+			t.Errorf("it calls %s of %q", f.Header.Func, f.Header.To)
+		}
+	}})
+	for _, step := range [][2]string{
+		{"cell.kv.get", `{"answer":1,"reply":{"value":null}}`},
+		{"cell.kv.put", `{"answer":2,"reply":{"value":null}}`},
+		{"cell.kv.get", `{"answer":3,"reply":{"value":"2"}}`},
+		{"cell.file.read", `{"answer":4,"error":"cell.file.read: a program that speaks jsonl calls functions that begin with cell.kv. only","kind":"unsupported"}`},
+		{"add", `"kind":"unsupported"}`},
+	} {
+		got, err := call(testContext(t), p, "f", fmt.Appendf(nil, `{"name":%q}`, step[0]), cellproto.JSON)
+		if err != nil || !strings.HasSuffix(string(got), step[1]) {
+			t.Errorf("%s: %s, %v", step[0], got, err)
+		}
+	}
+}
+
+// A program that calls without reading is held to its limits.
+func TestLinesFlood(t *testing.T) {
+	const flood = `#!/bin/sh
+read -r line
+i=0
+while [ $i -lt 2000 ]; do i=$((i+1)); echo "{\"call\":\"cell.kv.get\",\"id\":$i,\"args\":{\"key\":\"a\"}}"; done
+echo '{"id":1,"reply":"done"}'
+while read -r line; do :; done
+`
+	var under, most atomic.Int64
+	p := newProgram(t, shellCell(t, flood, ""), Deps{Accept: func(c *cellproto.Conn, f *cellproto.Frame) {
+		most.Store(max(most.Load(), under.Add(1)))
+		in := c.Inbound(context.Background(), f)
+		go func() {
+			under.Add(-1)
+			_ = in.Reply(cellproto.Header{Codec: cellproto.JSON}, []byte("{}"))
+		}()
+	}})
+	if got, err := call(testContext(t), p, "f", nil, cellproto.JSON); err != nil || string(got) != `"done"` {
+		t.Errorf("%s, %v", got, err)
+	}
+	if n := most.Load(); n > maxOwnCalls {
+		t.Errorf("%d calls were under way", n)
+	}
+}
+
 func FuzzParseAnswer(f *testing.F) {
 	for _, line := range []string{
 		`{"id":1,"reply":{"a":1}}`, `{"id":1,"error":"text"}`, `{"id":1e3,"reply":[]}`, `{"id":4,"reply":}`, `{"x":{"id":1},"id":`, "\xff", ``,
+		`{"id":2,"call":"cell.kv.get","args":{"key":"a"}}`, `{"id":2,"call":1}`, `{"call":"f"}`,
 	} {
 		f.Add([]byte(line))
 	}
@@ -352,6 +419,12 @@ func FuzzParseAnswer(f *testing.F) {
 		if err != nil {
 			if cellproto.KindOf(err) != cellproto.BadInput || a.Reply != nil || a.Fails {
 				t.Fatalf("%+v, %v", a, err)
+			}
+			return
+		}
+		if a.Call != "" {
+			if a.ID == 0 || a.Fails || a.Reply != nil || a.Args != nil && !json.Valid(a.Args) {
+				t.Fatalf("%+v", a)
 			}
 			return
 		}

@@ -144,6 +144,9 @@ const forever = 100 * 365 * 24 * time.Hour
 // tend freezes an instance that nobody has used for FreezeAfter, and says that it is over for one that
 // nobody has used for IdleTimeout; it has retired that. Else it gives after what time to look again.
 func (p *Program) tend(in *instance) (again time.Duration, over bool) {
+	if p.resting.Load() {
+		return forever, false // Rise has it looked at again
+	}
 	again, inUse := p.prove(in)
 	if !inUse || again > 0 {
 		return again, false
@@ -196,7 +199,7 @@ func (p *Program) idleFor(in *instance) (idle time.Duration, busy bool) {
 func (p *Program) retireIdle(in *instance, limit time.Duration, phase Phase) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.cur != in || isClosed(in.stop) {
+	if p.cur != in || isClosed(in.stop) || p.resting.Load() {
 		return false
 	}
 	// A call is begun first and takes the connection then; here the connection goes first and the
@@ -237,7 +240,7 @@ func (p *Program) thaw(in *instance) {
 func (p *Program) unfreeze(in *instance) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.cur == in && p.phase == Frozen {
+	if p.cur == in && p.phase == Frozen && !p.resting.Load() {
 		p.thaw(in)
 	}
 }
@@ -249,7 +252,9 @@ func (p *Program) retire(in *instance, why reason) {
 	p.ready.CompareAndSwap(in.conn, nil)
 	in.retired = true
 	close(in.left)
-	in.thaw() // so that it can end in good order
+	if !isClosed(in.hurry) {
+		in.thaw() // so that it can end in good order
+	}
 	if p.cur != in {
 		return
 	}

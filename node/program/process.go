@@ -137,8 +137,10 @@ func (p *process) end(grace time.Duration, hurry <-chan struct{}) {
 	select {
 	case <-p.exited:
 	default:
-		p.signal(syscall.SIGTERM)
-		p.signal(syscall.SIGCONT) // a stopped process could not act on it
+		if !isClosed(hurry) {
+			p.signal(syscall.SIGTERM)
+			p.signal(syscall.SIGCONT) // a stopped process could not act on it
+		}
 		if !wait(p.exited, grace, hurry) {
 			p.signal(syscall.SIGKILL)
 		}

@@ -50,6 +50,7 @@ type Program struct {
 	lastEnd  atomic.Int64 // when inFlight fell to 0, in ns since epoch
 	served   atomic.Uint64
 	refused  atomic.Uint64
+	resting  atomic.Bool // nothing is begun; see Rest
 	bad      atomic.Uint64
 	epoch    time.Time // only differences to it are used, so that the wall clock may jump
 
@@ -98,6 +99,10 @@ func New(cfg Config, deps Deps) (*Program, error) {
 
 // Begin takes a slot for a call. When Config.Concurrency are taken it fails with Overloaded.
 func (p *Program) Begin() error {
+	if p.resting.Load() {
+		p.refused.Add(1)
+		return p.restError()
+	}
 	if p.inFlight.Add(1) <= int64(p.cfg.Concurrency) {
 		return nil
 	}
@@ -172,6 +177,9 @@ func (p *Program) next() (in *instance, pause time.Duration, err error) {
 	if p.closed {
 		return nil, 0, cellproto.Errorf("start "+p.cfg.Name, cellproto.Unavailable, "the nucleus is stopping")
 	}
+	if p.resting.Load() {
+		return nil, 0, p.restError()
+	}
 	if p.cur != nil && p.phase == Running {
 		if c := p.ready.Load(); c != nil && usable(c) {
 			return nil, 0, nil
@@ -237,6 +245,9 @@ func (p *Program) Stop(ctx context.Context) error {
 	all := slices.Collect(maps.Keys(p.all))
 	p.mu.Unlock()
 	for _, in := range all {
+		if p.resting.Load() {
+			in.askHurry() // to end in good order it would have to run
+		}
 		in.askStop("stop")
 	}
 	for _, in := range all {

@@ -28,6 +28,9 @@ const (
 	// Failures this close together are one: a lost connection takes all its calls with it.
 	failureBurst = 100 * time.Millisecond
 
+	// What is left, at most, of the failures of a peer that has come back: a quarter of one.
+	weightBack = weightOne / 4
+
 	// A failed attempt costs a caller about this much: to notice, and to start again elsewhere.
 	failurePenalty Micros = 100_000
 
@@ -101,7 +104,7 @@ func (r *Reputation) Called(now time.Time, peer cellproto.PeerID, kind cellproto
 	case cellproto.Canceled:
 	case cellproto.Overloaded:
 		r.Busy(now, peer, retryAfter)
-	case cellproto.Corrupt:
+	case cellproto.Corrupt, cellproto.BadReply:
 		r.Wrong(now, peer)
 	case cellproto.FuncError, cellproto.BadInput, cellproto.TooLarge, cellproto.Denied,
 		cellproto.NotFound, cellproto.Incompatible, cellproto.Unsupported:
@@ -144,6 +147,17 @@ func (r *Reputation) Failed(now time.Time, peer cellproto.PeerID) {
 	if rec.Failures >= weightBan || probation {
 		rec.ban(now, false)
 	}
+}
+
+// Back records that a peer answers on a connection that was made at the given time. One that had failed before
+// that was lost, and has come back: what was wrong with it is over, or will show at once. A ban stays.
+func (r *Reputation) Back(now, connected time.Time, peer cellproto.PeerID) {
+	rec := r.peers[peer]
+	if rec == nil || rec.Failures <= weightBack || !connected.After(rec.FailedAt) {
+		return
+	}
+	rec.Failures = min(faded(rec.Failures, now.Sub(rec.FailedAt), failureHalf), weightBack)
+	rec.FailedAt = now
 }
 
 // Wrong records an answer that was proven false: by a quorum, or by a signature or a hash. It bans

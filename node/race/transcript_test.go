@@ -232,8 +232,12 @@ func (w *world) doWinner(verb string, a args, peer cellproto.PeerID) bool {
 	case "begin":
 		w.cached.Begin(w.cached.ShouldRace(w.now, Policy{}))
 	case "won":
-		w.cached.Take(&Decision{Winner: peer, At: w.now, Hurried: a.has("hurried"),
-			Ranking: []Ranked{{Candidate: Candidate{Peer: peer}, CallP99: MicrosOf(a.dur("p99"))}}})
+		d := &Decision{Winner: peer, At: w.now, Hurried: a.has("hurried"),
+			Ranking: []Ranked{{Candidate: Candidate{Peer: peer}, CallP99: MicrosOf(a.dur("p99"))}, {Out: "not in time"}}}
+		for range max(a.num("of"), 1) - 1 {
+			d.Ranking = append(d.Ranking, Ranked{})
+		}
+		w.cached.Take(d)
 	case "lost":
 		w.cached.Take(&Decision{At: w.now})
 	case "store":

@@ -20,13 +20,16 @@ const (
 	Expired    Reason = "expired"   // the decision is older than Policy.Keep
 	Unfinished Reason = "hurried"   // the last race did not wait for everyone
 	Missed     Reason = "objective" // the caller's objective was missed; for the caller to say
+	Watched    Reason = "watched"   // somebody watches the races; likewise
 )
 
 // Policy says how long a winner is believed. The zero value is the default; so is a zero field.
 type Policy struct {
-	Keep       time.Duration // a winner is raced again after this; default 30 s
-	Stale      time.Duration // past this it is not used until a race has confirmed it; default 10 min
-	EveryCalls int           // and after so many calls; default 1,000
+	Keep  time.Duration // a winner is raced again after this; default 30 s
+	Stale time.Duration // past this it is not used until a race has confirmed it; default 10 min
+	// EveryCalls is after how many calls it is raced again as well. Default: 1,000, or 100 for each message
+	// of the last race if that is more, so that racing stays below a hundredth of the calls.
+	EveryCalls int
 	// MinGap is the least time between two races for any reason but a failure; default 1 s. So
 	// that heavy tails, which are slow now and then by nature, do not make a caller race all the
 	// time, the gap for slow calls doubles with each race that changed nothing, up to Keep.
@@ -42,9 +45,6 @@ func (p Policy) withDefaults() Policy {
 	}
 	if p.Stale <= 0 {
 		p.Stale = 10 * time.Minute
-	}
-	if p.EveryCalls <= 0 {
-		p.EveryCalls = 1000
 	}
 	if p.MinGap <= 0 {
 		p.MinGap = time.Second
@@ -65,6 +65,7 @@ type Cached struct {
 	Calls   int              `json:"calls"`             // since then
 	Hurried bool             `json:"hurried,omitempty"` // Decision.Hurried
 	Same    int              `json:"same,omitempty"`    // races for slow calls in a row that changed nothing
+	Asked   int              `json:"asked,omitempty"`   // candidates that the race measured
 
 	slow   bool
 	failed bool      // since the last success
@@ -123,13 +124,26 @@ func (c *Cached) ShouldRace(now time.Time, p Policy) Reason {
 		return Slow
 	case age < p.MinGap:
 		return NoReason
-	case c.Calls >= p.EveryCalls:
+	case c.Calls >= c.everyCalls(p):
 		return ManyCalls
 	case c.Hurried:
 		return Unfinished
 	}
 	return NoReason
 }
+
+// everyCalls is after how many calls to race again.
+func (c *Cached) everyCalls(p Policy) int {
+	if p.EveryCalls > 0 {
+		return p.EveryCalls
+	}
+	return max(defaultEvery, messageShare*(1+pings)*c.Asked)
+}
+
+const (
+	defaultEvery = 1000
+	messageShare = 100 // calls for each message of a race: an advert, and the pings
+)
 
 // Begin notes that a race for this reason has begun.
 func (c *Cached) Begin(why Reason) {
@@ -150,9 +164,16 @@ func (c *Cached) Take(d *Decision) {
 		Decided: d.At, Hurried: d.Hurried,
 		hurt: c.hurt && c.Peer == w.Peer, // it failed again while the race ran
 	}
-	if why == Slow && c.Peer == w.Peer {
+	for i := range d.Ranking {
+		if d.Ranking[i].Out == "" {
+			next.Asked++
+		}
+	}
+	// Nothing has changed for slow calls if the winner is the same, or is to be as slow: among equals the
+	// winner changes with every race.
+	if same := c.Peer == w.Peer || w.CallP99*slowNum >= c.P99*slowDen; why == Slow && same {
 		next.Same = c.Same + 1
-	} else if c.Peer == w.Peer && c.slow {
+	} else if same && c.slow {
 		next.Same = c.Same
 	}
 	*c = next
@@ -177,7 +198,7 @@ func ParseCached(data []byte) (Cached, error) {
 	if err := json.Unmarshal(data, &c); err != nil {
 		return Cached{}, cellproto.Errorf(op, cellproto.Corrupt, "%w", err)
 	}
-	if c.Peer == "" || len(c.Peer) > maxPeerID || c.Score < 0 || c.P99 < 0 || c.P99 > maxMicros || c.Calls < 0 || c.Same < 0 {
+	if c.Peer == "" || len(c.Peer) > maxPeerID || c.Score < 0 || c.P99 < 0 || c.P99 > maxMicros || c.Calls < 0 || c.Same < 0 || c.Asked < 0 || c.Asked > cellproto.MaxProviders {
 		return Cached{}, cellproto.Errorf(op, cellproto.Corrupt, "impossible values")
 	}
 	return c, nil

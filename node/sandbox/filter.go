@@ -108,9 +108,10 @@ const (
 	mapAnonymous = 0x20
 	mapHuge      = 0x40000
 
-	unixFamily = 1
-	sockStream = 1
-	sockFlags  = 0x80800 // SOCK_CLOEXEC | SOCK_NONBLOCK
+	unixFamily    = 1
+	sockStream    = 1
+	sockSeqpacket = 5
+	sockFlags     = 0x80800 // SOCK_CLOEXEC | SOCK_NONBLOCK
 )
 
 // buildCalls are what a build may call besides: in T1, in a process namespace of its own, and where the
@@ -139,6 +140,11 @@ func buildRules() (rules []callRule) {
 			callRule{Name: name, When: []cond{{arg + 1, lacks, modeSetID}}})
 	}
 	slices.SortStableFunc(rules, func(a, b callRule) int { return strings.Compare(a.Name, b.Name) })
+	// The standard library of Rust, hence cargo, has a pair of these for each process that it starts. They are
+	// connected: an address that is given to them is not looked at.
+	for _, flags := range []uint64{0, 0x80000, 0x800, sockFlags} {
+		rules = append(rules, callRule{Name: "socketpair", When: []cond{{0, equals, unixFamily}, {1, equals, sockSeqpacket | flags}}})
+	}
 	rules = append(rules, callRule{Name: "clone", When: []cond{{0, lacks, cloneForbidden &^ cloneVfork}}})
 	for _, name := range []string{"fcntl", "fcntl64"} {
 		for _, lock := range []uint64{5, 6, 7, 12, 13, 14, 36, 37, 38} { // of its own files; 12 to 14 on 32 bits

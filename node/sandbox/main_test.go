@@ -19,6 +19,7 @@ var built string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	hungry() // does not return in a process that is to be hungry
 	dir, err := os.MkdirTemp("", "sandbox-test-")
 	if err == nil {
 		err = os.Chmod(dir, 0o755)

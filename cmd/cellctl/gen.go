@@ -1,0 +1,173 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cmd/cellctl/gen"
+	"github.com/celldnet/celld/internal/ctl"
+)
+
+func (a *app) genCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "gen TARGET...",
+		Short: "Write typed clients of cells",
+		Long: `Reads the schema of each cell and writes a typed client of it: a package of its own in Go, one file that needs
+nothing but the standard library in Python and TypeScript. What it was made from is pinned in cell.lock, beside the
+nearest cell.toml; "cellctl check" says when a cell does not fit any more.`,
+		Args:              args(1, maxLocked),
+		ValidArgsFunction: completeTarget,
+	}
+	timeout := timeoutFlag(cmd, cellproto.DefaultTimeout)
+	out := cmd.Flags().StringP("output", "o", "clients", "directory of the clients")
+	langs := cmd.Flags().StringSlice("lang", []string{"go"}, "languages: go, python, typescript")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		chosen, err := languages(*langs)
+		if err != nil {
+			return err
+		}
+		l, err := readLock()
+		if err != nil {
+			return err
+		}
+		dir, err := l.below(*out)
+		if err != nil {
+			return err
+		}
+		var written []lockedCell
+		for _, word := range args {
+			t, err := parseTarget(word)
+			if err != nil {
+				return err
+			}
+			live, err := a.describe(cmd, t, *timeout)
+			if err != nil {
+				return err
+			}
+			c, err := l.generate(t, live, dir, chosen)
+			if err != nil {
+				return err
+			}
+			written = append(written, c)
+			if err := l.write(); err != nil { // what is done is done, whatever comes next
+				return err
+			}
+		}
+		return a.showGenerated(written)
+	}
+	return cmd
+}
+
+func languages(names []string) (chosen []gen.Language, err error) {
+	var known []string
+	for _, lang := range gen.Languages {
+		known = append(known, lang.Name)
+	}
+next:
+	for _, name := range names {
+		for _, lang := range gen.Languages {
+			if lang.Name == name {
+				chosen = append(chosen, lang)
+				continue next
+			}
+		}
+		return nil, usageError{cellproto.Errorf("generate a client", cellproto.BadInput, "there is no language %.40q", name).
+			WithHint("There are: %s.", strings.Join(known, ", "))}
+	}
+	return chosen, nil
+}
+
+// below gives a directory relative to the lock, in which it has to lie: the lock names what is in it.
+func (l *lock) below(out string) (string, error) {
+	abs, err := filepath.Abs(out)
+	if err != nil {
+		return "", cellproto.Errorf("find "+out, cellproto.Failed, "%w", err)
+	}
+	rel, err := filepath.Rel(l.dir, abs)
+	if err != nil || !filepath.IsLocal(rel) {
+		return "", usageError{cellproto.Errorf("generate a client", cellproto.BadInput, "%s does not lie below %s, where %s is", abs, l.dir, lockFile)}
+	}
+	return rel, nil
+}
+
+// described is what a cell is now.
+type described struct {
+	ctl.Description
+	schema *cellproto.Schema
+	source string // where that is known from, for people; "": the cell itself
+}
+
+// describe asks a nucleus what a target is now.
+func (a *app) describe(cmd *cobra.Command, t target, timeout time.Duration) (*described, error) {
+	dir := t.dir
+	if dir == "" {
+		var err error
+		if dir, err = a.callerDir(); err != nil {
+			return nil, err
+		}
+	}
+	live := &described{}
+	err := a.askNucleus(cmd, t, dir, timeout, func(q question) (err error) {
+		if live.Description, err = q.client.Describe(q.ctx, t.text); err != nil {
+			return q.failed(err)
+		}
+		live.schema, err = cellproto.ParseSchema(live.Schema)
+		return err
+	})
+	return live, err
+}
+
+// generate writes the clients of one cell, and puts it into the lock.
+func (l *lock) generate(t target, live *described, dir string, langs []gen.Language) (lockedCell, error) {
+	s := live.schema
+	c := lockedCell{
+		Target: l.name(t), Cell: s.Cell, CID: live.CID, Release: live.Version, Schema: s.Hash(),
+		File: filepath.ToSlash(filepath.Join(dir, s.Cell+".schema.json")),
+	}
+	for _, other := range l.Cells {
+		if other.File == c.File && other.Target != c.Target {
+			return c, cellproto.Errorf("generate a client of "+c.Target, cellproto.BadInput, "%s was generated from %s, another cell of that name", c.File, other.Target).
+				WithHint("Give it a directory of its own: cellctl gen %s -o DIR", c.Target)
+		}
+	}
+	files := []gen.Client{{File: s.Cell + ".schema.json", Code: append(s.Canonical(), '\n')}}
+	for _, lang := range langs {
+		client, err := lang.Generate(s)
+		if err != nil {
+			return c, err
+		}
+		files = append(files, client)
+		c.Clients = append(c.Clients, lockedClient{lang.Name, filepath.ToSlash(filepath.Join(dir, client.Dir, client.File))})
+	}
+	for _, f := range files {
+		path := filepath.Join(l.dir, dir, f.Dir, f.File)
+		err := os.MkdirAll(filepath.Dir(path), 0o755)
+		if err == nil {
+			err = renameio.WriteFile(path, f.Code, 0o644)
+		}
+		if err != nil {
+			return c, cellproto.Errorf("write "+path, cellproto.KindOf(err), "%w", err)
+		}
+	}
+	l.put(c)
+	return c, nil
+}
+
+func (a *app) showGenerated(cells []lockedCell) error {
+	if a.json {
+		return a.printJSON(cells)
+	}
+	table := [][]string{{"CELL", "RELEASE", "SCHEMA", "LANGUAGE", "FILE"}}
+	for _, c := range cells {
+		for _, client := range c.Clients {
+			table = append(table, []string{safe(c.Cell), safe(c.Release), c.Schema.String()[:12], client.Lang, safe(client.File)})
+		}
+	}
+	return a.table(table)
+}

@@ -1,0 +1,478 @@
+import * as fs from "node:fs";
+import * as net from "node:net";
+import * as path from "node:path";
+import { randomBytes } from "node:crypto";
+
+export type Kind =
+  | "failed" | "bad input" | "not found" | "denied" | "overloaded" | "unavailable" | "timed out" | "canceled" | "may have run"
+  | "function error" | "too large" | "unsupported" | "corrupt" | "incompatible" | "bad reply";
+
+const kinds: Kind[] = [
+  "failed", "failed", "bad input", "not found", "denied", "overloaded", "unavailable", "timed out", "canceled", "may have run",
+  "function error", "too large", "unsupported", "corrupt", "incompatible", "bad reply",
+];
+
+/** What became of a call that has no reply. hint says what to try, retryAfter is in milliseconds. */
+export class CellError extends Error {
+  readonly kind: Kind;
+  readonly hint: string;
+  readonly retryAfter: number;
+  constructor(kind: Kind, message: string, hint = "", retryAfter = 0) {
+    super(message);
+    this.kind = kind;
+    this.hint = hint;
+    this.retryAfter = retryAfter;
+  }
+}
+
+/** Options of one call. timeout is in milliseconds. */
+export interface Options {
+  timeout?: number;
+}
+
+/** Options of a call of an idempotent function: with the same key it is done once. */
+export interface KeyedOptions extends Options {
+  key?: string;
+}
+
+const [REQUEST, REPLY, EVENT, CHUNK, END, CANCEL, PING, PONG, HELLO, GOAWAY, CREDIT] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11];
+const MAX_FRAME = 1 << 20;
+const MAX_ARGS = 256 << 10;
+const CHUNK_SIZE = 64 << 10;
+const WINDOW = 256 << 10;
+
+type Header = Map<number | string, unknown>;
+
+function head(major: number, n: number): Buffer {
+  if (n < 24) return Buffer.from([(major << 5) | n]);
+  if (n < 256) return Buffer.from([(major << 5) | 24, n]);
+  const b = Buffer.alloc(9);
+  b[0] = (major << 5) | 27;
+  b.writeBigUInt64BE(BigInt(n), 1);
+  if (n < 65536) return Buffer.concat([Buffer.from([(major << 5) | 25]), b.subarray(7)]);
+  if (n < 4294967296) return Buffer.concat([Buffer.from([(major << 5) | 26]), b.subarray(5)]);
+  return b;
+}
+
+/** Encodes what a header and a hello have: numbers, texts, bytes, lists, maps with ascending keys. */
+function cbor(v: unknown): Buffer {
+  if (typeof v === "number") return head(0, v);
+  if (typeof v === "string") return Buffer.concat([head(3, Buffer.byteLength(v)), Buffer.from(v)]);
+  if (v instanceof Uint8Array) return Buffer.concat([head(2, v.length), v]);
+  if (Array.isArray(v)) return Buffer.concat([head(4, v.length), ...v.map(cbor)]);
+  const pairs = [...(v as Header)];
+  return Buffer.concat([head(5, pairs.length), ...pairs.flatMap(([k, x]) => [cbor(k), cbor(x)])]);
+}
+
+function uncbor(data: Buffer, at: { pos: number }, depth = 0): unknown {
+  if (at.pos >= data.length || depth > 8) throw new CellError("failed", "a header that is cut off, or nested too deep");
+  const major = data[at.pos] >> 5;
+  const info = data[at.pos++] & 31;
+  let n = info;
+  if (info > 27) throw new CellError("failed", "a header of an unknown form");
+  if (info >= 24) {
+    const size = 1 << (info - 24);
+    if (data.length - at.pos < size) throw new CellError("failed", "a header that is cut off");
+    n = size === 8 ? Number(data.readBigUInt64BE(at.pos)) : data.readUIntBE(at.pos, size);
+    at.pos += size;
+  }
+  if (major === 0) return n;
+  if (major === 1) return -1 - n;
+  if (major === 7) return n === 21;
+  if (n > data.length - at.pos) throw new CellError("failed", "a header that is cut off");
+  if (major === 2 || major === 3) {
+    const raw = data.subarray(at.pos, at.pos + n);
+    at.pos += n;
+    return major === 2 ? raw : raw.toString("utf8");
+  }
+  if (major === 4) return Array.from({ length: n }, () => uncbor(data, at, depth + 1));
+  if (major !== 5) throw new CellError("failed", "a header of an unknown form");
+  const pairs: Header = new Map();
+  for (let i = 0; i < n; i++) {
+    const key = uncbor(data, at, depth + 1) as number | string;
+    pairs.set(key, uncbor(data, at, depth + 1));
+  }
+  return pairs;
+}
+
+function errorOf(header: Header, payload: Buffer): CellError {
+  const text = payload.toString("utf8").replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, " ");
+  const hint = String(header.get(11) ?? "").replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, " ");
+  return new CellError(kinds[Number(header.get(8))] ?? "failed", text, hint, Number(header.get(9) ?? 0));
+}
+
+/** One call. What comes is kept until it is read. */
+class Call {
+  readonly conn: Conn;
+  readonly number: number;
+  header?: Header;
+  payload: Buffer = Buffer.alloc(0);
+  error?: CellError;
+  ended = false;
+  chunks: Buffer[] = [];
+  window = WINDOW;
+  private eaten = 0;
+  private wakers: (() => void)[] = [];
+  private readonly timer: NodeJS.Timeout;
+
+  constructor(conn: Conn, number: number, timeout: number) {
+    this.conn = conn;
+    this.number = number;
+    this.timer = setTimeout(() => {
+      this.fail(new CellError("timed out", `not answered within ${timeout} ms`));
+      this.conn.send(CANCEL, number);
+    }, timeout);
+  }
+
+  take(kind: number, more: boolean, header: Header, payload: Buffer): void {
+    if (kind === REPLY && !this.header) {
+      this.header = header;
+      this.payload = payload;
+      this.ended = !more;
+    } else if (kind === CHUNK) {
+      this.chunks.push(payload);
+    } else if (kind === END) {
+      this.ended = true;
+    } else if (kind === CREDIT && payload.length === 4) {
+      this.window += payload.readUInt32BE(0);
+    }
+    if (header.get(8)) this.error ??= errorOf(header, payload);
+    if (this.error) this.ended = true;
+    this.wake();
+  }
+
+  fail(error: CellError): void {
+    this.error ??= error;
+    this.ended = true;
+    this.wake();
+  }
+
+  private wake(): void {
+    if (this.ended) clearTimeout(this.timer);
+    for (const waker of this.wakers.splice(0)) waker();
+  }
+
+  private async until(done: () => boolean): Promise<void> {
+    while (!done()) await new Promise<void>((resolve) => this.wakers.push(resolve));
+  }
+
+  async reply(): Promise<void> {
+    await this.until(() => this.header !== undefined || this.error !== undefined);
+    if (this.error) throw this.error;
+  }
+
+  /** The whole reply, as it comes. */
+  async *body(): AsyncGenerator<Buffer> {
+    try {
+      if (this.payload.length > 0) yield this.payload;
+      for (;;) {
+        await this.until(() => this.chunks.length > 0 || this.ended);
+        const chunk = this.chunks.shift();
+        if (chunk === undefined) {
+          if (this.error) throw this.error;
+          return;
+        }
+        this.eaten += chunk.length + 12;
+        if (this.eaten >= WINDOW / 2 && !this.ended) {
+          const credit = Buffer.alloc(4);
+          credit.writeUInt32BE(this.eaten);
+          this.eaten = 0;
+          this.conn.send(CREDIT, this.number, credit);
+        }
+        yield chunk;
+      }
+    } finally {
+      if (!this.ended) {
+        this.fail(new CellError("canceled", "the reply was not read to its end"));
+        this.conn.send(CANCEL, this.number);
+      }
+      this.conn.calls.delete(this.number);
+    }
+  }
+
+  async sendBody(body: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<void> {
+    try {
+      for await (const whole of body) {
+        for (let from = 0; from < whole.length; from += CHUNK_SIZE - 12) {
+          const piece = whole.subarray(from, from + CHUNK_SIZE - 12);
+          await this.until(() => this.window >= piece.length + 12 || this.ended);
+          if (this.ended) return;
+          this.window -= piece.length + 12;
+          this.conn.send(CHUNK, this.number, piece);
+        }
+      }
+      if (!this.ended) this.conn.send(END, this.number);
+    } catch (e) {
+      this.fail(new CellError("failed", `the body cannot be read: ${String(e)}`));
+      this.conn.send(CANCEL, this.number);
+    }
+  }
+}
+
+/** One connection to a nucleus. */
+class Conn {
+  leaving = false;
+  readonly calls = new Map<number, Call>();
+  private readonly socket: net.Socket;
+  private next = 1;
+  private rest: Buffer = Buffer.alloc(0);
+
+  private constructor(socket: net.Socket) {
+    this.socket = socket;
+    socket.on("data", (data: Buffer) => this.read(data));
+    socket.on("error", () => undefined); // close follows
+    socket.on("close", () => this.lost("the nucleus closed the connection"));
+    this.send(HELLO, 0, cbor(new Map<number, unknown>([[1, [1]], [3, [1]], [8, "celld-typescript-client"]])));
+  }
+
+  static open(directory: string): Promise<Conn> {
+    let name = path.join(path.resolve(directory), "run", "cell.sock");
+    let handle: number | undefined;
+    if (Buffer.byteLength(name) > 100) { // more than fits into a socket's address
+      handle = fs.openSync(path.dirname(name), "r");
+      name = `/proc/self/fd/${handle}/cell.sock`;
+    }
+    return new Promise<Conn>((resolve, reject) => {
+      const socket = net.createConnection(name);
+      const refused = (e: Error) =>
+        reject(new CellError("unavailable", `no nucleus answers in ${directory}: ${e.message}`, `cellctl start ${directory}`));
+      socket.once("error", refused);
+      socket.once("connect", () => {
+        socket.off("error", refused);
+        resolve(new Conn(socket));
+      });
+    }).finally(() => {
+      if (handle !== undefined) fs.closeSync(handle);
+    });
+  }
+
+  send(kind: number, number: number, payload: Uint8Array = Buffer.alloc(0), header?: Header, more = false): void {
+    const map = header ? cbor(header) : Buffer.alloc(0);
+    const frame = Buffer.alloc(header ? 14 : 12);
+    frame.writeUInt32BE(payload.length + (header ? 2 + map.length : 0), 0);
+    frame[4] = kind;
+    frame[5] = (header ? 1 : 0) | (more ? 2 : 0);
+    frame.writeUInt32BE(number, 8);
+    if (header) frame.writeUInt16BE(map.length, 12);
+    if (!this.socket.destroyed) this.socket.write(Buffer.concat([frame, map, payload]));
+  }
+
+  begin(header: Header, payload: Uint8Array, more: boolean, timeout: number): Call {
+    const call = new Call(this, this.next, timeout);
+    this.calls.set(this.next, call);
+    this.next = (this.next + 2) % 4294967296;
+    this.send(REQUEST, call.number, payload, header, more);
+    return call;
+  }
+
+  close(): void {
+    this.leaving = true;
+    this.socket.destroy();
+  }
+
+  private lost(why: string): void {
+    this.leaving = true;
+    for (const call of this.calls.values()) if (!call.ended) call.fail(new CellError("may have run", why));
+    this.calls.clear();
+    this.socket.destroy();
+  }
+
+  private read(data: Buffer): void {
+    this.rest = this.rest.length > 0 ? Buffer.concat([this.rest, data]) : data;
+    try {
+      while (this.rest.length >= 12) {
+        const size = this.rest.readUInt32BE(0);
+        if (size > MAX_FRAME) throw new CellError("too large", `a frame of ${size} bytes`);
+        if (this.rest.length < 12 + size) return;
+        const [kind, flags, number] = [this.rest[4], this.rest[5], this.rest.readUInt32BE(8)];
+        const body = this.rest.subarray(12, 12 + size);
+        this.rest = this.rest.subarray(12 + size);
+        this.take(kind, flags, number, body);
+      }
+    } catch (e) {
+      this.lost(String(e));
+    }
+  }
+
+  private take(kind: number, flags: number, number: number, body: Buffer): void {
+    let header: Header = new Map();
+    if (flags & 1) {
+      const size = body.readUInt16BE(0);
+      header = uncbor(body.subarray(2, 2 + size), { pos: 0 }) as Header;
+      body = body.subarray(2 + size);
+    }
+    if (kind === PING) this.send(PONG, number, body);
+    else if (kind === GOAWAY) this.leaving = true;
+    else if (kind === REPLY || kind === CHUNK || kind === END || kind === CREDIT) {
+      this.calls.get(number)?.take(kind, (flags & 2) !== 0, header, body);
+    } else if (kind === EVENT) return;
+  }
+}
+
+interface More extends KeyedOptions {
+  codec?: number;
+  body?: AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
+}
+
+class Caller {
+  private readonly directory: string;
+  private readonly target: string;
+  private readonly timeout: number;
+  private conn?: Promise<Conn>;
+
+  /** Calls one cell. directory is the cell's own, or, with target, that of a cell through whose nucleus the target is
+   * called: a CID, an IPNS name, a domain, or a name of its [deps]. timeout is in milliseconds. */
+  constructor(directory: string, options: { target?: string; timeout?: number } = {}) {
+    this.directory = directory;
+    this.target = options.target ?? "";
+    this.timeout = options.timeout ?? 10000;
+  }
+
+  /** Ends the connection. Calls in flight fail. */
+  async close(): Promise<void> {
+    const conn = this.conn;
+    this.conn = undefined;
+    (await conn?.catch(() => undefined))?.close();
+  }
+
+  private async connected(): Promise<Conn> {
+    const now = await this.conn?.catch(() => undefined);
+    if (now && !now.leaving) return now;
+    this.conn = Conn.open(this.directory);
+    return this.conn;
+  }
+
+  protected async $call(name: string, payload: Uint8Array, again: boolean, more: More): Promise<Call> {
+    const timeout = more.timeout ?? this.timeout;
+    if (payload.length > MAX_ARGS) throw new CellError("too large", `arguments of ${payload.length} bytes, the limit is ${MAX_ARGS}`);
+    const header: Header = new Map<number, unknown>([[1, name]]);
+    if (this.target) header.set(2, this.target);
+    header.set(3, Math.max(Math.round(timeout * 1000), 1));
+    if (more.key) header.set(6, Buffer.from(more.key));
+    if (more.codec !== 0) header.set(10, 1);
+    for (let tries = 0; ; tries++) {
+      const conn = await this.connected();
+      const call = conn.begin(header, payload, more.body !== undefined, timeout);
+      if (more.body !== undefined) void call.sendBody(more.body); // while the reply is read; it ends with the call
+      try {
+        await call.reply();
+        return call;
+      } catch (e) {
+        conn.calls.delete(call.number);
+        const kind = (e as CellError).kind;
+        const lost = conn.leaving && (kind === "unavailable" || (kind === "may have run" && again));
+        if (!lost || tries === 3 || more.body !== undefined) throw e;
+      }
+    }
+  }
+
+  protected async $json(name: string, args: unknown, again: boolean, more: More): Promise<unknown> {
+    const call = await this.$call(name, Buffer.from(JSON.stringify(args)), again, more);
+    const codec = call.header?.get(10);
+    const data = await whole(call);
+    if (codec !== 1) throw new CellError("unsupported", "the reply is not JSON");
+    try {
+      return JSON.parse(data.toString("utf8"));
+    } catch (e) {
+      throw new CellError("bad reply", `the reply is no JSON: ${String(e)}`);
+    }
+  }
+
+  protected async $raw(name: string, data: Uint8Array, again: boolean, more: More): Promise<Uint8Array> {
+    return whole(await this.$call(name, data, again, { ...more, codec: 0 }));
+  }
+
+  protected async $stream(name: string, args: unknown, again: boolean, more: More): Promise<AsyncGenerator<Uint8Array>> {
+    return (await this.$call(name, Buffer.from(JSON.stringify(args)), again, more)).body();
+  }
+}
+
+async function whole(call: Call): Promise<Buffer> {
+  const pieces: Buffer[] = [];
+  for await (const piece of call.body()) pieces.push(piece);
+  return Buffer.concat(pieces);
+}
+
+function newKey(): string {
+  return randomBytes(16).toString("hex");
+}
+
+type Reader<T> = (v: unknown, where: string) => T;
+
+function misfit(where: string, want: string, v: unknown): CellError {
+  return new CellError("bad reply", `${where || "the reply"} is ${v === null ? "null" : typeof v}, not ${want}`);
+}
+
+const toAny: Reader<unknown> = (v) => v;
+
+const toBoolean: Reader<boolean> = (v, where) => {
+  if (typeof v !== "boolean") throw misfit(where, "true or false", v);
+  return v;
+};
+
+const toNumber: Reader<number> = (v, where) => {
+  if (typeof v !== "number") throw misfit(where, "a number", v);
+  return v;
+};
+
+/** An integer past 2^53 cannot be told from its neighbours here, and is refused. */
+const toInteger: Reader<number> = (v, where) => {
+  if (!Number.isSafeInteger(v)) throw misfit(where, "an integer below 2^53", v);
+  return v as number;
+};
+
+const toText: Reader<string> = (v, where) => {
+  if (typeof v !== "string") throw misfit(where, "text", v);
+  return v;
+};
+
+const toBytes: Reader<Uint8Array> = (v, where) => (v === null ? new Uint8Array() : new Uint8Array(Buffer.from(toText(v, where), "base64")));
+
+function toOneOf<T extends string>(...values: T[]): Reader<T> {
+  return (v, where) => {
+    if (!values.includes(v as T)) throw misfit(where, `one of ${values.join(", ")}`, v);
+    return v as T;
+  };
+}
+
+function toArray<T>(of: Reader<T>): Reader<T[]> {
+  return (v, where) => {
+    if (v === null) return [];
+    if (!Array.isArray(v)) throw misfit(where, "a list", v);
+    return v.map((x, i) => of(x, `${where}[${i}]`));
+  };
+}
+
+function toRecord<T>(of: Reader<T>): Reader<Record<string, T>> {
+  return (v, where) => {
+    if (v === null) return {};
+    return Object.fromEntries(Object.entries(toObject(v, where)).map(([k, x]) => [k, of(x, `${where}.${k}`)]));
+  };
+}
+
+function orNull<T>(of: Reader<T>): Reader<T | null> {
+  return (v, where) => (v === null ? null : of(v, where));
+}
+
+function toObject(v: unknown, where: string): Record<string, unknown> {
+  if (typeof v !== "object" || v === null || Array.isArray(v)) throw misfit(where, "an object", v);
+  return v as Record<string, unknown>;
+}
+
+function member<T>(v: Record<string, unknown>, key: string, of: Reader<T>, where: string): T {
+  const at = where ? `${where}.${key}` : key;
+  if (!Object.hasOwn(v, key)) throw new CellError("bad reply", `${at} is missing`);
+  return of(v[key], at);
+}
+
+function optional<T>(v: Record<string, unknown>, key: string, of: Reader<T>, where: string): T | undefined {
+  return Object.hasOwn(v, key) ? of(v[key], where ? `${where}.${key}` : key) : undefined;
+}
+
+/** Makes JSON of arguments: bytes become base64, what is undefined is left out. */
+function plain(v: unknown): unknown {
+  if (v instanceof Uint8Array) return Buffer.from(v).toString("base64");
+  if (Array.isArray(v)) return v.map(plain);
+  if (typeof v === "object" && v !== null) return Object.fromEntries(Object.entries(v).map(([k, x]) => [k, plain(x)]));
+  return v;
+}

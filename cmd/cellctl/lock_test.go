@@ -1,0 +1,117 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+func TestParseLock(t *testing.T) {
+	hash := strings.Repeat("ab", 32)
+	cell := func(target, file, client string) string {
+		return fmt.Sprintf(`{"target":%q,"cell":"a","schema":%q,"file":%q,"clients":[{"lang":"go","file":%q}]}`, target, hash, file, client)
+	}
+	good := `{"version":1,"cells":[` + cell("a", "a.schema.json", "c/a.go") + `]}`
+	if _, err := parseLock([]byte(good)); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		text string
+		kind cellproto.Kind
+	}{
+		{``, cellproto.BadInput},
+		{`[]`, cellproto.BadInput},
+		{good + `{}`, cellproto.BadInput},
+		{`{"version":1,"cells":[],"more":1}`, cellproto.BadInput},
+		{`{"version":2,"cells":[]}`, cellproto.Unsupported},
+		{`{"version":1,"cells":[` + cell("", "a", "b") + `]}`, cellproto.BadInput},
+		{`{"version":1,"cells":[` + cell("a", "a", "b") + `,` + cell("a", "c", "d") + `]}`, cellproto.BadInput},
+		{`{"version":1,"cells":[` + cell("a", "/etc/passwd", "b") + `]}`, cellproto.BadInput},
+		{`{"version":1,"cells":[` + cell("a", "a", "../b") + `]}`, cellproto.BadInput},
+		{strings.Replace(good, hash, "ab", 1), cellproto.BadInput},
+		{strings.Replace(good, `"cell":"a"`, `"cell":"../a"`, 1), cellproto.BadInput},
+		{strings.Repeat(" ", maxLock+1), cellproto.TooLarge},
+		{`{"version":1,"cells":[` + strings.Repeat("{},", maxLocked) + `{}]}`, cellproto.TooLarge},
+	} {
+		if _, err := parseLock([]byte(tc.text)); cellproto.KindOf(err) != tc.kind {
+			t.Errorf("%.80q: %v, want %v", tc.text, err, tc.kind)
+		}
+	}
+}
+
+func FuzzParseLock(f *testing.F) {
+	f.Add([]byte(`{"version":1,"cells":[{"target":"a","cell":"a","schema":"` + strings.Repeat("ab", 32) + `","file":"a","clients":[]}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		l, err := parseLock(data)
+		if err != nil {
+			return
+		}
+		for _, c := range l.Cells {
+			if !filepath.IsLocal(c.File) {
+				t.Fatalf("%q is taken", c.File)
+			}
+		}
+	})
+}
+
+// check of fifty cells without asking anybody, as a process; how long it takes is printed.
+func TestCheckFiftyOffline(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name string, data []byte) {
+		path := filepath.Join(dir, name)
+		err := os.MkdirAll(filepath.Dir(path), 0o755)
+		if err == nil {
+			err = os.WriteFile(path, data, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	l := &lock{dir: dir, Version: lockVersion}
+	schema := &cellproto.Schema{Functions: map[string]cellproto.Function{}}
+	for i := range 20 {
+		schema.Functions[fmt.Sprint("f", i)] = cellproto.Function{
+			Input: json.RawMessage(`{"type":"object","properties":{"a":{"type":"string"},"b":{"type":"integer"}},"required":["a"]}`), Output: json.RawMessage(`{"type":"number"}`),
+		}
+	}
+	for i := range 50 {
+		schema.Cell = fmt.Sprint("cell", i)
+		name := schema.Cell + "/"
+		write(name+"cell.toml", []byte("[cell]\nname = \""+schema.Cell+"\"\nversion = \"1.0.0\"\nbinary = \"bin/x\"\nspeaks = \"frames\"\n"))
+		write("clients/"+schema.Cell+".schema.json", schema.Canonical())
+		l.put(lockedCell{Target: "./" + schema.Cell, Cell: schema.Cell, Schema: schema.Hash(), File: "clients/" + schema.Cell + ".schema.json"})
+		live := *schema
+		if i%2 == 0 { // every other one has a function more
+			live.Functions = map[string]cellproto.Function{"more": {}}
+			for k, f := range schema.Functions {
+				live.Functions[k] = f
+			}
+		}
+		write(name+"cache/schema.json", live.Canonical())
+	}
+	if err := l.write(); err != nil {
+		t.Fatal(err)
+	}
+	var took []time.Duration
+	for range 5 {
+		cmd := exec.Command(filepath.Join(binDir, "cellctl"), "check", "--offline", "--json")
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "CELL_HOME="+filepath.Join(dir, "home"))
+		begun := time.Now()
+		out, err := cmd.CombinedOutput()
+		took = append(took, time.Since(begun))
+		if err != nil || strings.Count(string(out), `"state":"same"`) != 25 || strings.Count(string(out), `"state":"compatible"`) != 25 {
+			t.Fatalf("%v\n%.2000s", err, out)
+		}
+	}
+	slices.Sort(took)
+	t.Logf("check of 50 cells offline: median %v of %v", took[2], took)
+}

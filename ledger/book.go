@@ -1,0 +1,352 @@
+package ledger
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+// Verdict says what became of an entry that came in.
+type Verdict uint8
+
+// The verdicts, in the order in which they are reached. Those before Banned cost no signature's check.
+const (
+	Stored     Verdict = iota + 1 // new; Result says what has to be kept
+	TooLarge                      // past the limit of an entry
+	Malformed                     // not canonical, or numbers that make no sense
+	Foreign                       // of another network or a later version: ignored, nobody's fault
+	Stale                         // not newer than what is here
+	Banned                        // of an identity whose fork is proven, or of a host that was revoked
+	Beyond                        // of hosts that are too far away to matter here, or there is no room
+	Decreasing                    // a number in it is smaller than before
+	Forged                        // a signature is false, or of who may not sign
+	Missing                       // the entries before it in its key log are needed first
+	Forked                        // Result.Proof is new: tell everybody
+)
+
+var verdictNames = [...]string{
+	Stored: "stored", TooLarge: "too large", Malformed: "malformed", Foreign: "foreign", Stale: "stale", Banned: "banned",
+	Beyond: "beyond", Decreasing: "decreasing", Forged: "forged", Missing: "missing", Forked: "forked",
+}
+
+// String gives the verdict as metrics have it.
+func (v Verdict) String() string {
+	if int(v) < len(verdictNames) && verdictNames[v] != "" {
+		return verdictNames[v]
+	}
+	return "unknown"
+}
+
+// Charged says whether who has sent such an entry is to blame: no honest program sends it on.
+func (v Verdict) Charged() bool {
+	return v == TooLarge || v == Malformed || v == Decreasing || v == Forged
+}
+
+// Result is what Book says of one entry.
+type Result struct {
+	Verdict Verdict
+	Err     error      // why, unless it is Stored, Stale or Foreign
+	Slot    Hash       // with Stored and Forked: what Record replaces in the store
+	Record  []byte     // with Stored and Forked: what has to be kept
+	Durable bool       // it is of one's own key log: on the disk before anybody is told
+	Edges   []Edge     // with Stored: what the work graph learns from it
+	Proof   *ForkProof // with Forked
+	Host    Key        // with Stored, a delegation: this host is now Account's
+	Account Key
+}
+
+// Edge is a total of what From has done for To.
+type Edge struct {
+	Name     Hash // of the register: totals of one name replace each other
+	From, To Key
+	Total    uint64 // µWh
+	Signed   uint64 // of it, what To has signed for; where From is this host, else all of it
+}
+
+// Config says for whom a Book is kept.
+type Config struct {
+	Net  Net
+	Self Key // this nucleus's host key
+	// Account is whose key log this nucleus writes, or zero.
+	Account Key
+	// MaxForeign bounds the registers between other hosts, and MaxLogs the key logs; 0 is 100,000 and 10,000.
+	MaxForeign, MaxLogs int
+	// Near says whether receipts between two other hosts are of interest; nil means that all are.
+	Near func(consumer, provider Key) bool
+}
+
+// Book is everything that is known: registers, cheques, key logs, bans. It decides what to believe and
+// remembers it; keeping it on a disk is for Store, what follows from it for Graph. It has no lock.
+type Book struct {
+	cfg     Config
+	regs    map[RegKey]Register
+	cheques map[chequeKey]*SignedCheque
+	logs    map[Key]*keyLog
+	owner   map[Key]Key // host -> account
+	bans    map[Key]*ForkProof
+	foreign int
+	given   map[Key]uint64 // by host, account or pool
+	taken   map[Key]uint64
+	served  map[Key]service // by consumer, of this host
+}
+
+// service is what this host has done for another.
+type service struct{ acked, claimed uint64 }
+
+// NewBook gives an empty book.
+func NewBook(cfg Config) *Book {
+	if cfg.MaxForeign == 0 {
+		cfg.MaxForeign = 100_000
+	}
+	if cfg.MaxLogs == 0 {
+		cfg.MaxLogs = 10_000
+	}
+	return &Book{
+		cfg: cfg, regs: map[RegKey]Register{}, cheques: map[chequeKey]*SignedCheque{}, logs: map[Key]*keyLog{},
+		owner: map[Key]Key{}, bans: map[Key]*ForkProof{}, given: map[Key]uint64{}, taken: map[Key]uint64{}, served: map[Key]service{},
+	}
+}
+
+// trust says how much of an entry was checked before: all of it by somebody else, or, when it comes
+// from one's own store, everything by this program.
+type trust bool
+
+const (
+	fromPeer  trust = false
+	fromStore trust = true
+)
+
+// Ingest takes an entry that a peer has sent: a receipt, a cheque or a key-log entry. now is in ms
+// since 1970. What costs least is asked first: size, form, network, whether it is new, whether its
+// signers are banned or too far away, whether a number falls; then the signatures.
+func (b *Book) Ingest(nowMS uint64, data []byte) Result { return b.ingest(nowMS, data, fromPeer) }
+
+// Load takes a record of one's own store. Signatures are not checked again, unless the record was
+// found behind a damaged one.
+func (b *Book) Load(nowMS uint64, record []byte, suspect bool) Result {
+	if isProof(record) {
+		return b.IngestProof(record)
+	}
+	return b.ingest(nowMS, record, trust(!suspect))
+}
+
+// isProof tells a fork proof, an array of five whose first is a number, from entries, whose first is a body.
+func isProof(data []byte) bool { return len(data) > 1 && data[0] == 0x85 && data[1] <= 0x17 }
+
+func (b *Book) ingest(nowMS uint64, data []byte, by trust) Result {
+	if len(data) > cellproto.MaxLedgerEntry {
+		return refused(cellproto.Errorf("take entry", cellproto.TooLarge, "%d bytes, the limit is %d", len(data), cellproto.MaxLedgerEntry))
+	}
+	_, kind, _ := peek(data)
+	switch kind {
+	case kindCheque:
+		return b.ingestCheque(nowMS, data, by)
+	case kindKey:
+		return b.ingestKey(data)
+	}
+	return b.ingestReceipt(nowMS, data, by)
+}
+
+// refused gives the result for an entry that could not be decoded.
+func refused(err error) Result {
+	switch cellproto.KindOf(err) {
+	case cellproto.TooLarge:
+		return Result{Verdict: TooLarge, Err: err}
+	case cellproto.Unsupported:
+		return Result{Verdict: Foreign}
+	case cellproto.Corrupt:
+		return Result{Verdict: Forged, Err: err}
+	}
+	return Result{Verdict: Malformed, Err: err}
+}
+
+func (b *Book) ingestReceipt(nowMS uint64, data []byte, by trust) Result {
+	const op = "take receipt"
+	s, body, err := DecodeReceipt(data)
+	if err != nil {
+		return refused(err)
+	}
+	if s.Net != b.cfg.Net {
+		return Result{Verdict: Foreign}
+	}
+	key := s.RegKey()
+	old, known := b.regs[key]
+	in := registerOf(s)
+	if !newer(in.Ack, old.Ack) && !newer(in.Claim, old.Claim) {
+		return Result{Verdict: Stale}
+	}
+	if by == fromPeer {
+		if r := b.admit(nowMS, s, known); r.Verdict != 0 {
+			return r
+		}
+		if r := decreasing(op, s, old); r.Verdict != 0 {
+			return r
+		}
+		if err := VerifyReceipt(s, body); err != nil {
+			return refused(err)
+		}
+	}
+	if !known && s.Consumer != b.cfg.Self && s.Provider != b.cfg.Self {
+		b.foreign++
+	}
+	merged := old.Merge(in)
+	b.regs[key] = merged
+	gain := merged.Credit() - old.Credit() // the halves only grow
+	if s.Provider == b.cfg.Self {
+		d := b.served[s.Consumer]
+		d.acked, d.claimed = add(d.acked, gain), add(d.claimed, merged.Claimed()-old.Claimed())
+		b.served[s.Consumer] = d
+	}
+	b.taken[s.Consumer] = add(b.taken[s.Consumer], gain)
+	b.given[creditor(&s.Receipt)] = add(b.given[creditor(&s.Receipt)], gain)
+	return Result{Verdict: Stored, Slot: regSlot(key, merged.Ack == s), Record: data, Edges: b.edges(key, merged)}
+}
+
+// admit asks whether anything by these hosts is taken.
+func (b *Book) admit(nowMS uint64, s *Signed, known bool) Result {
+	const op = "take receipt"
+	for _, host := range []Key{s.Consumer, s.Provider} {
+		if b.bannedHost(host) {
+			return Result{Verdict: Banned, Err: cellproto.Errorf(op, cellproto.Denied, "%s belongs to a banned identity", host)}
+		}
+		if d, ok := b.delegation(host); ok && !d.active(nowMS) {
+			return Result{Verdict: Banned, Err: cellproto.Errorf(op, cellproto.Denied, "the delegation of %s was revoked or has ended", host)}
+		}
+	}
+	own := s.Consumer == b.cfg.Self || s.Provider == b.cfg.Self
+	switch {
+	case own:
+		return Result{}
+	case s.ConsumerSig == nil:
+		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Denied, "without the consumer's signature it counts for its provider alone")}
+	case !known && b.foreign >= b.cfg.MaxForeign:
+		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Overloaded, "%d registers of others are kept, there is no room", b.foreign)}
+	case b.cfg.Near != nil && !b.cfg.Near(s.Consumer, s.Provider):
+		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Denied, "its hosts are too far away")}
+	}
+	return Result{}
+}
+
+// decreasing compares each half of a register with what would replace it. Equal credit with smaller
+// numbers is no fault: the first seen stays.
+func decreasing(op string, s *Signed, old Register) Result {
+	for _, half := range []struct {
+		sig *Signature
+		old *Signed
+	}{{s.ConsumerSig, old.Ack}, {s.ProviderSig, old.Claim}} {
+		if half.sig == nil || half.old == nil || !newer(s, half.old) || s.covers(&half.old.Receipt) {
+			continue
+		}
+		if s.Credit == half.old.Credit {
+			return Result{Verdict: Stale}
+		}
+		return Result{Verdict: Decreasing, Err: cellproto.Errorf(op, cellproto.BadInput, "credit has grown, but another number is smaller than before")}
+	}
+	return Result{}
+}
+
+// creditor is whose the credit of a receipt is.
+func creditor(r *Receipt) Key {
+	if r.Beneficiary != nil {
+		return *r.Beneficiary
+	}
+	return r.Provider
+}
+
+// edges gives what a register says about the work graph. The provider's own word counts in its own view.
+func (b *Book) edges(key RegKey, r Register) []Edge {
+	total := r.Credit()
+	if key.Provider == b.cfg.Self {
+		total = r.Claimed()
+	}
+	from := key.Provider
+	if key.Beneficiary != (Key{}) {
+		from = key.Beneficiary
+	}
+	return []Edge{{Name: regSlot(key, true), From: b.Owner(from), To: b.Owner(key.Consumer), Total: total, Signed: r.Credit()}}
+}
+
+func (b *Book) ingestCheque(nowMS uint64, data []byte, by trust) Result {
+	const op = "take cheque"
+	s, body, err := DecodeCheque(data)
+	if err != nil {
+		return refused(err)
+	}
+	if s.Net != b.cfg.Net {
+		return Result{Verdict: Foreign}
+	}
+	key := s.key()
+	old := b.cheques[key]
+	if !newerCheque(s, old) {
+		return Result{Verdict: Stale}
+	}
+	if by == fromPeer {
+		if b.bans[s.Donor] != nil || b.bans[s.To] != nil {
+			return Result{Verdict: Banned, Err: cellproto.Errorf(op, cellproto.Denied, "the donor or the receiver is banned")}
+		}
+		if old != nil && s.N < old.N {
+			return Result{Verdict: Decreasing, Err: cellproto.Errorf(op, cellproto.BadInput, "the number of donations is smaller than before")}
+		}
+		if old == nil && len(b.cheques) >= b.cfg.MaxForeign {
+			return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Overloaded, "there is no room for more cheques")}
+		}
+		if r := b.signedBy(op, nowMS, s, body, old); r.Verdict != 0 {
+			return r
+		}
+	}
+	gain := s.Credit
+	if old != nil {
+		gain -= old.Credit
+	}
+	b.cheques[key] = s
+	b.taken[s.Donor] = add(b.taken[s.Donor], gain)
+	b.given[s.To] = add(b.given[s.To], gain)
+	return Result{Verdict: Stored, Slot: chequeSlot(key), Record: data,
+		Edges: []Edge{{Name: chequeSlot(key), From: s.To, To: s.Donor, Total: s.Credit, Signed: s.Credit}}}
+}
+
+// signedBy checks that the cheque is of who signs for the donor, and, of a pool, within its budget.
+func (b *Book) signedBy(op string, nowMS uint64, s *SignedCheque, body []byte, old *SignedCheque) Result {
+	l := b.logs[s.Donor]
+	by := s.Donor
+	switch {
+	case l == nil:
+		if VerifyCheque(s, body, by) != nil {
+			return Result{Verdict: Missing, Err: cellproto.Errorf(op, cellproto.NotFound, "the key log of the donor is not known, and its first key has not signed")}
+		}
+		return Result{}
+	case l.state.Members != nil:
+		run := l.state.Runner
+		spent := add(b.taken[s.Donor], s.Credit)
+		if old != nil {
+			spent -= old.Credit
+		}
+		if run.Budget == 0 || nowMS > run.NotAfter || spent > run.Budget {
+			return Result{Verdict: Forged, Err: cellproto.Errorf(op, cellproto.Denied, "the pool has given its runner no budget, or it is over or used up")}
+		}
+		by = run.Runner
+	default:
+		by = l.state.Key
+	}
+	if err := VerifyCheque(s, body, by); err != nil {
+		return refused(err)
+	}
+	return Result{}
+}
+
+// The slots of the store: what is newer replaces what is older in the same one.
+func regSlot(k RegKey, ack bool) Hash {
+	b := make([]byte, 0, 128)
+	b = append(append(append(b, k.Consumer[:]...), k.Provider[:]...), k.Beneficiary[:]...)
+	b = binary.BigEndian.AppendUint32(b, k.Epoch)
+	if ack {
+		return sha256.Sum256(append(b, 'a'))
+	}
+	return sha256.Sum256(append(b, 'c'))
+}
+
+func chequeSlot(k chequeKey) Hash {
+	b := append(append([]byte("cheque"), k.Donor[:]...), k.To[:]...)
+	return sha256.Sum256(binary.BigEndian.AppendUint32(b, k.Epoch))
+}

@@ -1,0 +1,192 @@
+package ledger
+
+import (
+	"errors"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+var (
+	errCut = errors.New("power cut")
+	errIO  = errors.New("input/output error")
+)
+
+// disk is a directory in memory that keeps apart what programs see from what would be left after a
+// power cut. At one operation it fails: for good, tearing what it was doing, or for a while.
+type disk struct {
+	t     testing.TB
+	rnd   *rand.Rand
+	live  map[string]*inode
+	safe  map[string]*inode // names that a cut leaves
+	ops   int
+	cutAt int // the operation at which the power goes; 0 for never
+	badAt int // the first operation that fails with errIO
+	badTo int // and the last
+	dead  bool
+	wrote int64
+}
+
+type inode struct {
+	data []byte // what programs read
+	safe []byte // what a cut leaves for certain
+	lost bool   // a failed sync has thrown data away that is still read: nothing unsynced survives
+}
+
+func newDisk(t testing.TB, seed uint64) *disk {
+	return &disk{t: t, rnd: rand.New(rand.NewPCG(seed, 1)), live: map[string]*inode{}, safe: map[string]*inode{}}
+}
+
+// step counts an operation and says how it ends.
+func (d *disk) step() error {
+	if d.dead {
+		return errCut
+	}
+	d.ops++
+	if d.ops == d.cutAt {
+		d.dead = true
+		return errCut
+	}
+	if d.badAt > 0 && d.ops >= d.badAt && d.ops <= d.badTo {
+		return errIO
+	}
+	return nil
+}
+
+// reboot gives the disk after a cut: of each file what was synced, and of the rest a part that may be
+// garbage; of names made and removed since the last sync some.
+func (d *disk) reboot() *disk {
+	n := newDisk(d.t, d.rnd.Uint64())
+	names := maps.Clone(d.safe)
+	for _, name := range slices.Sorted(maps.Keys(d.live)) {
+		if names[name] != d.live[name] && d.rnd.IntN(2) == 0 {
+			names[name] = d.live[name]
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if d.live[name] == nil && d.rnd.IntN(2) == 0 {
+			continue
+		}
+		ino := names[name]
+		data := slices.Clone(ino.safe)
+		if len(ino.data) > len(data) && !ino.lost {
+			rest := slices.Clone(ino.data[len(data):][:d.rnd.IntN(len(ino.data)-len(data)+1)])
+			if len(rest) > 0 && d.rnd.IntN(2) == 0 { // a block that never came
+				for i := d.rnd.IntN(len(rest)); i < len(rest); i++ {
+					rest[i] = 0
+				}
+			}
+			data = append(data, rest...)
+		}
+		f := &inode{data: data, safe: slices.Clone(data)}
+		n.live[name], n.safe[name] = f, f
+	}
+	return n
+}
+
+func (d *disk) List() ([]string, error) {
+	if d.dead {
+		return nil, errCut
+	}
+	return slices.Sorted(maps.Keys(d.live)), nil
+}
+
+func (d *disk) Create(name string) (File, error) {
+	if d.live[name] != nil {
+		return nil, errors.New("it exists")
+	}
+	if err := d.step(); err != nil {
+		return nil, err
+	}
+	d.live[name] = &inode{}
+	return &diskFile{d, d.live[name]}, nil
+}
+
+func (d *disk) Open(name string) (File, error) {
+	if d.dead || d.live[name] == nil {
+		return nil, errCut
+	}
+	return &diskFile{d, d.live[name]}, nil
+}
+
+func (d *disk) Remove(name string) error {
+	if err := d.step(); err != nil {
+		return err
+	}
+	delete(d.live, name)
+	return nil
+}
+
+func (d *disk) Rename(from, to string) error {
+	if err := d.step(); err != nil {
+		return err
+	}
+	d.live[to] = d.live[from]
+	delete(d.live, from)
+	return nil
+}
+
+func (d *disk) Sync() error {
+	if err := d.step(); err != nil {
+		return err
+	}
+	d.safe = maps.Clone(d.live)
+	return nil
+}
+
+func (d *disk) Close() error { return nil }
+
+type diskFile struct {
+	d   *disk
+	ino *inode
+}
+
+func (f *diskFile) Append(p []byte) error {
+	err := f.d.step()
+	if err != nil {
+		p = p[:f.d.rnd.IntN(len(p)+1)]
+	}
+	f.ino.data = append(f.ino.data, p...)
+	f.d.wrote += int64(len(p))
+	return err
+}
+
+func (f *diskFile) ReadAt(p []byte, at int64) (int, error) {
+	if f.d.dead {
+		return 0, errCut
+	}
+	n := copy(p, f.ino.data[min(at, int64(len(f.ino.data))):])
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (f *diskFile) Size() (int64, error) { return int64(len(f.ino.data)), nil }
+
+func (f *diskFile) Truncate(n int64) error {
+	if err := f.d.step(); err != nil {
+		return err
+	}
+	f.ino.data = f.ino.data[:n]
+	f.ino.safe = f.ino.safe[:min(n, int64(len(f.ino.safe)))]
+	return nil
+}
+
+func (f *diskFile) Sync() error {
+	err := f.d.step()
+	switch {
+	case err == nil && !f.ino.lost:
+		f.ino.safe = slices.Clone(f.ino.data)
+	case errors.Is(err, errCut) && !f.ino.lost: // a part
+		n := len(f.ino.safe)
+		f.ino.safe = append(f.ino.safe, f.ino.data[n:][:f.d.rnd.IntN(len(f.ino.data)-n+1)]...)
+	case errors.Is(err, errIO):
+		f.ino.lost = true // the kernel forgets dirty pages after it has said so once
+	}
+	return err
+}
+
+func (f *diskFile) Close() error { return nil }

@@ -1,0 +1,571 @@
+package ledger
+
+import (
+	"cmp"
+	"slices"
+)
+
+// Bounds on one look at the graph. What lies beyond them is not counted, which errs towards less credit.
+const (
+	maxFan  = 64  // peers that the caller has worked for
+	maxScan = 256 // peers of each of those
+	maxMids = 4096
+	maxTurn = 64 // times that a flow is led another way
+)
+
+// Graph is the work graph as one host sees it: an edge from u to v is what u has done for v and v has
+// not yet made good. What a caller is owed by this host is the flow from the caller to it over at most
+// three edges: over those that the caller has worked for, and those that they have.
+//
+// When v serves u, the paths from u to v are drained by as much: a debt goes around in a circle and
+// is gone. When somebody else serves u, u pays with its paths to this host. So a crowd that shares one edge can use it once, and the sum over all edges of what a host
+// has given less what it has taken stays what it was.
+//
+// What this host does on credit before the caller has signed for it is bounded at the last edge of the
+// path, not at the caller: identities that all come in by one honest peer share one window. Otherwise a
+// crowd that never signs, of which other hosts then never hear, could take its credit at each of them.
+// A Graph has no lock.
+type Graph struct {
+	self   int32
+	ids    map[Key]int32
+	out    [][]int32         // neighbours that a node has worked for; some edges may be empty
+	edges  map[uint64]uint64 // from<<32|to -> µWh
+	toSelf []uint64          // edges to self, which is asked for most
+	known  map[Hash]uint64   // totals of registers that have been taken in
+	banned map[int32]bool
+	signed map[Hash]uint64  // of known, what the consumer has signed for; of this host's registers
+	open   map[int32]*entry // by the last edge of the paths to this host
+	owing  map[int32][]debt // by caller, oldest first: what it has not signed for
+
+	// scratch of one flow
+	hops  []int32  // A: those that the source has worked for
+	remA  []uint64 // what the source may still send there
+	first []int32  // their edges in mids
+	lasts []int32  // B: those that have worked for the target
+	remB  []uint64
+	mids  []mid
+	start []int32 // of the mids of one of lasts, in byB
+	byB   []int32
+	prev  []int32 // of a search: the mid by which B was reached; then that by which A was
+	queue []int32
+	at    map[int32]int32
+	moved []debt
+}
+
+type mid struct {
+	a, b      int32 // in hops and lasts
+	cap, flow uint64
+}
+
+// entry is one who has worked for this host, by whom others come in.
+type entry struct{ unsigned, acknowledged uint64 } // µWh
+
+// debt is unsigned use of what came in by one entry, or by none.
+type debt struct {
+	by     int32 // or strange
+	amount uint64
+}
+
+// strange is the entry of those who are owed nothing.
+const strange = -1
+
+// How a window follows what is owed.
+const (
+	windowPart  = 50   // at most a fiftieth
+	leastWindow = 1000 // µWh, and at least this: a second of one core
+)
+
+// unbounded is the edge of a peer to itself: paths of two edges.
+const unbounded = 1<<64 - 1
+
+// NewGraph gives the graph of a host that has worked for nobody.
+func NewGraph(self Key) *Graph {
+	g := &Graph{ids: map[Key]int32{}, edges: map[uint64]uint64{}, known: map[Hash]uint64{}, banned: map[int32]bool{},
+		signed: map[Hash]uint64{}, open: map[int32]*entry{}, owing: map[int32][]debt{}, at: map[int32]int32{}}
+	g.self = g.node(self)
+	return g
+}
+
+func (g *Graph) node(k Key) int32 {
+	if n, ok := g.ids[k]; ok {
+		return n
+	}
+	n := int32(len(g.out))
+	g.ids[k] = n
+	g.out = append(g.out, nil)
+	g.toSelf = append(g.toSelf, 0)
+	return n
+}
+
+func edgeKey(from, to int32) uint64 { return uint64(uint32(from))<<32 | uint64(uint32(to)) }
+
+func (g *Graph) cap(from, to int32) uint64 {
+	if to == g.self {
+		return g.toSelf[from]
+	}
+	return g.edges[edgeKey(from, to)]
+}
+
+func (g *Graph) set(from, to int32, v uint64) {
+	k := edgeKey(from, to)
+	old, ok := g.edges[k]
+	switch {
+	case v > 0 && !ok:
+		g.out[from] = append(g.out[from], to)
+	case v == 0 && ok:
+		i := slices.Index(g.out[from], to)
+		g.out[from][i] = g.out[from][len(g.out[from])-1]
+		g.out[from] = g.out[from][:len(g.out[from])-1]
+		delete(g.edges, k)
+	}
+	if v > 0 && v != old {
+		g.edges[k] = v
+	}
+	if to == g.self {
+		g.toSelf[from] = v
+	}
+}
+
+// Apply takes in what a register says. Totals that are not above what is known of it change nothing.
+func (g *Graph) Apply(e Edge) {
+	from, to := g.node(e.From), g.node(e.To)
+	if from == to {
+		return
+	}
+	if known := g.known[e.Name]; e.Total > known {
+		g.known[e.Name] = e.Total
+		gain := e.Total - known
+		if from != g.self && to != g.self {
+			gain -= g.transfer(from, to, gain)
+		}
+		if from != g.self && to != g.self {
+			gain -= g.flow(to, from, gain, drain)
+			gain -= g.assign(from, to, gain)
+		}
+		if rest := g.claim(from, to, gain); rest > 0 && from == g.self {
+			g.owing[to] = append(g.owing[to], debt{strange, rest})
+		}
+	}
+	if signed := g.signed[e.Name]; from == g.self && e.Signed > signed {
+		g.signed[e.Name] = e.Signed
+		g.settle(to, e.Signed-signed)
+	}
+}
+
+// claim makes to owe from, and sets that off against what from owes to. It gives what was left.
+func (g *Graph) claim(from, to int32, amount uint64) uint64 {
+	if from == g.self {
+		amount -= g.flow(to, from, amount, drainNow)
+	}
+	amount -= g.flow(to, from, amount, drain)
+	if amount > 0 {
+		g.set(from, to, add(g.cap(from, to), amount))
+	}
+	return amount
+}
+
+// transfer has a caller that was served elsewhere pay with what could have brought it here: those who
+// owe it owe its provider instead. So each host sees the same credit shrink, although each may lead
+// the same debt back on other paths. It gives how much was paid so.
+func (g *Graph) transfer(provider, caller int32, amount uint64) uint64 {
+	var paid uint64
+	for _, why := range []purpose{pay, payMore} {
+		if paid == amount {
+			break
+		}
+		paid += g.flow(caller, g.self, amount-paid, why)
+		for _, m := range slices.Clone(g.moved) { // claims need the scratch
+			if m.by != provider {
+				g.claim(provider, m.by, m.amount)
+			}
+		}
+	}
+	return paid
+}
+
+// assign has a caller pay with what others owe it, whether or not a path leads from them to anywhere.
+func (g *Graph) assign(provider, caller int32, amount uint64) (paid uint64) {
+	for _, a := range slices.Clone(g.out[caller][:min(len(g.out[caller]), maxFan)]) {
+		if paid == amount {
+			break
+		}
+		n := min(g.cap(caller, a), amount-paid)
+		if a == provider || a == g.self || n == 0 {
+			continue
+		}
+		g.set(caller, a, g.cap(caller, a)-n)
+		g.claim(provider, a, n)
+		paid += n
+	}
+	return paid
+}
+
+// borrow notes what a caller has used of what came in by an entry.
+func (g *Graph) borrow(caller, by int32, amount uint64) {
+	if g.open[by] == nil {
+		g.open[by] = &entry{}
+	}
+	g.open[by].unsigned += amount
+	list := g.owing[caller]
+	if n := len(list); n > 0 && list[n-1].by == by {
+		list[n-1].amount += amount
+		return
+	}
+	g.owing[caller] = append(list, debt{by, amount})
+}
+
+// settle takes what a caller has signed for off what it owes, the oldest first.
+func (g *Graph) settle(caller int32, amount uint64) {
+	list := g.owing[caller]
+	for len(list) > 0 && amount > 0 {
+		d := &list[0]
+		part := min(d.amount, amount)
+		if o := g.open[d.by]; o != nil {
+			o.unsigned -= min(o.unsigned, part)
+			if d.by == caller {
+				o.acknowledged += part
+			}
+		}
+		amount -= part
+		if d.amount -= part; d.amount == 0 {
+			list = list[1:]
+		}
+	}
+	if len(list) == 0 {
+		delete(g.owing, caller)
+	} else {
+		g.owing[caller] = list
+	}
+}
+
+// room gives how much of an edge to this host, of that capacity, a caller can use before somebody signs.
+// Its own window grows with what it has signed for; that of others who come in by it does not. Neither
+// opens for more than a fiftieth of what is owed, or many small credits would be as many windows.
+func (g *Graph) room(caller, by int32, capacity uint64) uint64 {
+	var o entry
+	if p := g.open[by]; p != nil {
+		o = *p
+	}
+	w := uint64(MinWindow)
+	if caller == by {
+		w = Window(o.acknowledged)
+	}
+	w = min(w, max(add(capacity, o.unsigned)/windowPart, leastWindow))
+	return min(capacity, w-min(o.unsigned, w))
+}
+
+// Forgive halves what counts as unsigned at each entry. It is called once a day: else who signs
+// nothing and comes back no more would keep others out for good.
+func (g *Graph) Forgive() {
+	for _, o := range g.open {
+		o.unsigned /= 2
+	}
+}
+
+// Residual gives what this host still owes a caller, in µWh.
+func (g *Graph) Residual(caller Key) uint64 {
+	n, ok := g.ids[caller]
+	if !ok || n == g.self {
+		return 0
+	}
+	return g.flow(n, g.self, unbounded, look)
+}
+
+// Room gives how much of that the caller can use now: no more than the windows are open by which it
+// comes in. It is 0 until somebody who has come in there signs.
+func (g *Graph) Room(caller Key) uint64 {
+	n, ok := g.ids[caller]
+	if !ok || n == g.self {
+		return 0
+	}
+	return g.flow(n, g.self, unbounded, lookNow)
+}
+
+// What a flow is computed for.
+type purpose uint8
+
+const (
+	look     purpose = iota // how much there is
+	lookNow                 // how much of it the windows let through
+	drain                   // to be used up
+	drainNow                // so, and only what the windows let through: what Room has promised
+	pay                     // to be used up but for the last edge of each path, which moved lists
+	payMore                 // so, over paths that have a last edge, however thin it is
+)
+
+// Near says whether a peer is at most two edges away from this host, either way: what it does can
+// matter for who is owed what here.
+func (g *Graph) Near(k Key) bool {
+	n, ok := g.ids[k]
+	if !ok {
+		return false
+	}
+	if n == g.self || g.toSelf[n] > 0 || g.cap(g.self, n) > 0 {
+		return true
+	}
+	for _, m := range g.out[n][:min(len(g.out[n]), maxScan)] {
+		if g.toSelf[m] > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// Merge makes what a host gave and took its account's. From now on the host's edges come with the
+// account's name.
+func (g *Graph) Merge(host, account Key) {
+	h, ok := g.ids[host]
+	a := g.node(account)
+	if !ok || h == a {
+		return
+	}
+	type arc struct {
+		from, to int32
+		v        uint64
+	}
+	var move []arc
+	for k, v := range g.edges {
+		if from, to := int32(k>>32), int32(uint32(k)); from == h || to == h {
+			move = append(move, arc{from, to, v})
+		}
+	}
+	slices.SortFunc(move, func(x, y arc) int { return int(x.from-y.from)<<16 + int(x.to-y.to) })
+	for _, m := range move {
+		g.set(m.from, m.to, 0)
+		if m.from == h {
+			m.from = a
+		}
+		if m.to == h {
+			m.to = a
+		}
+		if m.from != m.to {
+			g.set(m.from, m.to, add(g.cap(m.from, m.to), m.v))
+		}
+	}
+	if h == g.self { // what is owed to this host is owed to its owner's node
+		delete(g.ids, host)
+		g.self = a
+		for n := range g.toSelf {
+			g.toSelf[n] = g.edges[edgeKey(int32(n), a)]
+		}
+	}
+	g.ids[host] = a
+}
+
+// Ban takes everything that leads through an identity out, for good.
+func (g *Graph) Ban(id Key) { g.banned[g.node(id)] = true }
+
+// flow gives the largest flow from s to t over at most three edges, but no more than limit; with
+// drain it is taken off the edges that it uses, short paths first.
+func (g *Graph) flow(s, t int32, limit uint64, why purpose) uint64 {
+	if s == t || limit == 0 || g.banned[s] || g.banned[t] {
+		return 0
+	}
+	direct := min(g.cap(s, t), limit)
+	if why == lookNow || why == drainNow {
+		direct = min(direct, g.room(s, s, g.cap(s, t)))
+	}
+	total := direct
+	if total < limit {
+		g.collect(s, t, why)
+		if why == payMore { // the thickest first: a thin one may have been laid on purpose
+			slices.SortStableFunc(g.mids, func(x, y mid) int { return cmp.Compare(g.cap(g.lasts[y.b], t), g.cap(g.lasts[x.b], t)) })
+		}
+		total += g.push(limit-total, why != payMore)
+	} else {
+		g.mids = g.mids[:0]
+	}
+	if why == look || why == lookNow {
+		return total
+	}
+	g.moved = g.moved[:0]
+	if direct > 0 {
+		if why >= pay {
+			g.moved = append(g.moved, debt{t, direct})
+		} else if t == g.self {
+			g.borrow(s, s, direct)
+		}
+		g.set(s, t, g.cap(s, t)-direct)
+	}
+	for _, m := range g.mids {
+		if m.flow == 0 {
+			continue
+		}
+		a, b := g.hops[m.a], g.lasts[m.b]
+		if why >= pay {
+			g.moved = append(g.moved, debt{b, m.flow})
+		} else if t == g.self {
+			g.borrow(s, b, m.flow)
+		}
+		g.set(s, a, g.cap(s, a)-m.flow)
+		if a != b {
+			g.set(a, b, g.cap(a, b)-m.flow)
+		}
+		if why < pay {
+			g.set(b, t, g.cap(b, t)-m.flow)
+		}
+	}
+	return total
+}
+
+// collect finds the edges that flows from s to t can use. A peer can be in the first place of one path
+// and in the last of another, so it stands in both layers.
+func (g *Graph) collect(s, t int32, why purpose) {
+	g.hops, g.remA, g.first = g.hops[:0], g.remA[:0], g.first[:0]
+	g.lasts, g.remB, g.mids = g.lasts[:0], g.remB[:0], g.mids[:0]
+	clear(g.at)
+	for _, a := range g.out[s][:min(len(g.out[s]), maxFan)] {
+		if a == t || g.banned[a] || len(g.mids) >= maxMids {
+			continue
+		}
+		g.hops = append(g.hops, a)
+		g.remA = append(g.remA, g.cap(s, a))
+		g.first = append(g.first, int32(len(g.mids)))
+		if c := g.cap(a, t); c > 0 {
+			g.addMid(a, g.through(s, a, c, why), unbounded)
+		}
+		for _, b := range g.out[a][:min(len(g.out[a]), maxScan)] {
+			if b == s || b == t {
+				continue
+			}
+			if c := g.cap(b, t); c > 0 && !g.banned[b] && len(g.mids) < maxMids {
+				g.addMid(b, g.through(s, b, c, why), g.cap(a, b))
+			}
+		}
+	}
+	g.first = append(g.first, int32(len(g.mids)))
+}
+
+func (g *Graph) through(caller, by int32, capacity uint64, why purpose) uint64 {
+	if why == lookNow || why == drainNow {
+		return g.room(caller, by, capacity)
+	}
+	if why == payMore {
+		return unbounded
+	}
+	return capacity
+}
+
+func (g *Graph) addMid(b int32, toTarget, capacity uint64) {
+	i, ok := g.at[b]
+	if !ok {
+		i = int32(len(g.lasts))
+		g.at[b] = i
+		g.lasts, g.remB = append(g.lasts, b), append(g.remB, toTarget)
+	}
+	g.mids = append(g.mids, mid{a: int32(len(g.hops) - 1), b: i, cap: capacity})
+}
+
+// push sends as much as it can, at most limit, and notes it in mids. If it need not be exact it takes
+// them as they come.
+func (g *Graph) push(limit uint64, exact bool) (total uint64) {
+	for i := range g.mids { // what is simply there
+		m := &g.mids[i]
+		f := min(g.remA[m.a], g.remB[m.b], m.cap, limit-total)
+		m.flow = f
+		g.remA[m.a] -= f
+		g.remB[m.b] -= f
+		total += f
+	}
+	if total == limit || len(g.mids) == 0 || !exact {
+		return total
+	}
+	g.sortByB()
+	for range maxTurn { // what can be led another way
+		if total == limit {
+			break
+		}
+		f := g.turn(limit - total)
+		if f == 0 {
+			break
+		}
+		total += f
+	}
+	return total
+}
+
+// sortByB lists the mids of each of lasts.
+func (g *Graph) sortByB() {
+	nb := len(g.lasts)
+	g.start = slices.Grow(g.start[:0], nb+2)[:nb+2]
+	clear(g.start)
+	for i := range g.mids {
+		g.start[g.mids[i].b+2]++
+	}
+	for b := 2; b < nb+2; b++ {
+		g.start[b] += g.start[b-1]
+	}
+	g.byB = slices.Grow(g.byB[:0], len(g.mids))[:len(g.mids)]
+	for i := range g.mids {
+		at := &g.start[g.mids[i].b+1]
+		g.byB[*at] = int32(i)
+		*at++
+	}
+}
+
+// turn finds one more path, over edges that others use which can go another way (Edmonds and Karp, on
+// these two layers), and gives what went over it.
+func (g *Graph) turn(limit uint64) uint64 {
+	na, nb := len(g.hops), len(g.lasts)
+	g.prev = slices.Grow(g.prev[:0], na+nb)[:na+nb]
+	const unseen, source = -1, -2
+	for i := range g.prev {
+		g.prev[i] = unseen
+	}
+	g.queue = g.queue[:0]
+	for a := range na {
+		if g.remA[a] > 0 {
+			g.prev[nb+a] = source
+			g.queue = append(g.queue, int32(a))
+		}
+	}
+	for next := 0; next < len(g.queue); next++ {
+		a := g.queue[next]
+		for i := g.first[a]; i < g.first[a+1]; i++ {
+			m := &g.mids[i]
+			if m.flow == m.cap || g.prev[m.b] != unseen {
+				continue
+			}
+			g.prev[m.b] = i
+			if g.remB[m.b] > 0 {
+				return g.send(m.b, limit, source)
+			}
+			for _, j := range g.byB[g.start[m.b]:g.start[m.b+1]] { // who uses this one could go elsewhere
+				if back := &g.mids[j]; back.flow > 0 && g.prev[int32(nb)+back.a] == unseen {
+					g.prev[int32(nb)+back.a] = j
+					g.queue = append(g.queue, back.a)
+				}
+			}
+		}
+	}
+	return 0
+}
+
+// send leads what it can along the path that a search has found, back from b.
+func (g *Graph) send(end int32, limit uint64, source int32) uint64 {
+	nb := int32(len(g.lasts))
+	f := min(limit, g.remB[end])
+	for b := end; ; {
+		m := &g.mids[g.prev[b]]
+		f = min(f, m.cap-m.flow)
+		i := g.prev[nb+m.a]
+		if i == source {
+			f = min(f, g.remA[m.a])
+			break
+		}
+		f = min(f, g.mids[i].flow)
+		b = g.mids[i].b
+	}
+	g.remB[end] -= f
+	for b := end; ; {
+		m := &g.mids[g.prev[b]]
+		m.flow += f
+		i := g.prev[nb+m.a]
+		if i == source {
+			g.remA[m.a] -= f
+			return f
+		}
+		g.mids[i].flow -= f
+		b = g.mids[i].b
+	}
+}

@@ -1,0 +1,337 @@
+package ledger
+
+import (
+	"crypto/ed25519"
+	"encoding/binary"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+// Confirmations is how many neighbours must have said how long one's own key log is before it gets
+// another entry: a restored backup does not know what it has signed since.
+const Confirmations = 3
+
+// Ledger is the book, its store and the graph of one nucleus, together. It may be used by several
+// goroutines. What it is told to be now only has to be about right.
+type Ledger struct {
+	mu     sync.Mutex
+	cfg    Config
+	book   *Book
+	graph  *Graph
+	store  *Store
+	heads  map[Key]uint64 // neighbours -> entries of the own log that they have
+	alone  bool           // the owner has said that there is nobody to ask
+	held   *KeyEntry      // signed, and perhaps on the disk; nothing else may take its place
+	signed map[Hash]Hash  // place in a pool's log -> the entry that this member has signed for it
+}
+
+// Open reads a ledger. Registers come back as they were at the last sync at least; who lacks something
+// gets it from counterparties.
+func Open(cfg Config, files Files, now time.Time) (*Ledger, *Report, error) {
+	l := &Ledger{cfg: cfg, heads: map[Key]uint64{}, signed: map[Hash]Hash{}, graph: NewGraph(cfg.Self)}
+	if cfg.Near == nil {
+		cfg.Near = l.near
+	}
+	l.book = NewBook(cfg)
+	var early [][]byte // key entries whose predecessors come later, since cleaning changes the order
+	store, report, err := OpenStore(files, func(data []byte, suspect bool) (Hash, bool) {
+		if isLocal(data) {
+			return l.loadLocal(data)
+		}
+		r := l.book.Load(ms(now), data, suspect)
+		switch r.Verdict {
+		case Stored, Forked:
+			l.follow(r)
+			return r.Slot, true
+		case Missing:
+			early = append(early, slices.Clone(data))
+			return entryID(data), true
+		}
+		return Hash{}, false
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	for again := true; again; {
+		again = false
+		early = slices.DeleteFunc(early, func(data []byte) bool {
+			r := l.book.Load(ms(now), data, true)
+			l.follow(r)
+			again = again || r.Verdict == Stored
+			return r.Verdict != Missing
+		})
+	}
+	l.store = store
+	return l, report, nil
+}
+
+func ms(t time.Time) uint64 { return uint64(t.UnixMilli()) }
+
+// entryID gives the slot of a key entry that cannot be taken yet.
+func entryID(data []byte) Hash {
+	e, err := DecodeKeyEntry(data)
+	if err != nil {
+		return bodyID(data)
+	}
+	return bodyID(e.body)
+}
+
+// near keeps what can matter for who is owed what here.
+func (l *Ledger) near(consumer, provider Key) bool {
+	return l.graph.Near(l.book.Owner(consumer)) || l.graph.Near(l.book.Owner(provider))
+}
+
+// follow has the graph take in what the book has.
+func (l *Ledger) follow(r Result) {
+	for _, e := range r.Edges {
+		l.graph.Apply(e)
+	}
+	if r.Host != (Key{}) {
+		l.graph.Merge(r.Host, r.Account)
+	}
+	if r.Proof != nil {
+		l.graph.Ban(r.Proof.ID())
+	}
+}
+
+// Ingest takes an entry or a fork proof that a peer has sent.
+func (l *Ledger) Ingest(now time.Time, data []byte) Result {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ingest(now, data)
+}
+
+func (l *Ledger) ingest(now time.Time, data []byte) Result {
+	var r Result
+	if isProof(data) {
+		r = l.book.IngestProof(data)
+	} else {
+		r = l.book.Ingest(ms(now), data)
+	}
+	if r.Verdict == Stored || r.Verdict == Forked {
+		l.follow(r)
+		// A disk that fails is the store's to report (Err): what it lacks comes back from others.
+		_ = l.store.Append(now, r.Slot, r.Record, r.Durable)
+	}
+	return r
+}
+
+// SignTotal signs a new total of a register, as its consumer or its provider, and keeps it. It refuses
+// what is below anything that this host has signed or seen in that register. Kinds: BadInput, Denied.
+func (l *Ledger) SignTotal(now time.Time, r Receipt, role Role, key ed25519.PrivateKey) (*Signed, error) {
+	const op = "sign receipt"
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	reg, _ := l.book.Register(r.RegKey())
+	seen := []*Signed{reg.Ack}
+	if role == RoleProvider { // a consumer may sign for less than is claimed
+		seen = append(seen, reg.Claim)
+	}
+	for _, old := range seen {
+		if old != nil && !r.covers(&old.Receipt) {
+			return nil, cellproto.Errorf(op, cellproto.BadInput, "the total was %d µWh after %d calls already, and would fall", old.Credit, old.N)
+		}
+	}
+	s, err := SealReceipt(r, key, role)
+	if err != nil {
+		return nil, err
+	}
+	// Of the same body the other half may be here: then this makes it whole.
+	if reg.Ack != nil && s.ConsumerSig == nil && s.same(&reg.Ack.Receipt) {
+		s.ConsumerSig = reg.Ack.ConsumerSig
+	}
+	if reg.Claim != nil && s.ProviderSig == nil && s.same(&reg.Claim.Receipt) {
+		s.ProviderSig = reg.Claim.ProviderSig
+	}
+	data, err := s.Encode()
+	if err != nil {
+		return nil, err
+	}
+	if res := l.ingest(now, data); res.Verdict != Stored && res.Verdict != Stale {
+		return nil, cellproto.Errorf(op, cellproto.Denied, "%s: %v", res.Verdict, res.Err)
+	}
+	return s, nil
+}
+
+// Confirm notes how many entries of this account's own key log a neighbour has. Who has more is asked
+// for them first; who says so and sends none is confirmed again, with what it sent.
+func (l *Ledger) Confirm(neighbour Key, entries uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.heads) < 64 {
+		l.heads[neighbour] = entries
+	}
+}
+
+// Alone says, for the owner, that there are no neighbours who could know more of the own key log.
+func (l *Ledger) Alone() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.alone = true
+}
+
+// AppendKey adds an entry to the account's own key log, signed with its key in force, or for a rotation
+// with the next. When it returns the entry it is on the disk; before that no signature leaves. When the
+// disk fails the entry is held, and is the only one that can come next. Kinds: Unavailable when too few
+// neighbours have been asked, Failed, and those of KeyState.Apply.
+func (l *Ledger) AppendKey(now time.Time, p Payload, key ed25519.PrivateKey) (*KeyEntry, error) {
+	const op = "add to key log"
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.upToDate(op); err != nil {
+		return nil, err
+	}
+	if l.held != nil {
+		if err := l.release(now, op); err != nil {
+			return nil, err
+		}
+	}
+	state := l.ownState()
+	if state.Len >= maxLog {
+		return nil, cellproto.Errorf(op, cellproto.TooLarge, "the log has %d entries, which is the limit", state.Len)
+	}
+	e := &KeyEntry{Net: l.cfg.Net, ID: l.cfg.Account, Seq: state.Len, Prev: state.Head, T: ms(now), Payload: p}
+	if err := e.Sign(key, 0); err != nil {
+		return nil, err
+	}
+	if _, err := state.Apply(e); err != nil {
+		return nil, err
+	}
+	l.held = e
+	if err := l.release(now, op); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// release writes the held entry to the disk, and only then takes it in.
+func (l *Ledger) release(now time.Time, op string) error {
+	data, err := l.held.Encode()
+	if err != nil {
+		return err
+	}
+	if err := l.store.Append(now, bodyID(l.held.body), data, true); err != nil {
+		return cellproto.Errorf(op, cellproto.Failed, "entry %d waits for the disk: %w", l.held.Seq, err).
+			WithHint("It is written again with the next try; no other entry can take its place.")
+	}
+	l.held = nil
+	r := l.book.Ingest(ms(now), data)
+	l.follow(r)
+	if r.Verdict != Stored && r.Verdict != Stale {
+		return cellproto.Errorf(op, cellproto.Failed, "%s: %v", r.Verdict, r.Err)
+	}
+	return nil
+}
+
+func (l *Ledger) ownState() *KeyState {
+	if s := l.book.State(l.cfg.Account); s != nil {
+		return s
+	}
+	return &KeyState{Net: l.cfg.Net, ID: l.cfg.Account}
+}
+
+// upToDate refuses to extend a log of which there may be more than is known here.
+func (l *Ledger) upToDate(op string) error {
+	have := l.ownState().Len
+	for _, n := range l.heads {
+		if n > have {
+			return cellproto.Errorf(op, cellproto.Unavailable, "neighbours have %d entries of this key log, here are %d", n, have).
+				WithHint("It was perhaps restored from a backup: wait until they have sent the others.")
+		}
+	}
+	if !l.alone && len(l.heads) < Confirmations {
+		return cellproto.Errorf(op, cellproto.Unavailable, "%d of %d neighbours have said how long this key log is", len(l.heads), Confirmations).
+			WithHint("Wait until more are connected. If there are none, say that you are alone.")
+	}
+	return nil
+}
+
+// CoSign signs an entry of a pool's log as its member with this index. For one place in the log a
+// member signs one entry, ever, and that is on the disk before the signature is there.
+func (l *Ledger) CoSign(now time.Time, e *KeyEntry, key ed25519.PrivateKey, index uint8) error {
+	const op = "sign for a pool"
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	id, err := e.Hash()
+	if err != nil {
+		return err
+	}
+	place := poolPlace(e.ID, e.Seq)
+	if other, ok := l.signed[place]; ok && other != id {
+		return cellproto.Errorf(op, cellproto.Denied, "another entry %d of this pool was signed already", e.Seq)
+	}
+	l.signed[place] = id
+	if err := l.store.Append(now, place, slices.Concat([]byte{localMark}, place[:], id[:]), true); err != nil {
+		return err
+	}
+	return e.Sign(key, index)
+}
+
+// Records that only this store reads begin with a byte that no entry begins with.
+const localMark = 0x00
+
+func isLocal(data []byte) bool { return len(data) > 0 && data[0] == localMark }
+
+func (l *Ledger) loadLocal(data []byte) (Hash, bool) {
+	if len(data) != 1+32+32 {
+		return Hash{}, false
+	}
+	l.signed[Hash(data[1:33])] = Hash(data[33:])
+	return Hash(data[1:33]), true
+}
+
+func poolPlace(id Key, seq uint64) Hash {
+	return bodyID(binary.BigEndian.AppendUint64(append([]byte("pool"), id[:]...), seq))
+}
+
+// Tick syncs and cleans the store; to be called about once a second.
+func (l *Ledger) Tick(now time.Time) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.store.Tick(now)
+}
+
+// Err says why nothing reaches the disk, or nil. The ledger goes on in memory meanwhile.
+func (l *Ledger) Err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.store.Err()
+}
+
+// Residual gives what this host still owes a caller, in µWh.
+func (l *Ledger) Residual(caller Key) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.graph.Residual(l.book.Owner(caller))
+}
+
+// Standing gives what is known of a caller, a host or an account. used are µWh that the meter has
+// counted for it and that no receipt has yet.
+func (l *Ledger) Standing(caller Key, used uint64) Standing {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	id := l.book.Owner(caller)
+	s := Standing{Owner: l.cfg.Account != Key{} && id == l.cfg.Account, Banned: l.book.Banned(caller)}
+	s.Acknowledged, s.Unsigned = l.book.Served(caller)
+	s.Unsigned = add(s.Unsigned, used)
+	s.Residual, s.Room = l.graph.Residual(id), l.graph.Room(id)
+	s.Residual, s.Room = s.Residual-min(used, s.Residual), s.Room-min(used, s.Room)
+	return s
+}
+
+// View calls f with the book, which must not be kept or changed.
+func (l *Ledger) View(f func(*Book)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f(l.book)
+}
+
+// Close syncs everything and closes the files.
+func (l *Ledger) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.store.Close()
+}

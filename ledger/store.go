@@ -1,0 +1,411 @@
+package ledger
+
+import (
+	"bytes"
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+// When what was used goes to the disk at the latest; a crash of the machine costs at most that, and the
+// counterparties have it.
+const (
+	SyncEvery   = 5 * time.Second
+	SyncEntries = 256
+)
+
+// maxPending bounds what waits in memory for a disk that takes nothing.
+const maxPending = 4096
+
+// place is where a record lies.
+type place struct {
+	seg  *segment
+	at   int64
+	size int64 // head included
+}
+
+// pending is a record that is not known to be on the disk.
+type pending struct {
+	slot Hash
+	data []byte
+}
+
+// Report says what opening a Store found.
+type Report struct {
+	Records   int
+	Truncated int64    // bytes that a crash had left half written at the end
+	Damaged   []string // segments with bytes that have changed; their good records are kept
+}
+
+// Store keeps records in an append-only log of segments. A record belongs to a slot, and the newest of
+// a slot is kept. It has no lock.
+//
+// After a failed write or sync nothing is known of what the disk has, so the segment is given up and
+// all that was not synced is written again, to a new one.
+type Store struct {
+	files   Files
+	segs    []*segment // ascending; the last is written to
+	index   map[Hash]place
+	next    uint64 // number of the next segment
+	pending []pending
+	since   time.Time // the oldest of pending
+	failed  error     // the last write or sync; the last segment is given up
+	buf     []byte
+	segSize int64
+	written int64 // bytes, for the write amplification
+	dropped int   // records that found no room in pending
+}
+
+// OpenStore reads all segments and calls load for each record, in the order of the log; load gives the
+// record's slot, or false when it is of no use. Half a record at the very end is what a crash leaves:
+// it is cut off. Anywhere else a bad record is damage: the good ones are kept, the file is put aside.
+func OpenStore(files Files, load func(data []byte, suspect bool) (Hash, bool)) (*Store, *Report, error) {
+	return openStore(files, segmentSize, load)
+}
+
+func openStore(files Files, segSize int64, load func([]byte, bool) (Hash, bool)) (*Store, *Report, error) {
+	const op = "open ledger"
+	s := &Store{files: files, index: map[Hash]place{}, segSize: segSize}
+	names, err := files.List()
+	if err != nil {
+		return nil, nil, cellproto.Errorf(op, cellproto.Failed, "%w", err)
+	}
+	for _, name := range names {
+		if num, ok := segmentNum(name); ok {
+			s.segs = append(s.segs, &segment{num: num})
+			s.next = max(s.next, num+1)
+		}
+	}
+	slices.SortFunc(s.segs, func(a, b *segment) int { return cmp.Compare(a.num, b.num) })
+	r := &Report{}
+	for i, seg := range s.segs {
+		last := i == len(s.segs)-1
+		if err := s.read(seg, last, r, load); err != nil {
+			s.closeFiles()
+			return nil, nil, cellproto.Errorf(op, cellproto.Failed, "segment %d: %w", seg.num, err)
+		}
+	}
+	s.segs = slices.DeleteFunc(s.segs, func(seg *segment) bool { return seg.file == nil })
+	if err := s.ready(); err != nil {
+		s.closeFiles()
+		return nil, nil, cellproto.Errorf(op, cellproto.Failed, "%w", err).
+			WithHint("Is the disk full, or read-only?")
+	}
+	return s, r, nil
+}
+
+// read takes one segment in.
+func (s *Store) read(seg *segment, last bool, r *Report, load func([]byte, bool) (Hash, bool)) error {
+	f, err := s.files.Open(segmentName(seg.num))
+	if err != nil {
+		return err
+	}
+	seg.file = f
+	b, err := readAll(f)
+	if err != nil {
+		return err
+	}
+	if len(b) <= len(segmentMagic) { // made, and nothing written before the crash
+		f.Close()
+		seg.file = nil
+		return s.files.Remove(segmentName(seg.num))
+	}
+	seg.size = int64(len(b))
+	headed := bytes.HasPrefix(b, []byte(segmentMagic))
+	good, whole := scan(b, func(at int, data []byte, suspect bool) {
+		if suspect && last && headed {
+			return // cut off below
+		}
+		r.Records++
+		if slot, ok := load(data, suspect); ok {
+			s.point(slot, place{seg, int64(at), int64(recordHead + len(data))})
+		}
+	})
+	switch {
+	case whole:
+	case last && headed:
+		r.Truncated += seg.size - int64(good)
+		seg.size = int64(good)
+		return f.Truncate(seg.size)
+	default:
+		r.Damaged = append(r.Damaged, segmentName(seg.num))
+		seg.bad = true
+	}
+	return nil
+}
+
+// ready makes a last segment to write to. What was read is synced first: it is shown to others from now
+// on, and a power cut must not take it back.
+func (s *Store) ready() error {
+	if len(s.segs) == 0 {
+		return s.roll()
+	}
+	if err := s.head().file.Sync(); err != nil {
+		return err
+	}
+	if s.head().bad || s.head().size >= s.segSize {
+		return s.roll()
+	}
+	return s.files.Sync()
+}
+
+// roll begins a new segment. Its name is on the disk before anything in it counts.
+func (s *Store) roll() error {
+	num := s.next
+	s.next++ // also when it fails: a name is used once
+	f, err := s.files.Create(segmentName(num))
+	if err != nil {
+		return err
+	}
+	seg := &segment{num: num, file: f, size: int64(len(segmentMagic))}
+	if err = f.Append([]byte(segmentMagic)); err == nil {
+		if err = f.Sync(); err == nil {
+			err = s.files.Sync()
+		}
+	}
+	if err != nil {
+		f.Close()
+		_ = s.files.Remove(segmentName(num)) // else it is found at the next start
+		return err
+	}
+	s.written += seg.size
+	s.segs = append(s.segs, seg)
+	return nil
+}
+
+// point makes p the newest of a slot.
+func (s *Store) point(slot Hash, p place) {
+	if old, ok := s.index[slot]; ok {
+		old.seg.live -= old.size
+	}
+	p.seg.live += p.size
+	s.index[slot] = p
+}
+
+// Append adds a record. With durable it is on the disk when Append returns without an error, and so is
+// everything before it; else Tick sees to that. After an error a record may be on the disk or not, and
+// only one that is not durable is written again by itself. Kinds: Failed, TooLarge.
+func (s *Store) Append(now time.Time, slot Hash, data []byte, durable bool) error {
+	return s.AppendBatch(now, []Hash{slot}, [][]byte{data}, durable)
+}
+
+// AppendBatch is Append for several records, in one write.
+func (s *Store) AppendBatch(now time.Time, slots []Hash, datas [][]byte, durable bool) error {
+	const op = "write ledger"
+	for _, data := range datas {
+		if len(data) == 0 || len(data) > maxRecord {
+			return cellproto.Errorf(op, cellproto.TooLarge, "a record of %d bytes, the limit is %d", len(data), maxRecord)
+		}
+	}
+	if len(s.pending) == 0 {
+		s.since = now
+	}
+	before := len(s.pending)
+	for i, data := range datas {
+		s.pending = append(s.pending, pending{slots[i], data})
+	}
+	err := s.failed
+	if err == nil || durable { // else Tick tries again, once a second
+		err = s.flush(before, durable || len(s.pending) >= SyncEntries)
+	}
+	if err == nil {
+		return nil
+	}
+	if durable { // its writer decides whether it comes again
+		s.pending = slices.Delete(s.pending, before, len(s.pending))
+	}
+	if over := len(s.pending) - maxPending; over > 0 {
+		s.dropped += over
+		s.pending = slices.Delete(s.pending, 0, over)
+	}
+	return cellproto.Errorf(op, cellproto.Failed, "%w", err).WithHint("Is the disk full? It is tried again, and what is lost comes back from counterparties.")
+}
+
+// flush writes pending from one on, all of it after a failure, and syncs if asked.
+func (s *Store) flush(from int, sync bool) error {
+	if s.failed != nil {
+		if s.failed = s.abandon(); s.failed != nil {
+			return s.failed
+		}
+		from, sync = 0, true
+	}
+	if s.failed = s.write(s.pending[from:]); s.failed == nil && sync {
+		s.failed = s.sync()
+	}
+	return s.failed
+}
+
+func (s *Store) sync() error {
+	if err := s.head().file.Sync(); err != nil {
+		return err
+	}
+	s.pending = s.pending[:0]
+	return nil
+}
+
+func (s *Store) head() *segment { return s.segs[len(s.segs)-1] }
+
+// write appends records to the last segment, in as few writes as segments are touched.
+func (s *Store) write(list []pending) error {
+	for i := 0; i < len(list); {
+		if s.head().size >= s.segSize {
+			if err := s.head().file.Sync(); err != nil {
+				return err
+			}
+			if err := s.roll(); err != nil {
+				return err
+			}
+		}
+		seg, first := s.head(), i
+		buf := s.buf[:0]
+		for ; i < len(list) && (len(buf) == 0 || seg.size+int64(len(buf)) < s.segSize); i++ {
+			buf = appendRecord(buf, list[i].data)
+		}
+		s.buf = buf
+		if err := seg.file.Append(buf); err != nil {
+			return err
+		}
+		s.written += int64(len(buf))
+		for _, p := range list[first:i] {
+			size := int64(recordHead + len(p.data))
+			s.point(p.slot, place{seg, seg.size, size})
+			seg.size += size
+		}
+	}
+	return nil
+}
+
+// abandon gives the last segment up: what the disk has of its end is unknown. What can be cut off is.
+func (s *Store) abandon() error {
+	seg := s.head()
+	if err := seg.file.Truncate(seg.size); err == nil {
+		_ = seg.file.Sync() // all that counts of it is written again
+	}
+	return s.roll()
+}
+
+// Tick syncs what has waited for SyncEvery, tries again after a failure, and takes room back. It is
+// called about once a second.
+func (s *Store) Tick(now time.Time) error {
+	const op = "write ledger"
+	if s.failed != nil || len(s.pending) > 0 && now.Sub(s.since) >= SyncEvery {
+		if err := s.flush(len(s.pending), true); err != nil {
+			return cellproto.Errorf(op, cellproto.Failed, "%w", err)
+		}
+	}
+	if err := s.clean(); err != nil {
+		return cellproto.Errorf("clean ledger", cellproto.Failed, "%w", err)
+	}
+	return nil
+}
+
+// Sync puts everything on the disk.
+func (s *Store) Sync() error {
+	if err := s.flush(len(s.pending), true); err != nil {
+		return cellproto.Errorf("write ledger", cellproto.Failed, "%w", err)
+	}
+	return nil
+}
+
+// Err says what is wrong with the disk, or nil.
+func (s *Store) Err() error { return s.failed }
+
+// Room says how many bytes there are and how many of them are of use.
+func (s *Store) Room() (total, live int64) {
+	for _, seg := range s.segs {
+		total, live = total+seg.size, live+seg.live
+	}
+	return total, live
+}
+
+// Waste is allowed up to this: two and a half times what is of use, and a few segments. More waste
+// costs room, less costs writes: a segment that is cleaned is then about one tenth in use.
+const (
+	wasteNum, wasteDen = 5, 2
+	fewSegments        = 4
+)
+
+// clean copies what is of use in the emptiest segment to the end of the log and removes the segment,
+// until there is little waste. Damaged segments are cleaned first and put aside.
+func (s *Store) clean() error {
+	for {
+		total, live := s.Room()
+		var victim *segment
+		for _, seg := range s.segs[:len(s.segs)-1] {
+			switch {
+			case victim != nil && victim.bad:
+			case seg.bad:
+				victim = seg
+			case total <= max(fewSegments*s.segSize, live*wasteNum/wasteDen):
+			case victim == nil || seg.live*victim.size < victim.live*seg.size:
+				victim = seg
+			}
+		}
+		if victim == nil {
+			return nil
+		}
+		if err := s.empty(victim); err != nil {
+			return err
+		}
+	}
+}
+
+// empty moves what is of use out of a segment and removes it.
+func (s *Store) empty(seg *segment) error {
+	b, err := readAll(seg.file)
+	if err != nil {
+		return err
+	}
+	var move []pending
+	for slot, p := range s.index {
+		if p.seg != seg {
+			continue
+		}
+		if data := recordAt(b[min(p.at, int64(len(b))):]); data != nil {
+			move = append(move, pending{slot, data})
+		} else { // the disk has changed what it had; counterparties have it
+			seg.live -= p.size
+			delete(s.index, slot)
+			seg.bad = true
+		}
+	}
+	slices.SortFunc(move, func(x, y pending) int { return cmp.Compare(s.index[x.slot].at, s.index[y.slot].at) })
+	if len(s.pending) == 0 && len(move) > 0 {
+		s.since = time.Time{} // if it fails, the next Tick tries again
+	}
+	before := len(s.pending)
+	s.pending = append(s.pending, move...)
+	if err := s.flush(before, true); err != nil {
+		return err
+	}
+	s.segs = slices.DeleteFunc(s.segs, func(x *segment) bool { return x == seg })
+	seg.file.Close()
+	name := segmentName(seg.num)
+	if seg.bad {
+		err = s.files.Rename(name, name+".bad")
+	} else {
+		err = s.files.Remove(name)
+	}
+	if err != nil {
+		return err // its records are copies now; they are read once more at the next start
+	}
+	return s.files.Sync()
+}
+
+// Close syncs and closes the files.
+func (s *Store) Close() error {
+	err := s.Sync()
+	s.closeFiles()
+	return err
+}
+
+func (s *Store) closeFiles() {
+	for _, seg := range s.segs {
+		if seg.file != nil {
+			seg.file.Close()
+		}
+	}
+	s.files.Close()
+}

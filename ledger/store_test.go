@@ -1,0 +1,365 @@
+package ledger
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+const testSegment = 2000 // bytes, so that a short test rolls and cleans often
+
+// tally is what the records of a test say: the newest count of each slot.
+type tally map[Hash]uint64
+
+func testRecord(slot Hash, n uint64) []byte {
+	return append(binary.BigEndian.AppendUint64(slot[:8:8], n), bytes.Repeat([]byte{byte(n)}, 60)...)
+}
+
+func (c tally) load(data []byte, _ bool) (Hash, bool) {
+	var slot Hash
+	copy(slot[:8], data)
+	n := binary.BigEndian.Uint64(data[8:])
+	if !bytes.Equal(data, testRecord(slot, n)) || n <= c[slot] {
+		return slot, false
+	}
+	c[slot] = n
+	return slot, true
+}
+
+func testSlot(n int) (h Hash) { binary.BigEndian.PutUint64(h[:], uint64(n)+1); return h }
+
+// client appends to a store as a nucleus does, and remembers what it may rely on.
+type client struct {
+	store   *Store
+	now     time.Time
+	written tally // the newest that Append was given
+	rely    tally // durable, or written more than SyncEvery ago
+	due     []struct {
+		slot Hash
+		n    uint64
+		at   time.Time
+	}
+}
+
+func newClient(s *Store, have tally) *client {
+	c := &client{store: s, now: time.Unix(1000, 0), written: tally{}, rely: tally{}}
+	for k, v := range have {
+		c.written[k] = v
+	}
+	return c
+}
+
+// work is a second in the life of a nucleus: some usage, now and then a key entry, the tick.
+func (c *client) work(rnd *rand.Rand) error {
+	c.now = c.now.Add(time.Second)
+	for range rnd.IntN(4) {
+		slot := testSlot(rnd.IntN(8))
+		n := c.written[slot] + 1
+		c.written[slot] = n
+		if err := c.store.Append(c.now, slot, testRecord(slot, n), false); err != nil {
+			return err
+		}
+		c.due = append(c.due, struct {
+			slot Hash
+			n    uint64
+			at   time.Time
+		}{slot, n, c.now})
+	}
+	if rnd.IntN(4) == 0 {
+		slot := testSlot(100 + len(c.written))
+		c.written[slot] = 1
+		if err := c.store.Append(c.now, slot, testRecord(slot, 1), true); err != nil {
+			return err
+		}
+		c.rely[slot] = 1 // now the signature leaves
+	}
+	if err := c.store.Tick(c.now); err != nil {
+		return err
+	}
+	for len(c.due) > 0 && c.now.Sub(c.due[0].at) >= SyncEvery {
+		c.rely[c.due[0].slot] = c.due[0].n
+		c.due = c.due[1:]
+	}
+	return nil
+}
+
+// check compares what a restart found with what was relied on.
+func (c *client) check(t *testing.T, got tally, when string) {
+	t.Helper()
+	for slot, n := range c.rely {
+		if got[slot] < n {
+			t.Fatalf("%s: slot %x has %d, but %d was on the disk", when, slot[:8], got[slot], n)
+		}
+	}
+	for slot, n := range got {
+		if n > c.written[slot] {
+			t.Fatalf("%s: slot %x has %d, only %d was ever written", when, slot[:8], n, c.written[slot])
+		}
+	}
+}
+
+func openTest(t *testing.T, d *disk) (*Store, tally, *Report, error) {
+	t.Helper()
+	got := tally{}
+	s, r, err := openStore(d, testSegment, got.load)
+	return s, got, r, err
+}
+
+// The power goes at every single write, sync, and change of a name, while working and while starting
+// again: what was durable is there, usage of the last interval may not be, and nothing is made up.
+func TestCutAtEveryWrite(t *testing.T) {
+	const seconds = 60
+	run := func(d *disk, seed uint64) *client {
+		s, got, _, err := openTest(t, d)
+		c := newClient(s, got)
+		rnd := rand.New(rand.NewPCG(seed, 2))
+		for i := 0; err == nil && i < seconds; i++ {
+			err = c.work(rnd)
+		}
+		return c
+	}
+	seeds := uint64(3)
+	if long() {
+		seeds = 40
+	}
+	cuts := 0
+	for seed := range seeds {
+		whole := newDisk(t, seed)
+		run(whole, seed)
+		for at := 1; at <= whole.ops; at++ {
+			cuts++
+			d := newDisk(t, seed)
+			d.cutAt = at
+			c := run(d, seed)
+			d = d.reboot()
+			if at%3 == 0 { // and once more while it starts
+				d.cutAt = 1 + d.rnd.IntN(4)
+				if s, _, _, err := openTest(t, d); err == nil {
+					_ = s.Close()
+				}
+				d = d.reboot()
+			}
+			when := fmt.Sprintf("seed %d, cut at operation %d", seed, at)
+			s, got, _, err := openTest(t, d)
+			if err != nil {
+				t.Fatalf("%s: it does not start again: %v", when, err)
+			}
+			if c.store == nil {
+				continue
+			}
+			c.check(t, got, when)
+			again := newClient(s, got)
+			rnd := rand.New(rand.NewPCG(seed, 3))
+			for range 12 {
+				if err := again.work(rnd); err != nil {
+					t.Fatalf("%s: it does not go on: %v", when, err)
+				}
+			}
+			if _, after, _, err := openTest(t, d.reboot()); err != nil {
+				t.Fatal(err)
+			} else {
+				again.check(t, after, when+", and once more")
+			}
+		}
+	}
+	t.Logf("%d cuts with %d seeds", cuts, seeds)
+}
+
+// The disk fails for a while, as a full one does. Key entries are refused meanwhile, usage waits, and
+// once it works again everything is there.
+func TestDiskFailsForAWhile(t *testing.T) {
+	whole := newDisk(t, 1)
+	s, _, _, _ := openTest(t, whole)
+	c := newClient(s, nil)
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for range 40 {
+		if err := c.work(rnd); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for at := 5; at <= whole.ops; at++ {
+		for _, length := range []int{1, 2, 5, 20} {
+			d := newDisk(t, uint64(at))
+			d.badAt, d.badTo = at, at+length-1
+			when := fmt.Sprintf("operations %d to %d fail", d.badAt, d.badTo)
+			s, _, _, err := openTest(t, d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, rnd := newClient(s, nil), rand.New(rand.NewPCG(1, 2))
+			failed := false
+			for range 40 {
+				if err := c.work(rnd); err != nil {
+					failed = true
+					if s.Err() == nil && s.failed != nil {
+						t.Fatal("the store does not say that it fails")
+					}
+				}
+			}
+			c.now = c.now.Add(time.Minute)
+			for i := 0; s.Err() != nil || i == 0; i++ {
+				if i > 30 {
+					t.Fatalf("%s: it never recovers: %v", when, s.Err())
+				}
+				_ = s.Tick(c.now)
+			}
+			if err := s.Sync(); err != nil {
+				t.Fatal(err)
+			}
+			for slot, n := range c.written {
+				if binary.BigEndian.Uint64(slot[:]) < 100 { // usage: nothing is lost
+					c.rely[slot] = n
+				}
+			}
+			_, got, _, err := openTest(t, d.reboot())
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.check(t, got, when)
+			if !failed && length > 5 && at+length < whole.ops {
+				t.Fatalf("%s: and nobody has noticed", when)
+			}
+		}
+	}
+}
+
+// Damage is not a crash: at the end of the last segment it is cut off, elsewhere the good records are
+// kept and the file is put aside.
+func TestDamagedSegments(t *testing.T) {
+	build := func() (*disk, tally) {
+		d := newDisk(t, 1)
+		s, _, _, err := openTest(t, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := tally{}
+		for i := range 80 {
+			slot := testSlot(i)
+			want[slot] = uint64(i) + 1
+			if err := s.Append(time.Unix(int64(i), 0), slot, testRecord(slot, want[slot]), true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return d, want
+	}
+	base, _ := build()
+	names := []string{}
+	for name := range base.live {
+		names = append(names, name)
+	}
+	if len(names) < 3 {
+		t.Fatalf("%d segments", len(names))
+	}
+	for _, name := range names {
+		size := len(base.live[name].data)
+		for at := 0; at < size; at += 7 {
+			d, want := build()
+			f := d.live[name]
+			f.data[at] ^= 0x20
+			s, got, r, err := openTest(t, d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			last := name == segmentName(s.next-1) || name == segmentName(s.next-2) && at < len(segmentMagic)
+			lost := 0
+			for slot, n := range want {
+				if got[slot] != n {
+					lost++
+				}
+			}
+			if len(r.Damaged) == 0 && r.Truncated == 0 {
+				t.Fatalf("%s: byte %d changed and nobody notices", name, at)
+			}
+			if len(r.Damaged) > 0 == last && at >= len(segmentMagic) || !last && lost > 1 {
+				t.Fatalf("%s, byte %d: %+v, last %v, %d lost", name, at, r, last, lost)
+			}
+			if len(r.Damaged) == 0 {
+				continue
+			}
+			if err := s.Tick(time.Unix(100, 0)); err != nil {
+				t.Fatal(err)
+			}
+			if d.live[name] != nil || d.live[name+".bad"] == nil {
+				t.Fatalf("%s was not put aside", name)
+			}
+			_, again, r, err := openTest(t, d)
+			if err != nil || len(r.Damaged) > 0 || len(again) != len(got) {
+				t.Fatalf("after that: %v %+v %d of %d records", err, r, len(again), len(got))
+			}
+		}
+	}
+}
+
+// Room stays bounded however long it runs, and the writes do too.
+func TestStoreCleansUp(t *testing.T) {
+	d := newDisk(t, 1)
+	s, _, _, err := openTest(t, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rnd := rand.New(rand.NewPCG(1, 1))
+	want := tally{}
+	var payload int64
+	for i := range 20_000 {
+		slot := testSlot(rnd.IntN(100))
+		want[slot]++
+		rec := testRecord(slot, want[slot])
+		payload += int64(len(rec))
+		now := time.Unix(int64(i/50), 0)
+		if err := s.Append(now, slot, rec, false); err != nil {
+			t.Fatal(err)
+		}
+		if i%50 == 0 {
+			if err := s.Tick(now); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	total, live := s.Room()
+	if total > live*wasteNum/wasteDen+fewSegments*testSegment+50*100 {
+		t.Errorf("%d bytes for %d of use", total, live)
+	}
+	_, got, _, err := openTest(t, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for slot, n := range want {
+		if got[slot] != n {
+			t.Fatalf("slot %x: %d, want %d", slot[:8], got[slot], n)
+		}
+	}
+	t.Logf("%d bytes for %d of use; %.2f bytes written for one", total, live, float64(d.wrote)/float64(payload))
+}
+
+func FuzzSegment(f *testing.F) {
+	f.Add(appendRecord(appendRecord([]byte(segmentMagic), []byte("one")), []byte("two")))
+	f.Add([]byte(segmentMagic))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		end := 0
+		scan(b, func(at int, data []byte, suspect bool) {
+			if at < end || len(data) == 0 || len(data) > maxRecord {
+				t.Fatalf("a record of %d bytes at %d", len(data), at)
+			}
+			end = at + recordHead + len(data)
+			if end > len(b) || !bytes.Equal(appendRecord(nil, data), b[at:end]) {
+				t.Fatal("that is not what was written")
+			}
+		})
+		d := newDisk(t, 1)
+		ino := &inode{data: bytes.Clone(b), safe: bytes.Clone(b)}
+		d.live[segmentName(0)], d.safe[segmentName(0)] = ino, ino
+		s, _, err := openStore(d, testSegment, func([]byte, bool) (Hash, bool) { return Hash{}, false })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

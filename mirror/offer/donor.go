@@ -1,0 +1,345 @@
+package offer
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/multiformats/go-multistream"
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/signed"
+)
+
+// The half of the donor.
+
+const (
+	offerTimeout = 10 * time.Second // from the stream's begin to the answer
+	holdTimeout  = 15 * time.Second // from a yes to the take
+	writeTimeout = 10 * time.Second // of one message
+	// TakeTimeout bounds the taking up of one cell.
+	TakeTimeout = 10 * time.Minute
+
+	maxPings   = 8 // on one stream
+	maxStreams = 32
+	// streamMemory is what an offer costs while it is looked at.
+	streamMemory = 2 * maxOffer
+	// stepEvery is how often who waits for a cell is told that it goes on.
+	stepEvery = stepTimeout / 3
+)
+
+// Takes that go on at once.
+const (
+	maxTakes     = 2
+	maxPeerTakes = 1
+	takesRetry   = 20 * time.Second // what who comes too late is told
+)
+
+// Donor is what the machine of a donor can do.
+type Donor interface {
+	// Consider says whether a cell is taken up now. nil: yes; a *cellproto.Error with RetryAfter: then.
+	// The manifest's hash and signature have been checked.
+	Consider(ctx context.Context, from peer.ID, o Offer, m *signed.Manifest) error
+	// Take takes the cell up, and gives where its mirror is. It is asked only after a yes.
+	Take(ctx context.Context, from peer.ID, o Offer, m *signed.Manifest, step func(string)) (peer.AddrInfo, error)
+}
+
+// Server answers offers.
+type Server struct {
+	donor Donor
+	log   *zap.Logger
+	quota *quota
+	now   func() time.Time
+
+	mu      sync.Mutex
+	streams int
+	takes   map[cid.Cid]*taking
+	ctx     context.Context
+	cancel  context.CancelFunc
+	work    sync.WaitGroup
+}
+
+// NewServer makes the donor's half. Its owner calls Close.
+func NewServer(donor Donor, log *zap.Logger) *Server {
+	s := &Server{donor: donor, log: log, quota: newQuota(), now: time.Now, takes: map[cid.Cid]*taking{}}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
+}
+
+// Close ends what is being taken up, and returns when it has. Every later offer is refused.
+func (s *Server) Close() {
+	s.mu.Lock()
+	s.cancel()
+	s.mu.Unlock()
+	s.work.Wait()
+}
+
+// Serve answers one stream. What it returns is what the peer did wrong, or what went wrong with it.
+func (s *Server) Serve(st network.Stream) error {
+	if !s.enter() {
+		return cellproto.Errorf("serve an offer", cellproto.Overloaded, "%d are being answered", maxStreams)
+	}
+	defer s.leave()
+	if err := st.Scope().ReserveMemory(streamMemory, network.ReservationPriorityLow); err != nil {
+		return cellproto.Errorf("serve an offer", cellproto.Overloaded, "%w", err)
+	}
+	from := Asker{Peer: st.Conn().RemotePeer(), Group: groupOf(st.Conn().RemoteMultiaddr())}
+	err := s.converse(st, from)
+	var said *cellproto.Error
+	if err != nil && !errors.As(err, &said) {
+		return cellproto.Errorf("serve an offer", cellproto.Unavailable, "%w", err) // it has left, or is too slow
+	}
+	return err
+}
+
+func (s *Server) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.streams >= maxStreams || s.ctx.Err() != nil {
+		return false
+	}
+	s.streams++
+	s.work.Add(1)
+	return true
+}
+
+func (s *Server) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.streams--
+	s.work.Done()
+}
+
+// Asker is who offers: a peer, and the group of its address.
+type Asker struct {
+	Peer  peer.ID
+	Group string
+}
+
+// stream is what a conversation needs of a network.Stream.
+type stream interface {
+	io.ReadWriter
+	SetReadDeadline(time.Time) error
+	SetWriteDeadline(time.Time) error
+}
+
+// converse is one conversation, from the first message to the last.
+func (s *Server) converse(st stream, from Asker) error {
+	stop := context.AfterFunc(s.ctx, func() { _ = st.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	_ = st.SetReadDeadline(time.Now().Add(offerTimeout)) // fails on a stream that has ended; so below
+	body, err := s.awaitOffer(st)
+	if err != nil {
+		return err
+	}
+	if err := s.quota.take(s.now(), from); err != nil {
+		return reply(st, typeAnswer, verdictOf(err))
+	}
+	o, err := decodeOffer(body)
+	if err != nil {
+		return err
+	}
+	m, err := signed.OpenManifest(o.Cell, o.Block)
+	if err != nil {
+		// Whoever passes on what is not what it says it is breaks the protocol.
+		return cellproto.Errorf("read an offer", cellproto.BadInput, "%w", err)
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, offerTimeout)
+	refusal := s.consider(ctx, from, o, m)
+	cancel()
+	s.log.Debug("a cell was offered", zap.Stringer("cell", o.Cell), zap.Stringer("by", from.Peer), zap.Error(refusal))
+	if err := reply(st, typeAnswer, verdictOf(refusal)); err != nil || refusal != nil {
+		return err
+	}
+	_ = st.SetReadDeadline(time.Now().Add(holdTimeout))
+	if _, _, err := read(st, typeTake); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil // it has chosen another one
+		}
+		return err
+	}
+	return s.take(st, from, o, m)
+}
+
+// awaitOffer answers pings until the offer comes.
+func (s *Server) awaitOffer(st stream) ([]byte, error) {
+	for range maxPings + 1 {
+		kind, body, err := read(st, typePing, typeOffer)
+		if err != nil || kind == typeOffer {
+			return body, err
+		}
+		_ = st.SetWriteDeadline(time.Now().Add(writeTimeout))
+		if err := write(st, typePing, body); err != nil {
+			return nil, err
+		}
+	}
+	return nil, cellproto.Errorf("read an offer", cellproto.BadInput, "more than %d pings", maxPings)
+}
+
+func reply(st stream, kind byte, body any) error {
+	_ = st.SetWriteDeadline(time.Now().Add(writeTimeout))
+	return write(st, kind, marshal(body))
+}
+
+// consider asks the machine, and says no for it while it takes up as many as it can at once.
+func (s *Server) consider(ctx context.Context, from Asker, o Offer, m *signed.Manifest) error {
+	if err := s.room(from.Peer, o.Cell); err != nil {
+		return err
+	}
+	return s.donor.Consider(ctx, from.Peer, o, m)
+}
+
+// room says whether another take may begin. Who waits for one that goes on needs none.
+func (s *Server) room(from peer.ID, cell cid.Cid) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.roomLocked(from, cell)
+}
+
+func (s *Server) roomLocked(from peer.ID, cell cid.Cid) error {
+	if s.takes[cell] != nil {
+		return nil
+	}
+	own := 0
+	for _, t := range s.takes {
+		if t.by == from {
+			own++
+		}
+	}
+	if len(s.takes) < maxTakes && own < maxPeerTakes {
+		return nil
+	}
+	err := cellproto.Errorf("take a cell up", cellproto.Overloaded, "%d others are being taken up, %d of them for this peer", len(s.takes), own)
+	err.RetryAfter = takesRetry
+	return err
+}
+
+// taking is a cell that is being taken up. All who ask for it meanwhile wait for the same.
+type taking struct {
+	by     peer.ID // who came first
+	cancel context.CancelFunc
+	done   chan struct{}
+	info   peer.AddrInfo // set before done is closed, as is err
+	err    error
+
+	mu      sync.Mutex
+	waiting int // who wait for it; when nobody does, it is given up
+	step    string
+	news    chan struct{} // closed, and replaced, when step is another one
+}
+
+// join gives the taking of a cell, which is begun if nobody has. leave is due.
+func (s *Server) join(from Asker, o Offer, m *signed.Manifest) (t *taking, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.ctx.Err(); err != nil {
+		return nil, cellproto.Errorf("take a cell up", cellproto.Unavailable, "the donor is stopping")
+	}
+	if t = s.takes[o.Cell]; t != nil && t.enter() {
+		return t, nil
+	}
+	if err := s.roomLocked(from.Peer, o.Cell); err != nil || t != nil {
+		if err == nil { // it is just being given up
+			late := cellproto.Errorf("take a cell up", cellproto.Overloaded, "it was given up a moment ago")
+			late.RetryAfter = time.Second
+			err = late
+		}
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, TakeTimeout)
+	t = &taking{by: from.Peer, cancel: cancel, done: make(chan struct{}), waiting: 1, news: make(chan struct{})}
+	s.takes[o.Cell] = t
+	s.work.Go(func() {
+		defer cancel()
+		t.info, t.err = s.donor.Take(ctx, from.Peer, o, m, t.say)
+		s.mu.Lock()
+		delete(s.takes, o.Cell)
+		s.mu.Unlock()
+		close(t.done)
+	})
+	return t, nil
+}
+
+// enter is one more who waits, unless it is being given up.
+func (t *taking) enter() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.waiting == 0 {
+		return false
+	}
+	t.waiting++
+	return true
+}
+
+func (t *taking) leave() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.waiting--; t.waiting == 0 {
+		t.cancel()
+	}
+}
+
+func (t *taking) say(text string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.step = plain(text)
+	close(t.news)
+	t.news = make(chan struct{})
+}
+
+func (t *taking) latest() (step string, news <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.step, t.news
+}
+
+// take takes a cell up and tells the peer how that goes, until it is done or the peer has left.
+func (s *Server) take(st stream, from Asker, o Offer, m *signed.Manifest) error {
+	t, err := s.join(from, o, m)
+	if err != nil {
+		return reply(st, typeFailed, verdictOf(err))
+	}
+	defer t.leave()
+	_ = st.SetReadDeadline(time.Time{})
+	left := make(chan struct{})
+	defer func() { <-left }()
+	go func() { // ends with the stream, or with the deadline below
+		defer close(left)
+		_, _ = st.Read(make([]byte, 1)) // nothing more is due: it has left, or breaks the protocol
+	}()
+	defer func() { _ = st.SetReadDeadline(time.Unix(1, 0)) }()
+	tick := time.NewTicker(stepEvery)
+	defer tick.Stop()
+	for {
+		step, news := t.latest()
+		if step != "" {
+			if err := reply(st, typeStep, wireStep{step}); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-news:
+		case <-tick.C:
+		case <-left:
+			return cellproto.Errorf("take a cell up", cellproto.Canceled, "who asked for it has left")
+		case <-t.done:
+			if t.err != nil {
+				return reply(st, typeFailed, verdictOf(t.err))
+			}
+			return reply(st, typeTaken, encodePeer(t.info))
+		}
+	}
+}
+
+// isNoDonor says that the other side does not speak the protocol.
+func isNoDonor(err error) bool {
+	var unsupported multistream.ErrNotSupported[protocol.ID]
+	return errors.As(err, &unsupported)
+}

@@ -1,0 +1,90 @@
+package offer
+
+import (
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+// Offers that are looked at in a minute. A signature costs some 100 µs, and identities cost nothing, but
+// addresses do.
+const (
+	quotaPeer   = 8
+	quotaGroup  = 32
+	quotaAll    = 128
+	quotaWindow = time.Minute
+)
+
+// quota counts offers. Those of the window before count for what is left of it, so that it lets through
+// no more than the limit in any minute, about.
+type quota struct {
+	mu     sync.Mutex
+	begun  time.Time
+	now    counts
+	before counts
+}
+
+type counts struct {
+	all    int
+	peers  map[peer.ID]int
+	groups map[string]int
+}
+
+func newCounts() counts { return counts{peers: map[peer.ID]int{}, groups: map[string]int{}} }
+
+func newQuota() *quota { return &quota{now: newCounts(), before: newCounts()} }
+
+// take counts an offer, or says when there is room for it: Overloaded.
+func (q *quota) take(now time.Time, from Asker) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch since := now.Sub(q.begun); {
+	case since >= 2*quotaWindow || since < 0:
+		q.begun, q.now, q.before = now, newCounts(), newCounts()
+	case since >= quotaWindow:
+		q.begun, q.now, q.before = q.begun.Add(quotaWindow), newCounts(), q.now
+	}
+	share := 1 - float64(now.Sub(q.begun))/float64(quotaWindow)
+	for _, c := range []struct {
+		now, before, most int
+		of                string
+	}{
+		{q.now.peers[from.Peer], q.before.peers[from.Peer], quotaPeer, "of this peer"},
+		{q.now.groups[from.Group], q.before.groups[from.Group], quotaGroup, "of this network"},
+		{q.now.all, q.before.all, quotaAll, ""},
+	} {
+		if float64(c.now)+share*float64(c.before) >= float64(c.most) {
+			err := cellproto.Errorf("take an offer", cellproto.Overloaded, "there were %d offers %s in a minute", c.most, c.of)
+			err.RetryAfter = quotaWindow
+			return err
+		}
+	}
+	q.now.peers[from.Peer]++
+	q.now.groups[from.Group]++
+	q.now.all++
+	return nil
+}
+
+// groupOf names the network that an address is in: the /24, or the /48 of IPv6; of a private or
+// loopback address itself, since there is no cheap supply of those from afar.
+func groupOf(a ma.Multiaddr) string {
+	if a == nil {
+		return ""
+	}
+	ip, err := manet.ToIP(a)
+	if err != nil {
+		return ""
+	}
+	if !manet.IsPublicAddr(a) {
+		return string(ip)
+	}
+	if v4 := ip.To4(); v4 != nil {
+		return string(v4[:3])
+	}
+	return string(ip[:6])
+}

@@ -1,0 +1,346 @@
+package call
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/node/race"
+)
+
+// lie replies with something else than the function does.
+func lie(text string) func(*cellproto.Inbound) {
+	return func(in *cellproto.Inbound) {
+		in.Reply(cellproto.Header{Codec: cellproto.JSON}, fmt.Appendf(nil, `{"text":%q}`, text))
+	}
+}
+
+// electorate gives a caller and so many providers, all of which it has measured.
+func electorate(t testing.TB, cell *published, n int, change func(*CallerConfig, *CallerDeps)) (*Caller, []*provider) {
+	t.Helper()
+	peers := &book{}
+	var all []*provider
+	for range n {
+		p := provide(t, cell, nil)
+		peers.add(p.host)
+		all = append(all, p)
+	}
+	c := use(t, cell, peers, change)
+	if _, err := c.Race(t.Context(), cell.id.String()); err != nil {
+		t.Fatal(err)
+	}
+	return c, all
+}
+
+func quorum(q, fn, text string) *cellproto.Request {
+	req := request(fn, text)
+	req.Header.Meta = map[string]string{cellproto.MetaQuorum: q}
+	return req
+}
+
+func TestQuorumNamesTheLiar(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 3, nil)
+	all[1].program.handle = lie("lie")
+	liar := peerText(all[1].host)
+	res, err := try(t, c, cell.id.String(), quorum("2of3", "echo", "hello"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := res.Quorum
+	if string(res.Reply.Payload) != `{"text":"hello"}` || q == nil || q.Asked != 3 || q.Agreed != 2 || len(q.Liars) != 1 || q.Liars[0] != liar || len(q.Silent) > 0 {
+		t.Fatalf("%s, %+v", res.Reply.Payload, q)
+	}
+	if m := res.Reply.Header.Meta; m[cellproto.MetaLiars] != liar || m[cellproto.MetaAgreed] != "2" || m[cellproto.MetaAsked] != "3" {
+		t.Errorf("meta %v", m)
+	}
+	if !strings.Contains(q.Note, "private addresses") {
+		t.Errorf("the note is %q: all of them are on loopback", q.Note)
+	}
+	if !c.lied(cellproto.PeerID(liar)) {
+		t.Error("it is not banned")
+	}
+	// Nobody asks it while it is banned: no call, no race, no other quorum; and it is written down.
+	before := all[1].program.begun.Load()
+	for range 20 {
+		call(t, c, cell, "echo")
+	}
+	if _, err := c.Race(t.Context(), cell.id.String()); err != nil {
+		t.Fatal(err)
+	}
+	res, err = try(t, c, cell.id.String(), quorum("2of3", "echo", "hello"))
+	if err != nil || res.Quorum.Asked != 2 || len(res.Quorum.Liars) > 0 {
+		t.Errorf("%+v, %v", res, err)
+	}
+	if n := all[1].program.begun.Load(); n != before {
+		t.Errorf("it was called %d times more", n-before)
+	}
+	if ban, _ := openCache(c.cfg.Dir, c.deps.Log).reputation().Banned(time.Now(), cellproto.PeerID(liar)); ban != race.BanLying {
+		t.Error("the ban is not written down")
+	}
+	for _, p := range all { // the programs have not seen how they were asked
+		p.program.mu.Lock()
+		for _, m := range p.program.metas {
+			if m[cellproto.MetaQuorum] != "" {
+				t.Errorf("meta %v", m)
+			}
+		}
+		p.program.mu.Unlock()
+	}
+}
+
+func TestQuorumRefuses(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 2, nil)
+	for name, want := range map[string]struct {
+		req  *cellproto.Request
+		kind cellproto.Kind
+		says string
+	}{
+		"idempotent":   {quorum("2of3", "count", "x"), cellproto.BadInput, "not pure"},
+		"neither":      {quorum("2of3", "once", "x"), cellproto.BadInput, "not pure"},
+		"unknown":      {quorum("2of3", "nothing", "x"), cellproto.NotFound, "nothing"},
+		"no quorum":    {quorum("1of3", "echo", "x"), cellproto.BadInput, "1of3"},
+		"too few":      {quorum("3of3", "echo", "x"), cellproto.Unavailable, "2 providers answer, and 3 must agree"},
+		"a large body": {withBody(quorum("2of2", "total", "x"), maxVoteBody+1), cellproto.TooLarge, "body"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := try(t, c, cell.id.String(), want.req)
+			wantKind(t, err, want.kind)
+			if !strings.Contains(err.Error(), want.says) {
+				t.Errorf("it says %v", err)
+			}
+			if want.kind == cellproto.BadInput && cellproto.HintOf(err) == "" {
+				t.Error("without a hint")
+			}
+		})
+	}
+	for _, p := range all {
+		if n := p.program.begun.Load(); n != 0 {
+			t.Errorf("it was called %d times", n)
+		}
+	}
+}
+
+func withBody(req *cellproto.Request, n int) *cellproto.Request {
+	req.Body = strings.NewReader(strings.Repeat("x", n))
+	return req
+}
+
+// Bodies, both ways, and errors are replies like all others.
+func TestQuorumOfEverySort(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 3, nil)
+	all[2].program.handle = func(in *cellproto.Inbound) {
+		in.ReplyBody(cellproto.Header{}, strings.NewReader(strings.Repeat("another ", 100_000)))
+	}
+	check := func(res *Result, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res.Quorum.Agreed != 2 {
+			t.Errorf("%+v", res.Quorum)
+		}
+	}
+	res, err := try(t, c, cell.id.String(), quorum("2of3", "big", "x"))
+	check(res, err)
+	if n := len(res.Reply.Payload); n != 1_000_000 || len(res.Quorum.Liars) != 1 {
+		t.Errorf("%d bytes, %+v", n, res.Quorum)
+	}
+	res, err = try(t, c, cell.id.String(), withBody(quorum("2of2", "total", "x"), 100_000))
+	check(res, err)
+	if string(res.Reply.Payload) != "100000" {
+		t.Errorf("%s", res.Reply.Payload)
+	}
+	_, err = try(t, c, cell.id.String(), quorum("2of2", "fail", "x"))
+	wantKind(t, err, cellproto.FuncError)
+}
+
+// Four different replies: none counts, and nobody is held to have lied.
+func TestQuorumWithoutMajority(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 4, nil)
+	for i, p := range all[1:] {
+		p.program.handle = lie(fmt.Sprint("lie ", i))
+	}
+	_, err := try(t, c, cell.id.String(), quorum("2of3", "echo", "hello"))
+	wantKind(t, err, cellproto.Corrupt)
+	if !strings.Contains(err.Error(), "none has 2 voices of 4") || cellproto.HintOf(err) == "" {
+		t.Errorf("it says %v", err)
+	}
+	for _, p := range all {
+		if c.lied(cellproto.PeerID(peerText(p.host))) {
+			t.Error("somebody is banned")
+		}
+	}
+}
+
+// Providers in the place of those who fail, and of those who are silent.
+func TestQuorumAsksOthers(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 5, nil)
+	all[0].program.places = 0
+	all[1].program.handle = silent
+	all[2].host.Close()
+	for range 5 {
+		res, err := try(t, c, cell.id.String(), quorum("2of3", "echo", "hello"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res.Quorum.Agreed != 2 || len(res.Quorum.Liars) > 0 {
+			t.Errorf("%+v", res.Quorum)
+		}
+	}
+	eventually(t, "nobody is left waiting", func() bool { return all[1].server.Load().InFlight == 0 })
+}
+
+// Providers of one address prefix count as one.
+func TestQuorumOfDistinctPrefixes(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 6, nil)
+	farm := map[cellproto.PeerID]bool{}
+	for _, p := range all[:3] { // three of six, and all say the same
+		p.program.handle = lie("lie")
+		farm[cellproto.PeerID(peerText(p.host))] = true
+	}
+	c.place = func(_ *remote, p cellproto.PeerID) (string, bool) {
+		if farm[p] {
+			return "192.0.2.0/24", false
+		}
+		return string(p), false
+	}
+	for range 10 {
+		res, err := try(t, c, cell.id.String(), quorum("2of3", "echo", "hello"))
+		if err != nil || string(res.Reply.Payload) != `{"text":"hello"}` || res.Quorum.Note != "" {
+			t.Fatalf("%+v: %v", res, err)
+		}
+	}
+	c.place = func(*remote, cellproto.PeerID) (string, bool) { return "192.0.2.0/24", false }
+	_, err := try(t, c, cell.id.String(), quorum("2of3", "echo", "hello"))
+	wantKind(t, err, cellproto.Unavailable)
+	if !strings.Contains(err.Error(), "in 1 networks only") || !strings.Contains(cellproto.HintOf(err), "/24") {
+		t.Errorf("it says %v", err)
+	}
+}
+
+// Two of three who lie together are outvoted by all others, since somebody differs.
+func TestQuorumAgainstCollusion(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 8, nil)
+	for _, p := range all[:3] {
+		p.program.handle = lie("lie")
+	}
+	wrong := 0
+	for range 30 {
+		res, err := try(t, c, cell.id.String(), quorum("2of3", "echo", "hello"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(res.Reply.Payload) != `{"text":"hello"}` {
+			wrong++ // all three that were asked were of them: 1 of 56
+		}
+	}
+	t.Logf("%d wrong replies of 30", wrong)
+	if wrong > 3 {
+		t.Errorf("%d wrong replies of 30", wrong)
+	}
+	for i, p := range all {
+		if got := c.lied(cellproto.PeerID(peerText(p.host))); got != (i < 3) {
+			t.Errorf("provider %d: banned is %v", i, got)
+		}
+	}
+}
+
+// A target that is no published cell has nobody else to ask.
+func TestQuorumOfANucleus(t *testing.T) {
+	cell := publish(t, testSchema())
+	p := provide(t, cell, nil)
+	l, err := net.Listen("unix", t.TempDir()+"/s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c := use(t, cell, &book{}, func(cfg *CallerConfig, _ *CallerDeps) {
+		cfg.RemoteCells = map[string]string{"echo": l.Addr().String()}
+	})
+	_, err = try(t, c, "echo", quorum("2of3", "echo", "x"))
+	wantKind(t, err, cellproto.BadInput)
+	if n := p.program.begun.Load(); n != 0 {
+		t.Errorf("called %d times", n)
+	}
+}
+
+// Calls do not wait for the checks of their replies, and who is caught by one is not called any more.
+func TestSpotCheck(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 4, func(cfg *CallerConfig, _ *CallerDeps) { cfg.SpotCheck = 1 })
+	winner := call(t, c, cell, "once").Provider // not pure: not checked
+	if n := c.checked.Load(); n != 0 {
+		t.Fatalf("%d checks", n)
+	}
+	liar := slices.IndexFunc(all, func(p *provider) bool { return peerText(p.host) == winner })
+	hold := make(chan struct{})
+	for i, p := range all {
+		p.program.handle = func(in *cellproto.Inbound) { <-hold; answer(in) }
+		if i == liar {
+			p.program.handle = lie("lie")
+		}
+	}
+	res := call(t, c, cell, "echo") // the others do not answer yet
+	if string(res.Reply.Payload) != `{"text":"lie"}` || res.Provider != winner {
+		t.Fatalf("%s by %s", res.Reply.Payload, res.Provider)
+	}
+	close(hold)
+	eventually(t, "it is caught", func() bool { return c.lied(cellproto.PeerID(winner)) })
+	for range 10 {
+		if res := call(t, c, cell, "echo"); res.Provider == winner {
+			t.Fatal("it is called again")
+		}
+	}
+	eventually(t, "the checks end", func() bool { return c.checks.Load() == 0 })
+	if n := c.checked.Load(); n < 2 {
+		t.Errorf("%d checks", n)
+	}
+	for i, p := range all {
+		if got := c.lied(cellproto.PeerID(peerText(p.host))); got != (i == liar) {
+			t.Errorf("provider %d: banned is %v", i, got)
+		}
+	}
+}
+
+// Of two who differ nobody knows who lies.
+func TestSpotCheckOfTwo(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 2, func(cfg *CallerConfig, _ *CallerDeps) { cfg.SpotCheck = 1 })
+	all[0].program.handle = lie("lie")
+	call(t, c, cell, "echo")
+	eventually(t, "it was checked", func() bool { return c.checked.Load() == 1 && c.checks.Load() == 0 })
+	for _, p := range all {
+		if c.lied(cellproto.PeerID(peerText(p.host))) {
+			t.Error("somebody is banned")
+		}
+	}
+}
+
+// The share is that of cell.toml.
+func TestSpotCheckShare(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, _ := electorate(t, cell, 2, func(cfg *CallerConfig, _ *CallerDeps) { cfg.SpotCheck = 0.1 })
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for range 1000 {
+		if _, err := c.Call(ctx, cell.id.String(), request("echo", "x")); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "there is room for a check", func() bool { return c.checks.Load() < maxChecks })
+	}
+	if n := c.checked.Load(); n < 50 || n > 170 { // 100 and five times the deviation of 9.5 above, or more
+		t.Errorf("%d of 1000 were checked, at a share of 0.1", n)
+	}
+}

@@ -1,0 +1,60 @@
+package call
+
+import (
+	"bytes"
+	"context"
+	"maps"
+	"math/rand/v2"
+
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+// maxChecks is how many replies are checked at one time; what is due beyond that is not.
+const maxChecks = 4
+
+// spotCheck has a share of the replies of pure functions checked in the background: another provider is
+// asked the same, and all that are known if it says something else. The call that got the reply does not
+// wait for it; a provider that is caught is not asked for a while.
+func (c *Caller) spotCheck(r *remote, p *policy, req *cellproto.Request, a *attempt) {
+	if !p.pure || c.cfg.SpotCheck <= 0 || req.Body != nil || !answers(a) || a.err == nil && a.reply.Body != nil {
+		return
+	}
+	if rand.Float64() >= c.cfg.SpotCheck {
+		return
+	}
+	if c.checks.Add(1) > maxChecks {
+		c.checks.Add(-1)
+		return
+	}
+	first := vote{voter: voter{Ranked: a.from}, digest: digestOf(a), a: attempt{from: a.from, err: a.err, sent: true}}
+	again := *req // the reply is its receiver's, and the request may be changed by its sender
+	again.Header.Token, again.Header.Meta, again.Payload = nil, maps.Clone(req.Header.Meta), bytes.Clone(req.Payload)
+	check := func() {
+		defer c.checks.Add(-1)
+		c.check(r, &again, first)
+	}
+	if !c.work.Go(check) {
+		c.checks.Add(-1)
+	}
+}
+
+// check asks another provider, of another network, for what first replied.
+func (c *Caller) check(r *remote, req *cellproto.Request, first vote) {
+	ctx, cancel := context.WithTimeout(c.ctx, cellproto.DefaultTimeout)
+	defer cancel()
+	first.group, first.local = c.place(r, first.Peer)
+	others := draw(c.knownVoters(r), newRand(), first.group)
+	p := &poll{
+		c: c, r: r, op: "check a reply of " + string(r.name), req: *req, want: cellproto.Quorum{Agree: 2, Ask: 2},
+		waiting: others, votes: []vote{first},
+	}
+	if len(others) == 0 {
+		return
+	}
+	c.checked.Add(1)
+	if _, err := p.hold(ctx, 1); err != nil && ctx.Err() == nil {
+		c.deps.Log.Info("a reply could not be checked", zap.Error(err), zap.String("hint", cellproto.HintOf(err)))
+	}
+}

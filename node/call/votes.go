@@ -1,0 +1,151 @@
+package call
+
+import (
+	"crypto/sha256"
+	"math/rand/v2"
+	"net/netip"
+
+	"github.com/fxamacker/cbor/v2"
+	"github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/node/race"
+)
+
+// Prefixes within which all addresses count as one provider's, in bits: what one person rents or is given
+// by a provider of networks. Those of the DHT's own filter are the same.
+const (
+	prefix4 = 24
+	prefix6 = 48
+)
+
+// voter is a provider that can be asked for its reply.
+type voter struct {
+	race.Ranked
+	group string // of all who may be one and the same person; "": not known
+	local bool   // its address is private: group is the peer alone
+}
+
+// groupOf gives the group of a peer at an address. Behind a relay only the relay's address is known, so
+// that all behind it are one group. Private and loopback addresses say nothing of who is who: there each
+// peer is a group of its own, and local is true.
+func groupOf(addr multiaddr.Multiaddr, p cellproto.PeerID) (group string, local bool) {
+	ip, err := manet.ToIP(addr)
+	if err != nil {
+		return "", false
+	}
+	a, ok := netip.AddrFromSlice(ip)
+	if !ok {
+		return "", false
+	}
+	a = a.Unmap()
+	if a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() {
+		return string(p), true
+	}
+	bits := prefix6
+	if a.Is4() {
+		bits = prefix4
+	}
+	prefix, err := a.Prefix(bits)
+	if err != nil {
+		return "", false
+	}
+	return prefix.String(), false
+}
+
+// draw puts the voters into a random order and keeps one of each group, none of those in but: whoever
+// could foresee who is asked could arrange to be all of them.
+func draw(voters []voter, rng *rand.Rand, but ...string) []voter {
+	taken := map[string]bool{}
+	for _, g := range but {
+		taken[g] = true
+	}
+	var out []voter
+	for _, i := range rng.Perm(len(voters)) {
+		if v := voters[i]; !taken[v.group] {
+			taken[v.group] = true
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// vote is what one provider replied.
+type vote struct {
+	voter
+	digest [32]byte
+	a      attempt
+}
+
+// answers says whether an attempt is a reply that others can be compared with: also that the function
+// fails, or that the arguments are bad.
+func answers(a *attempt) bool {
+	switch cellproto.KindOf(a.err) {
+	case 0, cellproto.FuncError:
+		return true
+	case cellproto.BadInput:
+		return a.sent
+	}
+	return false
+}
+
+// digestOf is the same for equal replies: of JSON and CBOR their canonical form counts, of errors the kind.
+// The text of an error may name what differs from machine to machine.
+func digestOf(a *attempt) [32]byte {
+	if a.err != nil {
+		return sha256.Sum256(append([]byte("error "), byte(cellproto.KindOf(a.err))))
+	}
+	payload, codec := a.reply.Payload, a.reply.Header.Codec
+	switch codec {
+	case cellproto.JSON:
+		if b, err := cellproto.CanonicalJSON(payload); err == nil {
+			payload = b
+		}
+	case cellproto.CBOR:
+		if b, err := canonicalCBOR(payload); err == nil {
+			payload = b
+		}
+	}
+	return sha256.Sum256(append([]byte{'c', byte(codec)}, payload...))
+}
+
+var (
+	cborStrict, _    = cbor.DecOptions{DupMapKey: cbor.DupMapKeyEnforcedAPF, MaxNestedLevels: cellproto.MaxArgsDepth}.DecMode()
+	cborCanonical, _ = cbor.CoreDetEncOptions().EncMode()
+)
+
+// canonicalCBOR gives the core deterministic encoding of RFC 8949, 4.2.1.
+func canonicalCBOR(data []byte) ([]byte, error) {
+	var v any
+	if err := cborStrict.Unmarshal(data, &v); err != nil {
+		return nil, err
+	}
+	return cborCanonical.Marshal(v)
+}
+
+// tally is how the votes stand.
+type tally struct {
+	winner  [32]byte
+	agreed  int  // that have given winner
+	votes   int  // all
+	dissent bool // there are different ones
+}
+
+func count(votes []vote) tally {
+	t := tally{votes: len(votes)}
+	counts := map[[32]byte]int{}
+	for i := range votes {
+		counts[votes[i].digest]++
+	}
+	for i := range votes { // in the order of the votes, so that of equal ones the first counts
+		if n := counts[votes[i].digest]; n > t.agreed {
+			t.winner, t.agreed = votes[i].digest, n
+		}
+	}
+	t.dissent = len(counts) > 1
+	return t
+}
+
+// decided says that the leading reply counts: enough have given it, and more than all others together.
+func (t tally) decided(need int) bool { return t.agreed >= need && t.agreed > t.votes-t.agreed }

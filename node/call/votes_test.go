@@ -1,0 +1,160 @@
+package call
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/multiformats/go-multiaddr"
+	"pgregory.net/rapid"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/node/race"
+)
+
+func TestGroupOf(t *testing.T) {
+	const relay = "/p2p/12D3KooWGRUaD8GkFs5Cn7eqqEZzQr8LqpzAxcPNzq2xTPCm1oYC/p2p-circuit"
+	for addr, want := range map[string]string{
+		"/ip4/192.0.2.7/tcp/1":                  "192.0.2.0/24",
+		"/ip4/192.0.2.200/udp/1/quic-v1":        "192.0.2.0/24",
+		"/ip4/198.51.100.1/tcp/1" + relay:       "198.51.100.0/24",
+		"/ip6/2001:db8:1:2::1/tcp/1":            "2001:db8:1::/48",
+		"/ip6/2001:db8:1:ffff::1/udp/1/quic-v1": "2001:db8:1::/48",
+		"/ip6/::ffff:192.0.2.7/tcp/1":           "192.0.2.0/24",
+		"/ip4/127.0.0.1/tcp/1":                  "local",
+		"/ip4/10.1.2.3/tcp/1":                   "local",
+		"/ip4/192.168.1.2/tcp/1":                "local",
+		"/ip4/169.254.1.1/tcp/1":                "local",
+		"/ip6/fd00::1/tcp/1":                    "local",
+		"/ip6/::1/tcp/1":                        "local",
+		"/ip6zone/eth0/ip6/fe80::1/tcp/1":       "local",
+		"/dns4/example.org/tcp/1":               "",
+		"/unix/run/x":                           "",
+	} {
+		group, local := groupOf(multiaddr.StringCast(addr), "p")
+		if local {
+			if group != "p" {
+				t.Errorf("%s: a private address has the group %q", addr, group)
+			}
+			group = "local"
+		}
+		if group != want {
+			t.Errorf("%s is of the group %q, want %q", addr, group, want)
+		}
+	}
+}
+
+func TestDrawTakesOneOfEachGroup(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var voters []voter
+		for i, g := range rapid.SliceOfN(rapid.IntRange(0, 5), 0, 20).Draw(t, "groups") {
+			v := voter{group: fmt.Sprint(g)}
+			v.Peer = cellproto.PeerID(fmt.Sprint("p", i))
+			voters = append(voters, v)
+		}
+		but := fmt.Sprint(rapid.IntRange(0, 6).Draw(t, "but"))
+		out := draw(voters, rand.New(rand.NewPCG(1, rapid.Uint64().Draw(t, "seed"))), but)
+		want := groups(voters)
+		seen := map[string]bool{}
+		for _, v := range out {
+			if seen[v.group] || v.group == but {
+				t.Fatalf("the group %s twice, or though it was not to be asked", v.group)
+			}
+			seen[v.group] = true
+		}
+		for _, v := range voters {
+			if v.group == but {
+				want--
+				break
+			}
+		}
+		if len(out) != want {
+			t.Fatalf("%d of %d groups", len(out), want)
+		}
+	})
+}
+
+func TestDigestOf(t *testing.T) {
+	reply := func(codec cellproto.Codec, payload string) attempt {
+		return attempt{reply: &cellproto.Reply{Header: cellproto.Header{Codec: codec}, Payload: []byte(payload)}}
+	}
+	failed := func(kind cellproto.Kind, text string) attempt {
+		return attempt{sent: true, err: cellproto.Errorf("call", kind, "%s", text)}
+	}
+	for name, c := range map[string]struct {
+		a, b attempt
+		same bool
+	}{
+		"order of keys":        {reply(cellproto.JSON, `{"a":1,"b":[2, 3]}`), reply(cellproto.JSON, ` {"b":[2,3],"a":1}`), true},
+		"escapes":              {reply(cellproto.JSON, `"\u00e4"`), reply(cellproto.JSON, `"ä"`), true},
+		"order of elements":    {reply(cellproto.JSON, `[1,2]`), reply(cellproto.JSON, `[2,1]`), false},
+		"number and text":      {reply(cellproto.JSON, `1`), reply(cellproto.JSON, `"1"`), false},
+		"no JSON":              {reply(cellproto.JSON, `{`), reply(cellproto.JSON, `{`), true},
+		"CBOR, order of keys":  {reply(cellproto.CBOR, "\xa2\x61b\x02\x61a\x01"), reply(cellproto.CBOR, "\xa2\x61a\x01\x61b\x02"), true},
+		"CBOR, longer head":    {reply(cellproto.CBOR, "\x18\x01"), reply(cellproto.CBOR, "\x01"), true},
+		"CBOR, another value":  {reply(cellproto.CBOR, "\x01"), reply(cellproto.CBOR, "\x02"), false},
+		"no CBOR":              {reply(cellproto.CBOR, "\xff"), reply(cellproto.CBOR, "\xfe"), false},
+		"raw":                  {reply(cellproto.Raw, `{"a":1}`), reply(cellproto.Raw, `{"a": 1}`), false},
+		"another codec":        {reply(cellproto.Raw, `1`), reply(cellproto.JSON, `1`), false},
+		"text of an error":     {failed(cellproto.FuncError, "in /a"), failed(cellproto.FuncError, "in /b"), true},
+		"kind of an error":     {failed(cellproto.FuncError, "x"), failed(cellproto.BadInput, "x"), false},
+		"an error and a reply": {failed(cellproto.FuncError, "x"), reply(cellproto.JSON, `1`), false},
+	} {
+		if !answers(&c.a) || !answers(&c.b) {
+			t.Errorf("%s: no answers", name)
+		}
+		if same := digestOf(&c.a) == digestOf(&c.b); same != c.same {
+			t.Errorf("%s: same is %v", name, same)
+		}
+	}
+	for _, kind := range []cellproto.Kind{cellproto.Unavailable, cellproto.Timeout, cellproto.Overloaded, cellproto.MayHaveRun, cellproto.Denied} {
+		if a := failed(kind, "x"); answers(&a) {
+			t.Errorf("%v is no answer", kind)
+		}
+	}
+	if a := (attempt{err: cellproto.Errorf("", cellproto.BadInput, "no address")}); answers(&a) {
+		t.Error("what was not sent is not answered")
+	}
+}
+
+func TestCount(t *testing.T) {
+	for _, c := range []struct {
+		votes   string
+		need    int
+		decided bool
+		dissent bool
+		agreed  int
+	}{
+		{"", 2, false, false, 0}, {"a", 2, false, false, 1}, {"aa", 2, true, false, 2}, {"ab", 2, false, true, 1},
+		{"aba", 2, true, true, 2}, {"abc", 2, false, true, 1}, {"abab", 2, false, true, 2}, {"abbab", 2, true, true, 3},
+		{"aabc", 2, false, true, 2}, {"aabcab", 2, false, true, 3}, {"aaaabbcc", 2, false, true, 4}, {"aaaaabbc", 3, true, true, 5}, {"aab", 3, false, true, 2},
+	} {
+		var votes []vote
+		for i, d := range c.votes {
+			v := vote{digest: [32]byte{byte(d)}}
+			v.Ranked = race.Ranked{Candidate: race.Candidate{Peer: cellproto.PeerID(fmt.Sprint(i))}}
+			votes = append(votes, v)
+		}
+		got := count(votes)
+		if got.decided(c.need) != c.decided || got.dissent != c.dissent || got.agreed != c.agreed || got.votes != len(c.votes) {
+			t.Errorf("%q of %d: %+v", c.votes, c.need, got)
+		}
+	}
+}
+
+// Replies come from strangers.
+func FuzzDigestOf(f *testing.F) {
+	for _, s := range []string{`{"a":1}`, "\xa1\x61a\x01", "\x9f\x01\xff", "\xfb\x7f\xf8\x00\x00\x00\x00\x00\x00", "\xc2\x41\x01", ""} {
+		f.Add(s, uint8(cellproto.JSON))
+		f.Add(s, uint8(cellproto.CBOR))
+	}
+	f.Fuzz(func(t *testing.T, payload string, codec uint8) {
+		one := attempt{reply: &cellproto.Reply{Header: cellproto.Header{Codec: cellproto.Codec(codec)}, Payload: []byte(payload)}}
+		if digestOf(&one) != digestOf(&one) {
+			t.Error("it differs from itself")
+		}
+		if string(one.reply.Payload) != payload {
+			t.Error("the reply was changed")
+		}
+	})
+}

@@ -1,0 +1,394 @@
+package give
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+// fakeSensors see a quiet server, unless a test says otherwise.
+type fakeSensors struct {
+	mu     sync.Mutex
+	snap   Snapshot
+	looks  int
+	inputs int
+}
+
+func (f *fakeSensors) Look(context.Context, Usage) Snapshot {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.looks++
+	s := f.snap
+	s.At = time.Now()
+	return s
+}
+
+func (f *fakeSensors) Input(context.Context) Input {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.inputs++
+	return f.snap.Input
+}
+
+func (f *fakeSensors) Close() {}
+
+func (f *fakeSensors) touch() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.snap.Input = Input{State: Yes, Last: time.Now()}
+}
+
+func (f *fakeSensors) counts() (looks, inputs int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.looks, f.inputs
+}
+
+// fakeHosted notes what it is told, and when.
+type fakeHosted struct {
+	mu   sync.Mutex
+	log  []string
+	rows []Row
+	err  error
+	from time.Time
+}
+
+func (f *fakeHosted) note(what string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	line := fmt.Sprintf("%v %s", time.Since(f.from), what)
+	if n := len(f.log); n == 0 || !strings.HasSuffix(f.log[n-1], " "+what) { // repeats are no news
+		f.log = append(f.log, line)
+	}
+	return f.err
+}
+
+func (f *fakeHosted) Pause(_ context.Context, why string) error { return f.note("pause: " + why) }
+func (f *fakeHosted) Resume(context.Context) error              { return f.note("resume") }
+func (f *fakeHosted) Clear(context.Context) error {
+	f.mu.Lock()
+	f.rows = nil
+	f.mu.Unlock()
+	return f.note("clear")
+}
+
+func (f *fakeHosted) Rows(context.Context) []Row {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.rows
+}
+
+func (f *fakeHosted) host(rows ...Row) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rows = rows
+}
+
+func (f *fakeHosted) said() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]string(nil), f.log...)
+}
+
+type fakeLimiter struct {
+	mu     sync.Mutex
+	caps   Caps
+	err    error
+	used   Usage
+	groups map[string]string
+}
+
+func (f *fakeLimiter) Set(c Caps) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.caps = c
+	return f.err
+}
+
+func (f *fakeLimiter) Used([]Row) Usage {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.used
+}
+func (f *fakeLimiter) Groups() map[string]string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.groups
+}
+
+func (f *fakeLimiter) be(groups map[string]string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.groups, f.err = groups, err
+}
+
+func (f *fakeLimiter) By() string { return "a fake" }
+func (f *fakeLimiter) Close()     {}
+
+type rig struct {
+	*Giver
+	t       *testing.T
+	dir     string
+	sensors *fakeSensors
+	hosted  *fakeHosted
+	limiter *fakeLimiter
+}
+
+func newRig(t *testing.T, dir string) *rig {
+	r := &rig{
+		t: t, dir: dir, sensors: &fakeSensors{snap: quietServer()},
+		hosted: &fakeHosted{from: time.Now()}, limiter: &fakeLimiter{},
+	}
+	r.Giver = New(Config{Dir: dir}, Deps{Sensors: r.sensors, Limiter: r.limiter, Log: zap.NewNop()})
+	r.Attach(r.hosted)
+	r.Start()
+	return r
+}
+
+func (r *rig) change(f func(*Settings)) {
+	r.t.Helper()
+	if err := r.Change(context.Background(), f); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) status() Report {
+	r.t.Helper()
+	report, err := r.Status(context.Background())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return report
+}
+
+func (r *rig) expect(want ...string) {
+	r.t.Helper()
+	if got := r.hosted.said(); strings.Join(got, "\n") != strings.Join(want, "\n") {
+		r.t.Errorf("what is hosted was told:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// Somebody comes: what is hosted is paused within a second, and goes on after a quiet minute.
+func TestGiverPausesForInput(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, t.TempDir())
+		defer r.Stop()
+		r.change(func(s *Settings) { s.On = true })
+		r.hosted.host(Row{CID: someCell})
+		r.Changed()
+		time.Sleep(5250 * time.Millisecond)
+		r.sensors.touch()
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		r.expect("0s clear", "0s pause: giving is off", "0s resume", "5.5s pause: somebody is at this machine", "1m5.25s resume")
+	})
+}
+
+// While nothing is hosted nobody watches: an offer has input looked at.
+func TestGiverLooksForAnOffer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, t.TempDir())
+		defer r.Stop()
+		r.change(func(s *Settings) { s.On = true })
+		time.Sleep(10 * time.Minute)
+		if looks, inputs := r.sensors.counts(); inputs != 0 || looks > 22 {
+			t.Errorf("in ten idle minutes it looked %d times at everything, %d times at input", looks, inputs)
+		}
+		time.Sleep(time.Second)
+		if a := r.Take(context.Background(), Need{CID: someCell}); !a.OK {
+			t.Errorf("refused: %+v", a)
+		}
+		r.sensors.touch()
+		time.Sleep(time.Second)
+		if a := r.Take(context.Background(), Need{CID: someCell}); a.OK || a.When < 50*time.Second || a.When > time.Minute || strings.Contains(a.Why, "somebody") {
+			t.Errorf("with somebody at the machine: %+v", a)
+		}
+	})
+}
+
+func TestGiverStops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		r := newRig(t, dir)
+		r.change(func(s *Settings) { s.On, s.Until = true, time.Now().Add(time.Hour) })
+		r.hosted.host(Row{CID: someCell})
+		r.Changed()
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		until := r.status().Settings.Until.Format("15:04")
+		r.expect("0s clear", "0s pause: giving is off", "0s resume", "1h0m0s pause: the time to give is over: until "+until, "1h0m0s clear")
+		r.Stop()
+		if s, err := LoadSettings(dir); err != nil || s.On {
+			t.Errorf("it would go on: %+v, %v", s, err)
+		}
+	})
+}
+
+// The nucleus ends, by a signal or without one: what is hosted does not run on, and giving goes on with the
+// next nucleus.
+func TestGiverComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		r := newRig(t, dir)
+		r.change(func(s *Settings) { s.On, s.CPU = true, 33 })
+		r.Stop()
+		r.expect("0s clear", "0s pause: giving is off", "0s resume", "0s pause: the nucleus stops")
+		if _, err := r.Status(context.Background()); cellproto.KindOf(err) != cellproto.Unavailable {
+			t.Errorf("after it has stopped: %v", err)
+		}
+		r = newRig(t, dir)
+		defer r.Stop()
+		synctest.Wait()
+		r.expect("0s resume")
+		if s := r.status(); !s.Decision.Run || s.Settings.CPU != 33 || r.limiter.caps.CPU != 33 {
+			t.Errorf("%+v, limits %+v", s, r.limiter.caps)
+		}
+	})
+}
+
+func TestGiverRefusesNonsense(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, t.TempDir())
+		defer r.Stop()
+		err := r.Change(context.Background(), func(s *Settings) { s.On, s.CPU = true, 101 })
+		if cellproto.KindOf(err) != cellproto.BadInput || r.On() {
+			t.Errorf("%v, on %v", err, r.On())
+		}
+	})
+}
+
+// Settings that cannot be read give nothing, and say why, until they are set anew.
+func TestGiverBrokenSettings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		os.MkdirAll(filepath.Join(dir, "data"), 0o700)
+		os.WriteFile(filepath.Join(dir, SettingsFile), []byte(`{"on": true, "what": 1}`), 0o600)
+		r := newRig(t, dir)
+		defer r.Stop()
+		if s := r.status(); s.Settings.On || s.Err == nil {
+			t.Errorf("%+v", s)
+		}
+		r.change(func(s *Settings) { s.On = true })
+		if s := r.status(); !s.Settings.On || s.Err != nil {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// What has a share of its own keeps it as long as it runs: with less to give it has to go.
+func TestGiverGivesLess(t *testing.T) {
+	for groups, want := range map[bool]int{true: 1, false: 2} { // the first is that at the beginning
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, t.TempDir())
+			defer r.Stop()
+			if groups {
+				r.limiter.be(map[string]string{"": "/sys/fs/cgroup/x"}, nil)
+			}
+			r.change(func(s *Settings) { s.On = true })
+			r.change(func(s *Settings) { s.CPU = 20 })
+			r.change(func(s *Settings) { s.CPU = 5 })
+			if got := strings.Count(strings.Join(r.hosted.said(), "\n"), "clear"); got != want {
+				t.Errorf("with groups %v: cleared %d times, want %d", groups, got, want)
+			}
+		})
+	}
+}
+
+// Inside of a group a cell may use all that is given, but for what the kernel may not hold; else its share.
+func TestPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, t.TempDir())
+		defer r.Stop()
+		r.change(func(s *Settings) { s.On, s.CPU, s.RAM, s.Disk, s.Policy.Hosts = true, 20, 8, 4e6, 2 })
+		alone := Placement{Home: r.dir, For: somePeer, CPU: 0.4, Memory: 640e6, Disk: 2e6}
+		if p := r.Place(somePeer); !reflect.DeepEqual(*p, alone) {
+			t.Errorf("a share: %+v, want %+v", *p, alone)
+		}
+		groups := map[string]string{"": "/sys/fs/cgroup/x"}
+		r.limiter.be(groups, nil)
+		r.Changed()
+		synctest.Wait()
+		within := Placement{Home: r.dir, For: somePeer, CPU: 0.8, Memory: 1280e6, Disk: 2e6, Groups: groups}
+		if p := r.Place(somePeer); !reflect.DeepEqual(*p, within) {
+			t.Errorf("in a group: %+v, want %+v", *p, within)
+		}
+	})
+}
+
+// Without limits nothing runs.
+func TestGiverWithoutLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, t.TempDir())
+		defer r.Stop()
+		r.limiter.be(nil, errors.New("read-only"))
+		r.change(func(s *Settings) { s.On = true })
+		r.expect("0s clear", "0s pause: giving is off", "0s pause: the limits cannot be held")
+		if s := r.status(); s.Err == nil {
+			t.Error("status does not say so")
+		}
+		if a := r.Take(context.Background(), Need{}); a.OK {
+			t.Error("it takes more up")
+		}
+	})
+}
+
+func TestRates(t *testing.T) {
+	var m meter
+	m.add(epoch, Usage{CPU: time.Second, Disk: 100}, 4)
+	got := m.add(epoch.Add(10*time.Second), Usage{CPU: 5 * time.Second, RSS: 7, Disk: 1100}, 4)
+	if want := (Rates{CPUPercent: 10, RSS: 7, DiskBPS: 100}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if got := m.add(epoch.Add(10*time.Second+time.Millisecond), Usage{CPU: time.Minute, RSS: 8, Disk: 1100}, 4); got.CPUPercent != 10 || got.RSS != 8 {
+		t.Errorf("over a millisecond: %+v", got)
+	}
+	if got := m.add(epoch.Add(20*time.Second), Usage{}, 4); got != (Rates{}) {
+		t.Errorf("counters that began anew: %+v", got)
+	}
+}
+
+func TestAdmit(t *testing.T) {
+	set, run := onSettings(), Decision{Run: true, Caps: Caps{CPU: 10, Memory: 400 << 20}}
+	for name, c := range map[string]struct {
+		change func(*Settings, *Decision, *Need)
+		rows   int
+		ok     bool
+		again  bool
+	}{
+		"as it is":      {nil, 0, true, false},
+		"one less":      {nil, DefaultHosts - 1, true, false},
+		"full":          {nil, DefaultHosts, false, true},
+		"denied":        {func(s *Settings, _ *Decision, _ *Need) { s.Policy.Deny = []string{someCell} }, 0, false, false},
+		"not allowed":   {func(s *Settings, _ *Decision, _ *Need) { s.Policy.Allow = []string{"other"} }, 0, false, false},
+		"allowed":       {func(s *Settings, _ *Decision, _ *Need) { s.Policy.Allow = []string{"other", somePeer} }, 0, true, false},
+		"GPU":           {func(_ *Settings, _ *Decision, n *Need) { n.GPU = true }, 0, false, false},
+		"given GPU":     {func(s *Settings, _ *Decision, n *Need) { n.GPU, s.Policy.GPU = true, true }, 0, true, false},
+		"source":        {func(_ *Settings, _ *Decision, n *Need) { n.Source = true }, 0, false, false},
+		"wanted source": {func(s *Settings, _ *Decision, n *Need) { n.Source, s.Policy.BuildFromSource = true, true }, 0, true, false},
+		"off":           {func(s *Settings, _ *Decision, _ *Need) { s.On = false }, 0, false, true},
+		"paused":        {func(_ *Settings, d *Decision, _ *Need) { d.Run = false }, 0, false, true},
+		"large":         {func(_ *Settings, _ *Decision, n *Need) { n.Memory = 101 << 20 }, 0, false, false},
+		"just fits":     {func(_ *Settings, _ *Decision, n *Need) { n.Memory = 100 << 20 }, 0, true, false},
+	} {
+		s, d, n := set, run, Need{CID: someCell, Publisher: somePeer}
+		if c.change != nil {
+			c.change(&s, &d, &n)
+		}
+		a := admit(epoch, s, d, make([]Row, c.rows), n)
+		if a.OK != c.ok || (a.When > 0) != c.again || a.OK == (a.Why != "") {
+			t.Errorf("%s: %+v", name, a)
+		}
+	}
+}

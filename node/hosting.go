@@ -1,0 +1,359 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/internal/ctl"
+	"github.com/celldnet/celld/mirror"
+	"github.com/celldnet/celld/mirror/offer"
+	"github.com/celldnet/celld/node/give"
+)
+
+// The donor's side of mirrors: the home cell's nucleus takes offers, has strangers' cells taken up, and
+// says whether they may run. What they are is in their directories, so that nothing is lost with it.
+
+const (
+	// renewEvery is how often hosted mirrors are told that they may go on: three times in a lease.
+	renewEvery = leaseFor / 3
+	// renewTimeout bounds that, with the start of one that sleeps.
+	renewTimeout = 20 * time.Second
+	// hostedUnused is how long a mirror is hosted that nobody calls.
+	hostedUnused = 24 * time.Hour
+)
+
+// States of what is hosted, besides those of ctl.
+const (
+	stateTaking  = "taking up"
+	stateRunning = ctl.Running
+	statePaused  = "paused"
+	stateFailed  = "failed"
+)
+
+// hosting is what this machine hosts for others. It is give.Hosted and offer.Donor.
+type hosting struct {
+	n      *nucleus
+	log    *zap.Logger
+	server *offer.Server
+	ctx    context.Context
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+	kick   chan struct{} // holds one: look at all now
+
+	admission sync.Mutex // one cell is admitted at a time
+
+	mu      sync.Mutex
+	cells   map[string]*hostedCell // by CID
+	running bool
+	open    bool          // offers are taken
+	paused  chan struct{} // closed while what is hosted does not run
+}
+
+// hostedCell is one of them.
+type hostedCell struct {
+	op  sync.Mutex // it is told one thing at a time
+	row give.Row   // guarded by hosting.mu, as is what follows
+
+	used   time.Time // when it was seen to have answered more calls than before
+	served int64
+	cpu    int64 // ms, as of
+	at     time.Time
+}
+
+// newHosting finds what is hosted. Nothing of it runs before Resume.
+func newHosting(n *nucleus) *hosting {
+	h := &hosting{
+		n: n, log: n.log.Named("hosting"), kick: make(chan struct{}, 1), cells: map[string]*hostedCell{}, paused: make(chan struct{}),
+	}
+	close(h.paused)
+	h.ctx, h.cancel = context.WithCancel(context.Background())
+	h.server = offer.NewServer(h, h.log)
+	list, err := n.mirrors.store.List()
+	if err != nil {
+		h.log.Warn("what is hosted cannot be listed", zap.Error(err))
+	}
+	for _, m := range list {
+		if m.Hosted {
+			h.cells[m.CID] = &hostedCell{row: rowOfHosted(&m, statePaused), used: time.Now()}
+		}
+	}
+	h.work.Go(h.keep)
+	return h
+}
+
+func rowOfHosted(m *mirror.Mirror, state string) give.Row {
+	return give.Row{
+		CID: m.CID, Name: m.Name, Version: m.Version, Dir: m.Dir, Publisher: string(m.Owner), ForWhom: m.AskedBy, State: state, Since: m.Created,
+	}
+}
+
+// stop ends the taking up; what is hosted has been paused before.
+func (h *hosting) stop() {
+	h.close()
+	h.cancel()
+	h.server.Close()
+	h.work.Wait()
+}
+
+// close has offers be taken no more.
+func (h *hosting) close() {
+	h.mu.Lock()
+	was := h.open
+	h.open = false
+	h.mu.Unlock()
+	if was {
+		h.n.host.RemoveStreamHandler(cellproto.ProtocolHost)
+		h.n.dht.AnnounceDonor(false)
+	}
+}
+
+// each does something with each hosted mirror that has a directory, all at once, and gives the errors.
+func (h *hosting) each(do func(c *hostedCell, dir string) error) error {
+	type one struct {
+		c   *hostedCell
+		dir string
+	}
+	var all []one
+	h.mu.Lock()
+	for _, c := range h.cells {
+		if c.row.Dir != "" {
+			all = append(all, one{c, c.row.Dir})
+		}
+	}
+	h.mu.Unlock()
+	errs := make([]error, len(all))
+	var work sync.WaitGroup
+	for i, a := range all {
+		work.Go(func() { errs[i] = do(a.c, a.dir) })
+	}
+	work.Wait()
+	return errors.Join(errs...)
+}
+
+// set notes how a hosted mirror is.
+func (h *hosting) set(c *hostedCell, state string, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if c.row.State != state {
+		c.row.State, c.row.Since = state, time.Now()
+	}
+	c.row.Error = ""
+	if err != nil {
+		c.row.Error = err.Error()
+	}
+	if state != stateRunning {
+		c.row.CPUPercent, c.row.RSS = 0, 0
+	}
+}
+
+// Pause has all that is hosted give the machine back; what is being taken up is given up.
+func (h *hosting) Pause(ctx context.Context, why string) error {
+	h.mu.Lock()
+	if h.running {
+		h.log.Info("pausing what is hosted", zap.String("why", why), zap.Int("cells", len(h.cells)))
+		h.running = false
+		close(h.paused)
+	}
+	h.mu.Unlock()
+	return h.each(func(c *hostedCell, dir string) error { return h.yield(ctx, c, dir, why) })
+}
+
+// yield has one give the machine back.
+func (h *hosting) yield(ctx context.Context, c *hostedCell, dir, why string) error {
+	c.op.Lock()
+	defer c.op.Unlock()
+	_, err := (&ctl.Client{Dir: dir}).Yield(ctx, why)
+	if errors.Is(err, ctl.ErrNotRunning) || errors.Is(err, ctl.ErrLost) {
+		err = nil
+	}
+	if err != nil { // it does not do as it is told: it ends
+		err = errors.Join(err, mirror.Stop(ctx, dir))
+	}
+	state := statePaused
+	if err != nil {
+		state = stateFailed
+	}
+	h.set(c, state, err)
+	return err
+}
+
+// Resume lets all that is hosted run, and takes offers.
+func (h *hosting) Resume(context.Context) error {
+	h.mu.Lock()
+	if !h.running {
+		h.running, h.paused = true, make(chan struct{})
+	}
+	opened := !h.open
+	h.open = true
+	h.mu.Unlock()
+	if opened {
+		h.n.handle(cellproto.ProtocolHost, func(s network.Stream) error { return h.server.Serve(s) })
+		h.n.dht.AnnounceDonor(true)
+	}
+	select {
+	case h.kick <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// Clear stops and removes all that is hosted.
+func (h *hosting) Clear(ctx context.Context) error {
+	h.close()
+	err := h.Pause(ctx, "nothing is given any more")
+	return errors.Join(err, h.each(func(c *hostedCell, dir string) error {
+		c.op.Lock()
+		defer c.op.Unlock()
+		return h.remove(ctx, c)
+	}))
+}
+
+// remove stops and removes a hosted mirror; c.op is held.
+func (h *hosting) remove(ctx context.Context, c *hostedCell) error {
+	h.mu.Lock()
+	id, dir := c.row.CID, c.row.Dir
+	h.mu.Unlock()
+	_, err := h.n.mirrors.store.Remove(ctx, dir)
+	if err != nil && cellproto.KindOf(err) != cellproto.NotFound {
+		h.set(c, stateFailed, err)
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.cells[id] == c {
+		delete(h.cells, id)
+	}
+	return nil
+}
+
+// Rows lists what is hosted.
+func (h *hosting) Rows(context.Context) []give.Row {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	rows := make([]give.Row, 0, len(h.cells))
+	for _, c := range h.cells {
+		rows = append(rows, c.row)
+	}
+	slices.SortFunc(rows, func(a, b give.Row) int { return strings.Compare(a.CID, b.CID) })
+	return rows
+}
+
+// keep renews the leases of what is hosted, while it may run.
+func (h *hosting) keep() {
+	if !h.n.giver.On() { // the nucleus was killed while it removed what was hosted
+		ctx, cancel := context.WithTimeout(h.ctx, renewTimeout)
+		if err := h.Clear(ctx); err != nil {
+			h.log.Warn("what was hosted cannot be removed", zap.Error(err))
+		}
+		cancel()
+	}
+	tick := time.NewTicker(renewEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-h.ctx.Done():
+			return
+		case <-tick.C:
+		case <-h.kick:
+		}
+		h.mu.Lock()
+		running := h.running
+		h.mu.Unlock()
+		if !running {
+			continue
+		}
+		limited, cancel := context.WithTimeout(h.ctx, renewTimeout)
+		ctx, end := h.whileRunning(limited)
+		report, err := h.n.giver.Status(ctx)
+		_ = h.each(func(c *hostedCell, dir string) error { // each row says how it went
+			if !c.op.TryLock() {
+				return nil // it is just being taken up, or paused
+			}
+			defer c.op.Unlock()
+			if err == nil && !h.wanted(c, report.Settings.Policy) {
+				return h.remove(ctx, c)
+			}
+			return h.renew(ctx, c, dir)
+		})
+		end()
+		cancel()
+	}
+}
+
+// renew lets one go on, starts it if it sleeps, and looks at what it uses. One that nobody calls any more
+// is removed. c.op is held.
+func (h *hosting) renew(ctx context.Context, c *hostedCell, dir string) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	if _, err := os.Lstat(filepath.Join(dir, mirror.RecordFile)); os.IsNotExist(err) {
+		return h.remove(ctx, c) // its owner, or cellctl gc, has removed it
+	}
+	client := &ctl.Client{Dir: dir}
+	_, err := client.Return(ctx, leaseFor)
+	if errors.Is(err, ctl.ErrNotRunning) {
+		if err = h.n.giver.Place(h.forWhom(c)).Write(dir); err == nil { // what may be used may be another since
+			err = wake(ctx, dir)
+		}
+		if err == nil {
+			_, err = client.Return(ctx, leaseFor)
+		}
+	}
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil // the owner is back
+	case err != nil:
+		h.log.Warn("a hosted mirror does not run", zap.String("dir", dir), zap.Error(err))
+		h.set(c, stateFailed, err)
+		return err
+	}
+	h.set(c, stateRunning, nil)
+	metrics, err := client.Metrics(ctx)
+	if err != nil {
+		return nil // the next time
+	}
+	if h.note(c, &metrics, time.Now()) >= hostedUnused {
+		h.log.Info("nobody calls a hosted mirror any more", zap.String("dir", dir))
+		return h.remove(ctx, c)
+	}
+	return nil
+}
+
+// wanted says whether the owner of this machine still wants a cell hosted.
+func (h *hosting) wanted(c *hostedCell, p give.Policy) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return !slices.Contains(p.Deny, c.row.CID) && (len(p.Allow) == 0 || slices.Contains(p.Allow, c.row.Publisher))
+}
+
+func (h *hosting) forWhom(c *hostedCell) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return c.row.ForWhom
+}
+
+// note takes in what a hosted mirror has used, and gives for how long nobody has called it.
+func (h *hosting) note(c *hostedCell, m *ctl.Metrics, now time.Time) (unused time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	cpu := m.Nucleus.CPUMS + m.Program.CPUMS
+	if took := now.Sub(c.at).Milliseconds(); !c.at.IsZero() && took > 0 && cpu >= c.cpu {
+		c.row.CPUPercent = 100 * float64(cpu-c.cpu) / float64(took) / float64(runtime.NumCPU())
+	}
+	c.cpu, c.at, c.row.RSS = cpu, now, m.Nucleus.RSS+m.Program.RSS
+	if m.Served != c.served {
+		c.served, c.used = m.Served, now
+	}
+	return now.Sub(c.used)
+}

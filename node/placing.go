@@ -1,0 +1,292 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/mirror"
+	"github.com/celldnet/celld/mirror/offer"
+)
+
+// How a copy comes to its place: donors are asked, and one of them, or this machine, takes the cell up.
+
+const (
+	// donorsTime is how long donors are looked for and asked, in all.
+	donorsTime = 6 * time.Second
+	// donorsSettle is how long after the first yes others may still give theirs: they may be nearer.
+	donorsSettle = 400 * time.Millisecond
+	// maxAsked is how many peers are asked about one cell.
+	maxAsked = 16
+)
+
+// errNotNeeded says that the objective is met meanwhile: somebody else's copy serves.
+var errNotNeeded = errors.New("the objective is met")
+
+// pursuit is the making of one copy.
+type pursuit struct {
+	p     *placer
+	cell  cid.Cid
+	c     *placement
+	log   *zap.Logger
+	offer offer.Offer
+	talks map[cellproto.PeerID]*offer.Talk // of those who have said yes
+}
+
+// pursue makes a copy, wherever mirror.Decide says, until there is one or nothing more can be done.
+func (p *placer) pursue(cell cid.Cid, c *placement) {
+	ctx, cancel := context.WithTimeout(p.ctx, placeTimeout)
+	defer cancel()
+	t := &pursuit{
+		p: p, cell: cell, c: c, log: p.n.log.With(zap.Stringer("cell", cell)),
+		talks: map[cellproto.PeerID]*offer.Talk{},
+	}
+	defer t.hangUp()
+	p.mu.Lock()
+	why := "its best provider misses the objective"
+	if c.situation.Follows {
+		why = "the version before it has a copy here"
+	}
+	p.mu.Unlock()
+	t.log.Info(why + ": looking for a place for a copy")
+	err := t.run(ctx)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c.making, c.step, c.since = false, "", time.Now()
+	s := &c.situation
+	if slices.ContainsFunc(s.Donors, func(d mirror.Donor) bool { return d.Yes }) {
+		s.AskedDonors, s.Donors = time.Time{}, nil // what they have said holds for a moment only
+	}
+	if err == nil {
+		s.Failures, s.Races, s.Follows = 0, nil, false
+		return
+	}
+	if errors.Is(err, errNotNeeded) {
+		return
+	}
+	if cellproto.KindOf(err) != cellproto.Canceled {
+		t.log.Warn("no copy was made", zap.Error(err), zap.String("hint", cellproto.HintOf(err)))
+		c.why = err.Error()
+	}
+	s.Failures++
+	s.Failed = c.since
+}
+
+func (t *pursuit) hangUp() {
+	for _, talk := range t.talks {
+		talk.Close()
+	}
+}
+
+// run does what is decided, step by step.
+func (t *pursuit) run(ctx context.Context) error {
+	may := canConfine(ctx)
+	for range maxAsked + 3 { // each donor can fail once
+		t.p.mu.Lock()
+		s := t.c.situation
+		s.Copy, s.HereAllowed = mirror.NoCopy, may == nil
+		d := mirror.Decide(time.Now(), s)
+		t.p.note(t.cell, t.c, d)
+		t.p.mu.Unlock()
+		var err error
+		switch d.Action {
+		case mirror.AskDonors:
+			err = t.ask(ctx)
+		case mirror.PlaceAt:
+			if err = t.placeAt(ctx, d.Donor); err == nil {
+				return nil
+			}
+			if ctx.Err() == nil {
+				t.log.Info("a donor does not take it after all", zap.String("donor", string(d.Donor)), zap.Error(err))
+				t.strike(d.Donor)
+				err = nil
+			}
+		case mirror.MirrorHere:
+			return t.here(ctx)
+		default:
+			if !s.Missed() {
+				return errNotNeeded
+			}
+			return cellproto.Errorf("place a copy", cellproto.Unavailable, "%s", d.Why)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return cellproto.Errorf("place a copy", cellproto.Unavailable, "all donors have failed")
+}
+
+// say notes what is going on, for status and the log.
+func (t *pursuit) say(text string) {
+	t.p.mu.Lock()
+	t.c.step = text
+	t.p.mu.Unlock()
+	t.log.Debug("placing", zap.String("step", text))
+}
+
+// strike has a donor count as one that has said no.
+func (t *pursuit) strike(donor cellproto.PeerID) {
+	t.p.mu.Lock()
+	defer t.p.mu.Unlock()
+	donors := slices.Clone(t.c.situation.Donors)
+	for i := range donors {
+		if donors[i].Peer == donor {
+			donors[i].Yes = false
+		}
+	}
+	t.c.situation.Donors = donors
+}
+
+// here makes the copy on this machine.
+func (t *pursuit) here(ctx context.Context) error {
+	t.say("copying it here")
+	t.p.mu.Lock()
+	public := t.c.public
+	t.p.mu.Unlock()
+	row, err := t.p.n.mirrors.add(ctx, t.cell.String(), public, t.say)
+	if err == nil {
+		t.log.Info("the copy serves", zap.String("dir", row.Dir), zap.String("tier", row.SandboxTier))
+	}
+	return err
+}
+
+// ask asks the donors in the neighbourhood, and notes what they say.
+func (t *pursuit) ask(ctx context.Context) error {
+	t.say("asking donors near by")
+	src, err := t.p.n.caller.Sources(ctx, t.cell.String())
+	if err != nil {
+		return err
+	}
+	t.offer = offer.Offer{Cell: t.cell, Block: src.Block, Providers: src.From}
+	answers := t.askAll(ctx)
+	t.p.mu.Lock()
+	defer t.p.mu.Unlock()
+	s := &t.c.situation
+	s.AskedDonors, s.Donors, s.Awaited = time.Now(), answers, 0
+	return ctx.Err()
+}
+
+// askAll asks those who are connected and take offers, and those whom the network names, all at once.
+func (t *pursuit) askAll(ctx context.Context) (answers []mirror.Donor) {
+	n := t.p.n
+	ctx, cancel := context.WithTimeout(ctx, donorsTime)
+	defer cancel()
+	results, asked := make(chan *offer.Talk, maxAsked), map[peer.ID]bool{n.host.ID(): true}
+	var asking sync.WaitGroup
+	ask := func(info peer.AddrInfo) {
+		if asked[info.ID] || len(asked) > maxAsked {
+			return
+		}
+		asked[info.ID] = true
+		asking.Go(func() {
+			limited, done := context.WithTimeout(ctx, mirror.DonorPatience)
+			defer done()
+			talk, err := offer.Ask(limited, n.host, info, t.offer)
+			if err != nil && cellproto.KindOf(err) != cellproto.Unsupported {
+				t.log.Debug("a donor does not answer", zap.Error(err))
+			}
+			results <- talk // nil: nothing was said; there is room for all
+		})
+	}
+	for _, p := range n.host.Network().Peers() {
+		if ok, err := n.host.Peerstore().SupportsProtocols(p, protocol.ID(cellproto.ProtocolHost)); err == nil && len(ok) > 0 {
+			ask(peer.AddrInfo{ID: p, Addrs: n.host.Peerstore().Addrs(p)})
+		}
+	}
+	found := n.dht.FindDonors(ctx)
+	open, enough := len(asked)-1, (<-chan time.Time)(nil)
+	for found != nil || open > 0 {
+		select {
+		case p, ok := <-found:
+			if !ok {
+				found = nil
+				continue
+			}
+			before := len(asked)
+			ask(p.Info)
+			open += len(asked) - before
+		case talk := <-results:
+			open--
+			if talk == nil {
+				continue
+			}
+			answers = append(answers, t.heard(talk))
+			if talk.Refusal == nil && enough == nil {
+				enough = time.After(donorsSettle)
+			}
+		case <-enough:
+			cancel()
+			found, enough = nil, nil
+		}
+	}
+	asking.Wait()
+	return answers
+}
+
+// heard notes the answer of a donor. Who has said yes waits for more.
+func (t *pursuit) heard(talk *offer.Talk) mirror.Donor {
+	d := mirror.Donor{Peer: cellproto.PeerID(talk.Donor.String()), RTT: talk.RTT, Yes: talk.Refusal == nil}
+	if d.Yes {
+		t.talks[d.Peer] = talk
+		t.log.Info("a donor would take it", zap.String("donor", string(d.Peer)), zap.Duration("rtt", d.RTT))
+		return d
+	}
+	talk.Close()
+	if after := talk.Refusal.RetryAfter; after > 0 {
+		d.When = time.Now().Add(after)
+	}
+	t.log.Info("a donor does not take it", zap.String("donor", string(d.Peer)), zap.Duration("rtt", d.RTT), zap.Error(talk.Refusal),
+		zap.Time("when", d.When))
+	return d
+}
+
+// placeAt has a donor take the cell up, and calls go there.
+func (t *pursuit) placeAt(ctx context.Context, donor cellproto.PeerID) error {
+	n := t.p.n
+	talk := t.talks[donor]
+	if talk == nil {
+		return cellproto.Errorf("place a copy", cellproto.Unavailable, "the donor has said yes some time ago")
+	}
+	delete(t.talks, donor)
+	defer talk.Close()
+	t.say("a donor " + talk.RTT.Round(10*time.Microsecond).String() + " away takes it")
+	info, err := talk.Take(ctx, func(text string) { t.say("the donor: " + text) })
+	if err != nil {
+		return err
+	}
+	if info.ID == n.host.ID() {
+		return cellproto.Errorf("place a copy", cellproto.Corrupt, "the donor says that the copy is this very nucleus")
+	}
+	t.p.mu.Lock()
+	t.c.there = &there{donor: donor, mirror: cellproto.PeerID(info.ID.String()), seen: time.Now()}
+	t.p.mu.Unlock()
+	t.log.Info("a donor has a copy", zap.String("donor", string(donor)), zap.Stringer("mirror", info.ID))
+	n.vouch(talk.Donor, info)
+	n.caller.Suggest(t.cell, info, "mirror")
+	return nil
+}
+
+// vouch lets a peer be dialed at private addresses that is on the machine of one that is connected there.
+func (n *nucleus) vouch(by peer.ID, info peer.AddrInfo) {
+	var at []netip.Addr
+	for _, c := range n.host.Network().ConnsToPeer(by) {
+		if ip, ok := addrIP(c.RemoteMultiaddr()); ok {
+			at = append(at, ip)
+		}
+	}
+	for _, a := range info.Addrs {
+		if ip, ok := addrIP(a); ok && slices.Contains(at, ip) {
+			n.gater.allow(info.ID)
+			return
+		}
+	}
+}
