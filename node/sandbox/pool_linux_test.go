@@ -231,6 +231,39 @@ func TestPoolIsFoundAgain(t *testing.T) {
 	}
 }
 
+// A pool whose owner has ended is removed by the next one, when it is old; one that somebody has is not.
+func TestPoolSweep(t *testing.T) {
+	p := openTestPool(t)
+	names := []string{fmt.Sprintf("swept%d", os.Getpid()), fmt.Sprintf("kept%d", os.Getpid()), fmt.Sprintf("young%d", os.Getpid())}
+	old := time.Now().Add(-2 * poolAge)
+	var others []*Pool
+	for i, name := range names {
+		o, err := OpenPool(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer o.Close()
+		others = append(others, o)
+		if i != 2 {
+			if err := os.Chtimes(o.main(), old, old); err != nil {
+				t.Skip(err)
+			}
+		}
+		if i != 1 {
+			o.owned.Close() // as if it had ended
+			o.owned = nil
+		}
+	}
+	p.sweep()
+	for i, want := range []bool{false, true, true} {
+		for controller, dir := range others[i].dirs {
+			if _, err := os.Stat(dir); (err == nil) != want {
+				t.Errorf("%s, %q: there is %v, want %v", names[i], controller, err == nil, want)
+			}
+		}
+	}
+}
+
 // A directory that is no group holds nothing: it is not entered.
 func TestEnterNoGroup(t *testing.T) {
 	dir := t.TempDir()
