@@ -32,7 +32,7 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 	res := &Result{}
 	var last error
 	var pause grace
-	for len(tried.peers) < attempts {
+	for len(tried.peers) < attempts || pause.again(ctx, c, r, tried, last) {
 		who, err := c.pick(ctx, r, tried, res)
 		if err != nil {
 			if pause.again(ctx, c, r, tried, cmp.Or(last, err)) {
