@@ -191,7 +191,7 @@ func TestPoolHoldsDisk(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "f")
 	var s unix.Stat_t
-	if err := unix.Stat(filepath.Dir(file), &s); err != nil || unix.Major(s.Dev) == 0 {
+	if err := unix.Stat(filepath.Dir(file), &s); err != nil || unix.Major(uint64(s.Dev)) == 0 {
 		t.Skip("the directory for temporary files is on no disk")
 	}
 	const most = 5e6
