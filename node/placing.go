@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -11,6 +10,7 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
@@ -275,17 +275,13 @@ func (t *pursuit) placeAt(ctx context.Context, donor cellproto.PeerID) error {
 	return nil
 }
 
-// vouch lets a peer be dialed at private addresses that is on the machine of one that is connected there.
+// vouch lets a peer be dialed at the private address of one that is connected there, since it is on the same machine.
 func (n *nucleus) vouch(by peer.ID, info peer.AddrInfo) {
-	var at []netip.Addr
 	for _, c := range n.host.Network().ConnsToPeer(by) {
-		if ip, ok := addrIP(c.RemoteMultiaddr()); ok {
-			at = append(at, ip)
-		}
-	}
-	for _, a := range info.Addrs {
-		if ip, ok := addrIP(a); ok && slices.Contains(at, ip) {
-			n.gater.allow(info.ID)
+		ip, ok := addrIP(c.RemoteMultiaddr())
+		at := func(a ma.Multiaddr) bool { there, ok := addrIP(a); return ok && there == ip }
+		if ok && !c.Stat().Limited && !isPublic(ip) && slices.ContainsFunc(info.Addrs, at) {
+			n.gater.vouch(info.ID, ip)
 			return
 		}
 	}
