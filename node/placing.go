@@ -25,6 +25,8 @@ const (
 	donorsTime = 6 * time.Second
 	// donorsSettle is how long after the first yes others may still give theirs: they may be nearer.
 	donorsSettle = 400 * time.Millisecond
+	// donorTime is how long one donor may take, so that another one still can.
+	donorTime = placeTimeout / 2
 	// maxAsked is how many peers are asked about one cell.
 	maxAsked = 16
 )
@@ -40,6 +42,7 @@ type pursuit struct {
 	log   *zap.Logger
 	offer offer.Offer
 	talks map[cellproto.PeerID]*offer.Talk // of those who have said yes
+	known []cellproto.PeerID               // providers that answered before there was a copy
 }
 
 // pursue makes a copy, wherever mirror.Decide says, until there is one or nothing more can be done.
@@ -52,6 +55,7 @@ func (p *placer) pursue(cell cid.Cid, c *placement) {
 	}
 	defer t.hangUp()
 	p.mu.Lock()
+	t.known = c.answered
 	why := "its best provider misses the objective"
 	if c.situation.Follows {
 		why = "the version before it has a copy here"
@@ -107,7 +111,7 @@ func (t *pursuit) run(ctx context.Context) error {
 			}
 			if ctx.Err() == nil {
 				t.log.Info("a donor does not take it after all", zap.String("donor", string(d.Donor)), zap.Error(err))
-				t.strike(d.Donor)
+				t.strike(d.Donor, err)
 				err = nil
 			}
 		case mirror.MirrorHere:
@@ -133,10 +137,15 @@ func (t *pursuit) say(text string) {
 	t.log.Debug("placing", zap.String("step", text))
 }
 
-// strike has a donor count as one that has said no.
-func (t *pursuit) strike(donor cellproto.PeerID) {
+// strike has a donor count as one that has said no, and not be asked for a while.
+func (t *pursuit) strike(donor cellproto.PeerID, why error) {
+	now, pause := time.Now(), brokenFor
+	if after := cellproto.RetryAfterOf(why); after > 0 {
+		pause = min(pause, after) // it says so itself
+	}
 	t.p.mu.Lock()
 	defer t.p.mu.Unlock()
+	t.p.avoid(donor, now.Add(pause))
 	donors := slices.Clone(t.c.situation.Donors)
 	for i := range donors {
 		if donors[i].Peer == donor {
@@ -183,7 +192,7 @@ func (t *pursuit) askAll(ctx context.Context) (answers []mirror.Donor) {
 	results, asked := make(chan *offer.Talk, maxAsked), map[peer.ID]bool{n.host.ID(): true}
 	var asking sync.WaitGroup
 	ask := func(info peer.AddrInfo) {
-		if asked[info.ID] || len(asked) > maxAsked {
+		if asked[info.ID] || len(asked) > maxAsked || t.p.avoids(cellproto.PeerID(info.ID.String())) {
 			return
 		}
 		asked[info.ID] = true
@@ -259,12 +268,17 @@ func (t *pursuit) placeAt(ctx context.Context, donor cellproto.PeerID) error {
 	delete(t.talks, donor)
 	defer talk.Close()
 	t.say("a donor " + talk.RTT.Round(10*time.Microsecond).String() + " away takes it")
+	ctx, cancel := context.WithTimeout(ctx, donorTime)
+	defer cancel()
 	info, err := talk.Take(ctx, func(text string) { t.say("the donor: " + text) })
 	if err != nil {
 		return err
 	}
 	if info.ID == n.host.ID() {
 		return cellproto.Errorf("place a copy", cellproto.Corrupt, "the donor says that the copy is this very nucleus")
+	}
+	if slices.Contains(t.known, cellproto.PeerID(info.ID.String())) {
+		return cellproto.Errorf("place a copy", cellproto.Corrupt, "the donor says that %s is a copy, which was there before", info.ID)
 	}
 	t.p.mu.Lock()
 	t.c.there = &there{donor: donor, mirror: cellproto.PeerID(info.ID.String()), seen: time.Now()}
