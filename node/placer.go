@@ -202,8 +202,8 @@ func (p *placer) compare(cell cid.Cid, m *signed.Manifest, c *placement) {
 		return
 	}
 	for _, b := range before {
-		if b.Hosted || mirror.State(ctx, b.Dir) == ctl.Stopped {
-			continue // what is hosted for others, others want followed
+		if mirror.State(ctx, b.Dir) == ctl.Stopped {
+			continue
 		}
 		p.mu.Lock()
 		c.situation.Follows, c.public = true, c.public || b.Public
