@@ -86,7 +86,7 @@ func (s *Server) Close() {
 
 // Serve answers one stream. What it returns is what the peer did wrong, or what went wrong with it.
 func (s *Server) Serve(st network.Stream) error {
-	from := Asker{Peer: st.Conn().RemotePeer(), Group: groupOf(st.Conn().RemoteMultiaddr())}
+	from := Asker{Peer: st.Conn().RemotePeer(), Group: GroupOf(st.Conn().RemoteMultiaddr())}
 	if !s.enter(from) {
 		return cellproto.Errorf("serve an offer", cellproto.Overloaded, "too many are being answered, here or of this peer or network")
 	}

@@ -79,9 +79,9 @@ func (q *quota) take(now time.Time, from Asker) error {
 	return nil
 }
 
-// groupOf names the network that an address is in: the /24, or the /48 of IPv6; of a private or
+// GroupOf names the network that an address is in: the /24, or the /48 of IPv6; of a private or
 // loopback address itself, since there is no cheap supply of those from afar.
-func groupOf(a ma.Multiaddr) string {
+func GroupOf(a ma.Multiaddr) string {
 	if a == nil {
 		return ""
 	}
