@@ -120,7 +120,7 @@ func (t *pursuit) run(ctx context.Context) error {
 		case mirror.MirrorHere:
 			return t.here(ctx)
 		default:
-			if !s.Missed() {
+			if !s.Follows && !s.Missed() {
 				return errNotNeeded
 			}
 			e := cellproto.Errorf("place a copy", cellproto.Unavailable, "%s", d.Why)

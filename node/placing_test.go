@@ -1,11 +1,18 @@
 package node
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"testing"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/mirror"
+	"github.com/celldnet/celld/node/sandbox"
 )
 
 // A crowd of identities in one network, or of peers that are no donors, leaves room for those behind it.
@@ -47,5 +54,16 @@ func TestAskList(t *testing.T) {
 	add(l, 1, "/ip4/192.168.1.3/tcp/1")
 	if got := take(l); len(got) != 0 || l.open != 0 {
 		t.Errorf("%q are asked, though all places have answered; %d are open", got, l.open)
+	}
+}
+
+// A copy that follows an older one is not tried at every race where it cannot run.
+func TestFollowerThatCannotRun(t *testing.T) {
+	t.Setenv(sandbox.EnvLauncher, "/nowhere")
+	p := &placer{n: &nucleus{log: zap.NewNop()}}
+	c := &placement{situation: mirror.Situation{Follows: true}}
+	err := (&pursuit{p: p, c: c, log: zap.NewNop()}).run(context.Background())
+	if cellproto.KindOf(err) != cellproto.Unavailable || errors.Is(err, errNotNeeded) {
+		t.Errorf("it ends with %v, and is tried again at once", err)
 	}
 }
