@@ -31,6 +31,15 @@ type Stub struct {
 // it is the client of each call's context (ClientFrom).
 func NewStub(via Doer, to string) *Stub { return &Stub{via: via, to: to} }
 
+// NewStubFor is NewStub for a client that was made for the schema with this hash, in hex. It tells via, where
+// that is a *Local, so that the cell knows whom a change would break.
+func NewStubFor(via Doer, to, schema string) *Stub {
+	if l, ok := via.(*Local); ok {
+		l.madeFor(schema)
+	}
+	return NewStub(via, to)
+}
+
 func (s *Stub) do(ctx context.Context, r *Request) (*Reply, error) {
 	r.To = s.to
 	if s.via == nil {

@@ -68,6 +68,7 @@ type CallerDeps struct {
 	Own      *Server                                     // of the same nucleus, or nil
 	Mirrors  Mirrors                                     // or nil
 	Repos    Repos                                       // or nil
+	MadeFor  func(target string) cellproto.SchemaHash    // what the cell was made for, zero: not known; or nil
 	Raced    func(Raced) (again time.Duration)           // see Raced; or nil
 	Log      *zap.Logger
 }
@@ -112,6 +113,7 @@ func NewCaller(cfg CallerConfig, deps CallerDeps) *Caller {
 	c.place = c.placeOf
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.links = newLinks(deps.Host, cfg.Agent, deps.Log)
+	c.links.self = deps.Identity.Peer.String()
 	return c
 }
 
@@ -185,7 +187,9 @@ func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request
 	case t.mirrorOf.Defined():
 		res, err = c.callMirror(ctx, t, req)
 	case t.cell.Defined():
-		res, err = c.callRemote(ctx, c.remote(t.cell), req)
+		r := c.remote(t.cell)
+		r.made.Store(t.made)
+		res, err = c.callRemote(ctx, r, req)
 	default:
 		res, err = c.callDirect(ctx, t, req)
 	}

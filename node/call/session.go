@@ -51,7 +51,7 @@ func (s *session) admit(c *cellproto.Conn, f *cellproto.Frame) error {
 			return err
 		}
 		s.wanted.Store(&h.Cell)
-		s.token, s.checked = h.Token, true
+		s.token, s.hello, s.checked = h.Token, userHello{h.MadeFor, h.Peer}, true
 	}
 	if wanted := *s.wanted.Load(); !serving.serves(wanted) {
 		return cellproto.Errorf("call", cellproto.NotFound, "this peer does not serve %.80q", wanted)
@@ -65,6 +65,7 @@ func (s *session) admit(c *cellproto.Conn, f *cellproto.Frame) error {
 	if strings.HasPrefix(f.Header.Func, cellproto.ReservedPrefix) {
 		return s.reserved(c, f, serving)
 	}
+	s.uses(serving, c.ReadAt())
 	fn, err := s.s.check(f, serving)
 	if err != nil {
 		return err
@@ -73,6 +74,16 @@ func (s *session) admit(c *cellproto.Conn, f *cellproto.Frame) error {
 		return s.relayOnce(c, f, fn)
 	}
 	return s.relay(c, f, fn)
+}
+
+// uses notes that the caller calls now, and by which schema.
+func (s *session) uses(serving *Serving, now time.Time) {
+	if s.usedOf != serving {
+		s.user, s.usedOf = s.s.user(serving, s.who, s.hello), serving
+	}
+	if s.user != nil {
+		s.user.last.Store(now.UnixNano())
+	}
 }
 
 // learnSchema starts the program, which makes its schema known, and answers with that.
