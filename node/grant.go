@@ -36,6 +36,7 @@ func (n *nucleus) grant(ctx context.Context, conn *net.UnixConn, who call.Who) b
 	if !n.program.Grant(ctx, conn, subject, until) {
 		return false
 	}
+	n.holds(who, hello)
 	n.log.Debug("caller handed over", zap.Int("uid", who.UID), zap.String("agent", hello.Agent))
 	return true
 }
@@ -91,6 +92,14 @@ func (n *nucleus) load() call.Load {
 	}
 	g := n.program.Granted()
 	n.grantedMu.Lock()
+	if g.Served != n.grantedSeen || g.InFlight > 0 {
+		for _, touch := range n.holders {
+			touch(time.Now())
+		}
+	}
+	if g.Conns == 0 {
+		n.holders = nil
+	}
 	n.server.Served(g.Served-n.grantedSeen, g.Times)
 	n.grantedSeen = g.Served
 	n.grantedMu.Unlock()

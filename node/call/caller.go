@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"io"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -171,12 +172,17 @@ func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request
 	ctx, cancel := withTimeout(ctx)
 	if quorum.Ask > 0 {
 		defer cancel()
+		req, _ = takeMade(req)
 		return c.callQuorum(ctx, target, req, quorum)
 	}
+	req, made := takeMade(req)
 	t, err := c.resolve(ctx, target)
 	if err != nil {
 		cancel()
 		return nil, err
+	}
+	if made != "" {
+		t.made = made
 	}
 	var res *Result
 	if req.Body != nil {
@@ -199,6 +205,26 @@ func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request
 	}
 	res.Reply.Body = &closer{ReadCloser: res.Reply.Body, then: cancel}
 	return res, nil
+}
+
+// takeMade takes out of a request which schema its caller says that it was made for: the hash as bytes, "" if it
+// does not say.
+func takeMade(req *cellproto.Request) (*cellproto.Request, string) {
+	text, ok := req.Header.Meta[cellproto.MetaMadeFor]
+	if !ok {
+		return req, ""
+	}
+	bare := *req
+	bare.Header.Meta = nil
+	if len(req.Header.Meta) > 1 {
+		bare.Header.Meta = maps.Clone(req.Header.Meta)
+		delete(bare.Header.Meta, cellproto.MetaMadeFor)
+	}
+	hash, err := cellproto.ParseSchemaHash(text)
+	if err != nil {
+		return &bare, "" // it is only not known
+	}
+	return &bare, string(hash[:])
 }
 
 // withTimeout sees to it that ctx has a deadline.

@@ -343,6 +343,8 @@ class _Caller:
         header[3] = max(int(timeout * 1e6), 1)
         if key:
             header[6] = key.encode()
+        if self._target:
+            header[7] = {"made_for": SCHEMA_HASH}
         if codec:
             header[10] = codec
         for tries in range(4):

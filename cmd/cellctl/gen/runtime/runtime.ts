@@ -351,6 +351,7 @@ class Caller {
     if (this.target) header.set(2, this.target);
     header.set(3, Math.max(Math.round(timeout * 1000), 1));
     if (more.key) header.set(6, Buffer.from(more.key));
+    if (this.target) header.set(7, new Map([["made_for", schemaHash]]));
     if (more.codec !== 0) header.set(10, 1);
     for (let tries = 0; ; tries++) {
       const conn = await this.connected();
