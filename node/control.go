@@ -368,7 +368,7 @@ func (n *nucleus) ctlFits(_ context.Context, r *http.Request, _ *ctl.Writer) (an
 		return nil, err
 	}
 	v, from := n.judge(n.server.Serving().Schema, schema), n.serving.releaseVersion()
-	out := ctl.Fits{From: from, To: version, Rises: majorRises(from, version), Broken: v.broken, Idle: v.idle, Notes: v.notes}
+	out := ctl.Fits{From: from, To: version, Rises: majorRises(from, version), Broken: v.broken, Notes: v.told()}
 	if err := v.refuse("build "+n.cfg.Cell.Name, from, "cellctl build"); err != nil && !out.Rises {
 		out.Refused = RemoteError(err)
 	}

@@ -99,14 +99,12 @@ func (v *verdict) refuse(op, from, force string) error {
 		WithHint("Keep what is called, raise the major version in cell.toml, or %s --force.", force)
 }
 
-// tell says what is no reason to refuse a change, and yet to be known.
-func (v *verdict) tell(say func(string)) {
+// told gives what is no reason to refuse a change, and yet to be known.
+func (v *verdict) told() (list []string) {
 	for _, row := range v.idle {
-		say("it breaks schema " + row.Schema[:shownSchemaID] + ", which nobody uses: " + strings.Join(row.Changes, "; "))
+		list = append(list, "it breaks schema "+row.Schema[:shownSchemaID]+", which nobody uses: "+strings.Join(row.Changes, "; "))
 	}
-	for _, note := range v.notes {
-		say(note)
-	}
+	return append(list, v.notes...)
 }
 
 func shortHash(h cellproto.SchemaHash) string { return h.String()[:shownSchemaID] }

@@ -43,7 +43,8 @@ func (n *nucleus) publish(ctx context.Context, force bool, say func(string)) (ct
 	if err != nil {
 		return ctl.Published{}, err
 	}
-	if err := n.mayFollow(op, schema, version, force, say); err != nil {
+	notes, err := n.mayFollow(op, schema, version, force)
+	if err != nil {
 		return ctl.Published{}, err
 	}
 	say("adding the program")
@@ -62,7 +63,7 @@ func (n *nucleus) publish(ctx context.Context, force bool, say func(string)) (ct
 	if err != nil {
 		say("the name is not published yet, and goes on: " + err.Error())
 	}
-	return ctl.Published{CID: id.String(), Name: m.Name, Version: m.Version, IPNS: name}, nil
+	return ctl.Published{CID: id.String(), Name: m.Name, Version: m.Version, IPNS: name, Note: strings.Join(notes, "; ")}, nil
 }
 
 // mayPublish says whether the cell may be published at all. Every way to do so asks.
@@ -86,7 +87,7 @@ func (n *nucleus) mayPublish(op string) error {
 
 // mayFollow refuses a version that breaks those who call by a schema which the last published one served, unless
 // its major version is higher.
-func (n *nucleus) mayFollow(op string, schema *cellproto.Schema, version string, force bool, say func(string)) error {
+func (n *nucleus) mayFollow(op string, schema *cellproto.Schema, version string, force bool) (notes []string, err error) {
 	n.serving.mu.Lock()
 	last, id := n.serving.lastPublished()
 	var before *cellproto.Schema
@@ -95,14 +96,13 @@ func (n *nucleus) mayFollow(op string, schema *cellproto.Schema, version string,
 	}
 	n.serving.mu.Unlock()
 	if before == nil {
-		return nil
+		return nil, nil
 	}
 	v := n.judge(before, schema)
-	v.tell(say)
 	if force || majorRises(last.Version, version) {
-		return nil
+		return v.told(), nil
 	}
-	return v.refuse(op, last.Version, "cellctl publish")
+	return v.told(), v.refuse(op, last.Version, "cellctl publish")
 }
 
 // prepare makes the program in bin/ blocks, and describes the cell with it.

@@ -202,8 +202,7 @@ func (t *turn) fit(ctx context.Context, c *cellproto.Conn) error {
 		return err
 	}
 	v := n.judge(n.server.Serving().Schema, t.schema)
-	t.out.Changes, t.out.Broken = v.changes(), v.broken
-	v.tell(t.say)
+	t.out.Changes, t.out.Broken, t.out.Notes = v.changes(), v.broken, v.told()
 	from := n.serving.releaseVersion()
 	if !t.req.Force && !majorRises(from, t.version) {
 		if err := v.refuse(op, from, t.req.command()); err != nil {

@@ -3,9 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os/exec"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -36,18 +36,18 @@ func (a *app) guard(cmd *cobra.Command, c *celltoml.Config, path string) error {
 	if err != nil {
 		return fromControl("build "+c.Cell.Name, c.Dir, err)
 	}
-	p := a.progress()
-	for _, row := range fits.Idle {
-		p.say("it breaks schema " + row.Schema[:min(len(row.Schema), 12)] + ", which nobody uses: " + strings.Join(row.Changes, "; "))
-	}
-	for _, note := range fits.Notes {
-		p.say(note)
-	}
-	p.done()
+	a.notes(fits.Notes)
 	if fits.Refused != nil {
 		return fromControl("build "+c.Cell.Name, c.Dir, fits.Refused)
 	}
 	return nil
+}
+
+// notes tells on stderr what is not in the way and yet to be known.
+func (a *app) notes(list []string) {
+	for _, text := range list {
+		fmt.Fprintf(a.errOut, "cellctl: %s\n", safe(text))
+	}
 }
 
 // programSchema asks a program for its schema; nil if it does not say one.

@@ -39,6 +39,9 @@ func (a *app) publishCmd() *cobra.Command {
 		if err != nil {
 			return fromControl("publish "+dir, dir, err)
 		}
+		if published.Note != "" {
+			a.notes([]string{published.Note})
+		}
 		if a.json {
 			return a.printJSON(published)
 		}

@@ -157,8 +157,7 @@ type Fits struct {
 	To      string       `json:"to"`   // the one in cell.toml
 	Rises   bool         `json:"rises,omitempty"`
 	Broken  []Broken     `json:"broken,omitempty"`
-	Idle    []Broken     `json:"idle,omitempty"` // likewise, but nobody uses it
-	Notes   []string     `json:"notes,omitempty"`
+	Notes   []string     `json:"notes,omitempty"`   // what is no reason to refuse it
 	Refused *RemoteError `json:"refused,omitempty"` // nil: it could
 }
 
@@ -193,6 +192,7 @@ type Swapped struct {
 	BLAKE3     string   `json:"blake3"`            // of the program, hex
 	Schema     string   `json:"schema"`            // hash, hex; "" without one
 	Changes    []string `json:"changes,omitempty"` // that break callers, or would if there were any
+	Notes      []string `json:"notes,omitempty"`   // what was no reason to refuse it
 	Broken     []Broken `json:"broken,omitempty"`  // schemas whose callers are broken, as was wanted
 	CID        string   `json:"cid,omitempty"`     // that it is served under
 	IPNS       string   `json:"ipns,omitempty"`    // of a publish
@@ -247,6 +247,7 @@ type Published struct {
 	Name    string `json:"name"`
 	Version string `json:"version"`
 	IPNS    string `json:"ipns"`
+	Note    string `json:"note,omitempty"` // for people: what was no reason to refuse it
 }
 
 // FindRow is one provider.
