@@ -15,12 +15,8 @@ import (
 // grant hands a caller's connection to the program, where both want that and the caller may: its calls
 // then do not pass through here any more. Nothing is read from the connection, only looked at, so that
 // the program, or else the relay, begins with the caller's hello. It reports whether it has.
-func (n *nucleus) grant(ctx context.Context, conn *net.UnixConn, who call.Who) bool {
-	if n.program == nil {
-		return false
-	}
-	hello := peekHello(ctx, conn)
-	if hello == nil {
+func (n *nucleus) grant(ctx context.Context, conn *net.UnixConn, who call.Who, hello *cellproto.Hello) bool {
+	if n.program == nil || hello == nil {
 		return false
 	}
 	subject, until, ok := n.server.MayHold(who, hello)

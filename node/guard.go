@@ -82,6 +82,18 @@ func (v *verdict) changes() (list []string) {
 	return list
 }
 
+// speaks reports that somebody who is broken says what it was made for, and so can be led to the version before.
+func (v *verdict) speaks() bool {
+	for _, row := range v.broken {
+		for _, c := range row.Callers {
+			if c.Says {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // refuse gives the error of a change that breaks somebody, nil if it does not.
 func (v *verdict) refuse(op, from, force string) error {
 	if len(v.broken) == 0 {

@@ -93,6 +93,7 @@ type nucleus struct {
 	depends     *depends
 	locked      *locked
 	schemas     *schemas
+	olds        *olds
 	friends     friends
 	adverts     *adverts
 	reach       *reachability
@@ -399,6 +400,7 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 	}
 	n.schemas = openSchemas(n.cfg.Dir, n.log.Named("schemas"))
 	n.serving = newServing(n)
+	n.olds = openOlds(n)
 	n.swaps = newSwaps(n)
 	started.add(n.swaps.wait)
 	var prog call.Program
@@ -414,7 +416,7 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 	agent := "celld/" + n.version
 	n.server = call.NewServer(call.ServerConfig{
 		Name: n.cfg.Cell.Name, Agent: agent, Challenge: string(n.cfg.Auth.Challenge), AllowedKeys: allowed,
-		TokenTTL: n.cfg.Auth.TokenTTL, ShowSchema: n.cfg.Cell.Schema, CheckArgs: n.cfg.Cell.Speaks == celltoml.JSONL, OwnerUID: os.Getuid(), Had: n.schemas.has,
+		TokenTTL: n.cfg.Auth.TokenTTL, ShowSchema: n.cfg.Cell.Schema, CheckArgs: n.cfg.Cell.Speaks == celltoml.JSONL, OwnerUID: os.Getuid(), Had: n.schemas.has, Elsewhere: func(made []byte) bool { return n.olds.route(made) != "" },
 	}, call.ServerDeps{Program: prog, Identity: n.identity, Outgoing: outgoing, Log: n.log.Named("server")})
 	n.friends.know(n.server, n.mirrors.account, allowed)
 	n.placer = newPlacer(n, started) // ends after the caller, which tells it

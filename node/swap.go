@@ -90,6 +90,7 @@ func (s *swaps) swap(ctx context.Context, req swapRequest, say func(string)) (ct
 		Fit:   t.fit,
 		Moved: func(c *cellproto.Conn) { t.moved(ctx, c, undo) },
 	})
+	n.olds.expect(ctx, nil)
 	if err != nil {
 		s.refused(ctx, version, undo, err)
 		return ctl.Swapped{}, err
@@ -208,6 +209,12 @@ func (t *turn) fit(ctx context.Context, c *cellproto.Conn) error {
 		if err := v.refuse(op, from, t.req.command()); err != nil {
 			return err
 		}
+	}
+	if !t.req.Force && v.speaks() {
+		if err := n.olds.keep(ctx, t.say); err != nil {
+			return err
+		}
+		n.olds.expect(ctx, t.schema)
 	}
 	if t.req.Publish {
 		t.say("preparing the manifest")

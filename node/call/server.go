@@ -38,6 +38,9 @@ type ServerConfig struct {
 	MaxInFlight int           // in all; 0: cellproto.MaxStreams
 	MaxPeer     int           // of one peer; 0: cellproto.MaxStreamsPeer
 	OwnerUID    int           // callers on the Unix socket with this uid need no token
+	// Elsewhere says whether a caller on the Unix socket that was made for this schema, a hash, is served by another
+	// nucleus, to which it is led when it comes back; nil: nobody is.
+	Elsewhere func(made []byte) bool
 	// Had says whether the cell has, or had, a schema; nil: nobody knows.
 	Had func(cellproto.SchemaHash) bool
 }

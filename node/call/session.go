@@ -56,6 +56,10 @@ func (s *session) admit(c *cellproto.Conn, f *cellproto.Frame) error {
 	if wanted := *s.wanted.Load(); !serving.serves(wanted) {
 		return cellproto.Errorf("call", cellproto.NotFound, "this peer does not serve %.80q", wanted)
 	}
+	if s.elsewhere() {
+		_ = c.Queue(&cellproto.Frame{Type: cellproto.TypeGoaway, Payload: []byte(elsewhereText)}) // before the answer
+		return cellproto.Errorf("call "+f.Header.Func, cellproto.Unavailable, elsewhereText)
+	}
 	if f.Header.Func == cellproto.FuncToken {
 		return s.prove(c, f)
 	}
@@ -74,6 +78,13 @@ func (s *session) admit(c *cellproto.Conn, f *cellproto.Frame) error {
 		return s.relayOnce(c, f, fn)
 	}
 	return s.relay(c, f, fn)
+}
+
+const elsewhereText = "an older version of this cell goes on for you: come back"
+
+// elsewhere reports that another nucleus serves this caller, which the one that it comes back to knows.
+func (s *session) elsewhere() bool {
+	return s.who.Owner && s.who.Peer == "" && s.hello.made != nil && s.s.cfg.Elsewhere != nil && s.s.cfg.Elsewhere(s.hello.made)
 }
 
 // uses notes that the caller calls now, and by which schema.

@@ -2,6 +2,7 @@ package call
 
 import (
 	"cmp"
+	"context"
 	"maps"
 	"slices"
 	"strings"
@@ -160,6 +161,33 @@ func (s *Server) Holds(who Who, h *cellproto.Hello) (touch func(now time.Time)) 
 		return func(time.Time) {}
 	}
 	return func(now time.Time) { e.last.Store(now.UnixNano()) }
+}
+
+// Dismiss has those of the owner's callers on the Unix socket come back who say that they were made for a schema of
+// which gone is true, as Elsewhere does from now on. When it returns, what they have asked before is with the program,
+// or ctx has ended.
+func (s *Server) Dismiss(ctx context.Context, gone func(made []byte) bool) {
+	now, cancel := context.WithCancel(context.Background())
+	cancel() // a hello that is not here yet is not waited for
+	s.mu.Lock()
+	var leave []*cellproto.Conn
+	for c, sess := range s.conns {
+		if sess.who.Peer != "" || !sess.who.Owner {
+			continue
+		}
+		if hello, err := c.PeerHello(now); err == nil && len(hello.MadeFor) > 0 && gone(hello.MadeFor) {
+			leave = append(leave, c)
+		}
+	}
+	s.mu.Unlock()
+	var all sync.WaitGroup
+	for _, c := range leave {
+		all.Go(func() {
+			_ = c.Goaway(elsewhereText) // a lost connection has left
+			_, _ = c.Ping(ctx)          // the answer is read after all that came before
+		})
+	}
+	all.Wait()
 }
 
 // user gives the entry of a caller of what is served; nil if that has no schema, and the caller names none.
