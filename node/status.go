@@ -42,6 +42,7 @@ func (n *nucleus) status() ctl.Status {
 			s.State = ctl.Frozen
 		}
 	}
+	s.SchemasInUse = n.schemaUsers()
 	s.Patch, s.Placements = n.patches.status(), n.placer.rows()
 	return s
 }
