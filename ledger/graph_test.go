@@ -224,3 +224,80 @@ func BenchmarkResidual(b *testing.B) {
 		}
 	})
 }
+
+// Who never signs uses one window up, however many identities it has; it closes the door by which it
+// came for others only for some days.
+func TestWindowsAreShared(t *testing.T) {
+	g, w := NewGraph(peer(0)), works{}
+	for s := range 10 {
+		w.did(g, peer(100+s), peer(1), wh(10)) // they have worked for an honest peer
+	}
+	w.did(g, peer(1), peer(0), wh(100)) // whom this host owes much
+	h := &simHost{graph: g, totals: map[Key]*simTotal{}}
+	use := func(c Key) (n uint64) {
+		for room := g.Room(c); room > 0; room = g.Room(c) {
+			h.serve(c, room)
+			n += room
+		}
+		return n
+	}
+	var crowd uint64
+	for s := range 9 {
+		crowd += use(peer(100 + s))
+	}
+	if crowd != MinWindow {
+		t.Errorf("nine identities took %d without a signature, want one window", crowd)
+	}
+	other := peer(109)
+	if g.Room(other) != 0 || g.Residual(other) == 0 {
+		t.Error("the window is not shared")
+	}
+	for range 3 {
+		g.Forgive()
+	}
+	if room := g.Room(other); room < MinWindow/2 {
+		t.Errorf("after three days %d", room)
+	}
+	c := peer(100) // who signs goes on at once
+	h.totals[c].signed = h.totals[c].used
+	g.Apply(h.edge(c))
+	if room := g.Room(other); room != MinWindow {
+		t.Errorf("after a signature %d", room)
+	}
+}
+
+// However small the parts are into which a credit is split, a fiftieth of it is what nobody signs for.
+func TestSmallWindows(t *testing.T) {
+	g, w := NewGraph(peer(0)), works{}
+	h := &simHost{graph: g, totals: map[Key]*simTotal{}}
+	const parts = 2000
+	var took uint64
+	for s := range parts {
+		w.did(g, peer(100+s), peer(0), wh(1)/parts)
+		for room := g.Room(peer(100 + s)); room > 0; room = g.Room(peer(100 + s)) {
+			h.serve(peer(100+s), room)
+			took += room
+		}
+	}
+	if took == 0 || took > wh(1)/windowPart {
+		t.Errorf("%d of %d", took, wh(1))
+	}
+}
+
+// Who was served elsewhere has that much less here, even where no path leads to who served.
+func TestServedElsewhere(t *testing.T) {
+	g, w := NewGraph(peer(0)), works{}
+	w.did(g, peer(1), peer(0), 100)
+	w.did(g, peer(7), peer(1), 100)
+	w.did(g, peer(8), peer(7), 1000)                    // and has a friend who says that it is owed a lot
+	if g.Residual(peer(7))+g.Residual(peer(8)) != 100 { // the one has paid the other
+		t.Fatalf("%d %d", g.Residual(peer(7)), g.Residual(peer(8)))
+	}
+	w.did(g, peer(2), peer(8), 30) // a host that nobody here knows serves one of the two
+	if g.Residual(peer(7))+g.Residual(peer(8)) != 70 {
+		t.Errorf("%d %d", g.Residual(peer(7)), g.Residual(peer(8)))
+	}
+	if g.Residual(peer(2)) != 30 {
+		t.Errorf("who served has %d", g.Residual(peer(2)))
+	}
+}
