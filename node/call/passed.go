@@ -47,6 +47,7 @@ func (s *session) relay(c *cellproto.Conn, f *cellproto.Frame, fn *served) error
 	f.Header.Token, f.Header.To, f.Header.Meta = nil, "", meta
 	p := srv.newPassed()
 	p.s, p.begin = s, c.ReadAt()
+	srv.meter.begin(s.load.use, p.begin)
 	keeps := srv.keep(&p.kept, fn, f, p.begin)
 	p.relay.Start(c, f, p.onDone)
 	if keeps {

@@ -203,6 +203,7 @@ func overloaded(format string, args ...any) error {
 // done notes the end of a relayed call.
 func (s *session) done(begin, end time.Time, kind cellproto.Kind) {
 	srv := s.s
+	srv.meter.end(s.load.use, end)
 	srv.deps.Program.End()
 	s.giveBack()
 	srv.last.Store(end.UnixNano())
