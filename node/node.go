@@ -81,6 +81,7 @@ type nucleus struct {
 	patches     *patches
 	server      *call.Server
 	caller      *call.Caller
+	accounts    *accounts
 	serving     *serving
 	swaps       *swaps
 	mirror      *mirror.Record  // nil: the cell is the owner's own
@@ -433,6 +434,9 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 		n.server.Close(ctx)
 	})
 	if err := n.startPatches(started); err != nil {
+		return err
+	}
+	if err := n.startAccounts(started); err != nil {
 		return err
 	}
 	n.adverts = newAdverts(n)
