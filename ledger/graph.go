@@ -1,6 +1,9 @@
 package ledger
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
 // Graph is the work graph as one host sees it: an edge from u to v is what u has done for v and v has
 // not yet made good. What a caller is owed by this host is the flow from the caller to it over at most
@@ -124,7 +127,7 @@ func (g *Graph) Apply(e Edge) {
 			gain -= g.assign(from, to, gain)
 		}
 		if rest := g.claim(from, to, gain); rest > 0 && from == g.self {
-			g.owing[to] = append(g.owing[to], debt{strange, rest})
+			g.owe(to, strange, rest)
 		}
 	}
 	if signed := g.signed[e.Name]; from == g.self && e.Signed > signed {
@@ -154,6 +157,7 @@ func (g *Graph) transfer(provider, caller int32, amount uint64) uint64 {
 		if paid == amount {
 			break
 		}
+		g.moved = g.moved[:0]
 		paid += g.flow(caller, g.self, amount-paid, why)
 		for _, m := range slices.Clone(g.moved) { // claims need the scratch
 			if m.by != provider {
@@ -187,10 +191,22 @@ func (g *Graph) borrow(caller, by int32, amount uint64) {
 		g.open[by] = &entry{}
 	}
 	g.open[by].unsigned += amount
+	g.owe(caller, by, amount)
+}
+
+// maxDebts bounds what is remembered of one caller, who may never sign; past it the order is not kept.
+const maxDebts = 64
+
+func (g *Graph) owe(caller, by int32, amount uint64) {
 	list := g.owing[caller]
-	if n := len(list); n > 0 && list[n-1].by == by {
-		list[n-1].amount += amount
-		return
+	for i := len(list) - 1; i >= 0; i-- {
+		if list[i].by == by {
+			list[i].amount = add(list[i].amount, amount)
+			return
+		}
+		if len(list) < maxDebts {
+			break
+		}
 	}
 	g.owing[caller] = append(list, debt{by, amount})
 }
@@ -298,7 +314,7 @@ func (g *Graph) Merge(host, account Key) {
 			move = append(move, arc{from, to, v})
 		}
 	}
-	slices.SortFunc(move, func(x, y arc) int { return int(x.from-y.from)<<16 + int(x.to-y.to) })
+	slices.SortFunc(move, func(x, y arc) int { return cmp.Or(cmp.Compare(x.from, y.from), cmp.Compare(x.to, y.to)) })
 	for _, m := range move {
 		g.set(m.from, m.to, 0)
 		if m.from == h {
@@ -310,6 +326,25 @@ func (g *Graph) Merge(host, account Key) {
 		if m.from != m.to {
 			g.set(m.from, m.to, add(g.cap(m.from, m.to), m.v))
 		}
+	}
+	for _, d := range g.owing[h] {
+		g.owe(a, d.by, d.amount)
+	}
+	delete(g.owing, h)
+	if o := g.open[h]; o != nil {
+		if g.open[a] == nil {
+			g.open[a] = &entry{}
+		}
+		g.open[a].unsigned += o.unsigned
+		g.open[a].acknowledged += o.acknowledged
+		for _, list := range g.owing {
+			for i := range list {
+				if list[i].by == h {
+					list[i].by = a
+				}
+			}
+		}
+		delete(g.open, h)
 	}
 	if h == g.self { // what is owed to this host is owed to its owner's node
 		delete(g.ids, host)

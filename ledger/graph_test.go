@@ -301,3 +301,73 @@ func TestServedElsewhere(t *testing.T) {
 		t.Errorf("who served has %d", g.Residual(peer(2)))
 	}
 }
+
+// Who only gives loses nothing of what it is owed, whatever others sign, take and pay with.
+func TestWhoOnlyGivesLosesNothing(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		const n, giver = 6, 50
+		g, w := NewGraph(peer(0)), works{}
+		var gave uint64
+		for range rapid.IntRange(1, 60).Draw(t, "receipts") {
+			x, y := rapid.IntRange(0, n-1).Draw(t, "provider"), rapid.IntRange(0, n-1).Draw(t, "consumer")
+			v := rapid.Uint64Range(1, 50).Draw(t, "µWh")
+			if rapid.IntRange(0, 3).Draw(t, "the giver") == 0 {
+				w.did(g, peer(giver), peer(y), v)
+				gave += v
+			} else if x != y {
+				w.did(g, peer(x), peer(y), v)
+			}
+			var owed uint64
+			for k, v := range g.edges {
+				if int32(k>>32) == g.ids[peer(giver)] && gave > 0 {
+					owed += v
+				}
+			}
+			if owed != gave {
+				t.Fatalf("it gave %d and is owed %d", gave, owed)
+			}
+		}
+	})
+}
+
+// A caller that never signs is remembered in bounded room, and what it signs in the end settles all.
+func TestDebtsAreBounded(t *testing.T) {
+	g, w := NewGraph(peer(0)), works{}
+	h := &simHost{graph: g, totals: map[Key]*simTotal{}}
+	for i := range 10_000 {
+		if i%3 == 0 {
+			w.did(g, peer(100+i%9), peer(0), 10)
+			w.did(g, peer(7), peer(100+i%9), 10)
+		}
+		h.serve(peer(7), 7)
+	}
+	if n := len(g.owing[g.ids[peer(7)]]); n == 0 || n > maxDebts+10 {
+		t.Errorf("%d debts", n)
+	}
+	g.Merge(peer(7), peer(8))
+	h.totals[peer(7)].signed = h.totals[peer(7)].used
+	e := h.edge(peer(7))
+	e.To = peer(8)
+	g.Apply(e)
+	if len(g.owing) != 0 {
+		t.Errorf("%v", g.owing)
+	}
+	for n, o := range g.open {
+		if o.unsigned != 0 {
+			t.Errorf("%d: %d unsigned", n, o.unsigned)
+		}
+	}
+}
+
+// A banned caller pays nothing, and least of all with what another has paid with before.
+func TestBannedPaysNothing(t *testing.T) {
+	g, w := NewGraph(peer(0)), works{}
+	w.did(g, peer(1), peer(0), 100)
+	w.did(g, peer(2), peer(0), 100)
+	g.Ban(peer(2))
+	w.did(g, peer(5), peer(1), 30) // 1 pays 5 with its claim on this host
+	w.did(g, peer(6), peer(2), 30)
+	if g.Residual(peer(5)) != 30 || g.Residual(peer(6)) != 0 {
+		t.Errorf("%d %d", g.Residual(peer(5)), g.Residual(peer(6)))
+	}
+}

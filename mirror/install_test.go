@@ -152,6 +152,31 @@ func TestPlacement(t *testing.T) {
 	mustAdd(t, s, with("friends"))
 }
 
+// What only keys may call that the owner has named is not announced by others; a copy for this machine alone
+// is its user's affair. What everybody may call everybody may call here too.
+func TestChallenge(t *testing.T) {
+	there := newFetcher(t)
+	s := newTestStore(t, newFetcher(t), nil)
+	a := there.serve(t, program)
+	with := func(challenge string, public bool) Want {
+		w := want(t, a, []peer.AddrInfo{there.info()}, func(m *signed.Manifest) { m.Challenge = challenge })
+		w.Public = public
+		return w
+	}
+	refused(t, s, with("sig", true), cellproto.Denied, "keys that the owner has named")
+	mustAdd(t, s, with("sig", false))
+	if _, _, err := s.Add(t.Context(), with("sig", true), silent); cellproto.KindOf(err) != cellproto.Denied {
+		t.Errorf("it is announced from now on: %v", err)
+	}
+	for challenge, want := range map[string]celltoml.Challenge{"": celltoml.ChallengeSimple, "none": celltoml.ChallengeNone} {
+		m := mustAdd(t, newTestStore(t, newFetcher(t), nil), with(challenge, true))
+		cfg, err := celltoml.Load(m.Dir)
+		if err != nil || cfg.Auth.Challenge != want {
+			t.Errorf("a mirror of one with the challenge %q has %q: %v", challenge, cfg.Auth.Challenge, err)
+		}
+	}
+}
+
 // lying writes what it likes.
 type lying []byte
 

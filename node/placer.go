@@ -20,7 +20,7 @@ import (
 const (
 	// missedAgain is how soon a cell is raced again whose best provider misses the objective, as long as
 	// it is called: so five misses take seconds, not minutes.
-	missedAgain = time.Second
+	missedAgain = time.Second / 2
 	// goneAgain is the same where there is a copy near by, which is not found at the moment.
 	goneAgain = 3 * time.Second
 	// placeTimeout bounds the making of one copy.

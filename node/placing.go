@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"sync"
@@ -28,6 +29,9 @@ const (
 	maxAsked = 16
 )
 
+// errNotNeeded says that the objective is met meanwhile: somebody else's copy serves.
+var errNotNeeded = errors.New("the objective is met")
+
 // pursuit is the making of one copy.
 type pursuit struct {
 	p     *placer
@@ -47,7 +51,13 @@ func (p *placer) pursue(cell cid.Cid, c *placement) {
 		talks: map[cellproto.PeerID]*offer.Talk{},
 	}
 	defer t.hangUp()
-	t.log.Info("looking for a place for a copy")
+	p.mu.Lock()
+	why := "its best provider misses the objective"
+	if c.situation.Follows {
+		why = "the version before it has a copy here"
+	}
+	p.mu.Unlock()
+	t.log.Info(why + ": looking for a place for a copy")
 	err := t.run(ctx)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -58,6 +68,9 @@ func (p *placer) pursue(cell cid.Cid, c *placement) {
 	}
 	if err == nil {
 		s.Failures, s.Races, s.Follows = 0, nil, false
+		return
+	}
+	if errors.Is(err, errNotNeeded) {
 		return
 	}
 	if cellproto.KindOf(err) != cellproto.Canceled {
@@ -100,6 +113,9 @@ func (t *pursuit) run(ctx context.Context) error {
 		case mirror.MirrorHere:
 			return t.here(ctx)
 		default:
+			if !s.Missed() {
+				return errNotNeeded
+			}
 			return cellproto.Errorf("place a copy", cellproto.Unavailable, "%s", d.Why)
 		}
 		if err != nil {

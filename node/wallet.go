@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"net/http"
@@ -154,18 +155,17 @@ func (a *accounts) trouble() error {
 	return err
 }
 
-func (n *nucleus) ctlWalletExport(_ context.Context, r *http.Request, w *ctl.Writer) (any, error) {
+func (n *nucleus) ctlWalletExport(_ context.Context, _ *http.Request, w *ctl.Writer) (any, error) {
 	if n.accounts.led == nil {
 		return nil, n.accounts.trouble()
 	}
-	var entries [][]byte
-	n.accounts.led.View(func(b *ledger.Book) { entries = b.Export(r.URL.Query().Get("all") == "true") })
-	for _, e := range entries {
-		if err := w.Item(ctl.ExportedEntry{Entry: e}); err != nil {
-			return nil, err
-		}
+	var all bytes.Buffer
+	var err error
+	n.accounts.led.View(func(b *ledger.Book) { err = b.Export(&all) })
+	for err == nil && all.Len() > 0 {
+		err = w.Item(ctl.Exported{Bytes: all.Next(ctl.MaxLine / 2)}) // base64 adds a third
 	}
-	return nil, nil
+	return nil, err
 }
 
 // checkLedger says whether the ledger is well.

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -153,40 +156,39 @@ func (a *app) walletHistoryCmd() *cobra.Command {
 }
 
 func (a *app) walletExportCmd() *cobra.Command {
-	var all bool
 	cmd := &cobra.Command{
-		Use: "export FILE [DIR]", Short: "Write the signed entries to a file, which anybody can check",
-		Long: "Write the signed entries to a file, which anybody can check with cellctl ledger verify.",
+		Use: "export FILE [DIR]", Short: "Write all signed entries to a file, which anybody can check",
+		Long: "Write all signed entries that are known to a file, which anybody can check with cellctl ledger verify.",
 		Args: args(1, 2),
 	}
-	cmd.Flags().BoolVar(&all, "all", false, "also what this host knows of others")
 	timeout := timeoutFlag(cmd, time.Minute)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		path, err := filepath.Abs(args[0])
 		if err != nil {
 			return cellproto.Errorf("export to "+args[0], cellproto.BadInput, "%w", err)
 		}
-		var entries [][]byte
+		f, err := renameio.NewPendingFile(path, renameio.WithPermissions(0o600))
+		if err != nil {
+			return cellproto.Errorf("export to "+path, cellproto.KindOf(err), "%w", err)
+		}
+		defer f.Cleanup()
 		err = a.askWallet(cmd, first(args[1:]), *timeout, "export the ledger", func(ctx context.Context, c *ctl.Client) error {
-			return c.WalletExport(ctx, all, func(e []byte) error { entries = append(entries, e); return nil })
+			return c.WalletExport(ctx, f)
 		})
 		if err != nil {
 			return err
 		}
-		f, err := renameio.NewPendingFile(path, renameio.WithPermissions(0o600))
+		size, err := f.Seek(0, io.SeekCurrent)
 		if err == nil {
-			defer f.Cleanup()
-			if err = ledger.WriteExport(f, entries); err == nil {
-				err = f.CloseAtomicallyReplace()
-			}
+			err = f.CloseAtomicallyReplace()
 		}
 		if err != nil {
 			return cellproto.Errorf("export to "+path, cellproto.KindOf(err), "%w", err)
 		}
 		if a.json {
-			return a.printJSON(map[string]any{"file": path, "entries": len(entries)})
+			return a.printJSON(map[string]any{"file": path, "bytes": size})
 		}
-		return a.print(fmt.Appendf(nil, "%d entries in %s\n", len(entries), args[0]))
+		return a.print(fmt.Appendf(nil, "%d bytes in %s\n", size, args[0]))
 	}
 	return cmd
 }
@@ -205,60 +207,53 @@ func (a *app) ledgerCmd() *cobra.Command {
 	return cmd
 }
 
-// maxExportFile bounds what is read of a file, in bytes.
-const maxExportFile = 1 << 30
-
 func (a *app) ledgerVerifyCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "verify FILE", Short: "Check an export, without a network or a nucleus",
 		Long: "Check an export: each entry and signature, that credit is what the public price table makes of the meter, and that no\n" +
-			"total falls. What it cannot say: whether the work was done (two who collude can sign what they like), and whether there are\n" +
-			"newer totals.",
+			"total falls. What it cannot say: whether the work was done (two who collude can sign what they like), and whether there\n" +
+			"are newer totals.",
 		Args: args(1, 1),
 		RunE: func(_ *cobra.Command, args []string) error {
+			op := "verify " + args[0]
 			f, err := os.Open(args[0])
 			if err != nil {
-				return cellproto.Errorf("verify "+args[0], cellproto.KindOf(err), "%w", err)
+				return cellproto.Errorf(op, cellproto.KindOf(err), "%w", err)
 			}
 			defer f.Close()
-			c, err := ledger.VerifyExport(io.LimitReader(f, maxExportFile))
+			book, findings, err := ledger.Check(f, ledger.Net{}, 0)
 			if err != nil {
 				return err
 			}
+			c := checkedExport(args[0], book, findings)
 			if a.json {
-				return a.printJSON(checkedExport(args[0], c))
+				err = a.printJSON(c)
+			} else {
+				err = a.table(c.rows())
 			}
-			rows := [][]string{{"CONSUMER", "PROVIDER", "CALLS", "CREDIT", "SIGNED BY"}}
-			for _, t := range c.Totals {
-				rows = append(rows, []string{t.Consumer.String()[:16], t.Provider.String()[:16], strconv.FormatUint(t.N, 10), energyText(t.Credit), signers(t.Both)})
+			if err == nil && len(findings) > 0 {
+				err = cellproto.Errorf(op, cellproto.Corrupt, "%d entries do not hold; the first is entry %d, %s: %v",
+					len(findings), findings[0].Entry, findings[0].Verdict, findings[0].Err)
 			}
-			if err := a.table(rows); err != nil {
-				return err
-			}
-			return a.print(fmt.Appendf(nil, "%d entries are in order: %d receipts (%d signed by their provider alone, which prove nothing), %d cheques, %d of key logs\n",
-				c.Entries, c.Receipts, c.Unacknowledged, c.Cheques, c.KeyEntries))
+			return err
 		},
 	}
 }
 
-func signers(both bool) string {
-	if both {
-		return "both"
-	}
-	return "consumer"
-}
-
 // exportJSON is what ledger verify --json prints.
 type exportJSON struct {
-	File           string            `json:"file"`
-	Entries        int               `json:"entries"`
-	Receipts       int               `json:"receipts"`
-	Unacknowledged int               `json:"unacknowledged"`
-	Cheques        int               `json:"cheques"`
-	KeyEntries     int               `json:"key_entries"`
-	Totals         []exportTotalJSON `json:"totals"`
+	File   string            `json:"file"`
+	OK     bool              `json:"ok"`
+	Bad    []exportBadJSON   `json:"bad"`
+	Totals []exportTotalJSON `json:"totals"`
 }
 
+type exportBadJSON struct {
+	Entry int    `json:"entry"` // from 1
+	What  string `json:"what"`
+}
+
+// exportTotalJSON is what a consumer has signed for, or, with 0 µWh, a provider alone has: that proves nothing.
 type exportTotalJSON struct {
 	Consumer string `json:"consumer"` // host keys, in hex
 	Provider string `json:"provider"`
@@ -266,13 +261,39 @@ type exportTotalJSON struct {
 	Calls    uint64 `json:"calls"`
 	UWH      uint64 `json:"uwh"`
 	CPUNS    uint64 `json:"cpu_ns"`
-	SignedBy string `json:"signed_by"`
+	SignedBy string `json:"signed_by"` // both, consumer or provider
 }
 
-func checkedExport(file string, c *ledger.Checked) exportJSON {
-	out := exportJSON{file, c.Entries, c.Receipts, c.Unacknowledged, c.Cheques, c.KeyEntries, []exportTotalJSON{}}
-	for _, t := range c.Totals {
-		out.Totals = append(out.Totals, exportTotalJSON{t.Consumer.String(), t.Provider.String(), t.Epoch, t.N, t.Credit, t.Meter.CPU, signers(t.Both)})
+func checkedExport(file string, book *ledger.Book, findings []ledger.Finding) exportJSON {
+	out := exportJSON{file, len(findings) == 0, []exportBadJSON{}, []exportTotalJSON{}}
+	for _, f := range findings {
+		out.Bad = append(out.Bad, exportBadJSON{f.Entry, fmt.Sprintf("%s: %v", f.Verdict, f.Err)})
 	}
+	book.Registers(func(k ledger.RegKey, r ledger.Register) bool {
+		t := exportTotalJSON{Consumer: k.Consumer.String(), Provider: k.Provider.String(), Epoch: k.Epoch, SignedBy: "provider"}
+		if s := r.Ack; s != nil {
+			t.Calls, t.UWH, t.CPUNS, t.SignedBy = s.N, s.Credit, s.Meter.CPU, "consumer"
+			if s.ProviderSig != nil {
+				t.SignedBy = "both"
+			}
+		}
+		out.Totals = append(out.Totals, t)
+		return true
+	})
+	slices.SortFunc(out.Totals, func(x, y exportTotalJSON) int {
+		return cmp.Or(strings.Compare(x.Consumer, y.Consumer), strings.Compare(x.Provider, y.Provider), cmp.Compare(x.Epoch, y.Epoch))
+	})
 	return out
+}
+
+func (c *exportJSON) rows() [][]string {
+	rows := [][]string{{"CONSUMER", "PROVIDER", "CALLS", "CREDIT", "SIGNED BY"}}
+	const short = 16 // digits of a key that tell it from others
+	for _, t := range c.Totals {
+		rows = append(rows, []string{t.Consumer[:short], t.Provider[:short], strconv.FormatUint(t.Calls, 10), energyText(t.UWH), t.SignedBy})
+	}
+	for _, b := range c.Bad {
+		rows = append(rows, []string{fmt.Sprintf("entry %d", b.Entry), b.What})
+	}
+	return rows
 }

@@ -4,14 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/url"
+	"io"
 )
 
 // Routes of the ledger.
 const (
-	RouteWallet = "/v1/wallet" // GET; result Wallet
-	// GET all; items ExportedEntry, result null. With all: everything that is known, not only what is this host's own.
-	RouteWalletExport = "/v1/wallet/export"
+	RouteWallet       = "/v1/wallet"        // GET; result Wallet
+	RouteWalletExport = "/v1/wallet/export" // GET; items Exported, result null
 )
 
 // Wallet is what was given and taken, as the nucleus of one cell knows it.
@@ -49,9 +48,9 @@ type WalletRow struct {
 	Refused  string `json:"refused,omitempty"` // why the last bill was not signed
 }
 
-// ExportedEntry is one entry.
-type ExportedEntry struct {
-	Entry []byte `json:"entry"`
+// Exported is a piece of an export.
+type Exported struct {
+	Bytes []byte `json:"bytes"`
 }
 
 // Wallet asks what was given and taken.
@@ -59,23 +58,20 @@ func (c *Client) Wallet(ctx context.Context) (Wallet, error) {
 	return result[Wallet](ctx, c, "GET", RouteWallet, nil)
 }
 
-// WalletExport calls each for each entry of the ledger.
-func (c *Client) WalletExport(ctx context.Context, all bool, each func(entry []byte) error) error {
-	q := url.Values{}
-	if all {
-		q.Set("all", "true")
-	}
-	a, err := c.ask(ctx, "GET", RouteWalletExport, q, nil)
+// WalletExport writes all entries that the ledger has to w.
+func (c *Client) WalletExport(ctx context.Context, w io.Writer) error {
+	a, err := c.ask(ctx, "GET", RouteWalletExport, nil, nil)
 	if err != nil {
 		return err
 	}
 	defer a.close()
 	_, err = a.result(c.Progress, func(item json.RawMessage) error {
-		var e ExportedEntry
+		var e Exported
 		if err := json.Unmarshal(item, &e); err != nil {
 			return fmt.Errorf("%w: %w", ErrProtocol, err)
 		}
-		return each(e.Entry)
+		_, err := w.Write(e.Bytes)
+		return err
 	})
 	return a.cause(ctx, err)
 }

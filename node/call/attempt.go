@@ -32,7 +32,7 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 	res := &Result{}
 	var last error
 	var pause grace
-	for len(tried.peers) < attempts {
+	for len(tried.peers) < attempts || pause.again(ctx, c, r, tried, last) {
 		who, err := c.pick(ctx, r, tried, res)
 		if err != nil {
 			if pause.again(ctx, c, r, tried, cmp.Or(last, err)) {
@@ -331,6 +331,8 @@ func ownWord(ctx context.Context, fn string, err error) error {
 			WithHint("Give it more time (--timeout).")
 	case cellproto.KindOf(err) == cellproto.Canceled && ctx.Err() == nil:
 		return cellproto.Errorf("call "+fn, cellproto.MayHaveRun, "the callee broke it off: %w", err)
+	case cellproto.KindOf(err) == cellproto.BadReply: // of a cell that it has called: no fault of its own
+		return cellproto.Errorf("call "+fn, cellproto.FuncError, "%w", err)
 	}
 	return err
 }

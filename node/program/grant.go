@@ -33,6 +33,13 @@ func (p *Program) Grant(ctx context.Context, conn *net.UnixConn, subject string,
 	return in.grants.give(conn, subject, until) == nil
 }
 
+// OnTrial reports that a program is on trial after a swap, or about to be: Grant takes no connection.
+func (p *Program) OnTrial() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.candidate != nil || p.cur != nil && p.cur.trial
+}
+
 // Granted is what callers did whose connections the program holds itself, over all its runs.
 type Granted struct {
 	Conns    int // now
