@@ -411,7 +411,7 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 	n.server = call.NewServer(call.ServerConfig{
 		Name: n.cfg.Cell.Name, Agent: agent, Challenge: string(n.cfg.Auth.Challenge), AllowedKeys: allowed,
 		TokenTTL: n.cfg.Auth.TokenTTL, ShowSchema: n.cfg.Cell.Schema, CheckArgs: n.cfg.Cell.Speaks == celltoml.JSONL, OwnerUID: os.Getuid(),
-	}, call.ServerDeps{Program: prog, Identity: n.identity, Outgoing: outgoing, Log: n.log.Named("server")})
+	}, call.ServerDeps{Program: prog, Identity: n.identity, Outgoing: outgoing, Rank: n.rank, Log: n.log.Named("server")})
 	n.friends.know(n.server, n.mirrors.account, allowed)
 	n.placer = newPlacer(n, started) // ends after the caller, which tells it
 	n.depends = newDepends(n, started)

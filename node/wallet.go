@@ -12,6 +12,8 @@ import (
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/ledger"
+	"github.com/celldnet/celld/ledger/gossip"
+	"github.com/celldnet/celld/node/call"
 )
 
 // What people are told of the ledger.
@@ -132,6 +134,22 @@ func (a *accounts) rank(who string) (ledger.Class, uint64) {
 		return ledger.ClassStranger, 1 // whatever is owed to it, until it signs
 	}
 	return a.led.Standing(key, used).Rank()
+}
+
+// rank says as what a caller waits while this host is busy.
+func (n *nucleus) rank(who call.Who) call.Rank {
+	r := call.Rank{Class: ledger.ClassStranger, Weight: 1, Group: "local"}
+	if who.Peer == "" {
+		return r // another user of this machine
+	}
+	r.Key, _ = gossip.KeyOf(who.Peer) // zero: all of those share their turns
+	for _, c := range n.host.Network().ConnsToPeer(who.Peer) {
+		r.Group = addrGroup(c.RemoteMultiaddr())
+	}
+	if n.accounts != nil && n.accounts.led != nil {
+		r.Class, r.Weight = n.accounts.rank(who.Peer.String())
+	}
+	return r
 }
 
 // unclaimed gives what the meter has counted for a caller and no bill has yet. a.mu is held.

@@ -55,9 +55,9 @@ var table = []line{
 	{1, "node/state", "cellproto", free},
 
 	{2, "ledger/gossip", "cellproto ledger", free},
-	{2, "node/race", "cellproto", none}, // pure
-	{2, "node/call", "0 node/race", free},
-	{2, "mirror", "0", free}, // bytes come in through an interface
+	{2, "node/race", "cellproto", none},          // pure
+	{2, "node/call", "0 node/race ledger", free}, // ledger: the queue of a busy host
+	{2, "mirror", "0", free},                     // bytes come in through an interface
 	{2, "mirror/offer", "0", free},
 	{2, "node/give", "0", free},
 

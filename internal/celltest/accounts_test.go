@@ -55,16 +55,16 @@ func cpuOf(t *testing.T, pid int) time.Duration {
 	return time.Duration(s.CPUTime() * float64(time.Second))
 }
 
-// even waits until both sides have signed the same, and gives that.
-func even(t *testing.T, provider, caller *Cell) (gave ctl.WalletRow) {
+// even waits until both sides have signed the same, for so many calls at least, and gives that.
+func even(t *testing.T, provider, caller *Cell, calls uint64) (gave ctl.WalletRow) {
 	t.Helper()
 	p, c := provider.Status().PeerID, caller.Status().PeerID
 	var took ctl.WalletRow
 	Eventually(t, "both sides' totals agree", func() bool {
 		gave, took = provider.with(c), caller.with(p)
-		return gave.UWH > 0 && gave.Unsigned == 0 && gave.UWH == took.UWH
+		return gave.Calls >= calls && gave.Unsigned == 0 && gave.UWH == took.UWH
 	})
-	gave.Gave, gave.Class, took.Class = false, "", ""
+	gave.Peer, gave.Gave, gave.Class = p, false, ""
 	if gave != took {
 		t.Errorf("the provider has %+v\nthe caller has %+v", gave, took)
 	}
@@ -104,7 +104,7 @@ func TestAccounts(t *testing.T) {
 	}
 	load(length)
 	used := cpuOf(t, provider.Status().ProgramPID)
-	total := even(t, provider, caller)
+	total := even(t, provider, caller, uint64(made.Load()))
 	if failed.Load() > 0 || total.Calls != uint64(made.Load()) {
 		t.Errorf("%d calls were made, %d failed, %d were signed for", made.Load(), failed.Load(), total.Calls)
 	}
@@ -135,7 +135,7 @@ func TestAccounts(t *testing.T) {
 		}
 	}
 	load(time.Second)
-	last := even(t, provider, caller)
+	last := even(t, provider, caller, total.Calls+1)
 	if last.UWH <= total.UWH || last.Calls <= total.Calls {
 		t.Errorf("after the kills %+v, before %+v", last, total)
 	}
@@ -149,7 +149,7 @@ func TestAccounts(t *testing.T) {
 	caller.AwaitProviders(cid, 1)
 	load(time.Second)
 	Eventually(t, "the provider has heard what it had lost", func() bool { return provider.with(c).UWH > last.UWH })
-	even(t, provider, caller)
+	even(t, provider, caller, last.Calls+1)
 
 	file := filepath.Join(t.TempDir(), "export")
 	caller.Must("wallet", "export", file, caller.Dir)

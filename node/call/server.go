@@ -45,6 +45,7 @@ type ServerDeps struct {
 	Program  Program // nil: a nucleus without a program
 	Identity Identity
 	Outgoing func(c *cellproto.Conn, f *cellproto.Frame) // the owner's calls to other cells; see Caller.Accept
+	Rank     func(Who) Rank                              // of a caller that has to wait, while this host is busy; nil: all are strangers
 	Log      *zap.Logger
 }
 
@@ -59,6 +60,7 @@ type Server struct {
 	last     atomic.Int64 // unix ns of the end of the last call
 	keys     keys
 	meter    *Meter
+	queue    queue
 	probers  probers
 
 	passed    sync.Pool    // of *passed, which no call uses
