@@ -28,7 +28,8 @@ type Rank struct {
 
 // queue has the calls that wait.
 type queue struct {
-	waits atomic.Int64 // len(calls): read without the lock
+	waits atomic.Int64  // len(calls): read without the lock
+	time  time.Duration // for which a call may wait
 
 	mu    sync.Mutex
 	q     ledger.Queue
@@ -72,7 +73,7 @@ func (q *queue) push(p *passed, f *cellproto.Frame, full error) error {
 	q.last++
 	id := q.last
 	q.calls[id], q.class[id] = p, r.Class
-	wait := queueTime
+	wait := q.time
 	if f.Header.Budget > 0 {
 		wait = min(wait, f.Header.Budget)
 	}

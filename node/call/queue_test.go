@@ -15,7 +15,7 @@ import (
 // While there is no place, the owner comes first, then who has earned it, then newcomers; the lowest is
 // refused when too many wait.
 func TestQueueEvicts(t *testing.T) {
-	var q queue
+	q := queue{time: time.Hour}
 	full := cellproto.Errorf("call", cellproto.Overloaded, "full")
 	var mu sync.Mutex
 	var refused []ledger.Class
@@ -63,4 +63,61 @@ func TestQueueEvicts(t *testing.T) {
 		t.Errorf("%d, in the order %v", len(order), order[:3])
 	}
 
+}
+
+// Calls that find no place are not refused at once: they are served in the order of their ranks when
+// there is one, and counted as others.
+func TestQueueByRank(t *testing.T) {
+	cell := publish(t, testSchema())
+	p := provide(t, cell, nil)
+	p.program.places = 1
+	p.server.queue.time = patience
+	stranger, _ := newHost(t)
+	earned, _ := newHost(t)
+	p.server.deps.Rank = func(w Who) Rank {
+		if w.Peer == earned.ID() {
+			return Rank{Class: ledger.ClassEarned, Weight: 1}
+		}
+		return Rank{Class: ledger.ClassStranger, Weight: 1}
+	}
+	held := make(chan struct{})
+	served := make(chan string, 10)
+	p.program.handle = func(in *cellproto.Inbound) {
+		served <- string(in.Payload)
+		<-held
+		answer(in)
+	}
+	a, b := dial(t, stranger, p), dial(t, earned, p)
+	var calls sync.WaitGroup
+	call := func(c *cellproto.Conn, text string) {
+		calls.Go(func() {
+			if _, err := ask(t, c, request("echo", text)); err != nil {
+				t.Errorf("%s: %v", text, err)
+			}
+		})
+	}
+	call(a, "first")
+	<-served
+	for i, name := range []string{"stranger", "stranger", "earned"} {
+		c := a
+		if name == "earned" {
+			c = b
+		}
+		call(c, name)
+		eventually(t, "it waits", func() bool { return p.server.Waiting() == i+1 })
+	}
+	close(held)
+	calls.Wait()
+	for i, want := range []string{"earned", "stranger", "stranger"} {
+		if got := <-served; got != `{"text":"`+want+`"}` {
+			t.Errorf("served as number %d is %s, want %s", i, got, want)
+		}
+	}
+	p.server.Meter().Tick(time.Now(), Spent{})
+	if u := p.server.Meter().Divided(stranger.ID().String()); u.Calls != 3 || u.Wall == 0 || u.In == 0 || u.Out == 0 {
+		t.Errorf("%+v", u)
+	}
+	if l := p.server.Load(); l.InFlight != 0 || p.program.inFlight.Load() != 0 || p.server.Waiting() != 0 {
+		t.Errorf("places are left taken: %+v", l)
+	}
 }

@@ -102,6 +102,7 @@ func NewServer(cfg ServerConfig, deps ServerDeps) *Server {
 	s := &Server{cfg: cfg, deps: deps, peers: map[string]*peerLoad{}, conns: map[*cellproto.Conn]*session{}, proven: map[peer.ID]proven{}}
 	s.keys.once = newOnce[*keyed]()
 	s.meter = newMeter()
+	s.queue.time = queueTime
 	s.tokens = newTokens(cfg, deps.Identity)
 	s.serving.Store(&Serving{})
 	s.keyPrefix = newKeyPrefix()
