@@ -184,7 +184,7 @@ func TestCallerThatNeverSigns(t *testing.T) {
 	t.Parallel()
 	n := New(t)
 	n.Bootstrap()
-	provider := n.tally("")
+	provider := n.tally("[auth]\nchallenge = \"none\"\n")
 	provider.Start()
 	cid := provider.Publish().CID
 	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
