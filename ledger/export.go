@@ -76,14 +76,12 @@ type Finding struct {
 }
 
 // Check reads an export and checks every entry as if a peer had sent it, for which nothing else is
-// needed, and that credit is what the public table makes of the meter. Without net it is that of the first
-// entry. It gives the book of what holds and the findings. now is in ms since 1970; with 0 no
+// needed. Without net it is that of the first entry. Prices are for Priced. It gives the book of what holds and the findings. now is in ms since 1970; with 0 no
 // delegation or budget has ended yet. Kinds: BadInput, with the entry, for a file that is none.
 func Check(r io.Reader, net Net, nowMS uint64) (*Book, []Finding, error) {
 	const op = "check ledger"
 	b := NewBook(Config{Net: net, MaxForeign: 1 << 24, MaxLogs: 1 << 20})
 	var findings []Finding
-	var prices priceCache
 	dec := decMode.NewDecoder(io.LimitReader(r, maxExport))
 	for n := 1; ; n++ {
 		var raw cbor.RawMessage
@@ -100,11 +98,6 @@ func Check(r io.Reader, net Net, nowMS uint64) (*Book, []Finding, error) {
 			res = b.IngestProof(raw)
 		} else {
 			res = b.Ingest(nowMS, raw)
-		}
-		if res.Verdict == Stored {
-			if err := prices.check(raw); err != nil {
-				findings = append(findings, Finding{n, Malformed, err})
-			}
 		}
 		if res.Verdict != Stored && res.Verdict != Forked {
 			findings = append(findings, Finding{n, res.Verdict, res.Err})
@@ -126,27 +119,15 @@ func netIn(data []byte) Net {
 	return Net{}
 }
 
-// priceCache has the price tables that were needed.
-type priceCache map[uint16]*PriceTable
-
-// check says whether the credit of a receipt is what its price table makes of its meter.
-func (c *priceCache) check(data []byte) error {
-	s, _, err := DecodeReceipt(data)
+// Priced says whether the credit of a receipt is what its price table makes of its meter. Kinds: BadInput,
+// Unsupported.
+func Priced(r *Receipt) error {
+	t, err := LoadPrices(r.MeterV)
 	if err != nil {
-		return nil // it is another kind of entry
+		return err
 	}
-	t := (*c)[s.MeterV]
-	if t == nil {
-		if t, err = LoadPrices(s.MeterV); err != nil {
-			return err
-		}
-		if *c == nil {
-			*c = priceCache{}
-		}
-		(*c)[s.MeterV] = t
-	}
-	if credit, err := t.Credit(&s.Meter); err != nil || credit != s.Credit {
-		return cellproto.Errorf("check receipt", cellproto.BadInput, "by price table %d the meter is worth %d µWh, the receipt says %d", s.MeterV, credit, s.Credit)
+	if credit, err := t.Credit(&r.Meter); err != nil || credit != r.Credit {
+		return cellproto.Errorf("check receipt", cellproto.BadInput, "by price table %d the meter is worth %d µWh, the receipt says %d", r.MeterV, credit, r.Credit)
 	}
 	return nil
 }

@@ -226,14 +226,14 @@ func (a *app) ledgerVerifyCmd() *cobra.Command {
 				return err
 			}
 			c := checkedExport(args[0], book, findings)
+			c.checkPrices(book)
 			if a.json {
 				err = a.printJSON(c)
 			} else {
 				err = a.table(c.rows())
 			}
-			if err == nil && len(findings) > 0 {
-				err = cellproto.Errorf(op, cellproto.Corrupt, "%d entries do not hold; the first is entry %d, %s: %v",
-					len(findings), findings[0].Entry, findings[0].Verdict, findings[0].Err)
+			if err == nil && !c.OK {
+				err = cellproto.Errorf(op, cellproto.Corrupt, "%d entries do not hold; the first: %s", len(c.Bad), c.Bad[0].What)
 			}
 			return err
 		},
@@ -249,7 +249,7 @@ type exportJSON struct {
 }
 
 type exportBadJSON struct {
-	Entry int    `json:"entry"` // from 1
+	Entry int    `json:"entry"` // from 1; 0: a receipt whose price is wrong
 	What  string `json:"what"`
 }
 
@@ -267,7 +267,7 @@ type exportTotalJSON struct {
 func checkedExport(file string, book *ledger.Book, findings []ledger.Finding) exportJSON {
 	out := exportJSON{file, len(findings) == 0, []exportBadJSON{}, []exportTotalJSON{}}
 	for _, f := range findings {
-		out.Bad = append(out.Bad, exportBadJSON{f.Entry, fmt.Sprintf("%s: %v", f.Verdict, f.Err)})
+		out.Bad = append(out.Bad, exportBadJSON{f.Entry, fmt.Sprintf("entry %d is %s: %v", f.Entry, f.Verdict, f.Err)})
 	}
 	book.Registers(func(k ledger.RegKey, r ledger.Register) bool {
 		t := exportTotalJSON{Consumer: k.Consumer.String(), Provider: k.Provider.String(), Epoch: k.Epoch, SignedBy: "provider"}
@@ -286,6 +286,19 @@ func checkedExport(file string, book *ledger.Book, findings []ledger.Finding) ex
 	return out
 }
 
+// checkPrices checks that credit is what the public table makes of the meter.
+func (c *exportJSON) checkPrices(book *ledger.Book) {
+	book.Registers(func(_ ledger.RegKey, r ledger.Register) bool {
+		for _, s := range r.Entries() {
+			if err := ledger.Priced(&s.Receipt); err != nil {
+				c.OK = false
+				c.Bad = append(c.Bad, exportBadJSON{0, fmt.Sprintf("receipt of %s for %s: %v", s.Provider, s.Consumer, err)})
+			}
+		}
+		return true
+	})
+}
+
 func (c *exportJSON) rows() [][]string {
 	rows := [][]string{{"CONSUMER", "PROVIDER", "CALLS", "CREDIT", "SIGNED BY"}}
 	const short = 16 // digits of a key that tell it from others
@@ -293,7 +306,7 @@ func (c *exportJSON) rows() [][]string {
 		rows = append(rows, []string{t.Consumer[:short], t.Provider[:short], strconv.FormatUint(t.Calls, 10), energyText(t.UWH), t.SignedBy})
 	}
 	for _, b := range c.Bad {
-		rows = append(rows, []string{fmt.Sprintf("entry %d", b.Entry), b.What})
+		rows = append(rows, []string{"bad", b.What})
 	}
 	return rows
 }

@@ -151,6 +151,17 @@ func TestAccounts(t *testing.T) {
 	Eventually(t, "the provider has heard what it had lost", func() bool { return provider.with(c).UWH > last.UWH })
 	even(t, provider, caller, last.Calls+1)
 
+	provider.Stop()
+	spoil(t, filepath.Join(provider.Dir, "ledger"))
+	provider.Start()
+	if r := provider.Ctl("doctor", provider.Dir); !strings.Contains(r.Stdout, "damaged") {
+		t.Errorf("doctor does not speak of the damage:\n%s", r.Stdout)
+	}
+	caller.AwaitProviders(cid, 1)
+	again := caller.with(p)
+	load(time.Second)
+	even(t, provider, caller, again.Calls+1)
+
 	file := filepath.Join(t.TempDir(), "export")
 	caller.Must("wallet", "export", file, caller.Dir)
 	var checked struct {
@@ -177,6 +188,29 @@ func TestAccounts(t *testing.T) {
 	if r := n.Ctl(t.TempDir(), "ledger", "verify", file); r.Code == 0 {
 		t.Errorf("a changed export is in order: %s", r.Stdout)
 	}
+}
+
+// spoil changes a byte in the first record of a ledger's first segment.
+func spoil(t *testing.T, dir string) {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil || len(names) == 0 {
+		t.Fatalf("no segments in %s: %v", dir, err)
+	}
+	for _, name := range names {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(data) > 400 { // of several records
+			data[100] ^= 1
+			if err := os.WriteFile(name, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+	}
+	t.Fatalf("no segment of %q has several records", names)
 }
 
 // A caller that never signs is told from others.
@@ -229,3 +263,30 @@ func TestCallerThatNeverSigns(t *testing.T) {
 }
 
 type streamOf struct{ network.Stream }
+
+// A nucleus whose ledger cannot be opened serves on, and says so.
+func TestLedgerWithoutDisk(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	n.Bootstrap()
+	provider := n.tally("")
+	provider.write("ledger", "not a directory", 0o600)
+	provider.Start()
+	cid := provider.Publish().CID
+	caller := n.Headless("caller")
+	caller.Start()
+	caller.AwaitProviders(cid, 1)
+	if _, _, err := caller.Use(t.Context(), cid, "burn", "k", "1"); err != nil {
+		t.Errorf("a call: %v", err)
+	}
+	if s := provider.Status(); s.Ledger == "" {
+		t.Error("status does not say it")
+	}
+	if w := provider.wallet(); w.Error == "" || len(w.Registers) != 0 {
+		t.Errorf("%+v", w)
+	}
+	r := provider.Ctl("doctor", provider.Dir)
+	if !strings.Contains(r.Stdout, "ledger") || r.Code == 0 {
+		t.Errorf("doctor: exit code %d\n%s", r.Code, r.Stdout)
+	}
+}
