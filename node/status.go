@@ -43,6 +43,9 @@ func (n *nucleus) status() ctl.Status {
 		}
 	}
 	s.SchemasInUse = n.schemaUsers()
+	if err := n.accounts.trouble(); err != nil {
+		s.Ledger = err.Error()
+	}
 	s.Patch, s.Placements = n.patches.status(), n.placer.rows()
 	return s
 }

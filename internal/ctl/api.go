@@ -120,12 +120,13 @@ type Status struct {
 	LastExit     string      `json:"last_exit,omitempty"`  // how the last run ended
 	LastError    string      `json:"last_error,omitempty"` // why it does not run, if something is wrong with it
 	LastHint     string      `json:"last_hint,omitempty"`
-	LogCut       uint64      `json:"log_cut,omitempty"`    // bytes that it printed past 64 KiB/s
-	BadLines     uint64      `json:"bad_lines,omitempty"`  // of a jsonl program that answered nothing
-	Swap         *SwapStatus `json:"swap,omitempty"`       // the last one
-	Placements   []Placement `json:"placements,omitempty"` // cells of which a copy near by is wanted, the newest first
-	SchemasInUse []SchemaUse `json:"schemas_in_use"`       // the last used first
-	Patch        []Patch     `json:"patch,omitempty"`      // in the order in which they are applied, by name
+	Ledger       string      `json:"ledger_error,omitempty"` // why what is given and taken is not written down
+	LogCut       uint64      `json:"log_cut,omitempty"`      // bytes that it printed past 64 KiB/s
+	BadLines     uint64      `json:"bad_lines,omitempty"`    // of a jsonl program that answered nothing
+	Swap         *SwapStatus `json:"swap,omitempty"`         // the last one
+	Placements   []Placement `json:"placements,omitempty"`   // cells of which a copy near by is wanted, the newest first
+	SchemasInUse []SchemaUse `json:"schemas_in_use"`         // the last used first
+	Patch        []Patch     `json:"patch,omitempty"`        // in the order in which they are applied, by name
 }
 
 // SchemaUse is one schema by which the cell is called.
