@@ -107,6 +107,30 @@ func TestOthers(t *testing.T) {
 	}
 }
 
+// What is hosted for others is this person's as soon as they want it; the other way round it is not.
+func TestAddWhatIsHosted(t *testing.T) {
+	there := newFetcher(t)
+	s := newTestStore(t, newFetcher(t), nil)
+	w := want(t, there.serve(t, program), []peer.AddrInfo{there.info()}, nil)
+	w.Public, w.Hosted, w.AskedBy = true, true, there.info().ID
+	hosted := mustAdd(t, s, w)
+	if !hosted.Hosted || hosted.AskedBy == "" {
+		t.Errorf("%+v", hosted.Record)
+	}
+	w.Public, w.Hosted = false, false
+	m, made, err := s.Add(t.Context(), w, silent)
+	if err != nil || made || m.Hosted || m.AskedBy != "" || m.Public {
+		t.Errorf("made %v, %+v: %v", made, m, err)
+	}
+	if r, err := ReadRecord(hosted.Dir); err != nil || r.Hosted || r.Public {
+		t.Errorf("%+v: %v", r, err)
+	}
+	w.Public, w.Hosted = true, true
+	if _, _, err := s.Add(t.Context(), w, silent); cellproto.KindOf(err) != cellproto.Denied {
+		t.Errorf("it is hosted again: %v", err)
+	}
+}
+
 // What another process makes is seen at once.
 func TestDirOfOthers(t *testing.T) {
 	c := &clock{time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)} // stands still
