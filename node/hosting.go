@@ -379,8 +379,9 @@ func (h *hosting) note(c *hostedCell, m *ctl.Metrics, now time.Time) (unused tim
 		c.row.CPUPercent = 100 * float64(cpu-c.cpu) / float64(took) / float64(runtime.NumCPU())
 	}
 	c.cpu, c.at, c.row.RSS = cpu, now, m.Nucleus.RSS+m.Program.RSS
-	if m.Served != c.served {
-		c.served, c.used = m.Served, now
+	if m.Served > c.served { // fewer: its nucleus has been started anew
+		c.used = now
 	}
+	c.served = m.Served
 	return now.Sub(c.used)
 }
