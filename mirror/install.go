@@ -228,8 +228,9 @@ func (s *Store) assemble(ctx context.Context, root *os.Root, name string, fill f
 	return syncDir(root, ".")
 }
 
-// fetched is where a program is fetched to.
-func (p *plan) fetched() string { return path.Join(fetchDir, p.artefact.BLAKE3.String()) }
+// fetched is where a program is fetched to. It is nobody else's: another manifest may name the same hash, and
+// whoever fetches for that in another process would go on writing to what was checked here.
+func (p *plan) fetched() string { return path.Join(fetchDir, p.name) }
 
 // fetch fetches the program.
 func (s *Store) fetch(ctx context.Context, root *os.Root, p *plan, progress func(string)) error {

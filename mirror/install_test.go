@@ -131,6 +131,43 @@ func TestAddWhatIsHosted(t *testing.T) {
 	}
 }
 
+// fetching is a fetcher that a test makes up.
+type fetching func(dst string) error
+
+func (f fetching) Fetch(_ context.Context, _ signed.Artefact, _ []peer.AddrInfo, dst string, _ func(done, total int64)) error {
+	return f(dst)
+}
+
+// Whoever publishes a cell with the hash of another one's program cannot write to that program, though both are
+// fetched at once by two nuclei.
+func TestHashOfAnother(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "foreign")
+	a := artefact(t, program)
+	victim, hostile := want(t, a, nil, nil), want(t, a, nil, func(m *signed.Manifest) { m.Name = "hostile" })
+	begun, installed, ended := make(chan struct{}), make(chan struct{}), make(chan error)
+	slow := storeAt(t, root, fetching(func(dst string) error {
+		f, err := os.OpenFile(dst, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		close(begun)
+		<-installed
+		_, err = f.WriteAt([]byte("something else"), 0)
+		return err
+	}), nil)
+	go func() { _, _, err := slow.Add(t.Context(), hostile, silent); ended <- err }()
+	<-begun
+	m := mustAdd(t, storeAt(t, root, fetching(func(dst string) error { return os.WriteFile(dst, program, 0o600) }), nil), victim)
+	close(installed)
+	if err := <-ended; cellproto.KindOf(err) != cellproto.Corrupt {
+		t.Errorf("the hostile one: %v", err)
+	}
+	if got, err := os.ReadFile(filepath.Join(m.Dir, "bin", "calculator")); err != nil || !bytes.Equal(got, program) {
+		t.Errorf("the program was changed to %q, %v", got, err)
+	}
+}
+
 // What another process makes is seen at once.
 func TestDirOfOthers(t *testing.T) {
 	c := &clock{time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)} // stands still
