@@ -15,3 +15,21 @@ func TestParseQuorum(t *testing.T) {
 		}
 	}
 }
+
+func FuzzParseQuorum(f *testing.F) {
+	for _, s := range []string{"2of3", "8of8", "1of1", "of", "2of3of4", "99of99"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		q, err := ParseQuorum(s)
+		if err != nil {
+			if KindOf(err) != BadInput || HintOf(err) == "" {
+				t.Errorf("%q: %v", s, err)
+			}
+			return
+		}
+		if q.String() != s || q.Agree < 2 || q.Agree > q.Ask || 2*q.Agree <= q.Ask || q.Ask > MaxProbed {
+			t.Errorf("%q gives %+v", s, q)
+		}
+	})
+}

@@ -285,14 +285,14 @@ func (c *Conn) FlushLater(other *Conn) {
 // longer than maxBatch for those to other requests of the same read.
 func (c *Conn) FlushBatch() {
 	c.FlushLater(c)
-	r, now := c.r, time.Now()
+	r := c.r
 	since := r.readAt
 	if r.flushAt.After(since) {
 		since = r.flushAt
 	}
-	if now.Sub(since) > maxBatch {
+	if time.Since(since) > maxBatch { // cheaper than time.Now
 		c.flushDirty(r)
-		r.flushAt = now
+		r.flushAt = time.Now()
 	}
 }
 

@@ -6,6 +6,9 @@ import (
 	"github.com/celldnet/celld/cellproto"
 )
 
+// entriesPerLog is how many entries a log has on average, if there is no room for more.
+const entriesPerLog = 4
+
 // ingestKey takes one entry of a key log: the next of a log that is known, or one that conflicts with
 // it, which makes a proof. The log of a banned identity is followed too: its hosts are banned with it.
 func (b *Book) ingestKey(data []byte) Result {
@@ -21,8 +24,9 @@ func (b *Book) ingestKey(data []byte) Result {
 	if l != nil && e.Seq < l.state.Len && bodyID(e.body) == l.hash(e.Seq) {
 		return Result{Verdict: Stale}
 	}
+	own := e.ID == b.cfg.Account
 	if l == nil {
-		if len(b.logs) >= b.cfg.MaxLogs {
+		if len(b.logs) >= b.cfg.MaxLogs && !own {
 			return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Overloaded, "there is no room for more key logs")}
 		}
 		l = &keyLog{state: &KeyState{Net: e.Net, ID: e.ID}}
@@ -33,6 +37,8 @@ func (b *Book) ingestKey(data []byte) Result {
 		return Result{Verdict: Missing, Err: cellproto.Errorf(op, cellproto.NotFound, "entry %d of this log, or the one before, is not known", e.Seq)}
 	case e.Seq < l.state.Len:
 		return b.conflict(l, e)
+	case !own && b.others >= entriesPerLog*b.cfg.MaxLogs:
+		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Overloaded, "there is no room for more entries of key logs")}
 	case len(l.entries) >= maxLog:
 		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.TooLarge, "a log of %d entries", len(l.entries))}
 	}
@@ -42,7 +48,10 @@ func (b *Book) ingestKey(data []byte) Result {
 	}
 	l.state, l.entries = next, append(l.entries, e)
 	b.logs[e.ID] = l
-	r := Result{Verdict: Stored, Slot: bodyID(e.body), Record: data, Durable: e.ID == b.cfg.Account}
+	if !own {
+		b.others++
+	}
+	r := Result{Verdict: Stored, Slot: bodyID(e.body), Record: data, Durable: own}
 	if d, ok := e.Payload.(*Delegate); ok && b.claimHost(d, e.ID) {
 		r.Host, r.Account = d.Host, e.ID
 	}

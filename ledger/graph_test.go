@@ -224,3 +224,150 @@ func BenchmarkResidual(b *testing.B) {
 		}
 	})
 }
+
+// Who never signs uses one window up, however many identities it has; it closes the door by which it
+// came for others only for some days.
+func TestWindowsAreShared(t *testing.T) {
+	g, w := NewGraph(peer(0)), works{}
+	for s := range 10 {
+		w.did(g, peer(100+s), peer(1), wh(10)) // they have worked for an honest peer
+	}
+	w.did(g, peer(1), peer(0), wh(100)) // whom this host owes much
+	h := &simHost{graph: g, totals: map[Key]*simTotal{}}
+	use := func(c Key) (n uint64) {
+		for room := g.Room(c); room > 0; room = g.Room(c) {
+			h.serve(c, room)
+			n += room
+		}
+		return n
+	}
+	var crowd uint64
+	for s := range 9 {
+		crowd += use(peer(100 + s))
+	}
+	if crowd != MinWindow {
+		t.Errorf("nine identities took %d without a signature, want one window", crowd)
+	}
+	other := peer(109)
+	if g.Room(other) != 0 || g.Residual(other) == 0 {
+		t.Error("the window is not shared")
+	}
+	for range 3 {
+		g.Forgive()
+	}
+	if room := g.Room(other); room < MinWindow/2 {
+		t.Errorf("after three days %d", room)
+	}
+	c := peer(100) // who signs goes on at once
+	h.totals[c].signed = h.totals[c].used
+	g.Apply(h.edge(c))
+	if room := g.Room(other); room != MinWindow {
+		t.Errorf("after a signature %d", room)
+	}
+}
+
+// However small the parts are into which a credit is split, a fiftieth of it is what nobody signs for.
+func TestSmallWindows(t *testing.T) {
+	g, w := NewGraph(peer(0)), works{}
+	h := &simHost{graph: g, totals: map[Key]*simTotal{}}
+	const parts = 2000
+	var took uint64
+	for s := range parts {
+		w.did(g, peer(100+s), peer(0), wh(1)/parts)
+		for room := g.Room(peer(100 + s)); room > 0; room = g.Room(peer(100 + s)) {
+			h.serve(peer(100+s), room)
+			took += room
+		}
+	}
+	if took == 0 || took > wh(1)/windowPart {
+		t.Errorf("%d of %d", took, wh(1))
+	}
+}
+
+// Who was served elsewhere has that much less here, even where no path leads to who served.
+func TestServedElsewhere(t *testing.T) {
+	g, w := NewGraph(peer(0)), works{}
+	w.did(g, peer(1), peer(0), 100)
+	w.did(g, peer(7), peer(1), 100)
+	w.did(g, peer(8), peer(7), 1000)                    // and has a friend who says that it is owed a lot
+	if g.Residual(peer(7))+g.Residual(peer(8)) != 100 { // the one has paid the other
+		t.Fatalf("%d %d", g.Residual(peer(7)), g.Residual(peer(8)))
+	}
+	w.did(g, peer(2), peer(8), 30) // a host that nobody here knows serves one of the two
+	if g.Residual(peer(7))+g.Residual(peer(8)) != 70 {
+		t.Errorf("%d %d", g.Residual(peer(7)), g.Residual(peer(8)))
+	}
+	if g.Residual(peer(2)) != 30 {
+		t.Errorf("who served has %d", g.Residual(peer(2)))
+	}
+}
+
+// Who only gives loses nothing of what it is owed, whatever others sign, take and pay with.
+func TestWhoOnlyGivesLosesNothing(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		const n, giver = 6, 50
+		g, w := NewGraph(peer(0)), works{}
+		var gave uint64
+		for range rapid.IntRange(1, 60).Draw(t, "receipts") {
+			x, y := rapid.IntRange(0, n-1).Draw(t, "provider"), rapid.IntRange(0, n-1).Draw(t, "consumer")
+			v := rapid.Uint64Range(1, 50).Draw(t, "µWh")
+			if rapid.IntRange(0, 3).Draw(t, "the giver") == 0 {
+				w.did(g, peer(giver), peer(y), v)
+				gave += v
+			} else if x != y {
+				w.did(g, peer(x), peer(y), v)
+			}
+			var owed uint64
+			for k, v := range g.edges {
+				if int32(k>>32) == g.ids[peer(giver)] && gave > 0 {
+					owed += v
+				}
+			}
+			if owed != gave {
+				t.Fatalf("it gave %d and is owed %d", gave, owed)
+			}
+		}
+	})
+}
+
+// A caller that never signs is remembered in bounded room, and what it signs in the end settles all.
+func TestDebtsAreBounded(t *testing.T) {
+	g, w := NewGraph(peer(0)), works{}
+	h := &simHost{graph: g, totals: map[Key]*simTotal{}}
+	for i := range 10_000 {
+		if i%3 == 0 {
+			w.did(g, peer(100+i%9), peer(0), 10)
+			w.did(g, peer(7), peer(100+i%9), 10)
+		}
+		h.serve(peer(7), 7)
+	}
+	if n := len(g.owing[g.ids[peer(7)]]); n == 0 || n > maxDebts+10 {
+		t.Errorf("%d debts", n)
+	}
+	g.Merge(peer(7), peer(8))
+	h.totals[peer(7)].signed = h.totals[peer(7)].used
+	e := h.edge(peer(7))
+	e.To = peer(8)
+	g.Apply(e)
+	if len(g.owing) != 0 {
+		t.Errorf("%v", g.owing)
+	}
+	for n, o := range g.open {
+		if o.unsigned != 0 {
+			t.Errorf("%d: %d unsigned", n, o.unsigned)
+		}
+	}
+}
+
+// A banned caller pays nothing, and least of all with what another has paid with before.
+func TestBannedPaysNothing(t *testing.T) {
+	g, w := NewGraph(peer(0)), works{}
+	w.did(g, peer(1), peer(0), 100)
+	w.did(g, peer(2), peer(0), 100)
+	g.Ban(peer(2))
+	w.did(g, peer(5), peer(1), 30) // 1 pays 5 with its claim on this host
+	w.did(g, peer(6), peer(2), 30)
+	if g.Residual(peer(5)) != 30 || g.Residual(peer(6)) != 0 {
+		t.Errorf("%d %d", g.Residual(peer(5)), g.Residual(peer(6)))
+	}
+}

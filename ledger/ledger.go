@@ -25,13 +25,14 @@ type Ledger struct {
 	heads  map[Key]uint64 // neighbours -> entries of the own log that they have
 	alone  bool           // the owner has said that there is nobody to ask
 	held   *KeyEntry      // signed, and perhaps on the disk; nothing else may take its place
+	since  time.Time      // when the graph forgave last
 	signed map[Hash]Hash  // place in a pool's log -> the entry that this member has signed for it
 }
 
 // Open reads a ledger. Registers come back as they were at the last sync at least; who lacks something
 // gets it from counterparties.
 func Open(cfg Config, files Files, now time.Time) (*Ledger, *Report, error) {
-	l := &Ledger{cfg: cfg, heads: map[Key]uint64{}, signed: map[Hash]Hash{}, graph: NewGraph(cfg.Self)}
+	l := &Ledger{cfg: cfg, heads: map[Key]uint64{}, signed: map[Hash]Hash{}, graph: NewGraph(cfg.Self), since: now}
 	if cfg.Near == nil {
 		cfg.Near = l.near
 	}
@@ -291,6 +292,10 @@ func poolPlace(id Key, seq uint64) Hash {
 func (l *Ledger) Tick(now time.Time) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if now.Sub(l.since) >= 24*time.Hour {
+		l.since = now
+		l.graph.Forgive()
+	}
 	return l.store.Tick(now)
 }
 

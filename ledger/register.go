@@ -96,8 +96,8 @@ func (r *Receipt) covers(o *Receipt) bool {
 	return r.N >= o.N && r.Credit >= o.Credit && r.Meter.covers(&o.Meter)
 }
 
-// entries gives what has to be kept of a register: one entry, or two when the halves differ.
-func (r Register) entries() []*Signed {
+// Entries gives what shows a register to others: one entry, or two when the halves differ.
+func (r Register) Entries() []*Signed {
 	switch {
 	case r.Ack == nil:
 		return []*Signed{r.Claim}

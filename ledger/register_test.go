@@ -303,3 +303,39 @@ func TestValidationOrder(t *testing.T) {
 	b.expect(t, Beyond, forge(testReceipt(4, 5, 10))) // no room
 	b.expect(t, Stored, wire(t, dual(t, testReceipt(9, 5, 10), 9, 5)))
 }
+
+// Whoever makes keys up fills the room that strangers have, and not that of what this host signs itself.
+func TestRoomForStrangers(t *testing.T) {
+	b := NewBook(Config{Net: testNet, Self: pub(9), Account: pub(8), MaxForeign: 5, MaxLogs: 2})
+	stored := map[string]int{}
+	for k := byte(10); k < 40; k++ {
+		for name, data := range map[string][]byte{
+			"claims": wire(t, claim(t, testReceipt(9, k, 10), k)),
+			"acks":   wire(t, ack(t, testReceipt(k, 9, 10), k)),
+			"others": wire(t, ack(t, testReceipt(k, k+1, 10), k)),
+		} {
+			if b.Ingest(nowMS, data).Verdict == Stored {
+				stored["receipts"]++
+			} else {
+				stored["no "+name]++
+			}
+		}
+		if c := must1[*SignedCheque](t)(SealCheque(Cheque{Net: testNet, Donor: pub(k), To: pub(8), Credit: 1}, testKey(k))); b.Ingest(nowMS, wire(t, c)).Verdict == Stored {
+			stored["cheques"]++
+		}
+		for _, e := range accountLog(t, k, 100+k, 150+k, 200+k) {
+			if b.Ingest(nowMS, wire(t, e)).Verdict == Stored {
+				stored["key entries"]++
+			}
+		}
+	}
+	if stored["receipts"] != 5 || stored["cheques"] != 5 || stored["key entries"] != 8 {
+		t.Errorf("%v", stored)
+	}
+	b.expect(t, Stored, wire(t, claim(t, testReceipt(50, 9, 10), 9)))
+	b.expect(t, Stored, wire(t, ack(t, testReceipt(9, 51, 10), 9)))
+	b.expect(t, Stored, wire(t, must1[*SignedCheque](t)(SealCheque(Cheque{Net: testNet, Donor: pub(8), To: pub(60), Credit: 1}, testKey(8)))))
+	for _, e := range accountLog(t, 8, 9) {
+		b.expect(t, Stored, wire(t, e))
+	}
+}

@@ -55,6 +55,10 @@ func (p *plan) cellToml() ([]byte, error) {
 	if !p.Public {
 		add("nucleus_timeout", mirrorNucleus)
 	}
+	if m.Challenge == cellproto.AuthNone {
+		b.WriteString("\n[auth]\n")
+		text("challenge", m.Challenge)
+	}
 	b.WriteString("\n[resources]\n")
 	cpu, memory, concurrency := float64(m.Resources.CPUMilli)/1000, m.Resources.MemoryBytes, m.Resources.Concurrency
 	add("cpu", clamp(cpu, d.Resources.CPU, minCPU, maxCPU))

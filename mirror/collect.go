@@ -17,9 +17,12 @@ import (
 	"github.com/celldnet/celld/internal/ctl"
 )
 
-// KeepUnused is how long a mirror that is stopped is kept after its last use, and so is what an
-// interrupted fetch has left.
+// KeepUnused is how long a mirror that is stopped is kept after its last use.
 const KeepUnused = 7 * 24 * time.Hour
+
+// keepFetching is how long what an interrupted fetch has left is kept when all is swept: long enough for
+// one that goes on at the moment.
+const keepFetching = time.Hour
 
 // maxFetching bounds how many programs that are not whole are kept.
 const maxFetching = 8
@@ -147,7 +150,7 @@ func (s *Store) Collect(ctx context.Context, dry bool) ([]Mirror, error) {
 	if dry {
 		return out, nil
 	}
-	return out, errors.Join(s.sweep(ctx, root, newDir), s.sweep(ctx, root, goneDir), s.trim(root, "", KeepUnused))
+	return out, errors.Join(s.sweep(ctx, root, newDir), s.sweep(ctx, root, goneDir), s.trim(root, "", keepFetching))
 }
 
 func (s *Store) exists() bool {

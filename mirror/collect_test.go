@@ -67,7 +67,7 @@ func TestCollectFetches(t *testing.T) {
 	if rest, err := os.ReadDir(filepath.Join(s.cfg.Root, fetchDir)); err != nil || len(rest) > maxFetching {
 		t.Errorf("%d are kept: %v", len(rest), err)
 	}
-	c.now = c.now.Add(KeepUnused + time.Hour)
+	c.now = c.now.Add(keepFetching + time.Minute)
 	if _, err := s.Collect(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}

@@ -159,6 +159,9 @@ func keep(now time.Time, s Situation) Decision {
 	return Decision{Action: Retire, Why: "a newer version serves, and nobody calls this one"}
 }
 
+// Missed says that the objective was missed often enough for a copy to be due.
+func (s *Situation) Missed() bool { return misses(s.Objective, s.Races) >= MissesToPlace }
+
 // misses counts how often the best candidate missed the objective, back from the newest race.
 func misses(o Objective, races []Outcome) (n int) {
 	for i := len(races) - 1; i >= 0 && o.Misses(races[i]); i-- {

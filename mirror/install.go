@@ -134,6 +134,10 @@ func (s *Store) plan(op string, w Want, m *signed.Manifest) (*plan, error) {
 	default:
 		return nil, cellproto.Errorf(op, cellproto.Denied, "placement is %q: its owner keeps it on one machine", m.Privacy)
 	}
+	if w.Public && m.Challenge == cellproto.AuthSig {
+		return nil, cellproto.Errorf(op, cellproto.Denied, `challenge is "sig": its owner admits only keys that the owner has named, which a mirror cannot know`).
+			WithHint("Without --public it is a mirror for this machine alone.")
+	}
 	a, ok := m.Artefact(s.cfg.OS, s.cfg.Arch)
 	if err := s.buildable(w, m); !ok && err != nil {
 		var have []string

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"lukechampine.com/blake3"
 
@@ -79,6 +80,30 @@ func TestAddAgain(t *testing.T) {
 	}
 	if r, err := ReadRecord(first.Dir); err != nil || !r.Public {
 		t.Errorf("%+v: %v", r, err)
+	}
+}
+
+// A version of this person's own is replaced by another one; what is hosted for others is not.
+func TestOthers(t *testing.T) {
+	there := newFetcher(t)
+	s := newTestStore(t, newFetcher(t), nil)
+	a := there.serve(t, program)
+	named := func(version string, hosted bool) Want {
+		w := want(t, a, []peer.AddrInfo{there.info()}, func(m *signed.Manifest) { m.Version = version })
+		w.Public, w.Hosted = hosted, hosted
+		return w
+	}
+	own, next := mustAdd(t, s, named("1.0.0", false)), named("3.0.0", false)
+	mustAdd(t, s, named("2.0.0", true))
+	m, err := signed.OpenManifest(next.CID, next.Block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if others, err := s.Others(next.CID, m); err != nil || len(others) != 1 || others[0].CID != own.CID {
+		t.Errorf("%+v, %v", others, err)
+	}
+	if others, err := s.Others(cid.MustParse(own.CID), m); err != nil || len(others) != 0 {
+		t.Errorf("%+v, %v", others, err)
 	}
 }
 
@@ -150,6 +175,31 @@ func TestPlacement(t *testing.T) {
 	s.cfg.Account = owner(t)
 	refused(t, s, with("local"), cellproto.Denied, "keeps it on one machine")
 	mustAdd(t, s, with("friends"))
+}
+
+// What only keys may call that the owner has named is not announced by others; a copy for this machine alone
+// is its user's affair. What everybody may call everybody may call here too.
+func TestChallenge(t *testing.T) {
+	there := newFetcher(t)
+	s := newTestStore(t, newFetcher(t), nil)
+	a := there.serve(t, program)
+	with := func(challenge string, public bool) Want {
+		w := want(t, a, []peer.AddrInfo{there.info()}, func(m *signed.Manifest) { m.Challenge = challenge })
+		w.Public = public
+		return w
+	}
+	refused(t, s, with("sig", true), cellproto.Denied, "keys that the owner has named")
+	mustAdd(t, s, with("sig", false))
+	if _, _, err := s.Add(t.Context(), with("sig", true), silent); cellproto.KindOf(err) != cellproto.Denied {
+		t.Errorf("it is announced from now on: %v", err)
+	}
+	for challenge, want := range map[string]celltoml.Challenge{"": celltoml.ChallengeSimple, "none": celltoml.ChallengeNone} {
+		m := mustAdd(t, newTestStore(t, newFetcher(t), nil), with(challenge, true))
+		cfg, err := celltoml.Load(m.Dir)
+		if err != nil || cfg.Auth.Challenge != want {
+			t.Errorf("a mirror of one with the challenge %q has %q: %v", challenge, cfg.Auth.Challenge, err)
+		}
+	}
 }
 
 // lying writes what it likes.

@@ -69,6 +69,9 @@ func (n *nucleus) routes() http.Handler {
 		"POST " + ctl.RouteGive:      n.ctlGive,
 		"GET " + ctl.RouteGiveStatus: n.ctlGiveStatus,
 
+		"GET " + ctl.RouteWallet:       n.ctlWallet,
+		"GET " + ctl.RouteWalletExport: n.ctlWalletExport,
+
 		"GET " + ctl.RouteDeps:  n.ctlDeps,
 		"POST " + ctl.RouteDeps: n.ctlUpdateDeps,
 	} {

@@ -1,7 +1,9 @@
 package node
 
 import (
+	"context"
 	"encoding/hex"
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,42 +18,80 @@ import (
 	"github.com/celldnet/celld/node/sandbox"
 )
 
-// newLimiter gives what holds the caps of all hosted cells together: a control group around them, if one
-// can be made, else nothing but each cell's own sandbox with its share.
-func newLimiter(home string, log *zap.Logger) give.Limiter {
-	sum := blake3.Sum256([]byte(home)) // the nucleus after this one finds it again
-	pool, err := sandbox.OpenPool(hex.EncodeToString(sum[:6]))
-	if err != nil {
-		log.Info("no control group can be made: each hosted cell gets a share", zap.Error(err))
-		return shares{err}
-	}
-	return pooled{pool}
+// limiter holds the caps of all hosted cells together: by a control group around them, if one can be made or
+// the user's systemd gives one, else by nothing but each cell's own sandbox with its share, which that holds by
+// stopping the program now and then, and ending it when it takes too much memory. The Giver's goroutine uses
+// it.
+type limiter struct {
+	name   string // of the group
+	log    *zap.Logger
+	opened bool
+	pool   *sandbox.Pool // nil: shares
+	asked  bool          // systemd was, and gave
+	why    error         // there is no pool
 }
 
-// pooled holds the caps by a control group.
-type pooled struct{ *sandbox.Pool }
+func newLimiter(home string, log *zap.Logger) *limiter {
+	sum := blake3.Sum256([]byte(home)) // the nucleus after this one finds the group again
+	return &limiter{name: hex.EncodeToString(sum[:6]), log: log}
+}
 
-func (p pooled) Set(c give.Caps) error {
-	return p.Pool.Set(sandbox.PoolLimits{
+// open makes the group when it is needed: most home cells give nothing.
+func (l *limiter) open() {
+	if l.opened {
+		return
+	}
+	l.opened = true
+	l.Close() // what may be left of it
+	if l.pool, l.why = sandbox.OpenPool(l.name); l.pool != nil {
+		return
+	}
+	if err := give.AskScope(context.Background()); err != nil {
+		l.why = errors.Join(l.why, err)
+	} else if l.pool, err = sandbox.OpenPool(l.name); err != nil {
+		l.why = errors.Join(l.why, err)
+	} else {
+		l.asked = true
+		return
+	}
+	l.log.Info("no control group can be made: each hosted cell gets a share", zap.Error(l.why))
+}
+
+func (l *limiter) Set(c give.Caps) error {
+	if l.open(); l.pool == nil {
+		return nil
+	}
+	err := l.pool.Set(sandbox.PoolLimits{
 		CPU: c.CPU / 100 * float64(runtime.NumCPU()), Memory: c.Memory, Disk: c.Disk,
 	})
+	l.opened = err == nil // somebody may have removed it: the next time it is made again
+	return err
 }
 
-func (p pooled) Used([]give.Row) give.Usage { return give.Usage(p.Pool.Used()) }
-
-// shares is what is left without control groups: a hosted cell's sandbox holds its share of the caps, which
-// it gets when it starts, by stopping its program now and then, and ending it when it takes too much memory.
-type shares struct{ why error }
-
-func (s shares) Set(give.Caps) error       { return nil }
-func (s shares) Groups() map[string]string { return nil }
-func (s shares) Close()                    {}
-
-func (s shares) By() string {
-	return "a share for each cell (duty cycle, watchdog), since no control group can be made: " + s.why.Error()
+func (l *limiter) Groups() map[string]string {
+	if l.pool == nil {
+		return nil
+	}
+	return l.pool.Groups()
 }
 
-func (s shares) Used(rows []give.Row) (u give.Usage) {
+func (l *limiter) By() string {
+	switch {
+	case !l.opened:
+		return ""
+	case l.pool == nil:
+		why := strings.ReplaceAll(l.why.Error(), "\n", "; ")
+		return "a share for each cell (duty cycle, watchdog), since no control group can be made: " + why
+	case l.asked:
+		return l.pool.By() + ", given by systemd"
+	}
+	return l.pool.By()
+}
+
+func (l *limiter) Used(rows []give.Row) give.Usage {
+	if l.pool != nil {
+		return give.Usage(l.pool.Used())
+	}
 	var roots []int
 	for _, r := range rows {
 		if text, err := os.ReadFile(filepath.Join(r.Dir, ctl.RunDir, "pid")); err == nil {
@@ -61,4 +101,10 @@ func (s shares) Used(rows []give.Row) (u give.Usage) {
 		}
 	}
 	return give.TreeUsage("/proc", roots)
+}
+
+func (l *limiter) Close() {
+	if l.pool != nil {
+		l.pool.Close()
+	}
 }

@@ -16,7 +16,7 @@ import (
 // then do not pass through here any more. Nothing is read from the connection, only looked at, so that
 // the program, or else the relay, begins with the caller's hello. It reports whether it has.
 func (n *nucleus) grant(ctx context.Context, conn *net.UnixConn, who call.Who, hello *cellproto.Hello) bool {
-	if n.program == nil || hello == nil {
+	if n.program == nil || hello == nil || n.program.OnTrial() { // whoever comes back because of a swap need not wait for its end
 		return false
 	}
 	subject, until, ok := n.server.MayHold(who, hello)

@@ -12,12 +12,9 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
-	"github.com/libp2p/go-libp2p/core/peer"
-	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
-	"github.com/celldnet/celld/cellproto/signed"
 	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/mirror"
 	"github.com/celldnet/celld/mirror/offer"
@@ -34,10 +31,6 @@ const (
 	renewTimeout = 20 * time.Second
 	// hostedUnused is how long a mirror is hosted that nobody calls.
 	hostedUnused = 24 * time.Hour
-	// maxIntroduced is how many of an offer's providers are connected to before anything is asked of them.
-	maxIntroduced = 3
-	introduceTime = 5 * time.Second
-	schemaWait    = 10 * time.Second
 )
 
 // States of what is hosted, besides those of ctl.
@@ -123,215 +116,6 @@ func (h *hosting) close() {
 		h.n.host.RemoveStreamHandler(cellproto.ProtocolHost)
 		h.n.dht.AnnounceDonor(false)
 	}
-}
-
-// Consider says whether a cell is taken up now.
-func (h *hosting) Consider(ctx context.Context, from peer.ID, o offer.Offer, m *signed.Manifest) error {
-	if hosted, err := h.known(o); hosted || err != nil {
-		return err
-	}
-	if err := h.answer(ctx, o, m); err != nil {
-		return err
-	}
-	want, err := h.want(from, o)
-	if err == nil {
-		err = h.n.mirrors.store.Check(want)
-	}
-	if err != nil {
-		return err
-	}
-	return canConfine(ctx)
-}
-
-// known says whether the cell of an offer is here already, for others too.
-func (h *hosting) known(o offer.Offer) (hosted bool, err error) {
-	h.mu.Lock()
-	c, running := h.cells[o.Cell.String()], h.running
-	h.mu.Unlock()
-	if c != nil && running {
-		return true, nil
-	}
-	dir, ok := h.n.mirrors.store.Dir(o.Cell)
-	if c != nil || !ok {
-		return false, nil
-	}
-	r, err := mirror.ReadRecord(dir)
-	if err == nil && r != nil && !r.Public {
-		err = cellproto.Errorf("take it up", cellproto.Denied, "this machine has a copy of its own, which is not shared")
-	}
-	return false, err
-}
-
-// answer asks the owner's settings and the machine.
-func (h *hosting) answer(ctx context.Context, o offer.Offer, m *signed.Manifest) error {
-	_, artefact := m.Artefact(runtime.GOOS, runtime.GOARCH)
-	a := h.n.giver.Take(ctx, give.Need{
-		CID: o.Cell.String(), Publisher: string(m.Owner), CPU: float64(m.Resources.CPUMilli) / 1000, Memory: m.Resources.MemoryBytes,
-		GPU: m.Resources.GPU != "", Source: !artefact,
-	})
-	if a.OK {
-		return nil
-	}
-	err := cellproto.Errorf("take it up", cellproto.Denied, "%s", a.Why)
-	if a.When > 0 {
-		err.Kind, err.RetryAfter = cellproto.Overloaded, a.When
-	}
-	return err
-}
-
-// want is the mirror that an offer asks for, but for its schema.
-func (h *hosting) want(from peer.ID, o offer.Offer) (mirror.Want, error) {
-	net, err := h.n.mirrors.network()
-	return mirror.Want{
-		CID: o.Cell, Block: o.Block, From: o.Providers, Public: true, Hosted: true, AskedBy: from, Network: net,
-		Before: func(dir string) error { return h.n.giver.Place(from.String()).Write(dir) },
-	}, err
-}
-
-// Take takes a cell up, and gives where its mirror is.
-func (h *hosting) Take(ctx context.Context, from peer.ID, o offer.Offer, m *signed.Manifest, step func(string)) (peer.AddrInfo, error) {
-	c, fresh, err := h.admit(ctx, from, o, m)
-	if err != nil {
-		return peer.AddrInfo{}, err
-	}
-	h.log.Info("taking a cell up", zap.Stringer("cell", o.Cell), zap.String("name", m.Name), zap.Stringer("for", from))
-	ctx, cancel := h.whileRunning(ctx)
-	defer cancel()
-	row, status, err := h.make(ctx, c, from, o, m, step)
-	h.mu.Lock()
-	inUse := !h.running
-	switch {
-	case err != nil && fresh:
-		delete(h.cells, o.Cell.String())
-	case err == nil:
-		c.row.Dir, c.row.State, c.row.Since, c.row.Error = row.Dir, stateRunning, time.Now(), ""
-		if !row.Hosted { // the owner has a public mirror of it
-			delete(h.cells, o.Cell.String())
-		}
-	}
-	h.mu.Unlock()
-	h.n.giver.Changed()
-	if err == nil && inUse && row.Hosted { // the owner came back in this very moment
-		err = cellproto.Errorf("take it up", cellproto.Overloaded, "this machine is in use")
-		h.yield(context.WithoutCancel(ctx), c, row.Dir, "this machine is in use")
-	}
-	if err != nil {
-		h.log.Warn("cannot take a cell up", zap.Stringer("cell", o.Cell), zap.Error(err))
-		if inUse {
-			late := cellproto.Errorf("take it up", cellproto.Overloaded, "this machine is in use")
-			late.RetryAfter = give.Quiet
-			err = late
-		}
-		return peer.AddrInfo{}, err
-	}
-	info, err := reachedAt(status)
-	if err == nil {
-		h.log.Info("a cell is hosted", zap.Stringer("cell", o.Cell), zap.String("dir", row.Dir), zap.Stringer("mirror", info.ID))
-	}
-	return info, err
-}
-
-// admit gives the cell of an offer its place, which it has from now on.
-func (h *hosting) admit(ctx context.Context, from peer.ID, o offer.Offer, m *signed.Manifest) (c *hostedCell, fresh bool, err error) {
-	h.admission.Lock()
-	defer h.admission.Unlock()
-	hosted, err := h.known(o)
-	if err == nil && !hosted {
-		err = h.answer(ctx, o, m)
-	}
-	if err != nil {
-		return nil, false, err
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	id := o.Cell.String()
-	if c := h.cells[id]; c != nil {
-		return c, false, nil
-	}
-	now := time.Now()
-	c = &hostedCell{used: now, row: give.Row{
-		CID: id, Name: m.Name, Version: m.Version, Publisher: string(m.Owner), ForWhom: from.String(), State: stateTaking, Since: now,
-	}}
-	h.cells[id] = c
-	return c, true, nil
-}
-
-// whileRunning gives a context that ends when the machine is needed by its owner.
-func (h *hosting) whileRunning(ctx context.Context) (context.Context, context.CancelFunc) {
-	h.mu.Lock()
-	paused := h.paused
-	h.mu.Unlock()
-	ctx, cancel := context.WithCancel(ctx)
-	ended := make(chan struct{})
-	go func() { // ends with ctx
-		defer close(ended)
-		select {
-		case <-paused:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	return ctx, func() { cancel(); <-ended }
-}
-
-// make makes a hosted mirror and starts it.
-func (h *hosting) make(ctx context.Context, c *hostedCell, from peer.ID, o offer.Offer, m *signed.Manifest, step func(string)) (row ctl.MirrorRow, status ctl.Status, err error) {
-	want, err := h.want(from, o)
-	if err == nil {
-		err = canConfine(ctx)
-	}
-	if err != nil {
-		return row, status, err
-	}
-	if m.Schema.Defined() {
-		step("fetching the schema")
-		if want.Schema, err = h.schema(ctx, want.From, m); err != nil {
-			return row, status, err
-		}
-	}
-	c.op.Lock()
-	defer c.op.Unlock()
-	return h.n.mirrors.make(ctx, want, step)
-}
-
-// schema fetches the schema of a cell from those who provide it, or from whoever has it.
-func (h *hosting) schema(ctx context.Context, from []peer.AddrInfo, m *signed.Manifest) (*cellproto.Schema, error) {
-	var ids []peer.ID
-	near, cancel := context.WithTimeout(ctx, introduceTime)
-	defer cancel()
-	for _, info := range from[:min(len(from), maxIntroduced)] {
-		if h.n.host.Connect(near, info) == nil { // else somebody else has it
-			ids = append(ids, info.ID)
-		}
-	}
-	ctx, done := context.WithTimeout(ctx, schemaWait)
-	defer done()
-	raw, err := h.n.blocks.Block(ctx, m.Schema.Cid, cellproto.MaxSchema, ids)
-	if err != nil {
-		return nil, err
-	}
-	return cellproto.ParseSchema(raw)
-}
-
-// reachedAt gives where a nucleus can be reached.
-func reachedAt(s ctl.Status) (info peer.AddrInfo, err error) {
-	const op = "read where a mirror is"
-	if info.ID, err = peer.Decode(s.PeerID); err != nil {
-		return info, cellproto.Errorf(op, cellproto.Failed, "%w", err)
-	}
-	for _, text := range s.Addrs {
-		a, err := ma.NewMultiaddr(text)
-		if err != nil {
-			return info, cellproto.Errorf(op, cellproto.Failed, "%w", err)
-		}
-		if transport, _ := peer.SplitAddr(a); len(transport) > 0 {
-			info.Addrs = append(info.Addrs, transport)
-		}
-	}
-	if len(info.Addrs) == 0 {
-		return info, cellproto.Errorf(op, cellproto.Unavailable, "it has no address that others can reach")
-	}
-	return info, nil
 }
 
 // each does something with each hosted mirror that has a directory, all at once, and gives the errors.
@@ -467,6 +251,13 @@ func (h *hosting) Rows(context.Context) []give.Row {
 
 // keep renews the leases of what is hosted, while it may run.
 func (h *hosting) keep() {
+	if !h.n.giver.On() { // the nucleus was killed while it removed what was hosted
+		ctx, cancel := context.WithTimeout(h.ctx, renewTimeout)
+		if err := h.Clear(ctx); err != nil {
+			h.log.Warn("what was hosted cannot be removed", zap.Error(err))
+		}
+		cancel()
+	}
 	tick := time.NewTicker(renewEvery)
 	defer tick.Stop()
 	for {
@@ -476,24 +267,36 @@ func (h *hosting) keep() {
 		case <-tick.C:
 		case <-h.kick:
 		}
-		h.mu.Lock()
-		running := h.running
-		h.mu.Unlock()
-		if !running {
-			continue
+		if h.mayRun() {
+			h.work.Go(h.renewAll) // one that hangs is not to cost the others their leases
 		}
-		limited, cancel := context.WithTimeout(h.ctx, renewTimeout)
-		ctx, end := h.whileRunning(limited)
-		_ = h.each(func(c *hostedCell, dir string) error { // each row says how it went
-			if !c.op.TryLock() {
-				return nil // it is just being taken up, or paused
-			}
-			defer c.op.Unlock()
-			return h.renew(ctx, c, dir)
-		})
-		end()
-		cancel()
 	}
+}
+
+func (h *hosting) mayRun() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.running
+}
+
+// renewAll renews the leases of all, but for those that are told something at the moment, and removes what the
+// owner of this machine does not want any more.
+func (h *hosting) renewAll() {
+	limited, cancel := context.WithTimeout(h.ctx, renewTimeout)
+	defer cancel()
+	ctx, end := h.whileRunning(limited)
+	defer end()
+	report, err := h.n.giver.Status(ctx)
+	_ = h.each(func(c *hostedCell, dir string) error { // each row says how it went
+		if !c.op.TryLock() {
+			return nil // it is just being taken up, or paused, or does not answer
+		}
+		defer c.op.Unlock()
+		if err == nil && !h.wanted(c, report.Settings.Policy) {
+			return h.remove(ctx, c)
+		}
+		return h.renew(ctx, c, dir)
+	})
 }
 
 // renew lets one go on, starts it if it sleeps, and looks at what it uses. One that nobody calls any more
@@ -516,7 +319,7 @@ func (h *hosting) renew(ctx context.Context, c *hostedCell, dir string) error {
 		}
 	}
 	switch {
-	case err != nil && ctx.Err() != nil:
+	case err != nil && ctx.Err() != nil && !h.mayRun():
 		return nil // the owner is back
 	case err != nil:
 		h.log.Warn("a hosted mirror does not run", zap.String("dir", dir), zap.Error(err))
@@ -533,6 +336,13 @@ func (h *hosting) renew(ctx context.Context, c *hostedCell, dir string) error {
 		return h.remove(ctx, c)
 	}
 	return nil
+}
+
+// wanted says whether the owner of this machine still wants a cell hosted.
+func (h *hosting) wanted(c *hostedCell, p give.Policy) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return !slices.Contains(p.Deny, c.row.CID) && (len(p.Allow) == 0 || slices.Contains(p.Allow, c.row.Publisher))
 }
 
 func (h *hosting) forWhom(c *hostedCell) string {

@@ -8,7 +8,11 @@ import (
 // keepState makes the store of the program's state, and gives what takes the program's calls: those for its
 // state, and all others as outgoing does, which is nil for a program that calls nobody.
 func (n *nucleus) keepState(outgoing func(*cellproto.Conn, *cellproto.Frame), started *closers) (func(*cellproto.Conn, *cellproto.Frame), error) {
-	store, err := state.New(state.Config{Dir: n.cfg.Dir, Size: n.cfg.Resources.Disk}, n.log.Named("state"))
+	cfg := state.Config{Dir: n.cfg.Dir, Size: n.cfg.Resources.Disk}
+	if n.placed != nil && n.placed.Disk > 0 {
+		cfg.Rate = int(max(min(n.placed.Disk, cellproto.StateRate), leastRate))
+	}
+	store, err := state.New(cfg, n.log.Named("state"))
 	if err != nil {
 		return nil, err
 	}

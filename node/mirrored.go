@@ -95,6 +95,8 @@ const (
 	leastCPU    = 0.01
 )
 
+const leastRate = 64 << 10 // bytes a second of the state that is kept at least
+
 // reachable says whether other peers can come here at all.
 func (n *nucleus) reachable() bool { return len(n.cfg.Network.Listen) > 0 }
 

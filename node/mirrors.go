@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"runtime"
 	"sync"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -28,6 +29,9 @@ type mirrors struct {
 	n       *nucleus
 	account cellproto.PeerID // of this machine's person
 	store   *mirror.Store
+
+	probe  sync.Mutex
+	probed time.Time // when a sandbox worked last
 
 	mu       sync.Mutex
 	starting map[cid.Cid]int // how often each is being made and started just now
@@ -171,6 +175,26 @@ func anyPorts(listen []string) []string {
 		out[i] = fixedPort.ReplaceAllString(a, "/$1/0")
 	}
 	return out
+}
+
+// confinedFor is how long it is believed that strangers' programs can run here: to find out is to start a
+// program, and offers come from strangers too.
+const confinedFor = time.Minute
+
+// confinable is canConfine for what may be asked often. That something works is remembered; that it does not
+// is looked at anew.
+func (m *mirrors) confinable(ctx context.Context) error {
+	m.probe.Lock()
+	defer m.probe.Unlock()
+	now := time.Now()
+	if now.Sub(m.probed) < confinedFor {
+		return nil
+	}
+	err := canConfine(ctx)
+	if err == nil {
+		m.probed = now
+	}
+	return err
 }
 
 // canConfine says whether a stranger's program can run here at all.

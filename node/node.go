@@ -81,6 +81,7 @@ type nucleus struct {
 	patches     *patches
 	server      *call.Server
 	caller      *call.Caller
+	accounts    *accounts
 	serving     *serving
 	swaps       *swaps
 	mirror      *mirror.Record  // nil: the cell is the owner's own
@@ -418,7 +419,7 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 	n.server = call.NewServer(call.ServerConfig{
 		Name: n.cfg.Cell.Name, Agent: agent, Challenge: string(n.cfg.Auth.Challenge), AllowedKeys: allowed,
 		TokenTTL: n.cfg.Auth.TokenTTL, ShowSchema: n.cfg.Cell.Schema, CheckArgs: n.cfg.Cell.Speaks == celltoml.JSONL, OwnerUID: os.Getuid(), Had: n.schemas.has, Elsewhere: func(made []byte) bool { return n.olds.route(made) != "" },
-	}, call.ServerDeps{Program: prog, Identity: n.identity, Outgoing: outgoing, Log: n.log.Named("server")})
+	}, call.ServerDeps{Program: prog, Identity: n.identity, Outgoing: outgoing, Rank: n.rank, Log: n.log.Named("server")})
 	n.friends.know(n.server, n.mirrors.account, allowed)
 	n.placer = newPlacer(n, started) // ends after the caller, which tells it
 	n.depends = newDepends(n, started)
@@ -443,6 +444,9 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 		n.server.Close(ctx)
 	})
 	if err := n.startPatches(started); err != nil {
+		return err
+	}
+	if err := n.startAccounts(started); err != nil {
 		return err
 	}
 	n.adverts = newAdverts(n)

@@ -167,6 +167,9 @@ func (n *nucleus) manifest(ctx context.Context, a signed.Artefact, schema *cellp
 	if cfg.Cell.Speaks == celltoml.JSONL {
 		m.Speaks = string(cfg.Cell.Speaks)
 	}
+	if cfg.Auth.Challenge != celltoml.ChallengeSimple {
+		m.Challenge = string(cfg.Auth.Challenge)
+	}
 	if schema != nil {
 		link, err := schemaLink(schema)
 		if err != nil {

@@ -46,6 +46,9 @@ func (n *nucleus) status() ctl.Status {
 	if c := n.checks.Load(); c != nil {
 		s.Dependencies = c.status()
 	}
+	if err := n.accounts.trouble(); err != nil {
+		s.Ledger = err.Error()
+	}
 	s.Patch, s.Placements = n.patches.status(), n.placer.rows()
 	return s
 }

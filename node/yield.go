@@ -73,22 +73,39 @@ func (l *lease) watch() {
 		case <-timer.C:
 		}
 		l.mu.Lock()
-		now, until, since := time.Now(), l.until, l.since
+		due, again := leaseDue(time.Now(), l.until, l.since)
 		l.mu.Unlock()
-		switch {
-		case since.IsZero() && !now.Before(until):
+		switch due {
+		case leaseOver:
 			l.yield(l.ctx, "nobody says any more that it may run")
-			timer.Reset(yieldKept)
-		case since.IsZero():
-			timer.Reset(until.Sub(now))
-		case now.Sub(since) >= yieldKept:
+		case leaseForgotten:
 			l.n.log.Info("it has been at rest for long: ending")
 			l.n.stop()
 			return
-		default:
-			timer.Reset(yieldKept - now.Sub(since))
 		}
+		timer.Reset(again)
 	}
+}
+
+// What is due of a lease.
+const (
+	leaseHolds     = iota
+	leaseOver      // it has to yield
+	leaseForgotten // it has yielded long ago
+)
+
+// leaseDue says what is due of a lease that holds until then, of a mirror that has yielded since then, and
+// when to look again. It is pure.
+func leaseDue(now, until, since time.Time) (due int, again time.Duration) {
+	switch {
+	case since.IsZero() && !now.Before(until):
+		return leaseOver, yieldKept
+	case since.IsZero():
+		return leaseHolds, until.Sub(now)
+	case now.Sub(since) >= yieldKept:
+		return leaseForgotten, 0
+	}
+	return leaseHolds, yieldKept - now.Sub(since)
 }
 
 // yield gives the machine back: callers leave, calls in flight have yieldGrace, and then nothing of the

@@ -117,7 +117,9 @@ func (b *bench) grantedAlone(w map[string]*worker) []comparison {
 		p50("local: granted, a message of 200 B as JSON, p50 / direct socket, same SDK", "granted message", "direct message", 1.5),
 	}
 	if w["ping-pong"] != nil {
-		rows = append(rows, p50(pingPongRow, "granted", "ping-pong", 1.4))
+		rows = append(rows, p50(pingPongRow, "granted", "ping-pong", 1.4),
+			p50("local: floor, one caller, p50: ping-pong of two C processes / gRPC unary over a Unix socket", "ping-pong", "grpc", 0),
+			p50("local: floor, one caller, p50: ping-pong of two C processes / NATS request and reply over TCP", "ping-pong", "nats", 0))
 	}
 	return rows
 }

@@ -24,9 +24,10 @@ func Frames(t cellproto.Transport, to string) (func() (Call, error), error) {
 		return nil, err
 	}
 	return func() (Call, error) {
-		payload := Payload()
+		payload, room := Payload(), make([]byte, 0, PayloadSize)
 		return func() error {
-			r, err := conn.Call(context.Background(), &cellproto.Request{Header: cellproto.Header{Func: "echo", To: to}, Payload: payload})
+			r := cellproto.Reply{Payload: room}
+			err := conn.CallInto(context.Background(), &cellproto.Request{Header: cellproto.Header{Func: "echo", To: to}, Payload: payload}, &r)
 			if err != nil {
 				return err
 			}

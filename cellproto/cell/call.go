@@ -17,7 +17,7 @@ import (
 // call of an idempotent function that has none.
 func KeyFrom(ctx context.Context) string {
 	if c := callFrom(ctx); c != nil {
-		return c.key
+		return c.given.key
 	}
 	return ""
 }
@@ -31,7 +31,7 @@ func CallerFrom(ctx context.Context) cellproto.PeerID {
 // MetaFrom gives a value of the call's meta, "" when there is none.
 func MetaFrom(ctx context.Context, key string) string {
 	if c := callFrom(ctx); c != nil {
-		return c.meta[key]
+		return c.given.meta[key]
 	}
 	return ""
 }
@@ -62,18 +62,28 @@ func callFrom(ctx context.Context) *call {
 type call struct {
 	s        *server
 	conn     *cellproto.Conn
-	key      string
-	trace    string
-	meta     map[string]string
-	deadline time.Time
-	by       *counted  // that counts the call; nil: the nucleus does
-	timed    time.Time // when it began, if it is timed
+	by       *counted      // that counts the call; nil: the nucleus does
+	given    *given        // never nil
+	deadline time.Duration // after server.born; 0: none
+	timed    time.Duration // when it began, after server.born, if it is timed
 
 	mu    sync.Mutex
 	frame *cellproto.Frame   // while it runs inline
 	in    *cellproto.Inbound // once it is detached
 	over  bool
 }
+
+// given is what few callers say, apart so that the calls of all others take less memory.
+type given struct {
+	key   string
+	trace string
+	meta  map[string]string
+}
+
+var nothing given
+
+// farAway is a budget so long that no caller can tell it from a longer one, and no sum with it too large.
+const farAway = 100 * 365 * 24 * time.Hour
 
 var _ context.Context = (*call)(nil)
 
@@ -89,10 +99,12 @@ func (s *server) begin(conn *cellproto.Conn, f *cellproto.Frame) *call {
 	c := &s.slab[0]
 	s.slab = s.slab[1:]
 	s.slabMu.Unlock()
-	c.s, c.conn, c.frame, c.meta = s, conn, f, f.Header.Meta
-	c.key, c.trace = string(f.Header.Key), string(f.Header.Trace)
+	c.s, c.conn, c.frame, c.given = s, conn, f, &nothing
+	if h := &f.Header; len(h.Key) > 0 || len(h.Trace) > 0 || len(h.Meta) > 0 {
+		c.given = &given{key: string(h.Key), trace: string(h.Trace), meta: h.Meta}
+	}
 	if f.Header.Budget > 0 {
-		c.deadline = time.Now().Add(f.Header.Budget)
+		c.deadline = time.Since(s.born) + min(f.Header.Budget, farAway)
 	}
 	return c
 }
@@ -113,8 +125,8 @@ func (c *call) detach() {
 // accept registers the call as one that is answered later. c.mu is held, or nobody else has c.
 func (c *call) accept() {
 	f := *c.frame
-	if !c.deadline.IsZero() {
-		f.Header.Budget = max(time.Until(c.deadline), 1)
+	if c.deadline != 0 {
+		f.Header.Budget = max(c.deadline-time.Since(c.s.born), 1)
 	}
 	c.in, c.frame = c.conn.Inbound(c.s.base, &f), nil
 }
@@ -141,8 +153,8 @@ func (c *call) end() *cellproto.Inbound {
 
 // Deadline is the caller's.
 func (c *call) Deadline() (time.Time, bool) {
-	if !c.deadline.IsZero() {
-		return c.deadline, true
+	if c.deadline != 0 {
+		return c.s.born.Add(c.deadline), true
 	}
 	return c.s.base.Deadline()
 }
@@ -169,7 +181,7 @@ func (c *call) Err() error {
 		return c.in.Context().Err()
 	case c.over:
 		return context.Canceled
-	case !c.deadline.IsZero() && !time.Now().Before(c.deadline):
+	case c.deadline != 0 && time.Since(c.s.born) >= c.deadline:
 		return context.DeadlineExceeded
 	}
 	return c.s.base.Err()

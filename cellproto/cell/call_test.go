@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"sync"
 	"testing"
@@ -234,4 +235,18 @@ func TestYield(t *testing.T) {
 	got, err := p.json(t, "open", "")
 	check(t, got, err, "{}", 0)
 	check(t, "", <-result, "", 0)
+}
+
+// TestLongestBudget: no budget that a header can carry is over at once.
+func TestLongestBudget(t *testing.T) {
+	p := start(t, programConfig{}, FuncRaw("left", func(ctx context.Context, _ []byte) ([]byte, error) {
+		if d, ok := ctx.Deadline(); !ok || time.Until(d) < 24*time.Hour {
+			return nil, errors.New("the deadline is near")
+		}
+		return nil, ctx.Err()
+	}))
+	h := cellproto.Header{Func: "left", Budget: math.MaxInt64 / time.Microsecond * time.Microsecond}
+	if _, err := p.Call(context.WithoutCancel(t.Context()), &cellproto.Request{Header: h}); err != nil {
+		t.Error(err)
+	}
 }

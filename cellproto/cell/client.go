@@ -132,7 +132,7 @@ func (cl *Client) Do(ctx context.Context, r *Request) (*Reply, error) {
 	}
 	if c := callFrom(ctx); c != nil {
 		c.detach()
-		request.Header.Trace = []byte(c.trace)
+		request.Header.Trace = []byte(c.given.trace)
 	}
 	reply := &Reply{quorum: r.Quorum != ""}
 	if err := cl.conn.CallInto(ctx, &request, &reply.reply); err != nil {

@@ -111,6 +111,8 @@ type server struct {
 
 	cancelBackground func() // nil: there is none
 
+	born time.Time
+
 	slabMu sync.Mutex // after a Yield another goroutine begins calls
 	slab   []call
 }
@@ -120,7 +122,7 @@ func newServer(cfg Config, functions []*Function) (*server, error) {
 		return nil, err
 	}
 	s := &server{
-		cfg: cfg, functions: make(map[string]*Function, len(functions)+1),
+		cfg: cfg, born: time.Now(), functions: make(map[string]*Function, len(functions)+1),
 		schema: cellproto.Schema{Cell: cfg.Name, Functions: make(map[string]cellproto.Function, len(functions))},
 	}
 	s.flights.init()
@@ -230,7 +232,7 @@ func (s *server) acceptCounted(conn *cellproto.Conn, f *cellproto.Frame, by *cou
 	c := s.begin(conn, f)
 	if by != nil {
 		if c.by = by; by.page.Begin() {
-			c.timed = time.Now()
+			c.timed = time.Since(s.born)
 		}
 	}
 	if fn.flags.Slow || fn.flags.BodyIn || fn.flags.BodyOut {
@@ -248,8 +250,8 @@ func (s *server) acceptCounted(conn *cellproto.Conn, f *cellproto.Frame, by *cou
 func (s *server) over(c *call) {
 	if c.by != nil {
 		c.by.page.End()
-		if !c.timed.IsZero() {
-			c.by.page.Time(time.Since(c.timed))
+		if c.timed != 0 {
+			c.by.page.Time(time.Since(s.born) - c.timed)
 		}
 		c.by.end()
 	}

@@ -208,7 +208,7 @@ func (s *Store) call(ctx context.Context, fn string, a *cellproto.StateArgs, bod
 	h := cellproto.Header{Func: fn, Codec: cellproto.CBOR}
 	if c := callFrom(ctx); c != nil {
 		c.detach()
-		h.Trace = []byte(c.trace)
+		h.Trace = []byte(c.given.trace)
 	}
 	places := cl.calls
 	if moves {

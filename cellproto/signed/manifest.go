@@ -14,18 +14,19 @@ import (
 
 // Manifest describes one published version of a cell. Its block's CID is the cell's ID.
 type Manifest struct {
-	V          uint64                 `cbor:"v" json:"v"`                               // 1
-	Name       string                 `cbor:"name" json:"name"`                         // as in cell.toml
-	Version    string                 `cbor:"version" json:"version"`                   // semver
-	Owner      cellproto.PeerID       `cbor:"owner" json:"owner"`                       // the account whose key signs
-	Created    int64                  `cbor:"created" json:"created"`                   // Unix time in ms
-	Prev       Link                   `cbor:"prev" json:"prev"`                         // the version before, or none
-	Schema     Link                   `cbor:"schema" json:"schema"`                     // a block with the canonical JSON, or none
-	SchemaHash cellproto.SchemaHash   `cbor:"schema_hash" json:"schema_hash"`           // zero: no schema
-	Accepted   []cellproto.SchemaHash `cbor:"accepted" json:"accepted"`                 // schemas that callers may hold, ascending
-	Artefacts  []Artefact             `cbor:"artefacts" json:"artefacts"`               // by os, then arch, ascending
-	Source     *Source                `cbor:"source" json:"source"`                     // or none
-	Speaks     string                 `cbor:"speaks,omitempty" json:"speaks,omitempty"` // as in cell.toml; "": frames, which is never written
+	V          uint64                 `cbor:"v" json:"v"`                                     // 1
+	Name       string                 `cbor:"name" json:"name"`                               // as in cell.toml
+	Version    string                 `cbor:"version" json:"version"`                         // semver
+	Owner      cellproto.PeerID       `cbor:"owner" json:"owner"`                             // the account whose key signs
+	Created    int64                  `cbor:"created" json:"created"`                         // Unix time in ms
+	Prev       Link                   `cbor:"prev" json:"prev"`                               // the version before, or none
+	Schema     Link                   `cbor:"schema" json:"schema"`                           // a block with the canonical JSON, or none
+	SchemaHash cellproto.SchemaHash   `cbor:"schema_hash" json:"schema_hash"`                 // zero: no schema
+	Accepted   []cellproto.SchemaHash `cbor:"accepted" json:"accepted"`                       // schemas that callers may hold, ascending
+	Artefacts  []Artefact             `cbor:"artefacts" json:"artefacts"`                     // by os, then arch, ascending
+	Source     *Source                `cbor:"source" json:"source"`                           // or none
+	Speaks     string                 `cbor:"speaks,omitempty" json:"speaks,omitempty"`       // as in cell.toml; "": frames, which is never written
+	Challenge  string                 `cbor:"challenge,omitempty" json:"challenge,omitempty"` // none or sig; "": simple, which is never written
 	Resources  Resources              `cbor:"resources" json:"resources"`
 	SLO        SLO                    `cbor:"slo" json:"slo"`
 	Privacy    string                 `cbor:"privacy" json:"privacy"` // placement: public, friends or local

@@ -90,6 +90,13 @@ func manifestVectors(t testing.TB) vectorFile {
 	linesBlock, linesID := sealed(t, lines)
 	add("of a program that speaks jsonl", "", linesID, linesBlock)
 
+	for _, challenge := range []string{"none", "sig"} {
+		asks := base
+		asks.Challenge = challenge
+		asksBlock, asksID := sealed(t, asks)
+		add("of a cell with the challenge "+challenge, "", asksID, asksBlock)
+	}
+
 	// What is wrong before the body is looked at.
 	add("another block under this CID", "corrupt", id, minimal)
 	add("CID of the codec raw", "bad input", cid.NewCidV1(cid.Raw, id.Hash()), block)
@@ -151,6 +158,10 @@ func manifestVectors(t testing.TB) vectorFile {
 	signed("length in more bytes than needed", "bad input", append([]byte{0xb8, body[0] & 31}, body[1:]...))
 	signed("speaks nothing", "bad input", encode(t, with(t, base, "speaks", "")))
 	signed("speaks frames, and says so", "bad input", encode(t, with(t, base, "speaks", "frames")))
+	signed("no challenge", "bad input", encode(t, with(t, base, "challenge", "")))
+	signed("challenge simple, and says so", "bad input", encode(t, with(t, base, "challenge", "simple")))
+	signed("challenge null", "bad input", encode(t, with(t, base, "challenge", nil)))
+	signed("challenge of another sort", "bad input", encode(t, with(t, base, "challenge", "password")))
 	signed("speaks null", "bad input", encode(t, with(t, base, "speaks", nil)))
 	signed("body a text", "bad input", encode(t, "body"))
 	signed("float", "bad input", encode(t, with(t, base, "created", 1.5)))
@@ -450,6 +461,7 @@ func drawManifest(t *rapid.T) Manifest {
 		Privacy:   rapid.SampledFrom([]string{"public", "friends", "local"}).Draw(t, "privacy"),
 		License:   rapid.StringMatching(`[ -~é€]{0,40}`).Draw(t, "license"),
 		Speaks:    rapid.SampledFrom([]string{"", "jsonl"}).Draw(t, "speaks"),
+		Challenge: rapid.SampledFrom([]string{"", "none", "sig"}).Draw(t, "challenge"),
 	}
 	for i := range rapid.IntRange(0, 20).Draw(t, "artefacts") {
 		m.Artefacts = append(m.Artefacts, Artefact{

@@ -66,6 +66,7 @@ func (m Manifest) validate(op string) error {
 		{"artefacts", m.checkArtefacts()},
 		{"source", m.Source.check()},
 		{"speaks", checkSpeaks(m.Speaks)},
+		{"challenge", checkChallenge(m.Challenge)},
 		{"resources", m.Resources.check()},
 		{"slo.max_p99_ms", checkInt(m.SLO.MaxP99Ms, 0)},
 		{"slo.min_bandwidth_mbps", checkInt(m.SLO.MinBandwidthMbps, 0)},
@@ -228,6 +229,15 @@ func checkSpeaks(s string) error {
 		return fmt.Errorf("%.80q is not jsonl", s)
 	}
 	return nil
+}
+
+// checkChallenge has one form for each, too: simple is what is not said.
+func checkChallenge(s string) error {
+	switch s {
+	case "", cellproto.AuthNone, cellproto.AuthSig:
+		return nil
+	}
+	return fmt.Errorf("%.80q is neither none nor sig", s)
 }
 
 func validPlatform(s string) bool {

@@ -96,6 +96,7 @@ func statusRows(s ctl.Status) [][]string {
 	if s.State != ctl.Stopped {
 		rows = append(rows, []string{"calls", strconv.Itoa(s.InFlight) + " in flight, " + strconv.FormatInt(s.Served, 10) + " served"})
 	}
+	add("ledger", s.Ledger)
 	add("error", s.LastError)
 	add("hint", s.LastHint)
 	if s.Swap != nil {

@@ -124,6 +124,26 @@ func TestPublicMirror(t *testing.T) {
 	n.Must(n.root, "mirror", "rm", dir)
 }
 
+// Whom a cell admits is known where its owner runs it, and nowhere else.
+func TestNoPublicMirrorOfNamedCallers(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	n.Bootstrap()
+	c := n.Example("calculator")
+	c.Edit(`challenge = "simple"`, "challenge = \"sig\"\nallowed_keys = [\"12D3KooWGRUaD8GkFs5Cn7eqqEZzQr8LqpzAxcPNzq2xTPCm1oYC\"]\n#")
+	c.Start()
+	published := c.Publish()
+	home := n.At("home")
+	Eventually(t, "the home cell finds it", func() bool { return n.Ctl(n.root, "find", published.CID).Code == 0 })
+	r := n.Ctl(n.root, "mirror", "add", published.CID, "--public")
+	if r.Code != 4 || !strings.Contains(r.Stderr, "keys that the owner has named") || !strings.Contains(r.Stderr, "Without --public") {
+		t.Errorf("exit code %d\n%s", r.Code, r.Stderr)
+	}
+	if rows := n.mirrors(t, 0); len(rows) != 0 {
+		t.Errorf("%+v in %s", rows, home.Dir)
+	}
+}
+
 // What never leaves a machine is not offered there, and not accepted here, even from a nucleus that
 // serves it all the same.
 func TestLocalIsNotMirrored(t *testing.T) {

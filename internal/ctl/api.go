@@ -120,6 +120,7 @@ type Status struct {
 	LastExit     string            `json:"last_exit,omitempty"`  // how the last run ended
 	LastError    string            `json:"last_error,omitempty"` // why it does not run, if something is wrong with it
 	LastHint     string            `json:"last_hint,omitempty"`
+	Ledger       string            `json:"ledger_error,omitempty"` // why what is given and taken is not written down
 	LogCut       uint64            `json:"log_cut,omitempty"`      // bytes that it printed past 64 KiB/s
 	BadLines     uint64            `json:"bad_lines,omitempty"`    // of a jsonl program that answered nothing
 	Swap         *SwapStatus       `json:"swap,omitempty"`         // the last one

@@ -304,7 +304,11 @@ func (c *Caller) callDirect(ctx context.Context, t resolved, req *cellproto.Requ
 		if err != nil {
 			return nil, err
 		}
-		res.Reply, err = c.send(ctx, lk, req, t.where(), t.where())
+		a := attempt{link: lk}
+		lk.began(lk.clock())
+		a.reply, a.err = c.send(ctx, lk, req, t.where(), t.where())
+		a = a.account(lk.clock())
+		res.Reply, err = a.reply, a.err
 		if err = ownWord(ctx, req.Header.Func, err); err == nil {
 			return res, nil
 		}

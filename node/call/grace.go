@@ -2,6 +2,7 @@ package call
 
 import (
 	"context"
+	"math/rand/v2"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -11,7 +12,8 @@ import (
 )
 
 // A cell that has just answered and whose providers are all gone is perhaps being restarted: its celld is
-// replaced, or its machine reboots. A call that may be made again waits for that a little.
+// replaced, or its machine reboots. And one whose providers all have no place has one again soon. A call that
+// may be made again waits for that a little.
 
 const (
 	// graceSince is how long ago somebody must have answered, at most.
@@ -32,7 +34,9 @@ type grace struct {
 // again waits before the providers of r are asked once more, none of whom was there, and reports that
 // they are to be. err is what the last one that was tried has failed with, or why none was.
 func (g *grace) again(ctx context.Context, c *Caller, r *remote, tried *peerSet, err error) bool {
-	if kind := cellproto.KindOf(err); kind != cellproto.Unavailable && kind != cellproto.MayHaveRun || cellproto.RetryAfterOf(err) > 0 {
+	kind, after := cellproto.KindOf(err), cellproto.RetryAfterOf(err)
+	full := kind == cellproto.Overloaded
+	if !full && (kind != cellproto.Unavailable && kind != cellproto.MayHaveRun || after > 0) {
 		return false
 	}
 	now := time.Now()
@@ -46,10 +50,11 @@ func (g *grace) again(ctx context.Context, c *Caller, r *remote, tried *peerSet,
 		}
 		g.until, g.pause = now.Add(wait), gracePause
 	}
-	if answered.IsZero() || now.Sub(answered) > graceSince || now.After(g.until) {
+	if !full && (answered.IsZero() || now.Sub(answered) > graceSince) || now.Add(after).After(g.until) {
 		return false
 	}
-	timer := time.NewTimer(g.pause)
+	// Those who were told the same do not all come back at the same moment.
+	timer := time.NewTimer(max(after, g.pause) + rand.N(g.pause))
 	defer timer.Stop()
 	select {
 	case <-timer.C:

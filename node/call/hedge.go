@@ -139,7 +139,15 @@ func (h *hedge) ask(ctx context.Context, who race.Ranked, answers chan<- attempt
 func (c *Caller) outrun(r *remote, p cellproto.PeerID, fn string) {
 	now := time.Now()
 	c.observe(now, p, cellproto.Errorf("call "+fn, cellproto.Timeout, "another provider was quicker by far"), 0)
-	c.failed(now, r, p)
+	r.mu.Lock()
+	if r.winner.Peer == p {
+		r.winner.Outrun()
+	}
+	if r.decision != nil {
+		r.decision = r.decision.Demoted(p) // the next call goes elsewhere, without a race
+	}
+	r.mu.Unlock()
+	c.raceAgain(now, r)
 }
 
 // nextBest is the best candidate that was not tried.

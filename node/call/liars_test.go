@@ -256,7 +256,7 @@ func TestSilentOnAnIdempotentCall(t *testing.T) {
 			p.program.handle = silent
 		}
 	}
-	const deadline = 2 * time.Second
+	const deadline = 4 * time.Second
 	ctx, cancel := context.WithTimeout(t.Context(), deadline)
 	defer cancel()
 	begin := time.Now()

@@ -25,7 +25,9 @@ type link struct {
 	conn    *cellproto.Conn
 	relayed bool // through a libp2p relay
 	made    time.Time
-	remote  peer.ID                         // "" behind a Unix socket
+	remote  peer.ID // "" behind a Unix socket
+	meter   *Meter  // what is asked of remote; nil behind a Unix socket, as is use
+	use     *gauge
 	hello   atomic.Pointer[cellproto.Hello] // nil: not here yet, or not looked at
 	doubts  chan struct{}                   // holds one: somebody doubts that the other end is there
 
@@ -58,6 +60,7 @@ type links struct {
 	self  string                                // peer ID of this nucleus
 	heard func(made, live cellproto.SchemaHash) // see CallerDeps.Heard; or nil
 	log   *zap.Logger
+	meter *Meter
 
 	ctx    context.Context // ends with the caller half
 	cancel context.CancelFunc
@@ -69,7 +72,7 @@ type links struct {
 }
 
 func newLinks(h host.Host, agent string, log *zap.Logger) *links {
-	l := &links{host: h, agent: agent, log: log, made: map[linkKey]*dialing{}, renewed: map[peer.ID]int{}}
+	l := &links{host: h, agent: agent, log: log, meter: newMeter(), made: map[linkKey]*dialing{}, renewed: map[peer.ID]int{}}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
 }
@@ -218,7 +221,7 @@ func (l *links) dialPeer(dial, ctx context.Context, info peer.AddrInfo, key link
 		s.Reset()
 		return nil, err
 	}
-	lk, err := l.start(stream{s}, key, info.ID, cellproto.IdleTimeout)
+	lk, err := l.start(counted{stream{s}, l.meter.gauge(info.ID.String())}, key, info.ID, cellproto.IdleTimeout)
 	if err != nil {
 		return nil, err
 	}
@@ -272,6 +275,9 @@ func (l *links) start(t cellproto.Transport, key linkKey, remote peer.ID, idle t
 		return nil, err
 	}
 	lk := &link{key: key, conn: conn, remote: remote, made: time.Now(), doubts: make(chan struct{}, 1)}
+	if remote != "" {
+		lk.meter, lk.use = l.meter, l.meter.gauge(remote.String())
+	}
 	run := func() {
 		stop := context.AfterFunc(l.ctx, conn.Close)
 		defer stop()

@@ -234,7 +234,8 @@ type poll struct {
 	body []byte            // of the request; nil: it has none
 	want cellproto.Quorum
 
-	waiting []voter // can be asked yet
+	waiting []voter  // can be asked yet
+	asked   []string // groups of those who were, and may not be again
 	votes   []vote
 	open    map[cellproto.PeerID]time.Time // who are asked, and when others are asked too if they are silent
 	failed  []cellproto.PeerID
@@ -242,9 +243,36 @@ type poll struct {
 	answers chan vote
 }
 
-// hold asks so many, more in the place of those who fail or are silent, and all once two replies differ.
-// It gives the reply that counts, and holds it against the others that theirs is another one.
+// maxRecruits is how many races are held for more voters where those of the last one do not decide clearly.
+const maxRecruits = 2
+
+// hold asks so many, and further ones that a race finds where that is not clear. It gives the reply that
+// counts, and holds it against the others that theirs is another one.
 func (p *poll) hold(ctx context.Context, ask int) (attempt, error) {
+	for race := 0; ; race++ {
+		p.round(ctx, ask)
+		if count(p.votes).clear(p.want.Agree) || race == maxRecruits || !p.recruit(ctx) {
+			return p.judge(ctx)
+		}
+		ask = len(p.waiting)
+	}
+}
+
+// recruit has a race find those who were not asked yet. Each race measures others, if there are many.
+func (p *poll) recruit(ctx context.Context) bool {
+	if ctx.Err() != nil {
+		return false
+	}
+	if _, err := p.c.raceNow(ctx, p.r, p.op, true); err != nil {
+		return false
+	}
+	p.waiting = draw(p.c.knownVoters(p.r), newRand(), p.asked...)
+	return len(p.waiting) > 0
+}
+
+// round asks so many, more in the place of those who fail or are silent, and all who are waiting once two
+// replies differ.
+func (p *poll) round(ctx context.Context, ask int) {
 	voting, cancel := context.WithCancel(ctx)
 	p.open, p.answers = map[cellproto.PeerID]time.Time{}, make(chan vote, len(p.waiting))
 	defer func() {
@@ -276,7 +304,7 @@ func (p *poll) hold(ctx context.Context, ask int) (attempt, error) {
 				patience.Reset(p.patience())
 			}
 		case <-late.C:
-			return p.judge(ctx)
+			return
 		}
 		took := time.Since(begin)
 		switch t := count(p.votes); {
@@ -288,7 +316,6 @@ func (p *poll) hold(ctx context.Context, ask int) (attempt, error) {
 			stage = t
 		}
 	}
-	return p.judge(ctx)
 }
 
 // patience is how long the slowest of those who are asked may be silent before others are asked too.
@@ -303,7 +330,7 @@ func (p *poll) patience() (d time.Duration) {
 func (p *poll) ask(ctx context.Context, n int) {
 	for ; n > 0 && len(p.waiting) > 0; n-- {
 		v := p.waiting[0]
-		p.waiting = p.waiting[1:]
+		p.waiting, p.asked = p.waiting[1:], append(p.asked, v.group)
 		p.open[v.Peer] = time.Now().Add(hedgeAfter(ctx, v.Ranked))
 		req := p.req
 		req.Header.Meta = maps.Clone(p.req.Header.Meta)

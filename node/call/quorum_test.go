@@ -257,6 +257,34 @@ func TestQuorumAgainstCollusion(t *testing.T) {
 	}
 }
 
+// Where those of one race are evenly split, others are looked for.
+func TestQuorumRecruits(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 4, nil)
+	for _, p := range all[:2] {
+		p.program.handle = lie("lie")
+	}
+	book := c.deps.Finder.(*book)
+	var late []*provider
+	for range 2 {
+		p := provide(t, cell, nil)
+		late = append(late, p)
+		book.add(p.host) // no race has seen it yet
+	}
+	res, err := try(t, c, cell.id.String(), quorum("3of4", "echo", "hello"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(res.Reply.Payload) != `{"text":"hello"}` || res.Quorum.Asked != 6 || res.Quorum.Agreed != 4 || len(res.Quorum.Liars) != 2 {
+		t.Errorf("%s, %+v", res.Reply.Payload, res.Quorum)
+	}
+	for _, p := range late {
+		if n := p.program.begun.Load(); n != 1 {
+			t.Errorf("it was asked %d times", n)
+		}
+	}
+}
+
 // A target that is no published cell has nobody else to ask.
 func TestQuorumOfANucleus(t *testing.T) {
 	cell := publish(t, testSchema())
@@ -328,6 +356,27 @@ func TestSpotCheckOfTwo(t *testing.T) {
 	}
 }
 
+// A function that gives another reply everywhere is not pure, whatever it says, and not checked each time.
+func TestSpotCheckOfWhatIsNotPure(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 4, func(cfg *CallerConfig, _ *CallerDeps) { cfg.SpotCheck = 1 })
+	for i, p := range all {
+		p.program.handle = lie(fmt.Sprint(i))
+	}
+	for range 20 {
+		call(t, c, cell, "echo")
+		eventually(t, "the check is over", func() bool { return c.checks.Load() == 0 })
+	}
+	if n := c.checked.Load(); n != 1 {
+		t.Errorf("%d checks", n)
+	}
+	for _, p := range all {
+		if c.lied(cellproto.PeerID(peerText(p.host))) {
+			t.Error("somebody is banned")
+		}
+	}
+}
+
 // The share is that of cell.toml.
 func TestSpotCheckShare(t *testing.T) {
 	cell := publish(t, testSchema())
@@ -343,4 +392,39 @@ func TestSpotCheckShare(t *testing.T) {
 	if n := c.checked.Load(); n < 50 || n > 170 { // 100 and five times the deviation of 9.5 above, or more
 		t.Errorf("%d of 1000 were checked, at a share of 0.1", n)
 	}
+}
+
+// A program asks for a quorum by the meta of its request, and reads in the reply's how it went; a provider
+// cannot write there.
+func TestProgramAsksAQuorum(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 4, func(cfg *CallerConfig, _ *CallerDeps) { cfg.Deps = map[string]string{"math": cell.id.String()} })
+	all[3].program.handle = func(in *cellproto.Inbound) {
+		in.Reply(cellproto.Header{Codec: cellproto.JSON, Meta: map[string]string{cellproto.MetaLiars: "you"}}, []byte(`"lie"`))
+	}
+	mine := newFakeProgram(t)
+	mine.accept = c.Accept
+	if _, err := mine.Conn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(fn, q string) (*cellproto.Reply, error) {
+		req := quorum(q, fn, "x")
+		req.Header.To = "math"
+		return mine.far.Call(t.Context(), req)
+	}
+	reply, err := ask("echo", "3of4")
+	if err != nil || string(reply.Payload) != `{"text":"x"}` {
+		t.Fatalf("%+v, %v", reply, err)
+	}
+	if m := reply.Header.Meta; m[cellproto.MetaAgreed] != "3" || m[cellproto.MetaAsked] != "4" || m[cellproto.MetaLiars] != peerText(all[3].host) {
+		t.Errorf("meta %v", m)
+	}
+	if reply, err = ask("big", "2of3"); err != nil {
+		t.Fatal(err)
+	}
+	if body, err := reply.Bytes(4 << 20); err != nil || len(body) != 1_000_000 || reply.Header.Meta[cellproto.MetaAgreed] == "" {
+		t.Errorf("%d bytes, %v, %v", len(body), reply.Header.Meta, err)
+	}
+	_, err = ask("once", "2of3")
+	wantKind(t, err, cellproto.BadInput)
 }

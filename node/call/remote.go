@@ -30,6 +30,7 @@ type remote struct {
 	suggested []Found                            // see Suggest
 	racing    *running                           // nil when no race runs
 	speeds    map[cellproto.PeerID]*speed        // of those whose bandwidth somebody wanted to know
+	unchecked map[string]time.Time               // functions whose replies are not checked until then
 	hurry     time.Duration                      // how soon CallerDeps.Raced wants another race; 0: as usual
 	searched  func() string                      // how far the search of the last race got; nil: none was
 	manifest  *signed.Manifest

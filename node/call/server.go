@@ -50,6 +50,7 @@ type ServerDeps struct {
 	Program  Program // nil: a nucleus without a program
 	Identity Identity
 	Outgoing func(c *cellproto.Conn, f *cellproto.Frame) // the owner's calls to other cells; see Caller.Accept
+	Rank     func(Who) Rank                              // of a caller that has to wait, while this host is busy; nil: all are strangers
 	Log      *zap.Logger
 }
 
@@ -63,6 +64,8 @@ type Server struct {
 	served   atomic.Int64
 	last     atomic.Int64 // unix ns of the end of the last call
 	keys     keys
+	meter    *Meter
+	queue    queue
 	probers  probers
 	users    *users
 
@@ -87,6 +90,7 @@ type Server struct {
 type peerLoad struct {
 	conns    int
 	inFlight atomic.Int64
+	use      *gauge
 	left     atomic.Bool // conns is 0; set with Server.mu held
 }
 
@@ -104,6 +108,8 @@ func NewServer(cfg ServerConfig, deps ServerDeps) *Server {
 	s := &Server{cfg: cfg, deps: deps, peers: map[string]*peerLoad{}, conns: map[*cellproto.Conn]*session{}, proven: map[peer.ID]proven{}}
 	s.users = newUsers(cfg.Had)
 	s.keys.once = newOnce[*keyed]()
+	s.meter = newMeter()
+	s.queue.time = queueTime
 	s.tokens = newTokens(cfg, deps.Identity)
 	s.serving.Store(&Serving{})
 	s.keyPrefix = newKeyPrefix()
@@ -200,7 +206,9 @@ func (s *Server) ServeStream(ctx context.Context, st network.Stream) error {
 	if err := reserve(st); err != nil {
 		return err
 	}
-	return s.Serve(ctx, stream{st}, Who{Peer: st.Conn().RemotePeer()})
+	who := Who{Peer: st.Conn().RemotePeer()}
+	defer s.meter.leave(who.subject())
+	return s.Serve(ctx, counted{stream{st}, s.meter.gauge(who.subject())}, who)
 }
 
 // Serve answers the calls on one connection until it ends, and closes it. It returns why.
@@ -295,7 +303,7 @@ func (s *Server) enter(c *cellproto.Conn, sess *session) bool {
 	}
 	load := s.peers[sess.subject]
 	if load == nil {
-		load = &peerLoad{}
+		load = &peerLoad{use: s.meter.gauge(sess.subject)}
 		s.peers[sess.subject] = load
 	}
 	load.conns++

@@ -225,7 +225,9 @@ func overloaded(format string, args ...any) error {
 // done notes the end of a relayed call.
 func (s *session) done(begin, end time.Time, kind cellproto.Kind) {
 	srv := s.s
+	srv.meter.end(s.load.use, end)
 	srv.deps.Program.End()
+	srv.next()
 	s.giveBack()
 	srv.last.Store(end.UnixNano())
 	if kind == 0 || kind == cellproto.FuncError {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"maps"
 	"math/rand/v2"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -21,7 +22,7 @@ func (c *Caller) spotCheck(r *remote, p *policy, req *cellproto.Request, a *atte
 	if !p.pure || c.cfg.SpotCheck <= 0 || req.Body != nil || !answers(a) || a.err == nil && a.reply.Body != nil {
 		return
 	}
-	if rand.Float64() >= c.cfg.SpotCheck {
+	if rand.Float64() >= c.cfg.SpotCheck || r.isUnchecked(req.Header.Func) {
 		return
 	}
 	if c.checks.Add(1) > maxChecks {
@@ -48,13 +49,37 @@ func (c *Caller) check(r *remote, req *cellproto.Request, first vote) {
 	others := draw(c.knownVoters(r), newRand(), first.group)
 	p := &poll{
 		c: c, r: r, op: "check a reply of " + string(r.name), req: *req, want: cellproto.Quorum{Agree: 2, Ask: 2},
-		waiting: others, votes: []vote{first},
+		waiting: others, asked: []string{first.group}, votes: []vote{first},
 	}
 	if len(others) == 0 {
 		return
 	}
 	c.checked.Add(1)
-	if _, err := p.hold(ctx, 1); err != nil && ctx.Err() == nil {
-		c.deps.Log.Info("a reply could not be checked", zap.Error(err), zap.String("hint", cellproto.HintOf(err)))
+	_, err := p.hold(ctx, 1)
+	if err == nil || ctx.Err() != nil {
+		return
 	}
+	c.deps.Log.Info("a reply could not be checked", zap.Error(err), zap.String("hint", cellproto.HintOf(err)))
+	if cellproto.KindOf(err) == cellproto.Corrupt {
+		r.uncheck(req.Header.Func)
+	}
+}
+
+// uncheckTime is for how long the replies of a function are not checked that gives another one everywhere:
+// it is not as pure as it is said to be, and each check would ask everybody.
+const uncheckTime = time.Minute
+
+func (r *remote) uncheck(fn string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.unchecked == nil || len(r.unchecked) >= cellproto.MaxFunctions {
+		r.unchecked = map[string]time.Time{}
+	}
+	r.unchecked[fn] = time.Now().Add(uncheckTime)
+}
+
+func (r *remote) isUnchecked(fn string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Now().Before(r.unchecked[fn])
 }

@@ -147,5 +147,11 @@ func count(votes []vote) tally {
 	return t
 }
 
+// clear says that nobody else need be asked: nothing differs, or those who differ are a third at most. A
+// narrow majority of those whom one race has measured may be one of liars.
+func (t tally) clear(need int) bool {
+	return t.decided(need) && (!t.dissent || 3*t.agreed >= 2*t.votes)
+}
+
 // decided says that the leading reply counts: enough have given it, and more than all others together.
 func (t tally) decided(need int) bool { return t.agreed >= need && t.agreed > t.votes-t.agreed }

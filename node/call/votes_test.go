@@ -136,8 +136,23 @@ func TestCount(t *testing.T) {
 			votes = append(votes, v)
 		}
 		got := count(votes)
+		if got.clear(c.need) && (!got.decided(c.need) || got.dissent && 3*got.agreed < 2*got.votes) {
+			t.Errorf("%q of %d is clear: %+v", c.votes, c.need, got)
+		}
 		if got.decided(c.need) != c.decided || got.dissent != c.dissent || got.agreed != c.agreed || got.votes != len(c.votes) {
 			t.Errorf("%q of %d: %+v", c.votes, c.need, got)
+		}
+	}
+}
+
+func TestClear(t *testing.T) {
+	for _, c := range []struct {
+		agreed, votes int
+		clear         bool
+	}{{1, 1, false}, {2, 2, true}, {2, 3, true}, {3, 4, true}, {3, 5, false}, {5, 8, false}, {6, 8, true}, {2, 4, false}, {8, 8, true}} {
+		got := tally{agreed: c.agreed, votes: c.votes, dissent: c.votes > c.agreed}
+		if got.clear(2) != c.clear {
+			t.Errorf("%d of %d: clear is %v", c.agreed, c.votes, got.clear(2))
 		}
 	}
 }
@@ -150,7 +165,7 @@ func FuzzDigestOf(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, payload string, codec uint8) {
 		one := attempt{reply: &cellproto.Reply{Header: cellproto.Header{Codec: cellproto.Codec(codec)}, Payload: []byte(payload)}}
-		if digestOf(&one) != digestOf(&one) {
+		if first := digestOf(&one); digestOf(&one) != first {
 			t.Error("it differs from itself")
 		}
 		if string(one.reply.Payload) != payload {

@@ -16,7 +16,7 @@ import (
 type fakeBus struct {
 	socket string
 	mu     sync.Mutex
-	values map[string]any // "name property" or "name method" -> value; nil: it does not answer
+	values map[string]any // "name property" or "name method" -> value, or what gives it; nil: no answer
 }
 
 func startBus(t *testing.T, values map[string]any) *fakeBus {
@@ -103,6 +103,9 @@ func (b *fakeBus) answer(in *bufio.Reader, c net.Conn) {
 		b.mu.Lock()
 		value, known := b.values[key]
 		b.mu.Unlock()
+		if f, ok := value.(func([]any) any); ok {
+			value = f(m.Body)
+		}
 		switch {
 		case member == "Hello":
 			reply.Body = []any{":1.1"}

@@ -46,6 +46,8 @@ type Hosted interface {
 	// Pause has every hosted cell leave its callers and stop running, within 2 s. None is started until
 	// Resume. It may come again while it is paused.
 	Pause(ctx context.Context, why string) error
+	// Resume lets them run. It comes again with every look. It does not wait for them: nobody watches for
+	// input meanwhile.
 	Resume(ctx context.Context) error
 	// Clear stops and removes every hosted cell; what was fetched for them may stay in the cache.
 	Clear(ctx context.Context) error
@@ -78,16 +80,19 @@ type Giver struct {
 	ended  chan struct{}
 	hosted Hosted // nil: nothing can be hosted; set before Start
 
-	rows  []Row // when they were asked for last; of the goroutine
-	meter meter // of the goroutine
+	// Of the goroutine.
+	rows    []Row     // when they were asked for last
+	watched time.Time // when input was looked at last
+	meter   meter
 
 	mu       sync.Mutex // of what follows
 	set      Settings
 	state    State
 	decision Decision
 	snapshot Snapshot
-	failed   error // of the last attempt to have what is hosted do what was decided
-	broken   error // the settings cannot be read; nothing is given
+	groups   map[string]string // that hold the caps, since they were set last
+	failed   error             // of the last attempt to have what is hosted do what was decided
+	broken   error             // the settings cannot be read; nothing is given
 	used     Rates
 }
 
@@ -129,6 +134,12 @@ func (m *meter) add(now time.Time, total Usage, cores int) Rates {
 const (
 	pauseLimit = 5 * time.Second
 	clearLimit = 30 * time.Second
+)
+
+// How long a look at everything may take, and while somebody may come who would have to wait for its end.
+const (
+	lookLimit     = 3 * time.Second
+	watchfulLimit = 400 * time.Millisecond
 )
 
 // New makes a Giver of the settings of the home cell in cfg.Dir. Settings that cannot be read give nothing;
@@ -229,12 +240,14 @@ func (g *Giver) do(ctx context.Context, op string, f func(context.Context) error
 func (g *Giver) Place(forWhom string) *Placement {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	caps, p := g.decision.Caps, &Placement{Home: g.cfg.Dir, Groups: g.deps.Limiter.Groups(), For: forWhom}
+	caps := g.decision.Caps
+	share := caps.share(g.set.Policy.Hosts)
+	p := &Placement{Home: g.cfg.Dir, Groups: g.groups, For: forWhom}
 	if len(p.Groups) == 0 {
-		caps = caps.share(g.set.Policy.Hosts)
+		caps = share
 	}
 	p.CPU = caps.CPU / 100 * float64(max(g.snapshot.Load.Cores, 1))
-	p.Memory, p.Disk = max(caps.Memory, 1), caps.Disk
+	p.Memory, p.Disk = max(caps.Memory, 1), share.Disk
 	return p
 }
 
@@ -263,7 +276,7 @@ func (g *Giver) run(ctx context.Context) {
 	for {
 		var input <-chan time.Time
 		if g.watchful() {
-			input = time.After(InputEvery)
+			input = time.After(time.Until(g.watched.Add(InputEvery))) // whatever else there was to do meanwhile
 		}
 		select {
 		case <-ctx.Done():
@@ -304,7 +317,14 @@ func (g *Giver) step(ctx context.Context) {
 	}
 	snap := Snapshot{}
 	if on { // else there is nothing to look for
-		snap = g.deps.Sensors.Look(ctx, g.deps.Limiter.Used(g.rows))
+		limit := lookLimit
+		if g.watchful() {
+			limit = watchfulLimit
+		}
+		looking, cancel := context.WithTimeout(ctx, limit)
+		g.watched = time.Now() // whoever comes while it looks at the rest is seen right after
+		snap = g.deps.Sensors.Look(looking, g.deps.Limiter.Used(g.rows))
+		cancel()
 	}
 	g.decide(ctx, snap)
 	g.measure()
@@ -321,6 +341,7 @@ func (g *Giver) measure() {
 // lookAtInput looks at input alone, and decides anew if somebody has come. It reports whether it did.
 func (g *Giver) lookAtInput(ctx context.Context) bool {
 	in := g.deps.Sensors.Input(ctx)
+	g.watched = time.Now()
 	g.mu.Lock()
 	snap := g.snapshot
 	g.mu.Unlock()
@@ -346,7 +367,9 @@ func (g *Giver) decide(ctx context.Context, snap Snapshot) {
 	g.mu.Unlock()
 	g.act(ctx, d)
 	if over {
-		g.clear(ctx)
+		if err := g.clear(ctx); err != nil {
+			g.deps.Log.Warn("what was hosted cannot be removed", zap.Error(err))
+		}
 	}
 }
 
@@ -369,6 +392,7 @@ func (g *Giver) act(ctx context.Context, d Decision) {
 	}
 	g.mu.Lock()
 	g.failed, g.decision = err, d
+	g.groups = g.deps.Limiter.Groups()
 	g.mu.Unlock()
 	if err != nil {
 		g.deps.Log.Warn("what is hosted does not do as it should", zap.Error(err), zap.Bool("run", d.Run))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -121,9 +122,20 @@ func (f *fakeLimiter) Used([]Row) Usage {
 	defer f.mu.Unlock()
 	return f.used
 }
-func (f *fakeLimiter) Groups() map[string]string { return f.groups }
-func (f *fakeLimiter) By() string                { return "a fake" }
-func (f *fakeLimiter) Close()                    {}
+func (f *fakeLimiter) Groups() map[string]string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.groups
+}
+
+func (f *fakeLimiter) be(groups map[string]string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.groups, f.err = groups, err
+}
+
+func (f *fakeLimiter) By() string { return "a fake" }
+func (f *fakeLimiter) Close()     {}
 
 type rig struct {
 	*Giver
@@ -282,7 +294,7 @@ func TestGiverGivesLess(t *testing.T) {
 			r := newRig(t, t.TempDir())
 			defer r.Stop()
 			if groups {
-				r.limiter.groups = map[string]string{"": "/sys/fs/cgroup/x"}
+				r.limiter.be(map[string]string{"": "/sys/fs/cgroup/x"}, nil)
 			}
 			r.change(func(s *Settings) { s.On = true })
 			r.change(func(s *Settings) { s.CPU = 20 })
@@ -294,12 +306,33 @@ func TestGiverGivesLess(t *testing.T) {
 	}
 }
 
+// Inside of a group a cell may use all that is given, but for what the kernel may not hold; else its share.
+func TestPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, t.TempDir())
+		defer r.Stop()
+		r.change(func(s *Settings) { s.On, s.CPU, s.RAM, s.Disk, s.Policy.Hosts = true, 20, 8, 4e6, 2 })
+		alone := Placement{Home: r.dir, For: somePeer, CPU: 0.4, Memory: 640e6, Disk: 2e6}
+		if p := r.Place(somePeer); !reflect.DeepEqual(*p, alone) {
+			t.Errorf("a share: %+v, want %+v", *p, alone)
+		}
+		groups := map[string]string{"": "/sys/fs/cgroup/x"}
+		r.limiter.be(groups, nil)
+		r.Changed()
+		synctest.Wait()
+		within := Placement{Home: r.dir, For: somePeer, CPU: 0.8, Memory: 1280e6, Disk: 2e6, Groups: groups}
+		if p := r.Place(somePeer); !reflect.DeepEqual(*p, within) {
+			t.Errorf("in a group: %+v, want %+v", *p, within)
+		}
+	})
+}
+
 // Without limits nothing runs.
 func TestGiverWithoutLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, t.TempDir())
 		defer r.Stop()
-		r.limiter.err = errors.New("read-only")
+		r.limiter.be(nil, errors.New("read-only"))
 		r.change(func(s *Settings) { s.On = true })
 		r.expect("0s clear", "0s pause: giving is off", "0s pause: the limits cannot be held")
 		if s := r.status(); s.Err == nil {

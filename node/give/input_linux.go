@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,8 +32,9 @@ type inputWatch struct {
 
 	lines  []string // of the interrupts to watch: parts of their names
 	counts map[string]uint64
-	desk   bool // the desktop is asked
-	coarse bool // logind's word is needed, for want of a finer one
+	desk   string // what of the desktop is asked, for people; "": nothing
+	screen screen // that is asked; nil: GNOME
+	coarse bool   // logind's word is needed, for want of a finer one
 }
 
 // inputDevice is a device that can be read: what comes of it is thrown away.
@@ -56,8 +58,7 @@ func (w *inputWatch) scan() {
 	}
 	was := w.lines
 	w.state, w.lines, w.sources, w.hasLid = Absent, nil, nil, false
-	_, desk := w.askDesktop(context.Background())
-	w.desk, w.coarse = desk == Yes, false
+	w.desk, w.coarse = w.findDesktop(), false
 	found := map[string]bool{}
 	for _, d := range parseDevices(text) {
 		w.hasLid = w.hasLid || d.Lid
@@ -78,8 +79,8 @@ func (w *inputWatch) scan() {
 			w.drop(name)
 		}
 	}
-	if w.desk {
-		w.watchedBy("GNOME's idle time")
+	if w.desk != "" {
+		w.watchedBy(w.desk)
 	}
 	if !slices.Equal(was, w.lines) {
 		w.counts = nil
@@ -88,7 +89,7 @@ func (w *inputWatch) scan() {
 
 func (w *inputWatch) reset(to Reading) {
 	w.close()
-	w.state, w.lines, w.sources, w.desk, w.coarse = to, nil, nil, false, false
+	w.state, w.lines, w.sources, w.desk, w.coarse = to, nil, nil, "", false
 }
 
 func (w *inputWatch) watchedBy(source string) {
@@ -102,8 +103,13 @@ func (w *inputWatch) watchedBy(source string) {
 
 // cover finds something else to watch a device by that cannot be read.
 func (w *inputWatch) cover(d device) {
+	parts, coarse := interruptsOf(d)
+	if coarse && w.desk != "" {
+		w.watchedBy("")
+		return
+	}
 	interrupts := w.readInterrupts()
-	for _, part := range interruptsOf(d) {
+	for _, part := range parts {
 		for line := range interrupts {
 			if !strings.Contains(line, part) {
 				continue
@@ -116,7 +122,7 @@ func (w *inputWatch) cover(d device) {
 		}
 	}
 	switch {
-	case w.desk:
+	case w.desk != "":
 		w.watchedBy("")
 	case w.askLogind(context.Background()).State == Yes:
 		w.coarse = true
@@ -126,18 +132,19 @@ func (w *inputWatch) cover(d device) {
 	}
 }
 
-// interruptsOf gives parts of the names of interrupts that come when a device is used.
-func interruptsOf(d device) []string {
+// interruptsOf gives parts of the names of interrupts that come when a device is used; coarse: and when others
+// are.
+func interruptsOf(d device) (parts []string, coarse bool) {
 	switch {
 	case strings.HasPrefix(d.Phys, "isa0060/"):
-		return []string{"i8042"}
-	case strings.HasPrefix(d.Phys, "usb-"): // of everything on USB: a disk there looks like somebody
-		return []string{"xhci_hcd", "ehci_hcd", "uhci_hcd", "ohci_hcd", "dwc2", "dwc3"}
+		return []string{"i8042"}, false
+	case strings.HasPrefix(d.Phys, "usb-"): // a disk there looks like somebody
+		return []string{"xhci_hcd", "ehci_hcd", "uhci_hcd", "ohci_hcd", "dwc2", "dwc3"}, true
 	case strings.HasPrefix(d.Phys, "i2c-"):
 		first, _, _ := strings.Cut(d.Name, " ")
-		return []string{first}
+		return []string{first}, false
 	}
-	return nil
+	return nil, false
 }
 
 // look sees whether there was input since the look before.
@@ -156,7 +163,7 @@ func (w *inputWatch) look(ctx context.Context) Input {
 	if len(w.lines) > 0 {
 		w.lookAtInterrupts(now)
 	}
-	if w.desk {
+	if w.desk != "" {
 		idle, there := w.askDesktop(ctx)
 		if there != Yes {
 			return Input{State: Unknown}
@@ -200,11 +207,100 @@ func (w *inputWatch) readInterrupts() map[string]uint64 {
 	return parseInterrupts(text)
 }
 
-// askDesktop gives for how long nobody has touched anything, as GNOME's compositor has it.
+// byGNOME is what GNOME's idle time is called.
+const byGNOME = "GNOME's idle time"
+
+// screen is what shows the desktop, and knows for how long nobody has touched anything.
+type screen interface {
+	where() string // socket
+	by() string
+	idle(ctx context.Context) (time.Duration, Reading)
+	close()
+}
+
+// findScreens gives what may show the desktop. Beside Wayland the X server sees only what goes to its own
+// windows.
+func findScreens(sockets, runtime string, getenv func(string) string, now func() time.Time) (list []screen) {
+	if c := newCompositor(runtime, getenv, now); c != nil {
+		return append(list, c)
+	}
+	return append(list, newXServer(sockets, runtime, getenv))
+}
+
+// findDesktop finds what knows for how long nobody has touched anything at this machine's seat.
+func (w *inputWatch) findDesktop() string {
+	ctx := context.Background()
+	mine, display := w.ownSeat(ctx)
+	if !mine {
+		return ""
+	}
+	if _, there := w.askGNOME(ctx); there == Yes {
+		w.showOn(nil)
+		return byGNOME
+	}
+	if w.screens == nil {
+		return ""
+	}
+	for _, s := range w.screens(w.now) {
+		if x, ok := s.(*xserver); ok && display != "" && display != ":"+x.number { // of a seat that is somewhere else
+			continue
+		}
+		if w.screen == nil || w.screen.where() != s.where() {
+			w.showOn(s)
+		}
+		if _, there := w.screen.idle(ctx); there == Yes {
+			return w.screen.by()
+		}
+	}
+	w.showOn(nil)
+	return ""
+}
+
+// showOn asks another screen from now on.
+func (w *inputWatch) showOn(s screen) {
+	if w.screen != nil {
+		w.screen.close()
+	}
+	w.screen = s
+}
+
 func (w *inputWatch) askDesktop(ctx context.Context) (idle time.Duration, there Reading) {
+	if w.screen != nil {
+		return w.screen.idle(ctx)
+	}
+	return w.askGNOME(ctx)
+}
+
+// askGNOME asks its compositor.
+func (w *inputWatch) askGNOME(ctx context.Context) (idle time.Duration, there Reading) {
 	var ms uint64
 	there = w.session.call(ctx, mutter, mutterPath, mutter+".GetIdletime", &ms)
 	return time.Duration(min(ms, uint64(forever.Milliseconds()))) * time.Millisecond, there
+}
+
+// ownSeat says whether the session at this machine's seat is one of this user: the desktop of another one
+// knows nothing of what is done there. Without logind there is nobody to ask, and one user. display is that of
+// the session, if it is known.
+func (w *inputWatch) ownSeat(ctx context.Context) (mine bool, display string) {
+	v, there := w.system.property(ctx, logind, logindPath+"/seat/seat0", logind+".Seat.ActiveSession")
+	session, ok := v.([]any)
+	if there == Absent {
+		return true, ""
+	}
+	if there != Yes || !ok || len(session) != 2 {
+		return false, ""
+	}
+	path, _ := session[1].(dbus.ObjectPath)
+	v, there = w.system.property(ctx, logind, string(path), logind+".Session.User")
+	user, ok := v.([]any)
+	if there != Yes || !ok || len(user) != 2 {
+		return false, ""
+	}
+	uid, ok := user[0].(uint32)
+	if v, _ = w.system.property(ctx, logind, string(path), logind+".Session.Display"); v != nil {
+		display, _ = v.(string)
+	}
+	return ok && int(uid) == os.Getuid(), display
 }
 
 // askLogind gives what logind knows: that all sessions are idle, and since when. That one is not may mean
@@ -249,6 +345,7 @@ func (w *inputWatch) drop(event string) {
 }
 
 func (w *inputWatch) close() {
+	w.showOn(nil)
 	for _, name := range slices.Collect(maps.Keys(w.opened)) {
 		w.drop(name)
 	}

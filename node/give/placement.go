@@ -28,7 +28,8 @@ type Placement struct {
 	// Groups are directories of control groups, by controller, "" for version 2, that hold the caps of all
 	// hosted cells together; this cell's nucleus and program go below them. None: the shares below do.
 	Groups map[string]string `json:"groups,omitempty"`
-	// CPU is in cores, Memory in bytes, Disk in bytes a second, 0: no limit.
+	// CPU is in cores, Memory in bytes. Disk is its share in bytes a second, also inside of a group: old kernels
+	// do not hold what is written through their cache; 0: no limit.
 	CPU    float64 `json:"cpu"`
 	Memory int64   `json:"memory"`
 	Disk   int64   `json:"disk_bps"`

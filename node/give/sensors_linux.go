@@ -13,8 +13,9 @@ import (
 // roots are where the kernel and the system say what they say. Tests have their own.
 type roots struct {
 	proc, sys, dev string
-	systemBus      string // path of a socket
-	sessionBus     string // path of a socket; "": none
+	systemBus      string                              // path of a socket
+	sessionBus     string                              // path of a socket; "": none
+	screens        func(now func() time.Time) []screen // of the desktop, finest first
 }
 
 // machine looks at a Linux machine. One goroutine at a time uses it.
@@ -34,6 +35,9 @@ func NewSensors(log *zap.Logger) Sensors {
 		proc: "/proc", sys: "/sys", dev: "/dev",
 		systemBus:  "/run/dbus/system_bus_socket",
 		sessionBus: filepath.Join(runtimeDir(), "bus"),
+		screens: func(now func() time.Time) []screen {
+			return findScreens("/tmp/.X11-unix", runtimeDir(), os.Getenv, now)
+		},
 	}, log, time.Now)
 }
 

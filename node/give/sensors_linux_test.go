@@ -2,6 +2,7 @@ package give
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/godbus/dbus/v5"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
@@ -170,12 +172,6 @@ func TestServer(t *testing.T) {
 	}
 }
 
-func onSettings() Settings {
-	s := Defaults()
-	s.On = true
-	return s
-}
-
 func TestNoInputSubsystem(t *testing.T) {
 	f := newFake(t, "", "")
 	os.Remove(filepath.Join(f.root, "proc/bus/input/devices"))
@@ -309,6 +305,63 @@ func TestDesktop(t *testing.T) {
 	session.set(mutter+" GetIdletime", uint64(3))
 	if got := f.idle(f.Input(context.Background())); got != 3*time.Millisecond {
 		t.Errorf("idle for %v", got)
+	}
+}
+
+// A disk on USB does not look like somebody where the desktop knows better, unless it is another user's.
+func TestDesktopBesideUSB(t *testing.T) {
+	type ref struct {
+		Name string
+		Path dbus.ObjectPath
+	}
+	type user struct {
+		UID  uint32
+		Path dbus.ObjectPath
+	}
+	session := startBus(t, map[string]any{mutter + " GetIdletime": uint64(90_000)})
+	for uid, want := range map[int]string{os.Getuid(): "GNOME's idle time", os.Getuid() + 1: "xhci_hcd interrupts"} {
+		system := startBus(t, map[string]any{
+			logind + " ActiveSession": ref{"2", "/org/freedesktop/login1/session/_32"},
+			logind + " User":          user{uint32(uid), "/org/freedesktop/login1/user/_1000"},
+		})
+		f := newFake(t, system.socket, session.socket)
+		f.write("proc/bus/input/devices", usbMouse)
+		if got := sensor(f.look(), "input").By; got != want {
+			t.Errorf("with %d at the seat it is seen by %q, want %q", uid, got, want)
+		}
+	}
+}
+
+func TestScope(t *testing.T) {
+	cgroup := filepath.Join(t.TempDir(), "cgroup")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(cgroup, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("0::/user.slice/user-1000.slice/session-2.scope\n")
+	if err := askScope(context.Background(), "/nonexistent", cgroup, 42); err == nil {
+		t.Error("without a bus it succeeds")
+	}
+	systemd := startBus(t, map[string]any{})
+	if err := askScope(context.Background(), systemd.socket, cgroup, 42); err == nil {
+		t.Error("without systemd it succeeds")
+	}
+	var asked []any
+	systemd.set("org.freedesktop.systemd1 StartTransientUnit", func(body []any) any {
+		asked = body
+		write("0::/user.slice/user-1000.slice/user@1000.service/app.slice/celld-give-42.scope\n")
+		return dbus.ObjectPath("/org/freedesktop/systemd1/job/1")
+	})
+	if err := askScope(context.Background(), systemd.socket, cgroup, 42); err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprint(asked)
+	for _, part := range []string{"celld-give-42.scope fail", "PIDs @au [42]", "Delegate true"} {
+		if !strings.Contains(text, part) {
+			t.Errorf("%q is not in what systemd was asked: %s", part, text)
+		}
 	}
 }
 

@@ -33,6 +33,13 @@ func (p *Program) Grant(ctx context.Context, conn *net.UnixConn, subject string,
 	return in.grants.give(conn, subject, until) == nil
 }
 
+// OnTrial reports that a program is on trial after a swap, or about to be: Grant takes no connection.
+func (p *Program) OnTrial() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.candidate != nil || p.cur != nil && p.cur.trial
+}
+
 // Granted is what callers did whose connections the program holds itself, over all its runs.
 type Granted struct {
 	Conns    int // now
@@ -58,6 +65,22 @@ func (p *Program) Granted() Granted {
 		g.Times = append(g.Times, p.countGrants(in)...)
 	}
 	g.Served, g.Refused = p.grantedServed, p.grantedRefused
+	return g
+}
+
+// GrantedUse is Granted without its times, which are left for the next Granted.
+func (p *Program) GrantedUse() Granted {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	g := Granted{Served: p.grantedServed, Refused: p.grantedRefused}
+	for in := range p.all {
+		if !isClosed(in.started) || in.grants == nil {
+			continue
+		}
+		g.Conns += in.grants.open()
+		n, _ := in.grants.use()
+		g.InFlight += n
+	}
 	return g
 }
 

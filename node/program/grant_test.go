@@ -275,6 +275,24 @@ func TestNothingIsGranted(t *testing.T) {
 	}
 }
 
+// TestOnTrial: it is said from before a new program starts until it has proven itself, when nothing is granted.
+func TestOnTrial(t *testing.T) {
+	p := newProgram(t, testConfig(cellDir(t), "sdk"), Deps{})
+	if _, err := p.Conn(testContext(t)); err != nil || p.OnTrial() {
+		t.Fatalf("at first: %t, %v", p.OnTrial(), err)
+	}
+	during := false
+	err := p.Swap(testContext(t), Candidate{Fit: func(context.Context, *cellproto.Conn) error { during = p.OnTrial(); return nil }})
+	if err != nil || !during || !p.OnTrial() {
+		t.Errorf("on trial while the new one is looked at: %t, then: %t, %v", during, p.OnTrial(), err)
+	}
+	p.mu.Lock()
+	p.trialTime = time.Millisecond
+	p.cur.kick()
+	p.mu.Unlock()
+	eventually(t, "the trial is over", func() bool { return !p.OnTrial() })
+}
+
 // TestGrantedSwap has callers that call all the time while the program is replaced: none loses a call.
 func TestGrantedSwap(t *testing.T) {
 	p := newProgram(t, testConfig(cellDir(t), "sdk"), Deps{})

@@ -106,6 +106,23 @@ func (d *Decision) Next(tried func(cellproto.PeerID) bool) (Ranked, bool) {
 	return Ranked{}, false
 }
 
+// Demoted gives the decision with a peer behind all others that were measured; d itself if it is there.
+func (d *Decision) Demoted(peer cellproto.PeerID) *Decision {
+	measured := 0
+	for measured < len(d.Ranking) && d.Ranking[measured].Out == "" {
+		measured++
+	}
+	i := slices.IndexFunc(d.Ranking[:measured], func(r Ranked) bool { return r.Peer == peer })
+	if i < 0 || i == measured-1 {
+		return d
+	}
+	out := *d
+	out.Ranking = slices.Clone(d.Ranking)
+	copy(out.Ranking[i:], d.Ranking[i+1:measured])
+	out.Ranking[measured-1] = d.Ranking[i]
+	return &out
+}
+
 // Err is nil if there is a winner. Else it says how far the race got, with the kind that all
 // candidates share, or Unavailable when they differ; NotFound when there were none.
 func (d *Decision) Err(op string) error {

@@ -163,6 +163,28 @@ func TestNextAndErr(t *testing.T) {
 	}
 }
 
+func TestDemoted(t *testing.T) {
+	d := &Decision{Ranking: []Ranked{{Candidate: Candidate{Peer: "a"}}, {Candidate: Candidate{Peer: "b"}}, {Candidate: Candidate{Peer: "c"}}, {Candidate: Candidate{Peer: "d"}, Out: "failed"}}}
+	order := func(d *Decision) (s string) {
+		for _, r := range d.Ranking {
+			s += string(r.Peer)
+		}
+		return s
+	}
+	for peer, want := range map[cellproto.PeerID]string{"a": "bcad", "b": "acbd", "c": "abcd", "d": "abcd", "x": "abcd"} {
+		if got := order(d.Demoted(peer)); got != want {
+			t.Errorf("%s demoted: %s, want %s", peer, got, want)
+		}
+	}
+	if order(d) != "abcd" {
+		t.Errorf("the decision itself was changed: %s", order(d))
+	}
+	empty := &Decision{}
+	if empty.Demoted("a") != empty {
+		t.Error("nothing to change")
+	}
+}
+
 func FuzzReputationJSON(f *testing.F) {
 	r := NewReputation()
 	r.Called(epoch, "a", 0, time.Millisecond, 0)

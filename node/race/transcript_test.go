@@ -229,6 +229,8 @@ func (w *world) doWinner(verb string, a args, peer cellproto.PeerID) bool {
 		}
 	case "failed":
 		w.cached.Failed()
+	case "outrun":
+		w.cached.Outrun()
 	case "begin":
 		w.cached.Begin(w.cached.ShouldRace(w.now, Policy{}))
 	case "won":

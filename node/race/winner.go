@@ -27,12 +27,13 @@ const (
 type Policy struct {
 	Keep  time.Duration // a winner is raced again after this; default 30 s
 	Stale time.Duration // past this it is not used until a race has confirmed it; default 10 min
-	// EveryCalls is after how many calls it is raced again as well. Default: 1,000, or 100 for each message
+	// EveryCalls is after how many calls it is raced again as well. Default: 1,000, or 125 for each message
 	// of the last race if that is more, so that racing stays below a hundredth of the calls.
 	EveryCalls int
 	// MinGap is the least time between two races for any reason but a failure; default 1 s. So
 	// that heavy tails, which are slow now and then by nature, do not make a caller race all the
-	// time, the gap for slow calls doubles with each race that changed nothing, up to Keep.
+	// time, the gap for slow calls doubles with each race that they were the reason for, up to Keep,
+	// until there was none between two races.
 	MinGap time.Duration
 }
 
@@ -64,11 +65,12 @@ type Cached struct {
 	Decided time.Time        `json:"decided"`
 	Calls   int              `json:"calls"`             // since then
 	Hurried bool             `json:"hurried,omitempty"` // Decision.Hurried
-	Same    int              `json:"same,omitempty"`    // races for slow calls in a row that changed nothing
+	Slows   int              `json:"slows,omitempty"`   // races for slow calls in a row
 	Asked   int              `json:"asked,omitempty"`   // candidates that the race measured
 
 	slow   bool
 	failed bool      // since the last success
+	outrun bool      // likewise
 	hurt   bool      // a failure that no race has followed yet
 	racing Reason    // why the race that runs now was begun
 	gaveUp time.Time // when the last race ended without a result
@@ -78,7 +80,7 @@ type Cached struct {
 // bodies are as slow as the body is long: for them took is 0.
 func (c *Cached) Called(took time.Duration) {
 	c.Calls++
-	c.failed = false
+	c.failed, c.outrun = false, false
 	if c.P99 > 0 && MicrosOf(took)*slowDen > c.P99*slowNum {
 		c.slow = true
 	}
@@ -88,10 +90,14 @@ func (c *Cached) Called(took time.Duration) {
 // race it does not serve.
 func (c *Cached) Failed() { c.failed, c.hurt = true, true }
 
+// Outrun notes that the winner was silent on a call for so long that another one answered it. Until its
+// next success or the next race it does not serve; that race is due as for any slow call.
+func (c *Cached) Outrun() { c.outrun, c.slow = true, true }
+
 // Serves says that calls go to the winner now, whether a race runs or not. If not, a call takes the
 // next of the last ranking or waits for a race.
 func (c *Cached) Serves(now time.Time, p Policy) bool {
-	return c.Peer != "" && !c.failed && !c.stale(now, p.withDefaults())
+	return c.Peer != "" && !c.failed && !c.outrun && !c.stale(now, p.withDefaults())
 }
 
 // stale says that the decision is too old to call the winner unasked. One from the future, but for
@@ -110,7 +116,7 @@ func (c *Cached) ShouldRace(now time.Time, p Policy) Reason {
 	if c.gaveUp.After(c.Decided) {
 		age = now.Sub(c.gaveUp)
 	}
-	gap := min(p.MinGap<<min(c.Same, 20), max(p.Keep, p.MinGap))
+	gap := min(p.MinGap<<min(c.Slows, 20), max(p.Keep, p.MinGap))
 	switch {
 	case c.racing != NoReason:
 		return NoReason
@@ -142,7 +148,7 @@ func (c *Cached) everyCalls(p Policy) int {
 
 const (
 	defaultEvery = 1000
-	messageShare = 100 // calls for each message of a race: an advert, and the pings
+	messageShare = 125 // calls for each message of a race: an advert, and the pings
 )
 
 // Begin notes that a race for this reason has begun.
@@ -169,12 +175,10 @@ func (c *Cached) Take(d *Decision) {
 			next.Asked++
 		}
 	}
-	// Nothing has changed for slow calls if the winner is the same, or is to be as slow: among equals the
-	// winner changes with every race.
-	if same := c.Peer == w.Peer || w.CallP99*slowNum >= c.P99*slowDen; why == Slow && same {
-		next.Same = c.Same + 1
-	} else if same && c.slow {
-		next.Same = c.Same
+	if why == Slow {
+		next.Slows = c.Slows + 1
+	} else if c.slow {
+		next.Slows = c.Slows
 	}
 	*c = next
 }
@@ -198,7 +202,7 @@ func ParseCached(data []byte) (Cached, error) {
 	if err := json.Unmarshal(data, &c); err != nil {
 		return Cached{}, cellproto.Errorf(op, cellproto.Corrupt, "%w", err)
 	}
-	if c.Peer == "" || len(c.Peer) > maxPeerID || c.Score < 0 || c.P99 < 0 || c.P99 > maxMicros || c.Calls < 0 || c.Same < 0 || c.Asked < 0 || c.Asked > cellproto.MaxProviders {
+	if c.Peer == "" || len(c.Peer) > maxPeerID || c.Score < 0 || c.P99 < 0 || c.P99 > maxMicros || c.Calls < 0 || c.Slows < 0 || c.Asked < 0 || c.Asked > cellproto.MaxProviders {
 		return Cached{}, cellproto.Errorf(op, cellproto.Corrupt, "impossible values")
 	}
 	return c, nil

@@ -1,0 +1,16 @@
+//go:build !linux
+
+package main
+
+import (
+	"errors"
+	"os/exec"
+
+	"github.com/celldnet/celld/node/sandbox"
+)
+
+var roles map[string]func([]string)
+
+func startHost(*sandbox.Pool, options) (*exec.Cmd, error) {
+	return nil, errors.New("only Linux can host strangers' cells")
+}

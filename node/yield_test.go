@@ -1,0 +1,40 @@
+package node
+
+import (
+	"slices"
+	"testing"
+	"time"
+)
+
+func TestLeaseDue(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	for _, c := range []struct {
+		name         string
+		until, since time.Time
+		due          int
+		again        time.Duration
+	}{
+		{"it runs", now.Add(time.Second), time.Time{}, leaseHolds, time.Second},
+		{"it has run for long enough", now, time.Time{}, leaseOver, yieldKept},
+		{"it is overdue", now.Add(-time.Hour), time.Time{}, leaseOver, yieldKept},
+		{"it rests", now.Add(-time.Hour), now.Add(-time.Second), leaseHolds, yieldKept - time.Second},
+		{"it rests although it need not", now.Add(time.Hour), now.Add(-time.Second), leaseHolds, yieldKept - time.Second},
+		{"nobody wants it back", now.Add(-time.Hour), now.Add(-yieldKept), leaseForgotten, 0},
+	} {
+		if due, again := leaseDue(now, c.until, c.since); due != c.due || again != c.again {
+			t.Errorf("%s: %d, again in %v; want %d and %v", c.name, due, again, c.due, c.again)
+		}
+	}
+	if 2*renewEvery >= leaseFor {
+		t.Error("one renewal that is late ends a lease")
+	}
+}
+
+// A mirror does not want the port that the nucleus that makes it has.
+func TestAnyPorts(t *testing.T) {
+	got := anyPorts([]string{"/ip4/0.0.0.0/udp/4001/quic-v1", "/ip6/::/tcp/4001", "/ip4/127.0.0.1/tcp/0", "/dns4/tcp/tcp/4001/ws"})
+	want := []string{"/ip4/0.0.0.0/udp/0/quic-v1", "/ip6/::/tcp/0", "/ip4/127.0.0.1/tcp/0", "/dns4/tcp/tcp/0/ws"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%v", got)
+	}
+}
