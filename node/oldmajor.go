@@ -150,7 +150,7 @@ func (o *olds) expect(ctx context.Context, next *cellproto.Schema) {
 	if next != nil {
 		ctx, cancel := context.WithTimeout(ctx, dismissTime)
 		defer cancel()
-		o.n.server.Dismiss(ctx, func(made []byte) bool { return o.route(made) != "" })
+		o.n.server.Dismiss(ctx, next.Hash(), func(made []byte) bool { return o.route(made) != "" })
 	}
 }
 
