@@ -35,6 +35,8 @@ type accounts struct {
 	prices *ledger.PriceTable
 	energy *energy
 	news   *gossip.Log
+	// credit is whose what this host gives is, if not its own: of a hosted cell, as its host has said.
+	credit *ledger.Key
 	limit  gossip.Limiter
 
 	cancel  context.CancelFunc
@@ -102,6 +104,17 @@ func (n *nucleus) startAccounts(started *closers) error {
 		verdicts: map[ledger.Verdict]uint64{}, billing: map[string]bool{},
 	}
 	a.self = ledger.KeyOf(a.key)
+	if n.placed != nil && n.placed.CreditTo != "" {
+		p, err := peer.Decode(n.placed.CreditTo)
+		if err != nil {
+			return cellproto.Errorf("open the ledger", cellproto.BadInput, "who is credited: %w", err)
+		}
+		key, err := gossip.KeyOf(p)
+		if err != nil {
+			return err
+		}
+		a.credit = &key
+	}
 	cfg := ledger.Config{Net: a.net, Self: a.self}
 	files, err := ledger.OpenDir(filepath.Join(n.cfg.Dir, ledgerDir))
 	if err == nil {
@@ -263,6 +276,9 @@ func (a *accounts) owes(who string) *debtor {
 		}
 		d := &debtor{peer: p, key: key, tried: time.Now()}
 		d.base = ledger.Receipt{Net: a.net, Consumer: key, Provider: a.self}
+		if a.credit != nil && *a.credit != key && *a.credit != a.self {
+			d.base.Beneficiary = a.credit
+		}
 		reg := a.register(d.base.RegKey())
 		for _, s := range []*ledger.Signed{reg.Ack, reg.Claim} {
 			if s != nil && s.Credit >= d.base.Credit {
