@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"lukechampine.com/blake3"
 
@@ -79,6 +80,30 @@ func TestAddAgain(t *testing.T) {
 	}
 	if r, err := ReadRecord(first.Dir); err != nil || !r.Public {
 		t.Errorf("%+v: %v", r, err)
+	}
+}
+
+// A version of this person's own is replaced by another one; what is hosted for others is not.
+func TestOthers(t *testing.T) {
+	there := newFetcher(t)
+	s := newTestStore(t, newFetcher(t), nil)
+	a := there.serve(t, program)
+	named := func(version string, hosted bool) Want {
+		w := want(t, a, []peer.AddrInfo{there.info()}, func(m *signed.Manifest) { m.Version = version })
+		w.Public, w.Hosted = hosted, hosted
+		return w
+	}
+	own, next := mustAdd(t, s, named("1.0.0", false)), named("3.0.0", false)
+	mustAdd(t, s, named("2.0.0", true))
+	m, err := signed.OpenManifest(next.CID, next.Block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if others, err := s.Others(next.CID, m); err != nil || len(others) != 1 || others[0].CID != own.CID {
+		t.Errorf("%+v, %v", others, err)
+	}
+	if others, err := s.Others(cid.MustParse(own.CID), m); err != nil || len(others) != 0 {
+		t.Errorf("%+v, %v", others, err)
 	}
 }
 

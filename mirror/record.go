@@ -126,7 +126,7 @@ func (r *Record) marshal() ([]byte, error) {
 	return append(data, '\n'), err
 }
 
-// Replace notes that a newer version than that of the mirror in dir serves.
+// Replace notes that a newer version than that of the mirror in dir serves; "": none does any more.
 func Replace(dir, by string) error {
 	r, err := ReadRecord(dir)
 	if err != nil || r == nil || r.ReplacedBy == by {

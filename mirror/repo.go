@@ -127,8 +127,11 @@ func (s *Store) AddRepo(ctx context.Context, repo celltoml.Repo, commit string, 
 	switch m, err := s.at(name); {
 	case err == nil && (m.Repo != repo.URL || m.Commit != commit):
 		return nil, false, cellproto.Errorf(op, cellproto.Failed, "its directory %s is that of %s", m.Dir, m.Source)
+	case err == nil:
+		m.ReplacedBy = ""
+		return m, false, Replace(m.Dir, "") // a branch that went on may come back
 	case cellproto.KindOf(err) != cellproto.NotFound:
-		return m, false, err
+		return nil, false, err
 	}
 	defer s.forget()
 	err = s.assemble(ctx, root, name, func(dir string) error { return s.fillRepo(ctx, root, dir, repo, commit, progress) })

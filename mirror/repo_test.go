@@ -80,6 +80,14 @@ func TestAddRepo(t *testing.T) {
 	if again, made, err := s.AddRepo(t.Context(), repo, src.Commit, silent); err != nil || made || again.Dir != m.Dir {
 		t.Errorf("again: %+v, %v, %v", again, made, err)
 	}
+	if err := Replace(m.Dir, strings.Repeat("1", 40)); err != nil { // the branch went on, and comes back
+		t.Fatal(err)
+	}
+	if again, _, err := s.AddRepo(t.Context(), repo, src.Commit, silent); err != nil || again.ReplacedBy != "" {
+		t.Errorf("what is wanted again still retires: %+v, %v", again, err)
+	} else if r, err := ReadRecord(m.Dir); err != nil || r.ReplacedBy != "" {
+		t.Errorf("%+v, %v", r, err)
+	}
 	if got, ok := s.HasRepo(repo.URL, src.Commit); !ok || got.Dir != m.Dir {
 		t.Errorf("%+v, %v", got, ok)
 	}

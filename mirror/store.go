@@ -176,12 +176,13 @@ func (s *Store) List() ([]Mirror, error) {
 	return out, nil
 }
 
-// Others gives the mirrors of other versions of a cell, as far as that can be told by its owner and its name.
+// Others gives this person's mirrors of other versions of a cell, as far as that can be told by its owner and its name.
+// What is hosted for others is none of them: those want followed what they use.
 func (s *Store) Others(id cid.Cid, m *signed.Manifest) ([]Mirror, error) {
 	all, err := s.List()
 	var out []Mirror
 	for _, o := range all {
-		if o.CID != "" && o.CID != id.String() && o.Owner == string(m.Owner) && o.Name == m.Name {
+		if o.CID != "" && !o.Hosted && o.CID != id.String() && o.Owner == string(m.Owner) && o.Name == m.Name {
 			out = append(out, o)
 		}
 	}

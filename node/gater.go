@@ -21,6 +21,7 @@ type gater struct {
 
 	mu      sync.RWMutex
 	named   map[peer.ID]bool
+	vouched map[peer.ID]netip.Addr // the one private address at which somebody connected says that a peer is
 	ranges  []netip.Prefix
 	blocked map[peer.ID]time.Time   // until when
 	broken  map[peer.ID][]time.Time // when a peer broke the protocol, in the last minute
@@ -29,7 +30,7 @@ type gater struct {
 // newGater allows the peers and ranges of the addresses that the owner named.
 func newGater(open bool, named []string) *gater {
 	g := &gater{
-		open: open, named: map[peer.ID]bool{},
+		open: open, named: map[peer.ID]bool{}, vouched: map[peer.ID]netip.Addr{},
 		blocked: map[peer.ID]time.Time{}, broken: map[peer.ID][]time.Time{},
 	}
 	for _, text := range named {
@@ -57,6 +58,17 @@ func (g *gater) allow(p peer.ID) {
 	if len(g.named) < maxNamed {
 		g.named[p] = true
 	}
+}
+
+// vouch lets a peer be dialed at a private address at which another one is connected, and at no other: who says
+// so may be hostile, and gains nothing that way but connections to its own machine.
+func (g *gater) vouch(p peer.ID, ip netip.Addr) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.vouched) >= maxNamed {
+		clear(g.vouched) // those who are needed are vouched for again
+	}
+	g.vouched[p] = ip
 }
 
 // addrIP gives the IP address that dialing a begins with: of a relayed one, the relay's.
@@ -143,7 +155,7 @@ func (g *gater) InterceptAddrDial(p peer.ID, a ma.Multiaddr) bool {
 	}
 	g.mu.RLock()
 	defer g.mu.RUnlock()
-	if g.named[p] {
+	if at, ok := g.vouched[p]; g.named[p] || ok && at == ip {
 		return true
 	}
 	for _, r := range g.ranges {

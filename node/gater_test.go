@@ -121,6 +121,29 @@ func TestGaterLoopback(t *testing.T) {
 	}
 }
 
+// A donor says where its mirror is: that opens the donor's own address to it, and nothing else of the LAN.
+func TestVouchedForAtOneAddress(t *testing.T) {
+	donor, caller := plainHost(t), newGater(false, []string{"/ip4/127.0.0.1/tcp/1/p2p/" + newPeer(t).String()})
+	h := plainHost(t, libp2p.ConnectionGater(caller))
+	if err := h.Connect(t.Context(), peer.AddrInfo{ID: donor.ID(), Addrs: donor.Addrs()}); err != nil {
+		t.Fatal(err)
+	}
+	caller.ranges = nil // from now on no address of this machine is named
+	n, mirror := &nucleus{host: h, gater: caller}, newPeer(t)
+	lan, own := ma.StringCast("/ip4/192.168.1.1/tcp/80"), ma.StringCast("/ip4/127.0.0.1/tcp/4001")
+	n.vouch(donor.ID(), peer.AddrInfo{ID: mirror, Addrs: []ma.Multiaddr{lan}})
+	if caller.InterceptAddrDial(mirror, lan) || caller.InterceptAddrDial(mirror, own) {
+		t.Error("an address that is not the donor's is opened")
+	}
+	n.vouch(donor.ID(), peer.AddrInfo{ID: mirror, Addrs: []ma.Multiaddr{lan, own}})
+	if !caller.InterceptAddrDial(mirror, own) {
+		t.Error("a mirror beside its donor is refused")
+	}
+	if caller.InterceptAddrDial(mirror, lan) || caller.InterceptAddrDial(newPeer(t), own) {
+		t.Error("a donor opens the LAN")
+	}
+}
+
 func TestGaterBoundsWhatMDNSNames(t *testing.T) {
 	g := newGater(false, nil)
 	for i := range maxNamed + 10 {

@@ -267,28 +267,36 @@ func (h *hosting) keep() {
 		case <-tick.C:
 		case <-h.kick:
 		}
-		h.mu.Lock()
-		running := h.running
-		h.mu.Unlock()
-		if !running {
-			continue
+		if h.mayRun() {
+			h.work.Go(h.renewAll) // one that hangs is not to cost the others their leases
 		}
-		limited, cancel := context.WithTimeout(h.ctx, renewTimeout)
-		ctx, end := h.whileRunning(limited)
-		report, err := h.n.giver.Status(ctx)
-		_ = h.each(func(c *hostedCell, dir string) error { // each row says how it went
-			if !c.op.TryLock() {
-				return nil // it is just being taken up, or paused
-			}
-			defer c.op.Unlock()
-			if err == nil && !h.wanted(c, report.Settings.Policy) {
-				return h.remove(ctx, c)
-			}
-			return h.renew(ctx, c, dir)
-		})
-		end()
-		cancel()
 	}
+}
+
+func (h *hosting) mayRun() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.running
+}
+
+// renewAll renews the leases of all, but for those that are told something at the moment, and removes what the
+// owner of this machine does not want any more.
+func (h *hosting) renewAll() {
+	limited, cancel := context.WithTimeout(h.ctx, renewTimeout)
+	defer cancel()
+	ctx, end := h.whileRunning(limited)
+	defer end()
+	report, err := h.n.giver.Status(ctx)
+	_ = h.each(func(c *hostedCell, dir string) error { // each row says how it went
+		if !c.op.TryLock() {
+			return nil // it is just being taken up, or paused, or does not answer
+		}
+		defer c.op.Unlock()
+		if err == nil && !h.wanted(c, report.Settings.Policy) {
+			return h.remove(ctx, c)
+		}
+		return h.renew(ctx, c, dir)
+	})
 }
 
 // renew lets one go on, starts it if it sleeps, and looks at what it uses. One that nobody calls any more
@@ -311,7 +319,7 @@ func (h *hosting) renew(ctx context.Context, c *hostedCell, dir string) error {
 		}
 	}
 	switch {
-	case err != nil && ctx.Err() != nil:
+	case err != nil && ctx.Err() != nil && !h.mayRun():
 		return nil // the owner is back
 	case err != nil:
 		h.log.Warn("a hosted mirror does not run", zap.String("dir", dir), zap.Error(err))

@@ -29,6 +29,10 @@ const (
 	maxPlaced = 256
 	// thereGrace is how long the copy at a donor may be missing in races before another place is looked for.
 	thereGrace = 20 * time.Second
+	// brokenFor is how long a donor is not asked that has said yes and then not done it.
+	brokenFor = 15 * time.Minute
+	// maxBroken bounds those that are remembered.
+	maxBroken = 1024
 	// compareAgain is how often a cell is compared with the mirrors of other versions.
 	compareAgain = 5 * time.Minute
 )
@@ -41,14 +45,16 @@ type placer struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 
-	mu    sync.Mutex
-	cells map[cid.Cid]*placement
+	mu     sync.Mutex
+	cells  map[cid.Cid]*placement
+	broken map[cellproto.PeerID]time.Time // donors that have not kept their word, and until when they are not asked
 }
 
 // placement is what the placer knows of one cell. placer.mu guards it.
 type placement struct {
 	name      string
-	situation mirror.Situation // as of the last race; its Races, Donors and what failed count
+	situation mirror.Situation   // as of the last race; its Races, Donors and what failed count
+	answered  []cellproto.PeerID // in the last race
 	making    bool
 	there     *there
 	why       string // of the last decision
@@ -62,10 +68,11 @@ type placement struct {
 type there struct {
 	donor, mirror cellproto.PeerID
 	seen          time.Time // in a race, or made
+	raced         bool      // it was seen in a race
 }
 
 func newPlacer(n *nucleus, started *closers) *placer {
-	p := &placer{n: n, cells: map[cid.Cid]*placement{}}
+	p := &placer{n: n, cells: map[cid.Cid]*placement{}, broken: map[cellproto.PeerID]time.Time{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	started.add(func() { p.cancel(); p.work.Wait() })
 	return p
@@ -101,7 +108,8 @@ func (p *placer) raced(out call.Raced) time.Duration {
 			p.work.Go(func() { p.compare(out.Cell, out.Manifest, c) })
 		}
 	}
-	c.lookThere(now, out.Answered)
+	c.answered = out.Answered
+	p.lookThere(c, now)
 	if p.act(out.Cell, c, now) {
 		return 0
 	}
@@ -138,16 +146,34 @@ func (p *placer) note(cell cid.Cid, c *placement, d mirror.Decision) {
 	}
 }
 
-// lookThere sees whether the copy at a donor is still there: its owner may have come back.
-func (c *placement) lookThere(now time.Time, answered []cellproto.PeerID) {
+// lookThere sees whether the copy at a donor is still there: its owner may have come back. One that was never
+// there is the donor's fault. p.mu is held.
+func (p *placer) lookThere(c *placement, now time.Time) {
 	switch {
 	case c.there == nil:
-	case slices.Contains(answered, c.there.mirror):
-		c.there.seen = now
+	case slices.Contains(c.answered, c.there.mirror):
+		c.there.seen, c.there.raced = now, true
 	case now.Sub(c.there.seen) > thereGrace:
+		if !c.there.raced {
+			p.avoid(c.there.donor, now.Add(brokenFor))
+		}
 		c.there = nil
 		c.situation.AskedDonors, c.situation.Donors = time.Time{}, nil
 	}
+}
+
+// avoid has a donor not be asked for a while. p.mu is held.
+func (p *placer) avoid(donor cellproto.PeerID, until time.Time) {
+	if len(p.broken) >= maxBroken {
+		clear(p.broken)
+	}
+	p.broken[donor] = until
+}
+
+func (p *placer) avoids(donor cellproto.PeerID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Now().Before(p.broken[donor])
 }
 
 // act begins what is due about a cell, and reports whether it did. p.mu is held.
@@ -176,8 +202,8 @@ func (p *placer) compare(cell cid.Cid, m *signed.Manifest, c *placement) {
 		return
 	}
 	for _, b := range before {
-		if b.Hosted || mirror.State(ctx, b.Dir) == ctl.Stopped {
-			continue // what is hosted for others, others want followed
+		if mirror.State(ctx, b.Dir) == ctl.Stopped {
+			continue
 		}
 		p.mu.Lock()
 		c.situation.Follows, c.public = true, c.public || b.Public

@@ -3,14 +3,16 @@ package node
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
@@ -25,8 +27,11 @@ const (
 	donorsTime = 6 * time.Second
 	// donorsSettle is how long after the first yes others may still give theirs: they may be nearer.
 	donorsSettle = 400 * time.Millisecond
-	// maxAsked is how many peers are asked about one cell.
-	maxAsked = 16
+	// donorTime is how long one donor may take, so that another one still can.
+	donorTime = placeTimeout / 2
+	// maxAsked is how many peers are asked about one cell, and maxAskedNear how many of one network.
+	maxAsked     = 16
+	maxAskedNear = 4
 )
 
 // errNotNeeded says that the objective is met meanwhile: somebody else's copy serves.
@@ -40,6 +45,7 @@ type pursuit struct {
 	log   *zap.Logger
 	offer offer.Offer
 	talks map[cellproto.PeerID]*offer.Talk // of those who have said yes
+	known []cellproto.PeerID               // providers that answered before there was a copy
 }
 
 // pursue makes a copy, wherever mirror.Decide says, until there is one or nothing more can be done.
@@ -52,6 +58,7 @@ func (p *placer) pursue(cell cid.Cid, c *placement) {
 	}
 	defer t.hangUp()
 	p.mu.Lock()
+	t.known = c.answered
 	why := "its best provider misses the objective"
 	if c.situation.Follows {
 		why = "the version before it has a copy here"
@@ -107,16 +114,20 @@ func (t *pursuit) run(ctx context.Context) error {
 			}
 			if ctx.Err() == nil {
 				t.log.Info("a donor does not take it after all", zap.String("donor", string(d.Donor)), zap.Error(err))
-				t.strike(d.Donor)
+				t.strike(d.Donor, err)
 				err = nil
 			}
 		case mirror.MirrorHere:
 			return t.here(ctx)
 		default:
-			if !s.Missed() {
+			if !s.Follows && !s.Missed() {
 				return errNotNeeded
 			}
-			return cellproto.Errorf("place a copy", cellproto.Unavailable, "%s", d.Why)
+			e := cellproto.Errorf("place a copy", cellproto.Unavailable, "%s", d.Why)
+			if may != nil {
+				e = e.WithHint("%s", cellproto.HintOf(may))
+			}
+			return e
 		}
 		if err != nil {
 			return err
@@ -133,10 +144,15 @@ func (t *pursuit) say(text string) {
 	t.log.Debug("placing", zap.String("step", text))
 }
 
-// strike has a donor count as one that has said no.
-func (t *pursuit) strike(donor cellproto.PeerID) {
+// strike has a donor count as one that has said no, and not be asked for a while.
+func (t *pursuit) strike(donor cellproto.PeerID, why error) {
+	now, pause := time.Now(), brokenFor
+	if after := cellproto.RetryAfterOf(why); after > 0 {
+		pause = min(pause, after) // it says so itself
+	}
 	t.p.mu.Lock()
 	defer t.p.mu.Unlock()
+	t.p.avoid(donor, now.Add(pause))
 	donors := slices.Clone(t.c.situation.Donors)
 	for i := range donors {
 		if donors[i].Peer == donor {
@@ -175,18 +191,14 @@ func (t *pursuit) ask(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// askAll asks those who are connected and take offers, and those whom the network names, all at once.
+// askAll asks those who are connected and take offers, and those whom the network names, many at once.
 func (t *pursuit) askAll(ctx context.Context) (answers []mirror.Donor) {
 	n := t.p.n
 	ctx, cancel := context.WithTimeout(ctx, donorsTime)
 	defer cancel()
-	results, asked := make(chan *offer.Talk, maxAsked), map[peer.ID]bool{n.host.ID(): true}
+	list, results := newAskList(n.host.ID()), make(chan *offer.Talk)
 	var asking sync.WaitGroup
 	ask := func(info peer.AddrInfo) {
-		if asked[info.ID] || len(asked) > maxAsked {
-			return
-		}
-		asked[info.ID] = true
 		asking.Go(func() {
 			limited, done := context.WithTimeout(ctx, mirror.DonorPatience)
 			defer done()
@@ -194,28 +206,36 @@ func (t *pursuit) askAll(ctx context.Context) (answers []mirror.Donor) {
 			if err != nil && cellproto.KindOf(err) != cellproto.Unsupported {
 				t.log.Debug("a donor does not answer", zap.Error(err))
 			}
-			results <- talk // nil: nothing was said; there is room for all
+			results <- talk // nil: nothing was said
 		})
+	}
+	add := func(info peer.AddrInfo) {
+		if !t.p.avoids(cellproto.PeerID(info.ID.String())) {
+			list.add(info)
+		}
 	}
 	for _, p := range n.host.Network().Peers() {
 		if ok, err := n.host.Peerstore().SupportsProtocols(p, protocol.ID(cellproto.ProtocolHost)); err == nil && len(ok) > 0 {
-			ask(peer.AddrInfo{ID: p, Addrs: n.host.Peerstore().Addrs(p)})
+			add(peer.AddrInfo{ID: p, Addrs: addrsOf(n.host.Network().ConnsToPeer(p))})
 		}
 	}
-	found := n.dht.FindDonors(ctx)
-	open, enough := len(asked)-1, (<-chan time.Time)(nil)
-	for found != nil || open > 0 {
+	found, enough := n.dht.FindDonors(ctx), (<-chan time.Time)(nil)
+	for {
+		for info, ok := list.next(); ok; info, ok = list.next() {
+			ask(info)
+		}
+		if found == nil && list.open == 0 {
+			break
+		}
 		select {
 		case p, ok := <-found:
 			if !ok {
 				found = nil
 				continue
 			}
-			before := len(asked)
-			ask(p.Info)
-			open += len(asked) - before
+			add(p.Info)
 		case talk := <-results:
-			open--
+			list.heard(talk != nil)
 			if talk == nil {
 				continue
 			}
@@ -225,11 +245,66 @@ func (t *pursuit) askAll(ctx context.Context) (answers []mirror.Donor) {
 			}
 		case <-enough:
 			cancel()
-			found, enough = nil, nil
+			found, enough, list.waiting = nil, nil, nil
 		}
 	}
 	asking.Wait()
 	return answers
+}
+
+// addrsOf gives where a peer is connected, which is where it is: what it says of itself may be anything.
+func addrsOf(conns []network.Conn) (addrs []ma.Multiaddr) {
+	for _, c := range conns {
+		addrs = append(addrs, c.RemoteMultiaddr())
+	}
+	return addrs
+}
+
+// askList is who is asked about one cell, in which order. Whoever does not answer, or is no donor, gives its place
+// to the next; and since identities cost nothing, those of one public network have only a part of the places.
+type askList struct {
+	known   map[peer.ID]bool // and this one itself
+	groups  map[string]int
+	waiting []peer.AddrInfo
+	open    int // are being asked
+	said    int // have answered
+}
+
+func newAskList(self peer.ID) *askList {
+	return &askList{known: map[peer.ID]bool{self: true}, groups: map[string]int{}}
+}
+
+func (l *askList) add(info peer.AddrInfo) {
+	if l.known[info.ID] || len(info.Addrs) == 0 {
+		return
+	}
+	if a := info.Addrs[0]; manet.IsPublicAddr(a) {
+		group := offer.GroupOf(a)
+		if l.groups[group] >= maxAskedNear {
+			return
+		}
+		l.groups[group]++
+	}
+	l.known[info.ID] = true
+	l.waiting = append(l.waiting, info)
+}
+
+// next gives who is to be asked now.
+func (l *askList) next() (info peer.AddrInfo, ok bool) {
+	if len(l.waiting) == 0 || l.open+l.said >= maxAsked {
+		return info, false
+	}
+	info, l.waiting = l.waiting[0], l.waiting[1:]
+	l.open++
+	return info, true
+}
+
+// heard notes that one of those who are asked has answered, or that nothing comes of it.
+func (l *askList) heard(answer bool) {
+	l.open--
+	if answer {
+		l.said++
+	}
 }
 
 // heard notes the answer of a donor. Who has said yes waits for more.
@@ -259,12 +334,17 @@ func (t *pursuit) placeAt(ctx context.Context, donor cellproto.PeerID) error {
 	delete(t.talks, donor)
 	defer talk.Close()
 	t.say("a donor " + talk.RTT.Round(10*time.Microsecond).String() + " away takes it")
+	ctx, cancel := context.WithTimeout(ctx, donorTime)
+	defer cancel()
 	info, err := talk.Take(ctx, func(text string) { t.say("the donor: " + text) })
 	if err != nil {
 		return err
 	}
 	if info.ID == n.host.ID() {
 		return cellproto.Errorf("place a copy", cellproto.Corrupt, "the donor says that the copy is this very nucleus")
+	}
+	if slices.Contains(t.known, cellproto.PeerID(info.ID.String())) {
+		return cellproto.Errorf("place a copy", cellproto.Corrupt, "the donor says that %s is a copy, which was there before", info.ID)
 	}
 	t.p.mu.Lock()
 	t.c.there = &there{donor: donor, mirror: cellproto.PeerID(info.ID.String()), seen: time.Now()}
@@ -275,17 +355,13 @@ func (t *pursuit) placeAt(ctx context.Context, donor cellproto.PeerID) error {
 	return nil
 }
 
-// vouch lets a peer be dialed at private addresses that is on the machine of one that is connected there.
+// vouch lets a peer be dialed at the private address of one that is connected there, since it is on the same machine.
 func (n *nucleus) vouch(by peer.ID, info peer.AddrInfo) {
-	var at []netip.Addr
 	for _, c := range n.host.Network().ConnsToPeer(by) {
-		if ip, ok := addrIP(c.RemoteMultiaddr()); ok {
-			at = append(at, ip)
-		}
-	}
-	for _, a := range info.Addrs {
-		if ip, ok := addrIP(a); ok && slices.Contains(at, ip) {
-			n.gater.allow(info.ID)
+		ip, ok := addrIP(c.RemoteMultiaddr())
+		at := func(a ma.Multiaddr) bool { there, ok := addrIP(a); return ok && there == ip }
+		if ok && !c.Stat().Limited && !isPublic(ip) && slices.ContainsFunc(info.Addrs, at) {
+			n.gater.vouch(info.ID, ip)
 			return
 		}
 	}

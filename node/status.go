@@ -42,6 +42,7 @@ func (n *nucleus) status() ctl.Status {
 			s.State = ctl.Frozen
 		}
 	}
+	s.SchemasInUse = n.schemaUsers()
 	if err := n.accounts.trouble(); err != nil {
 		s.Ledger = err.Error()
 	}

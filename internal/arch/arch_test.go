@@ -39,6 +39,7 @@ const (
 var table = []line{
 	{0, "cellproto", none, "github.com/fxamacker/cbor/v2 lukechampine.com/blake3 golang.org/x"},
 	{0, "cellproto/cell", "cellproto cellproto/wire", "github.com/fxamacker/cbor/v2"},
+	{0, "cellproto/celllock", "cellproto", none},
 	{0, "cellproto/celltoml", "cellproto", "github.com/pelletier/go-toml/v2"},
 	{0, "cellproto/patch", "cellproto", "github.com/fxamacker/cbor/v2 github.com/mr-tron/base58"},
 	{0, "cellproto/patch/delta", "cellproto cellproto/patch", "github.com/klauspost/compress/zstd"},
@@ -65,7 +66,7 @@ var table = []line{
 
 	{4, "cmd/celld", "0 node/program node", free}, // node/program: the log file
 	{4, "cmd/cellbox/...", "cellproto node/sandbox", free},
-	{4, "cmd/cellctl", "cellproto cellproto/celltoml cellproto/patch internal/ctl cmd/cellctl/gen ledger", free},
+	{4, "cmd/cellctl", "cellproto cellproto/celllock cellproto/celltoml cellproto/patch internal/ctl cmd/cellctl/gen ledger", free},
 	{4, "cmd/cellctl/gen", "cellproto cellproto/wire", none}, // pure
 
 	{5, "examples/...", "cellproto cellproto/cell", free},

@@ -23,6 +23,9 @@ const pings = 3
 // stepTimeout is how long a donor that takes a cell up may say nothing.
 const stepTimeout = 30 * time.Second
 
+// maxSteps is how many steps a donor may tell of. One of ours tells of some dozens, and of one each 10 s.
+const maxSteps = 1000
+
 // Talk is a conversation with a donor that was offered a cell. Its owner calls Close.
 type Talk struct {
 	Donor   peer.ID
@@ -120,7 +123,10 @@ func (t *Talk) Take(ctx context.Context, step func(string)) (info peer.AddrInfo,
 	if err := write(t.stream, typeTake, nil); err != nil {
 		return info, err
 	}
-	for {
+	for steps := 0; ; steps++ {
+		if steps > maxSteps {
+			return info, cellproto.Errorf(op, cellproto.BadInput, "more than %d steps", maxSteps)
+		}
 		_ = t.stream.SetReadDeadline(time.Now().Add(stepTimeout))
 		kind, body, err := read(t.stream, typeStep, typeTaken, typeFailed)
 		if err != nil {

@@ -29,6 +29,9 @@ const (
 
 	maxPings   = 8 // on one stream
 	maxStreams = 32
+	// Of these, of one peer and of one network: whoever says nothing holds a place for offerTimeout.
+	maxPeerStreams  = 8
+	maxGroupStreams = 16
 	// streamMemory is what an offer costs while it is looked at.
 	streamMemory = 2 * maxOffer
 	// stepEvery is how often who waits for a cell is told that it goes on.
@@ -59,7 +62,7 @@ type Server struct {
 	now   func() time.Time
 
 	mu      sync.Mutex
-	streams int
+	streams counts
 	takes   map[cid.Cid]*taking
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -68,7 +71,7 @@ type Server struct {
 
 // NewServer makes the donor's half. Its owner calls Close.
 func NewServer(donor Donor, log *zap.Logger) *Server {
-	s := &Server{donor: donor, log: log, quota: newQuota(), now: time.Now, takes: map[cid.Cid]*taking{}}
+	s := &Server{donor: donor, log: log, quota: newQuota(), now: time.Now, streams: newCounts(), takes: map[cid.Cid]*taking{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -83,14 +86,14 @@ func (s *Server) Close() {
 
 // Serve answers one stream. What it returns is what the peer did wrong, or what went wrong with it.
 func (s *Server) Serve(st network.Stream) error {
-	if !s.enter() {
-		return cellproto.Errorf("serve an offer", cellproto.Overloaded, "%d are being answered", maxStreams)
+	from := Asker{Peer: st.Conn().RemotePeer(), Group: GroupOf(st.Conn().RemoteMultiaddr())}
+	if !s.enter(from) {
+		return cellproto.Errorf("serve an offer", cellproto.Overloaded, "too many are being answered, here or of this peer or network")
 	}
-	defer s.leave()
+	defer s.leave(from)
 	if err := st.Scope().ReserveMemory(streamMemory, network.ReservationPriorityLow); err != nil {
 		return cellproto.Errorf("serve an offer", cellproto.Overloaded, "%w", err)
 	}
-	from := Asker{Peer: st.Conn().RemotePeer(), Group: groupOf(st.Conn().RemoteMultiaddr())}
 	err := s.converse(st, from)
 	var said *cellproto.Error
 	if err != nil && !errors.As(err, &said) {
@@ -99,21 +102,22 @@ func (s *Server) Serve(st network.Stream) error {
 	return err
 }
 
-func (s *Server) enter() bool {
+func (s *Server) enter(from Asker) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.streams >= maxStreams || s.ctx.Err() != nil {
+	n := &s.streams
+	if n.all >= maxStreams || n.peers[from.Peer] >= maxPeerStreams || n.groups[from.Group] >= maxGroupStreams || s.ctx.Err() != nil {
 		return false
 	}
-	s.streams++
+	n.add(from, 1)
 	s.work.Add(1)
 	return true
 }
 
-func (s *Server) leave() {
+func (s *Server) leave(from Asker) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.streams--
+	s.streams.add(from, -1)
 	s.work.Done()
 }
 

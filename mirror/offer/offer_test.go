@@ -291,6 +291,31 @@ func TestBreaches(t *testing.T) {
 	}
 }
 
+// One who opens streams and says nothing leaves room for the others.
+func TestSilentStreams(t *testing.T) {
+	d, s, _ := donor(t, &machine{refusal: cellproto.Errorf("take it", cellproto.Denied, "no")})
+	silent := newHost(t)
+	if err := silent.Connect(soon(t), d); err != nil {
+		t.Fatal(err)
+	}
+	for range maxStreams + 8 {
+		st, err := silent.NewStream(soon(t), d.ID, cellproto.ProtocolHost)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer st.Reset()
+		_, _ = st.Write([]byte{0}) // it has been opened; of those past the limit nobody listens
+	}
+	open := func() int { s.mu.Lock(); defer s.mu.Unlock(); return s.streams.all }
+	until(t, "they are open", func() bool { return open() >= maxPeerStreams })
+	if talk := ask(t, newHost(t), d, cell(t, "calculator")); talk.Refusal == nil {
+		t.Error("it says yes")
+	}
+	if n := open(); n > maxPeerStreams+1 {
+		t.Errorf("one peer has %d streams", n)
+	}
+}
+
 func TestQuota(t *testing.T) {
 	q, now := newQuota(), time.Unix(1_000_000, 0)
 	take := func(peer, group string) bool { return q.take(now, Asker{Peer: testID(peer), Group: group}) == nil }

@@ -37,6 +37,17 @@ type counts struct {
 
 func newCounts() counts { return counts{peers: map[peer.ID]int{}, groups: map[string]int{}} }
 
+// add counts n more of one asker, and forgets whoever has none.
+func (c *counts) add(from Asker, n int) {
+	c.all += n
+	if c.peers[from.Peer] += n; c.peers[from.Peer] == 0 {
+		delete(c.peers, from.Peer)
+	}
+	if c.groups[from.Group] += n; c.groups[from.Group] == 0 {
+		delete(c.groups, from.Group)
+	}
+}
+
 func newQuota() *quota { return &quota{now: newCounts(), before: newCounts()} }
 
 // take counts an offer, or says when there is room for it: Overloaded.
@@ -64,15 +75,13 @@ func (q *quota) take(now time.Time, from Asker) error {
 			return err
 		}
 	}
-	q.now.peers[from.Peer]++
-	q.now.groups[from.Group]++
-	q.now.all++
+	q.now.add(from, 1)
 	return nil
 }
 
-// groupOf names the network that an address is in: the /24, or the /48 of IPv6; of a private or
+// GroupOf names the network that an address is in: the /24, or the /48 of IPv6; of a private or
 // loopback address itself, since there is no cheap supply of those from afar.
-func groupOf(a ma.Multiaddr) string {
+func GroupOf(a ma.Multiaddr) string {
 	if a == nil {
 		return ""
 	}

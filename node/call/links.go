@@ -42,6 +42,7 @@ type link struct {
 type linkKey struct {
 	to   string // peer ID, or path of a Unix socket
 	cell string // CID that is wanted, or ""
+	made string // hash of the schema that the caller was made for, as bytes; "": it does not know
 }
 
 // dialing is a link that is being made or is there.
@@ -56,6 +57,7 @@ type dialing struct {
 type links struct {
 	host  host.Host
 	agent string
+	self  string // peer ID of this nucleus
 	log   *zap.Logger
 	meter *Meter
 
@@ -82,28 +84,30 @@ func (l *links) close() {
 }
 
 // peer gives the link to a peer that serves cell ("": whichever it has), and makes it if needed.
-func (l *links) peer(ctx context.Context, info peer.AddrInfo, cell string) (*link, error) {
-	return l.get(ctx, linkKey{info.ID.String(), cell}, func(ctx context.Context) (*link, error) {
-		return l.dialPeer(network.WithAllowLimitedConn(ctx, "cell call"), ctx, info, cell)
+func (l *links) peer(ctx context.Context, info peer.AddrInfo, cell, made string) (*link, error) {
+	key := linkKey{info.ID.String(), cell, made}
+	return l.get(ctx, key, func(ctx context.Context) (*link, error) {
+		return l.dialPeer(network.WithAllowLimitedConn(ctx, "cell call"), ctx, info, key)
 	})
 }
 
 // socket gives the link to the nucleus behind a Unix socket.
-func (l *links) socket(ctx context.Context, path string, dial func(context.Context) (net.Conn, error)) (*link, error) {
-	return l.get(ctx, linkKey{to: path}, func(ctx context.Context) (*link, error) {
+func (l *links) socket(ctx context.Context, path, made string, dial func(context.Context) (net.Conn, error)) (*link, error) {
+	key := linkKey{to: path, made: made}
+	return l.get(ctx, key, func(ctx context.Context) (*link, error) {
 		conn, err := dial(ctx)
 		if err != nil {
 			return nil, err
 		}
-		return l.start(conn, linkKey{to: path}, "", 0)
+		return l.start(conn, key, "", 0)
 	})
 }
 
 // live gives the link to a peer that serves cell if there is one, without waiting for anything.
-func (l *links) live(to cellproto.PeerID, cell string) *link {
+func (l *links) live(to cellproto.PeerID, cell, made string) *link {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	d := l.made[linkKey{string(to), cell}]
+	d := l.made[linkKey{string(to), cell, made}]
 	if d == nil || !d.done() || l.spent(d) {
 		return nil
 	}
@@ -200,7 +204,7 @@ func (d *dialing) dead() bool {
 
 // dialPeer opens a stream of frames to a peer. dial bounds how long that takes, and says whether a
 // relayed connection will do; ctx is the caller's own.
-func (l *links) dialPeer(dial, ctx context.Context, info peer.AddrInfo, cell string) (*link, error) {
+func (l *links) dialPeer(dial, ctx context.Context, info peer.AddrInfo, key linkKey) (*link, error) {
 	op := "connect to " + info.ID.String()
 	if l.host == nil {
 		return nil, cellproto.Errorf(op, cellproto.Unavailable, "this nucleus has no network")
@@ -216,7 +220,7 @@ func (l *links) dialPeer(dial, ctx context.Context, info peer.AddrInfo, cell str
 		s.Reset()
 		return nil, err
 	}
-	lk, err := l.start(counted{stream{s}, l.meter.gauge(info.ID.String())}, linkKey{info.ID.String(), cell}, info.ID, cellproto.IdleTimeout)
+	lk, err := l.start(counted{stream{s}, l.meter.gauge(info.ID.String())}, key, info.ID, cellproto.IdleTimeout)
 	if err != nil {
 		return nil, err
 	}
@@ -258,7 +262,7 @@ func unavailable(ctx context.Context) cellproto.Kind {
 func (l *links) start(t cellproto.Transport, key linkKey, remote peer.ID, idle time.Duration) (*link, error) {
 	conn, err := cellproto.NewConn(t, cellproto.Config{
 		Opener: true, IdleTimeout: idle,
-		Hello: cellproto.Hello{Agent: l.agent, Cell: key.cell, Codecs: []uint{uint(cellproto.JSON), uint(cellproto.CBOR)}},
+		Hello: cellproto.Hello{Agent: l.agent, Cell: key.cell, MadeFor: []byte(key.made), Peer: l.self, Codecs: []uint{uint(cellproto.JSON), uint(cellproto.CBOR)}},
 	})
 	if err != nil {
 		t.Close()

@@ -38,6 +38,11 @@ type ServerConfig struct {
 	MaxInFlight int           // in all; 0: cellproto.MaxStreams
 	MaxPeer     int           // of one peer; 0: cellproto.MaxStreamsPeer
 	OwnerUID    int           // callers on the Unix socket with this uid need no token
+	// Elsewhere says whether a caller on the Unix socket that was made for this schema, a hash, is served by another
+	// nucleus, to which it is led when it comes back; nil: nobody is.
+	Elsewhere func(made []byte) bool
+	// Had says whether the cell has, or had, a schema; nil: nobody knows.
+	Had func(cellproto.SchemaHash) bool
 }
 
 // ServerDeps is what the server half stands on.
@@ -62,6 +67,7 @@ type Server struct {
 	meter    *Meter
 	queue    queue
 	probers  probers
+	users    *users
 
 	passed    sync.Pool    // of *passed, which no call uses
 	kept      atomic.Int64 // bytes of requests that can be made again
@@ -100,6 +106,7 @@ func NewServer(cfg ServerConfig, deps ServerDeps) *Server {
 		cfg.TokenTTL = cellproto.TokenTTL
 	}
 	s := &Server{cfg: cfg, deps: deps, peers: map[string]*peerLoad{}, conns: map[*cellproto.Conn]*session{}, proven: map[peer.ID]proven{}}
+	s.users = newUsers(cfg.Had)
 	s.keys.once = newOnce[*keyed]()
 	s.meter = newMeter()
 	s.queue.time = queueTime
@@ -179,6 +186,9 @@ type session struct {
 	nonce   []byte    // nil: used
 	checked bool      // the peer's hello was looked at
 	token   []byte    // that it gave; nil: none
+	hello   userHello // what it has said of itself
+	user    *user     // of what is served, or of made; nil: not looked up yet, or there is no schema
+	usedOf  *Serving  // for which user was looked up
 	until   time.Time // may call until then
 }
 

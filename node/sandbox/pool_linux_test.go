@@ -9,11 +9,14 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+var burnt atomic.Int64 // so that a loop has something to do
 
 const envHungry = "CELL_TEST_HUNGRY" // groups as JSON, then what to want
 
@@ -43,7 +46,8 @@ func hungry() {
 			cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 			fail(cmd.Start())
 		}
-		for {
+		for n := int64(0); ; n++ {
+			burnt.Store(n)
 		}
 	case "memory":
 		var all [][]byte

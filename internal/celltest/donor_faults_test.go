@@ -1,0 +1,114 @@
+package celltest
+
+import (
+	"context"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/signed"
+	"github.com/celldnet/celld/internal/ctl"
+	"github.com/celldnet/celld/mirror/offer"
+	"github.com/celldnet/celld/node/call"
+)
+
+// A nucleus that hangs costs those beside it nothing: their leases are renewed meanwhile.
+func TestHungMirrorHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	_, first := n.provide("calculator")
+	b := n.Machine().Example("calculator")
+	b.Edit(`version = "1.0.0"`, `version = "1.0.1"`)
+	b.Start()
+	second := b.Publish()
+	donor := n.donor()
+	caller := n.wanting("caller")
+	for _, cell := range []string{first.CID, second.CID} {
+		_, stop := caller.load(cell)
+		Eventually(t, "a donor has a copy", func() bool { return caller.placement(cell).State == ctl.PlacementThere })
+		stop()
+	}
+	rows := donor.hosted(2, ctl.Running)
+	hung, beside := donor.At(rows[0].Dir).Status().NucleusPID, donor.At(rows[1].Dir)
+	if err := syscall.Kill(hung, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Kill(hung, syscall.SIGCONT) })
+	for until := time.Now().Add(25 * time.Second); time.Now().Before(until); { // longer than a lease, and than any one is waited for
+		if reply, _, err := beside.Use(t.Context(), "", "add", "3", "4"); err != nil || string(reply) != "7" {
+			t.Fatalf("the one beside it answers %s, %v", reply, err)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// hostileDonor says yes to everything, and then does what it likes.
+type hostileDonor struct {
+	take func(ctx context.Context, o offer.Offer, step func(string)) (peer.AddrInfo, error)
+}
+
+func (hostileDonor) Consider(context.Context, peer.ID, offer.Offer, *signed.Manifest) error {
+	return nil
+}
+
+func (d hostileDonor) Take(ctx context.Context, _ peer.ID, o offer.Offer, _ *signed.Manifest, step func(string)) (peer.AddrInfo, error) {
+	return d.take(ctx, o, step)
+}
+
+// A donor that says yes and does not do it costs some time: the copy is made elsewhere, and no call fails.
+func TestHostileDonors(t *testing.T) {
+	t.Parallel()
+	ghost := newStranger(t).host
+	for name, take := range map[string]func(context.Context, offer.Offer, func(string)) (peer.AddrInfo, error){
+		"names a copy that is not there": func(context.Context, offer.Offer, func(string)) (peer.AddrInfo, error) {
+			return peer.AddrInfo{ID: ghost.ID(), Addrs: ghost.Addrs()}, nil
+		},
+		"names the original": func(_ context.Context, o offer.Offer, _ func(string)) (peer.AddrInfo, error) {
+			return o.Providers[0], nil
+		},
+		"talks without end": func(ctx context.Context, _ offer.Offer, step func(string)) (peer.AddrInfo, error) {
+			for n := 0; ctx.Err() == nil; n++ {
+				step(strings.Repeat("fetching ", n%50))
+			}
+			return peer.AddrInfo{}, ctx.Err()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := New(t)
+			_, published := n.provide("calculator")
+			caller := n.Headless("caller")
+			caller.write(".cell-cache/slo.json", `{"max_p99_ms": 5, "clone_on_violation": true}`, 0o600)
+			caller.Start()
+			s, takes := newStranger(t), atomic.Int64{}
+			server := offer.NewServer(hostileDonor{func(ctx context.Context, o offer.Offer, step func(string)) (peer.AddrInfo, error) {
+				takes.Add(1)
+				return take(ctx, o, step)
+			}}, zap.NewNop())
+			t.Cleanup(server.Close)
+			s.host.SetStreamHandler(cellproto.ProtocolHost, call.HandleStream(zap.NewNop(), func(st network.Stream) error { return server.Serve(st) }))
+			info, err := peer.AddrInfoFromString(caller.Status().Addrs[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.host.Connect(t.Context(), *info); err != nil {
+				t.Fatal(err)
+			}
+			_, stop := caller.load(published.CID)
+			t.Cleanup(func() { stop() })
+			Eventually(t, "there is a copy here", func() bool { return caller.placement(published.CID).State == ctl.PlacementHere })
+			stop()
+			if takes.Load() != 1 {
+				t.Errorf("the donor was trusted %d times", takes.Load())
+			}
+			n.Must(n.root, "mirror", "rm", published.CID)
+		})
+	}
+}
