@@ -49,7 +49,7 @@ func (t *gauge) flown(at time.Duration) (ns, seen uint64) {
 	v := t.flight.Load()
 	now := v>>flightBits + v&(1<<flightBits-1)*uint64(at)
 	gain := int64((now-t.seen)<<flightBits) >> flightBits
-	if gain <= 0 { // a call that began a moment after at
+	if gain <= 0 { // a call began a moment after at, or had ended before the last look and not said so
 		return 0, t.seen
 	}
 	return uint64(gain), now
