@@ -197,6 +197,7 @@ func (a *accounts) run(ctx context.Context) {
 		now := time.Now()
 		busy := a.tick(now)
 		a.bill(ctx, now)
+		a.makeRoom(now)
 		a.publish(now)
 		a.note(a.led.Tick(now))
 		if busy {
@@ -347,6 +348,35 @@ func (a *accounts) bill(ctx context.Context, now time.Time) {
 			}
 			d.refused = err
 		})
+	}
+}
+
+// makeRoom forgets callers that have left, once there are many: what they have used and not signed for is
+// written down, and is where their accounts go on when they come back.
+func (a *accounts) makeRoom(now time.Time) {
+	if !a.n.server.Meter().Crowded() {
+		return
+	}
+	all := a.usages()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for who := range all {
+		d := a.owes(who)
+		if a.billing[who] {
+			continue
+		}
+		u, ok := a.n.server.Forget(who)
+		if !ok {
+			continue
+		}
+		delete(a.debtors, who)
+		if d == nil {
+			continue
+		}
+		if total, _, err := a.total(d, u, now); err == nil {
+			_, err = a.led.SignTotal(now, total, ledger.RoleProvider, a.key)
+			a.log.Debug("caller forgotten", zap.Stringer("peer", d.peer), zap.Error(err))
+		}
 	}
 }
 
