@@ -190,6 +190,7 @@ func (a *accounts) run(ctx context.Context) {
 			continue
 		case <-meter.Awake():
 			a.measure(time.Now()) // what was before is nobody's
+			a.energy.of(0)
 			timer.Reset(meterEvery)
 			continue
 		case <-timer.C:
