@@ -35,6 +35,8 @@ type accounts struct {
 	prices *ledger.PriceTable
 	energy *energy
 	news   *gossip.Log
+	// credit is whose what this host gives is, if not its own: of a hosted cell, as its host has said.
+	credit *ledger.Key
 	limit  gossip.Limiter
 
 	cancel  context.CancelFunc
@@ -102,6 +104,17 @@ func (n *nucleus) startAccounts(started *closers) error {
 		verdicts: map[ledger.Verdict]uint64{}, billing: map[string]bool{},
 	}
 	a.self = ledger.KeyOf(a.key)
+	if n.placed != nil && n.placed.CreditTo != "" {
+		p, err := peer.Decode(n.placed.CreditTo)
+		if err != nil {
+			return cellproto.Errorf("open the ledger", cellproto.BadInput, "who is credited: %w", err)
+		}
+		key, err := gossip.KeyOf(p)
+		if err != nil {
+			return err
+		}
+		a.credit = &key
+	}
 	cfg := ledger.Config{Net: a.net, Self: a.self}
 	files, err := ledger.OpenDir(filepath.Join(n.cfg.Dir, ledgerDir))
 	if err == nil {
@@ -177,6 +190,7 @@ func (a *accounts) run(ctx context.Context) {
 			continue
 		case <-meter.Awake():
 			a.measure(time.Now()) // what was before is nobody's
+			a.energy.of(0)
 			timer.Reset(meterEvery)
 			continue
 		case <-timer.C:
@@ -184,6 +198,7 @@ func (a *accounts) run(ctx context.Context) {
 		now := time.Now()
 		busy := a.tick(now)
 		a.bill(ctx, now)
+		a.makeRoom(now)
 		a.publish(now)
 		a.note(a.led.Tick(now))
 		if busy {
@@ -263,6 +278,9 @@ func (a *accounts) owes(who string) *debtor {
 		}
 		d := &debtor{peer: p, key: key, tried: time.Now()}
 		d.base = ledger.Receipt{Net: a.net, Consumer: key, Provider: a.self}
+		if a.credit != nil && *a.credit != key && *a.credit != a.self {
+			d.base.Beneficiary = a.credit
+		}
 		reg := a.register(d.base.RegKey())
 		for _, s := range []*ledger.Signed{reg.Ack, reg.Claim} {
 			if s != nil && s.Credit >= d.base.Credit {
@@ -331,6 +349,35 @@ func (a *accounts) bill(ctx context.Context, now time.Time) {
 			}
 			d.refused = err
 		})
+	}
+}
+
+// makeRoom forgets callers that have left, once there are many: what they have used and not signed for is
+// written down, and is where their accounts go on when they come back.
+func (a *accounts) makeRoom(now time.Time) {
+	if !a.n.server.Meter().Crowded() {
+		return
+	}
+	all := a.usages()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for who := range all {
+		d := a.owes(who)
+		if a.billing[who] {
+			continue
+		}
+		u, ok := a.n.server.Forget(who)
+		if !ok {
+			continue
+		}
+		delete(a.debtors, who)
+		if d == nil {
+			continue
+		}
+		if total, _, err := a.total(d, u, now); err == nil {
+			_, err = a.led.SignTotal(now, total, ledger.RoleProvider, a.key)
+			a.log.Debug("caller forgotten", zap.Stringer("peer", d.peer), zap.Error(err))
+		}
 	}
 }
 

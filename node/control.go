@@ -71,6 +71,7 @@ func (n *nucleus) routes() http.Handler {
 
 		"GET " + ctl.RouteWallet:       n.ctlWallet,
 		"GET " + ctl.RouteWalletExport: n.ctlWalletExport,
+		"GET " + ctl.RouteDonors:       n.ctlDonors,
 
 		"GET " + ctl.RouteDeps:  n.ctlDeps,
 		"POST " + ctl.RouteDeps: n.ctlUpdateDeps,

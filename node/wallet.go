@@ -197,5 +197,8 @@ func (n *nucleus) checkLedger() ctl.Check {
 	if bad := a.report.Damaged; len(bad) > 0 {
 		return good(name, "a part was damaged and is put aside (%s); what it had comes back from those who signed it", bad)
 	}
+	if cut := a.report.Truncated; cut > 0 {
+		return good(name, "%d bytes at its end were not whole, as after a crash; what they had comes back from those who signed it", cut)
+	}
 	return good(name, "%d neighbours in %d networks; %d of %d wanted", peers, groups, min(peers, minNeighbours), minNeighbours)
 }

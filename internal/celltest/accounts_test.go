@@ -151,10 +151,21 @@ func TestAccounts(t *testing.T) {
 	Eventually(t, "the provider has heard what it had lost", func() bool { return provider.with(c).UWH > last.UWH })
 	even(t, provider, caller, last.Calls+1)
 
+	var donors []ctl.DonorRow
+	if err := json.Unmarshal([]byte(caller.Must("donors", caller.Dir, "--json")), &donors); err != nil {
+		t.Fatal(err)
+	}
+	if len(donors) != 1 || donors[0].Peer != p || donors[0].Given != caller.with(p).UWH || donors[0].Owed == 0 {
+		t.Errorf("the caller's donors are %+v", donors)
+	}
+	if err := json.Unmarshal([]byte(caller.Must("donors", caller.Dir, "--root", p, "--json")), &donors); err != nil || len(donors) != 0 {
+		t.Errorf("seen from the provider, donors are %+v (%v)", donors, err)
+	}
+
 	provider.Stop()
 	spoil(t, filepath.Join(provider.Dir, "ledger"))
 	provider.Start()
-	if r := provider.Ctl("doctor", provider.Dir); !strings.Contains(r.Stdout, "damaged") {
+	if r := provider.Ctl("doctor", provider.Dir); !strings.Contains(r.Stdout, "not whole") {
 		t.Errorf("doctor does not speak of the damage:\n%s", r.Stdout)
 	}
 	caller.AwaitProviders(cid, 1)
@@ -190,7 +201,7 @@ func TestAccounts(t *testing.T) {
 	}
 }
 
-// spoil changes a byte in the first record of a ledger's first segment.
+// spoil changes a byte in the first record of a ledger's segment: all behind it is lost.
 func spoil(t *testing.T, dir string) {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join(dir, "*"))

@@ -5,11 +5,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/url"
 )
 
 // Routes of the ledger.
 const (
-	RouteWallet       = "/v1/wallet"        // GET; result Wallet
+	RouteWallet = "/v1/wallet" // GET; result Wallet
+	// GET root: a peer ID, or "" for this host; result []DonorRow, the largest debt first.
+	RouteDonors = "/v1/donors"
+
 	RouteWalletExport = "/v1/wallet/export" // GET; items Exported, result null
 )
 
@@ -48,6 +52,13 @@ type WalletRow struct {
 	Refused  string `json:"refused,omitempty"` // why the last bill was not signed
 }
 
+// DonorRow is somebody who has given, as it looks from one host.
+type DonorRow struct {
+	Peer  string `json:"peer"`      // peer ID of a host, an account or a pool
+	Owed  uint64 `json:"owed_uwh"`  // what the root still owes it, directly or over two others at most
+	Given uint64 `json:"given_uwh"` // by all receipts that this host knows, whoever signed them
+}
+
 // Exported is a piece of an export.
 type Exported struct {
 	Bytes []byte `json:"bytes"`
@@ -56,6 +67,11 @@ type Exported struct {
 // Wallet asks what was given and taken.
 func (c *Client) Wallet(ctx context.Context) (Wallet, error) {
 	return result[Wallet](ctx, c, "GET", RouteWallet, nil)
+}
+
+// Donors asks who has given, as seen from root ("": this host).
+func (c *Client) Donors(ctx context.Context, root string) ([]DonorRow, error) {
+	return result[[]DonorRow](ctx, c, "GET", RouteDonors, url.Values{"root": {root}})
 }
 
 // WalletExport writes all entries that the ledger has to w.

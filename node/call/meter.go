@@ -49,7 +49,7 @@ func (t *gauge) flown(at time.Duration) (ns, seen uint64) {
 	v := t.flight.Load()
 	now := v>>flightBits + v&(1<<flightBits-1)*uint64(at)
 	gain := int64((now-t.seen)<<flightBits) >> flightBits
-	if gain <= 0 { // a call that began a moment after at
+	if gain <= 0 { // a call began a moment after at, or had ended before the last look and not said so
 		return 0, t.seen
 	}
 	return uint64(gain), now
@@ -111,6 +111,36 @@ func (m *Meter) begin(t *gauge, at time.Time) {
 }
 
 func (m *Meter) end(t *gauge, at time.Time) { t.end(at.Sub(m.base)) }
+
+// forget gives what a peer has used in all, and begins anew with it; false while it has calls in flight.
+func (m *Meter) forget(who string) (Usage, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t := m.gauges[who]
+	if t == nil || t.flight.Load()&(1<<flightBits-1) > 0 {
+		return Usage{}, false
+	}
+	delete(m.gauges, who)
+	return t.usage(), true
+}
+
+// Crowded reports that there is little room for further peers.
+func (m *Meter) Crowded() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.gauges) > maxGauges*3/4
+}
+
+// Forget gives what a caller that has left had used in all, and forgets it; false if it is here, or was
+// never.
+func (s *Server) Forget(who string) (Usage, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.peers[who] != nil {
+		return Usage{}, false
+	}
+	return s.meter.forget(who)
+}
 
 // Awake is sent something when there are calls again after Tick has said that there are none.
 func (m *Meter) Awake() <-chan struct{} { return m.awake }

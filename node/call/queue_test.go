@@ -117,6 +117,17 @@ func TestQueueByRank(t *testing.T) {
 	if u := p.server.Meter().Divided(stranger.ID().String()); u.Calls != 3 || u.Wall == 0 || u.In == 0 || u.Out == 0 {
 		t.Errorf("%+v", u)
 	}
+	if _, ok := p.server.Forget(stranger.ID().String()); ok {
+		t.Error("a caller that is connected was forgotten")
+	}
+	a.Close()
+	eventually(t, "who has left can be forgotten, with all that it has used", func() bool {
+		u, ok := p.server.Forget(stranger.ID().String())
+		return ok && u.Calls == 3
+	})
+	if u := p.server.Meter().Divided(stranger.ID().String()); u != (Usage{}) {
+		t.Errorf("%+v", u)
+	}
 	if l := p.server.Load(); l.InFlight != 0 || p.program.inFlight.Load() != 0 || p.server.Waiting() != 0 {
 		t.Errorf("places are left taken: %+v", l)
 	}
