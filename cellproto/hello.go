@@ -35,7 +35,16 @@ type Hello struct {
 	Peer         string   `cbor:"10,keyasint,omitempty"` // peer ID of the nucleus, for proofs on a Unix socket
 	Slow         []uint   `cbor:"11,keyasint,omitempty"` // numbers of the functions that are not answered inline
 	Token        []byte   `cbor:"12,keyasint,omitempty"` // of a caller that asks for a handoff and is not the owner
+	MadeFor      []byte   `cbor:"13,keyasint,omitempty"` // SchemaHash that the caller was made for; none: it does not say
 }
+
+// EventSchema is the function of an event by which a nucleus tells its callers that the schema of the cell is another
+// one from now on; the payload is its hash.
+const EventSchema = FuncSchema
+
+// MetaMadeFor is the key of a request's meta by which a caller tells its own nucleus which schema of the cell that
+// is to be called it was made for: the hash, in hex. It does not leave that, whose hello says it.
+const MetaMadeFor = "made_for"
 
 // What a peer may put into a hello, besides its functions.
 const (
@@ -89,7 +98,8 @@ func ParseHello(data []byte) (Hello, error) {
 	if !slices.Contains(h.Versions, Version) {
 		return h, Errorf("read hello", Unsupported, "peer speaks versions %v of the frames, this side %d", h.Versions, Version)
 	}
-	if len(h.Schema) != 0 && len(h.Schema) != len(SchemaHash{}) || len(h.Nonce) != 0 && len(h.Nonce) != NonceSize {
+	sized := func(b []byte, size int) bool { return len(b) == 0 || len(b) == size }
+	if !sized(h.Schema, len(SchemaHash{})) || !sized(h.MadeFor, len(SchemaHash{})) || !sized(h.Nonce, NonceSize) {
 		return h, Errorf("read hello", BadInput, "schema hash or nonce of a wrong size")
 	}
 	if err := h.check(); err != nil {

@@ -5,6 +5,7 @@ const (
 	ProtocolCall   = "/cell/call/1"   // frames: few long-lived streams a peer, large bodies on one of their own
 	ProtocolAdvert = "/cell/advert/1" // a provider's signed word on its own load
 	ProtocolFetch  = "/cell/fetch/1"  // an artefact as one verified stream
+	ProtocolLedger = "/cell/ledger/1" // who has used what: bills and receipts between two hosts, news between neighbours
 	ProtocolHost   = "/cell/host/1"   // a cell is offered to a donor, which takes it up or does not
 )
 

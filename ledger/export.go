@@ -76,7 +76,7 @@ type Finding struct {
 }
 
 // Check reads an export and checks every entry as if a peer had sent it, for which nothing else is
-// needed. It gives the book of what holds and the findings. now is in ms since 1970; with 0 no
+// needed. Without net it is that of the first entry. Prices are for Priced. It gives the book of what holds and the findings. now is in ms since 1970; with 0 no
 // delegation or budget has ended yet. Kinds: BadInput, with the entry, for a file that is none.
 func Check(r io.Reader, net Net, nowMS uint64) (*Book, []Finding, error) {
 	const op = "check ledger"
@@ -90,6 +90,9 @@ func Check(r io.Reader, net Net, nowMS uint64) (*Book, []Finding, error) {
 		} else if err != nil {
 			return b, findings, cellproto.Errorf(op, cellproto.BadInput, "entry %d: %w", n, err)
 		}
+		if b.cfg.Net == (Net{}) {
+			b.cfg.Net = netIn(raw)
+		}
 		var res Result
 		if isProof(raw) {
 			res = b.IngestProof(raw)
@@ -100,4 +103,31 @@ func Check(r io.Reader, net Net, nowMS uint64) (*Book, []Finding, error) {
 			findings = append(findings, Finding{n, res.Verdict, res.Err})
 		}
 	}
+}
+
+// netIn gives the network of an entry that is a receipt, a cheque or of a key log, else none.
+func netIn(data []byte) Net {
+	if s, _, err := DecodeReceipt(data); err == nil {
+		return s.Net
+	}
+	if s, _, err := DecodeCheque(data); err == nil {
+		return s.Net
+	}
+	if e, err := DecodeKeyEntry(data); err == nil {
+		return e.Net
+	}
+	return Net{}
+}
+
+// Priced says whether the credit of a receipt is what its price table makes of its meter. Kinds: BadInput,
+// Unsupported.
+func Priced(r *Receipt) error {
+	t, err := LoadPrices(r.MeterV)
+	if err != nil {
+		return err
+	}
+	if credit, err := t.Credit(&r.Meter); err != nil || credit != r.Credit {
+		return cellproto.Errorf("check receipt", cellproto.BadInput, "by price table %d the meter is worth %d µWh, the receipt says %d", r.MeterV, credit, r.Credit)
+	}
+	return nil
 }

@@ -73,6 +73,9 @@ func sweepTrash(dir string, log *zap.Logger) {
 // tidy is the last thing that a nucleus does before it lets go of the cell.
 func (n *nucleus) tidy() {
 	dir, life := n.cfg.Dir, n.cfg.LifeCycle
+	if n.retired {
+		n.retireOld()
+	}
 	if n.retired && life.AutoCleanup {
 		n.log.Info("removing bin/ and cache/, as auto_cleanup says")
 		if err := selfDestruct(dir); err != nil {

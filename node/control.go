@@ -56,6 +56,7 @@ func (n *nucleus) routes() http.Handler {
 		"POST " + ctl.RouteStop:    n.ctlStop,
 		"POST " + ctl.RouteSwap:    n.ctlSwap,
 		"POST " + ctl.RouteRun:     n.ctlRun,
+		"POST " + ctl.RouteFits:    n.ctlFits,
 
 		"GET " + ctl.RouteMirrors:    n.ctlMirrors,
 		"POST " + ctl.RouteMirrors:   n.ctlMirrorAdd,
@@ -67,6 +68,10 @@ func (n *nucleus) routes() http.Handler {
 
 		"POST " + ctl.RouteGive:      n.ctlGive,
 		"GET " + ctl.RouteGiveStatus: n.ctlGiveStatus,
+
+		"GET " + ctl.RouteWallet:       n.ctlWallet,
+		"GET " + ctl.RouteWalletExport: n.ctlWalletExport,
+		"GET " + ctl.RouteDonors:       n.ctlDonors,
 
 		"GET " + ctl.RouteDeps:  n.ctlDeps,
 		"POST " + ctl.RouteDeps: n.ctlUpdateDeps,
@@ -160,8 +165,8 @@ func (n *nucleus) ctlMetrics(context.Context, *http.Request, *ctl.Writer) (any, 
 	return n.metrics(), nil
 }
 
-func (n *nucleus) ctlPublish(ctx context.Context, _ *http.Request, w *ctl.Writer) (any, error) {
-	return n.publish(ctx, func(text string) { _ = w.Progress(text) }) // a caller that left has ended ctx
+func (n *nucleus) ctlPublish(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
+	return n.publish(ctx, r.URL.Query().Has("force"), func(text string) { _ = w.Progress(text) }) // a caller that left has ended ctx
 }
 
 func (n *nucleus) ctlFind(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
@@ -350,6 +355,28 @@ func (n *nucleus) ctlSwap(ctx context.Context, r *http.Request, w *ctl.Writer) (
 		return nil, cellproto.Errorf("read request", cellproto.BadInput, "program is %.200q, not an absolute path", req.Program)
 	}
 	return n.swaps.swap(ctx, req, func(text string) { _ = w.Progress(text) }) // a caller that left has ended ctx
+}
+
+// ctlFits says whether a program with another schema could take over.
+func (n *nucleus) ctlFits(_ context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
+	data, err := io.ReadAll(io.LimitReader(r.Body, cellproto.MaxSchema+1))
+	if err != nil {
+		return nil, cellproto.Errorf("read request", cellproto.Failed, "%w", err)
+	}
+	schema, err := cellproto.ParseSchema(data)
+	if err != nil {
+		return nil, err
+	}
+	version, err := n.swaps.newVersion(swapRequest{})
+	if err != nil {
+		return nil, err
+	}
+	v, from := n.judge(n.server.Serving().Schema, schema), n.serving.releaseVersion()
+	out := ctl.Fits{From: from, To: version, Rises: majorRises(from, version), Broken: v.broken, Notes: v.told()}
+	if err := v.refuse("build "+n.cfg.Cell.Name, from, "cellctl build"); err != nil && !out.Rises {
+		out.Refused = RemoteError(err)
+	}
+	return out, nil
 }
 
 func (n *nucleus) ctlStop(context.Context, *http.Request, *ctl.Writer) (any, error) {

@@ -42,6 +42,7 @@ func (l *limiter) open() {
 		return
 	}
 	l.opened = true
+	l.Close() // what may be left of it
 	if l.pool, l.why = sandbox.OpenPool(l.name); l.pool != nil {
 		return
 	}

@@ -15,12 +15,8 @@ import (
 // grant hands a caller's connection to the program, where both want that and the caller may: its calls
 // then do not pass through here any more. Nothing is read from the connection, only looked at, so that
 // the program, or else the relay, begins with the caller's hello. It reports whether it has.
-func (n *nucleus) grant(ctx context.Context, conn *net.UnixConn, who call.Who) bool {
-	if n.program == nil || n.program.OnTrial() { // whoever comes back because of a swap need not wait for its end
-		return false
-	}
-	hello := peekHello(ctx, conn)
-	if hello == nil {
+func (n *nucleus) grant(ctx context.Context, conn *net.UnixConn, who call.Who, hello *cellproto.Hello) bool {
+	if n.program == nil || hello == nil || n.program.OnTrial() { // whoever comes back because of a swap need not wait for its end
 		return false
 	}
 	subject, until, ok := n.server.MayHold(who, hello)
@@ -36,6 +32,7 @@ func (n *nucleus) grant(ctx context.Context, conn *net.UnixConn, who call.Who) b
 	if !n.program.Grant(ctx, conn, subject, until) {
 		return false
 	}
+	n.holds(who, hello)
 	n.log.Debug("caller handed over", zap.Int("uid", who.UID), zap.String("agent", hello.Agent))
 	return true
 }
@@ -91,6 +88,14 @@ func (n *nucleus) load() call.Load {
 	}
 	g := n.program.Granted()
 	n.grantedMu.Lock()
+	if g.Served != n.grantedSeen || g.InFlight > 0 {
+		for _, touch := range n.holders {
+			touch(time.Now())
+		}
+	}
+	if g.Conns == 0 {
+		n.holders = nil
+	}
 	n.server.Served(g.Served-n.grantedSeen, g.Times)
 	n.grantedSeen = g.Served
 	n.grantedMu.Unlock()

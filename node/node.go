@@ -81,6 +81,7 @@ type nucleus struct {
 	patches     *patches
 	server      *call.Server
 	caller      *call.Caller
+	accounts    *accounts
 	serving     *serving
 	swaps       *swaps
 	mirror      *mirror.Record  // nil: the cell is the owner's own
@@ -91,14 +92,19 @@ type nucleus struct {
 	lease       *lease      // nil: not hosted for others
 	giver       *give.Giver // nil: not the home cell
 	depends     *depends
+	locked      *locked
+	schemas     *schemas
+	olds        *olds
+	checks      atomic.Pointer[checks] // nil: the caller is not there yet
 	friends     friends
 	adverts     *adverts
 	reach       *reachability
 	begun       time.Time
 	grantedMu   sync.Mutex
-	grantedSeen uint64       // calls of granted connections that server was told of
-	active      atomic.Int64 // unix ns of the begin or end of the last control request
-	asked       atomic.Int64 // control requests in progress
+	holders     []func(time.Time) // note a call of callers whose connections the program has
+	grantedSeen uint64            // calls of granted connections that server was told of
+	active      atomic.Int64      // unix ns of the begin or end of the last control request
+	asked       atomic.Int64      // control requests in progress
 	stop        context.CancelFunc
 	stopping    chan struct{}   // closed when it begins to stop
 	serveCtx    context.Context // of callers, who are drained before they are cut
@@ -179,6 +185,7 @@ func (n *nucleus) start(ctx context.Context, cfg Config, started *closers) (err 
 		return err
 	}
 	n.serving.resume(ctx)
+	n.keepUsers(started)
 	n.welcome()
 	n.watchProgram(started)
 	n.noteUse(started)
@@ -393,7 +400,9 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 			caller.Accept(c, f)
 		}
 	}
+	n.schemas = openSchemas(n.cfg.Dir, n.log.Named("schemas"))
 	n.serving = newServing(n)
+	n.olds = openOlds(n)
 	n.swaps = newSwaps(n)
 	started.add(n.swaps.wait)
 	var prog call.Program
@@ -409,18 +418,20 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 	agent := "celld/" + n.version
 	n.server = call.NewServer(call.ServerConfig{
 		Name: n.cfg.Cell.Name, Agent: agent, Challenge: string(n.cfg.Auth.Challenge), AllowedKeys: allowed,
-		TokenTTL: n.cfg.Auth.TokenTTL, ShowSchema: n.cfg.Cell.Schema, CheckArgs: n.cfg.Cell.Speaks == celltoml.JSONL, OwnerUID: os.Getuid(),
-	}, call.ServerDeps{Program: prog, Identity: n.identity, Outgoing: outgoing, Log: n.log.Named("server")})
+		TokenTTL: n.cfg.Auth.TokenTTL, ShowSchema: n.cfg.Cell.Schema, CheckArgs: n.cfg.Cell.Speaks == celltoml.JSONL, OwnerUID: os.Getuid(), Had: n.schemas.has, Elsewhere: func(made []byte) bool { return n.olds.route(made) != "" },
+	}, call.ServerDeps{Program: prog, Identity: n.identity, Outgoing: outgoing, Rank: n.rank, Log: n.log.Named("server")})
 	n.friends.know(n.server, n.mirrors.account, allowed)
 	n.placer = newPlacer(n, started) // ends after the caller, which tells it
 	n.depends = newDepends(n, started)
+	n.locked = newLocked(n.cfg.Dir, n.log.Named("lock"))
 	caller = call.NewCaller(call.CallerConfig{
 		Dir: n.cfg.Dir, Agent: agent, Deps: n.cfg.Deps, RemoteCells: n.cfg.RemoteCells, SpotCheck: n.cfg.Caller.SpotCheck,
 	}, call.CallerDeps{
 		Host: n.host, Finder: finder{n.dht}, Blocks: n.blocks, Identity: n.identity,
-		Wake: wake, Own: n.server, Mirrors: n.mirrors, Repos: n.depends, Raced: n.placer.raced, Log: n.log.Named("caller"),
+		Wake: wake, Own: n.server, Mirrors: n.mirrors, Repos: n.depends, MadeFor: n.locked.madeFor, Heard: n.hearSchema, Raced: n.placer.raced, Log: n.log.Named("caller"),
 	})
 	n.caller = caller
+	n.checks.Store(newChecks(n, started))
 	if n.taken != nil {
 		n.server.Count(n.taken.h.Server)
 	}
@@ -433,6 +444,9 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 		n.server.Close(ctx)
 	})
 	if err := n.startPatches(started); err != nil {
+		return err
+	}
+	if err := n.startAccounts(started); err != nil {
 		return err
 	}
 	n.adverts = newAdverts(n)

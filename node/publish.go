@@ -26,12 +26,12 @@ const announceWait = 5 * time.Second
 
 // publish makes the cell callable by its CID: program and schema become blocks, the manifest names
 // them and is signed by the owner, and all is announced. Each step says what it does.
-func (n *nucleus) publish(ctx context.Context, say func(string)) (ctl.Published, error) {
+func (n *nucleus) publish(ctx context.Context, force bool, say func(string)) (ctl.Published, error) {
 	op := "publish " + n.cfg.Cell.Name
 	if err := n.mayPublish(op); err != nil {
 		return ctl.Published{}, err
 	}
-	if err := n.swaps.catchUp(ctx, say); err != nil {
+	if err := n.swaps.catchUp(ctx, force, say); err != nil {
 		return ctl.Published{}, err
 	}
 	version, err := n.swaps.newVersion(swapRequest{})
@@ -40,6 +40,10 @@ func (n *nucleus) publish(ctx context.Context, say func(string)) (ctl.Published,
 	}
 	say("asking the program for its schema")
 	schema, err := n.currentSchema(ctx)
+	if err != nil {
+		return ctl.Published{}, err
+	}
+	notes, err := n.mayFollow(op, schema, version, force)
 	if err != nil {
 		return ctl.Published{}, err
 	}
@@ -59,7 +63,7 @@ func (n *nucleus) publish(ctx context.Context, say func(string)) (ctl.Published,
 	if err != nil {
 		say("the name is not published yet, and goes on: " + err.Error())
 	}
-	return ctl.Published{CID: id.String(), Name: m.Name, Version: m.Version, IPNS: name}, nil
+	return ctl.Published{CID: id.String(), Name: m.Name, Version: m.Version, IPNS: name, Note: strings.Join(notes, "; ")}, nil
 }
 
 // mayPublish says whether the cell may be published at all. Every way to do so asks.
@@ -79,6 +83,26 @@ func (n *nucleus) mayPublish(op string) error {
 			WithHint("Set placement under [privacy] in cell.toml to public, if that is meant.")
 	}
 	return nil
+}
+
+// mayFollow refuses a version that breaks those who call by a schema which the last published one served, unless
+// its major version is higher.
+func (n *nucleus) mayFollow(op string, schema *cellproto.Schema, version string, force bool) (notes []string, err error) {
+	n.serving.mu.Lock()
+	last, id := n.serving.lastPublished()
+	var before *cellproto.Schema
+	if last != nil {
+		before, _ = n.serving.versionSchema(id, last) // one that is lost is held against nobody
+	}
+	n.serving.mu.Unlock()
+	if before == nil {
+		return nil, nil
+	}
+	v := n.judge(before, schema)
+	if force || majorRises(last.Version, version) {
+		return v.told(), nil
+	}
+	return v.told(), v.refuse(op, last.Version, "cellctl publish")
 }
 
 // prepare makes the program in bin/ blocks, and describes the cell with it.

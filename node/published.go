@@ -273,5 +273,6 @@ func (s *serving) restore(ctx context.Context, id cid.Cid) error {
 		return err
 	}
 	s.n.originals.add(m.Schema.Cid, s.publishedFile(id.String()+schemaSuffix))
+	s.n.schemas.keep(schema)
 	return s.n.blocks.PutBlock(ctx, m.Schema.Cid, schema.Canonical())
 }

@@ -243,6 +243,7 @@ func (s *serving) apply() {
 		s.n.log.Error("the schema cannot be served", zap.Error(err))
 		return
 	}
+	s.n.schemas.keep(s.schema)
 	s.n.server.Set(now)
 }
 
@@ -299,6 +300,7 @@ func (s *serving) learn(ctx context.Context, conn *cellproto.Conn) error {
 	}
 	if s.meet(ctx, conn) {
 		defer s.noteRun()
+		s.n.locked.read()
 	}
 	if s.knows(hello.Schema) {
 		return nil
@@ -395,6 +397,7 @@ func (s *serving) moved(ctx context.Context, conn *cellproto.Conn, schema *cellp
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.greet(conn)
+	s.n.locked.read()
 	s.conn, s.version, s.schema = conn, version, schema
 	if m != nil {
 		if id, err = s.publishLocked(ctx, *m, schema); err == nil {

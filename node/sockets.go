@@ -36,6 +36,7 @@ func (n *nucleus) listen(ctx context.Context, started *closers) error {
 	serving.Go(func() { _ = srv.Serve(n.control) }) // ends with Shutdown or Close
 	started.add(func() {
 		n.cell.Close()
+		n.olds.close()
 		ctx, cancel := n.grace(0)
 		defer cancel()
 		if srv.Shutdown(ctx) != nil {
@@ -95,7 +96,11 @@ func (n *nucleus) receive(ctx context.Context, conn *net.UnixConn) {
 	if !ok {
 		return // it waits
 	}
-	granted := n.grant(looking, conn, who)
+	var hello *cellproto.Hello
+	if n.program != nil || n.olds.any.Load() {
+		hello = peekHello(looking, conn)
+	}
+	granted := n.olds.lead(looking, conn, who, hello) || n.grant(looking, conn, who, hello)
 	n.lobby.leave(conn, granted, func() {
 		run, err := n.server.Admit(ctx, conn, who)
 		if err == nil {

@@ -42,6 +42,13 @@ func (n *nucleus) status() ctl.Status {
 			s.State = ctl.Frozen
 		}
 	}
+	s.SchemasInUse = n.schemaUsers()
+	if c := n.checks.Load(); c != nil {
+		s.Dependencies = c.status()
+	}
+	if err := n.accounts.trouble(); err != nil {
+		s.Ledger = err.Error()
+	}
 	s.Patch, s.Placements = n.patches.status(), n.placer.rows()
 	return s
 }

@@ -28,6 +28,14 @@ type swapRequest struct {
 	Wanted func() bool
 }
 
+// command is what is to be given --force; what came about without a command is swapped by hand then.
+func (r *swapRequest) command() string {
+	if r.By == "cellctl publish" {
+		return r.By
+	}
+	return "cellctl swap"
+}
+
 // swaps replaces the program of the cell, and keeps serving in step with what runs.
 type swaps struct {
 	n     *nucleus
@@ -82,6 +90,7 @@ func (s *swaps) swap(ctx context.Context, req swapRequest, say func(string)) (ct
 		Fit:   t.fit,
 		Moved: func(c *cellproto.Conn) { t.moved(ctx, c, undo) },
 	})
+	n.olds.expect(ctx, nil)
 	if err != nil {
 		s.refused(ctx, version, undo, err)
 		return ctl.Swapped{}, err
@@ -134,12 +143,12 @@ func (s *swaps) newVersion(req swapRequest) (string, error) {
 }
 
 // catchUp swaps if the program in bin/ is not the one that is served.
-func (s *swaps) catchUp(ctx context.Context, say func(string)) error {
+func (s *swaps) catchUp(ctx context.Context, force bool, say func(string)) error {
 	changed := func() bool {
 		sum, err := program.Digest(s.n.cfg.Path(s.n.cfg.Cell.Binary))
 		return err == nil && sum != s.inUse() // without a program, what comes next says so
 	}
-	_, err := s.swap(ctx, swapRequest{By: "cellctl publish", Wanted: changed}, say)
+	_, err := s.swap(ctx, swapRequest{By: "cellctl publish", Force: force, Wanted: changed}, say)
 	return err
 }
 
@@ -193,21 +202,19 @@ func (t *turn) fit(ctx context.Context, c *cellproto.Conn) error {
 	if t.schema, err = n.schemaOf(ctx, c); err != nil {
 		return err
 	}
-	old := n.server.Serving().Schema
-	var changes []cellproto.Change
-	switch {
-	case old != nil && t.schema == nil:
-		changes = []cellproto.Change{{Func: "schema", What: "the new program names none"}}
-	default:
-		changes = cellproto.Compatible(old, t.schema)
-	}
-	for _, ch := range changes {
-		t.out.Changes = append(t.out.Changes, ch.String())
-	}
+	v := n.judge(n.server.Serving().Schema, t.schema)
+	t.out.Changes, t.out.Broken, t.out.Notes = v.changes(), v.broken, v.told()
 	from := n.serving.releaseVersion()
-	if len(changes) > 0 && !t.req.Force && !majorRises(from, t.version) {
-		return cellproto.Errorf(op, cellproto.Incompatible, "it would break those who call version %s: %s", from, strings.Join(t.out.Changes, "; ")).
-			WithHint("Keep what is called, raise the major version in cell.toml, or cellctl swap --force.")
+	if !t.req.Force && !majorRises(from, t.version) {
+		if err := v.refuse(op, from, t.req.command()); err != nil {
+			return err
+		}
+	}
+	if !t.req.Force && v.speaks() {
+		if err := n.olds.keep(ctx, t.say); err != nil {
+			return err
+		}
+		n.olds.expect(ctx, t.schema)
 	}
 	if t.req.Publish {
 		t.say("preparing the manifest")

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -75,11 +76,14 @@ func host(args []string) {
 	}
 }
 
+var work atomic.Int64 // so that the loop of burn has something to do
+
 // burn takes all processors.
 func burn([]string) {
 	for range runtime.NumCPU() * 2 {
 		go func() {
-			for {
+			for n := 0; ; n++ {
+				work.Store(int64(n))
 			}
 		}()
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"reflect"
 	"strconv"
 	"strings"
@@ -44,6 +45,8 @@ type Request struct {
 	// Quorum asks several providers of a pure function: "2of3" asks three in different networks, of whom
 	// two must give the same reply. See Reply.Quorum. "" asks one. A body has at most 1 MiB then.
 	Quorum string
+
+	meta map[string]string // of the header; it is not written to
 }
 
 // Reply is the answer to a Request. Its body must be closed, if it has one; Decode and Bytes do so.
@@ -145,11 +148,13 @@ func (r *Request) encode(out *cellproto.Request) error {
 		return err
 	}
 	out.Body, out.Header.Func, out.Header.To, out.Header.Key = r.Body, r.Func, r.To, []byte(r.Key)
+	out.Header.Meta = r.meta
 	if r.Quorum != "" {
 		if _, err := cellproto.ParseQuorum(r.Quorum); err != nil {
 			return err
 		}
 		out.Header.Meta = map[string]string{cellproto.MetaQuorum: r.Quorum}
+		maps.Copy(out.Header.Meta, r.meta)
 	}
 	switch args := r.Args.(type) {
 	case nil:

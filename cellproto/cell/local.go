@@ -34,6 +34,7 @@ type Local struct {
 	mu     sync.Mutex
 	cur    *localConn // nil: none was made yet
 	closed bool
+	made   []byte                       // hash of the schema that the caller was made for; nil: not known
 	open   map[*cellproto.Conn]struct{} // all that have not ended, those that are being left too
 	conns  sync.WaitGroup
 
@@ -58,6 +59,20 @@ func (cfg LocalConfig) Open() (*Local, error) {
 
 // Open is LocalConfig.Open with the defaults.
 func Open(dir string) (*Local, error) { return LocalConfig{Dir: dir}.Open() }
+
+// madeFor notes which schema a client was made for, unless another one has said so before; connections that
+// are made from now on name it.
+func (l *Local) madeFor(schema string) {
+	hash, err := cellproto.ParseSchemaHash(schema)
+	if err != nil {
+		return // a client that was changed by hand: it says nothing
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.made == nil {
+		l.made = hash[:]
+	}
+}
 
 // Close ends the connection. Calls in flight fail.
 func (l *Local) Close() error {
@@ -272,7 +287,12 @@ func (l *Local) connect() (*cellproto.Conn, error) {
 		}
 		return nil, cellproto.Errorf("call "+l.cfg.Dir, kind, "%w", err).WithHint("Start it: cellctl start %s", l.cfg.Dir)
 	}
-	hello := cellproto.Hello{Agent: agent, Cell: l.cfg.Cell, Token: l.cfg.Token, Codecs: []uint{uint(cellproto.JSON), uint(cellproto.CBOR)}}
+	l.mu.Lock()
+	made := l.made
+	l.mu.Unlock()
+	hello := cellproto.Hello{
+		Agent: agent, Cell: l.cfg.Cell, Token: l.cfg.Token, MadeFor: made, Codecs: []uint{uint(cellproto.JSON), uint(cellproto.CBOR)},
+	}
 	if !l.cfg.Relay {
 		hello.Capabilities = []string{cellproto.CapHandoff}
 	}

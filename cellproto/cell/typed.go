@@ -24,15 +24,29 @@ type Doer interface {
 type Stub struct {
 	via  Doer
 	to   string
-	json atomic.Bool // the callee reads no CBOR
+	meta map[string]string // of each request; nil: none. It is not written to
+	json atomic.Bool       // the callee reads no CBOR
 }
 
 // NewStub calls the cell named to through via: to is "" if that leads to the cell itself. With a nil via
 // it is the client of each call's context (ClientFrom).
 func NewStub(via Doer, to string) *Stub { return &Stub{via: via, to: to} }
 
+// NewStubFor is NewStub for a client that was made for the schema with this hash, in hex. The cell is told, so that
+// it knows whom a change would break.
+func NewStubFor(via Doer, to, schema string) *Stub {
+	s := NewStub(via, to)
+	if l, ok := via.(*Local); ok {
+		l.madeFor(schema)
+	}
+	if _, err := cellproto.ParseSchemaHash(schema); err == nil && to != "" {
+		s.meta = map[string]string{cellproto.MetaMadeFor: schema}
+	}
+	return s
+}
+
 func (s *Stub) do(ctx context.Context, r *Request) (*Reply, error) {
-	r.To = s.to
+	r.To, r.meta = s.to, s.meta
 	if s.via == nil {
 		return Do(ctx, r)
 	}

@@ -58,6 +58,7 @@ type LifeCycle struct {
 	FreezeAfter    time.Duration // without a call, then the program is stopped in place
 	IdleTimeout    time.Duration // without a call, then the program stops; the nucleus stays
 	NucleusTimeout time.Duration // without a call, then the nucleus stops too
+	RetireAfter    time.Duration // without a call, then a caller does not count any more; and an old major version stops
 	AutoCleanup    bool          // on self-destruct remove bin/ and cache/
 	KeepLog        bool          // keep log/ when the nucleus stops
 }
@@ -172,7 +173,7 @@ const (
 func Default() *Config {
 	return &Config{
 		Cell:        Cell{Version: "0.1.0", Schema: true, Speaks: Frames},
-		LifeCycle:   LifeCycle{FreezeAfter: 30 * time.Second, IdleTimeout: 600 * time.Second, KeepLog: true},
+		LifeCycle:   LifeCycle{FreezeAfter: 30 * time.Second, IdleTimeout: 600 * time.Second, RetireAfter: 7 * 24 * time.Hour, KeepLog: true},
 		Auth:        Auth{Challenge: ChallengeSimple, TokenTTL: 10 * time.Minute},
 		Resources:   Resources{CPU: 1, Memory: 256 << 20, Disk: 64 << 20, Concurrency: 100},
 		SLO:         SLO{MaxP99Ms: 150, MinBandwidthMbps: 100, CloneOnViolation: true},

@@ -67,6 +67,7 @@ var keys = [...]key{
 	{path: "life_cycle.freeze_after", kind: duration, at: func(c *Config) any { return &c.LifeCycle.FreezeAfter }, max: maxDuration},
 	{path: "life_cycle.idle_timeout", kind: duration, at: func(c *Config) any { return &c.LifeCycle.IdleTimeout }, max: maxDuration},
 	{path: "life_cycle.nucleus_timeout", kind: duration, at: func(c *Config) any { return &c.LifeCycle.NucleusTimeout }, max: maxDuration},
+	{path: "life_cycle.retire_after", kind: duration, at: func(c *Config) any { return &c.LifeCycle.RetireAfter }, min: 1, max: maxDuration},
 	{path: "life_cycle.auto_cleanup", kind: flag, at: func(c *Config) any { return &c.LifeCycle.AutoCleanup }},
 	{path: "life_cycle.keep_log", kind: flag, at: func(c *Config) any { return &c.LifeCycle.KeepLog }},
 

@@ -49,7 +49,7 @@ func TestGood(t *testing.T) {
 			*c = Config{
 				Cell: Cell{Name: "calculator", Version: "1.2.3", Binary: "bin/calculator", Speaks: JSONL,
 					Build: "go generate .\ngo build -o bin/calculator .\n"},
-				LifeCycle: LifeCycle{FreezeAfter: 45 * time.Second, IdleTimeout: 90 * time.Minute, NucleusTimeout: 500 * time.Millisecond, AutoCleanup: true},
+				LifeCycle: LifeCycle{FreezeAfter: 45 * time.Second, IdleTimeout: 90 * time.Minute, NucleusTimeout: 500 * time.Millisecond, RetireAfter: 3 * time.Hour, AutoCleanup: true},
 				Auth: Auth{Challenge: ChallengeSig, TokenTTL: time.Minute,
 					AllowedKeys: []string{"ann.pub", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI/example ann@example.org"}},
 				Resources: Resources{CPU: 2, Memory: 2 << 20, Disk: 3 << 20, Concurrency: 512},

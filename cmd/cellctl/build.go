@@ -17,34 +17,37 @@ import (
 )
 
 func (a *app) buildCmd() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "build [DIR]",
 		Short: "Build the program of a cell",
 		Long: "Build the program of a cell: by the key \"build\" of its cell.toml, else by its go.mod,\n" +
-			"Cargo.toml, Makefile or flake.nix. What the build says goes to stderr.",
+			"Cargo.toml, Makefile or flake.nix. What the build says goes to stderr. If the cell runs, a program\n" +
+			"that would break those who call it is not put into bin/, unless the major version has risen.",
 		Args: args(0, 1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			dir, err := cellDir(first(args))
-			if err != nil {
-				return err
-			}
-			c, err := celltoml.Load(dir)
-			if err != nil {
-				return err
-			}
-			r, err := recipeFor(c)
-			if err != nil {
-				return err
-			}
-			if err := a.cook(cmd, c, r); err != nil {
-				return err
-			}
-			if a.json {
-				return a.printJSON(map[string]string{"name": c.Cell.Name, "binary": c.Path(c.Cell.Binary)})
-			}
-			return a.print(fmt.Appendf(nil, "%s\n", c.Cell.Binary))
-		},
 	}
+	force := cmd.Flags().Bool("force", false, "even if the new program breaks callers")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		dir, err := cellDir(first(args))
+		if err != nil {
+			return err
+		}
+		c, err := celltoml.Load(dir)
+		if err != nil {
+			return err
+		}
+		r, err := recipeFor(c)
+		if err != nil {
+			return err
+		}
+		if err := a.cook(cmd, c, r, *force); err != nil {
+			return err
+		}
+		if a.json {
+			return a.printJSON(map[string]string{"name": c.Cell.Name, "binary": c.Path(c.Cell.Binary)})
+		}
+		return a.print(fmt.Appendf(nil, "%s\n", c.Cell.Binary))
+	}
+	return cmd
 }
 
 // recipe is how a program is built.
@@ -84,7 +87,7 @@ func recipeFor(c *celltoml.Config) (recipe, error) {
 }
 
 // cook runs a recipe and puts what it makes into the binary's place.
-func (a *app) cook(cmd *cobra.Command, c *celltoml.Config, r recipe) error {
+func (a *app) cook(cmd *cobra.Command, c *celltoml.Config, r recipe, force bool) error {
 	op := "build " + c.Cell.Name
 	run := exec.CommandContext(cmd.Context(), r.argv[0], r.argv[1:]...)
 	run.Dir, run.Stdout, run.Stderr = c.Dir, a.errOut, a.errOut
@@ -101,6 +104,17 @@ func (a *app) cook(cmd *cobra.Command, c *celltoml.Config, r recipe) error {
 			return e.WithHint("install %s", r.argv[0])
 		}
 		return e
+	}
+	if made := r.product; !force {
+		if made == "" {
+			made = c.Cell.Binary
+		}
+		if err := a.guard(cmd, c, c.Path(made)); err != nil {
+			if r.product != "" && filepath.Dir(r.product) == filepath.Dir(c.Cell.Binary) {
+				_ = os.Remove(c.Path(r.product)) // a hidden file beside the program
+			}
+			return err
+		}
 	}
 	if r.product != "" {
 		if err := install(c.Path(r.product), c.Path(c.Cell.Binary)); err != nil {

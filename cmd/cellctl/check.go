@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/celllock"
 	"github.com/celldnet/celld/cellproto/celltoml"
 	"github.com/celldnet/celld/cmd/cellctl/gen"
 )
@@ -26,7 +27,7 @@ type checked struct {
 	Source   string             `json:"source,omitempty"` // where Live is known from; "": the cell itself
 	Error    string             `json:"error,omitempty"`
 
-	locked lockedCell
+	locked celllock.Cell
 	live   *described
 }
 
@@ -57,7 +58,7 @@ not serve its clients any more, with what has changed. For "go generate" and for
 			return err
 		}
 		if len(l.Cells) == 0 {
-			return cellproto.Errorf("check", cellproto.NotFound, "there is no %s in %s", lockFile, l.dir).WithHint("cellctl gen TARGET writes a client, and the lock.")
+			return cellproto.Errorf("check", cellproto.NotFound, "there is no %s in %s", celllock.FileName, l.dir).WithHint("cellctl gen TARGET writes a client, and the lock.")
 		}
 		rows := []*checked{}
 		for i := range l.Cells {
@@ -75,7 +76,7 @@ not serve its clients any more, with what has changed. For "go generate" and for
 }
 
 // checkOne compares one cell with its lock.
-func (a *app) checkOne(cmd *cobra.Command, l *lock, c lockedCell, offline bool, timeout time.Duration) *checked {
+func (a *app) checkOne(cmd *cobra.Command, l *lock, c celllock.Cell, offline bool, timeout time.Duration) *checked {
 	row := &checked{Target: c.Target, Cell: c.Cell, State: stateUnknown, Locked: c.Schema.String(), locked: c}
 	t, err := l.target(&c)
 	if err == nil {
@@ -99,14 +100,14 @@ func (a *app) checkOne(cmd *cobra.Command, l *lock, c lockedCell, offline bool, 
 		row.State = stateSame
 		return row
 	}
-	was, err := l.schema(&c)
+	was, err := c.ReadSchema(l.dir)
 	if err != nil {
 		row.Error = err.Error()
 		return row
 	}
 	row.State = stateCompatible
 	if row.Changes = cellproto.Compatible(was, row.live.schema); len(row.Changes) > 0 {
-		row.State, row.Affected = stateBreaking, c.files()
+		row.State, row.Affected = stateBreaking, c.Files()
 	}
 	return row
 }
@@ -118,7 +119,7 @@ func unreachable(err error) bool {
 
 // known gives what was seen last of a cell, without asking anybody: a directory's own cache, or what the
 // calling cell keeps of others.
-func (a *app) known(l *lock, t target, c *lockedCell) (*described, error) {
+func (a *app) known(l *lock, t target, c *celllock.Cell) (*described, error) {
 	caller, err := a.callerDir()
 	if err != nil {
 		return nil, err
@@ -137,7 +138,7 @@ func (a *app) known(l *lock, t target, c *lockedCell) (*described, error) {
 	} else if c.CID == "" {
 		return nil, cellproto.Errorf("check "+c.Target, cellproto.NotFound, "nothing is known of it here")
 	}
-	data, err := readSmall(path, cellproto.MaxSchema)
+	data, err := celllock.ReadSmall(path, cellproto.MaxSchema)
 	if err != nil {
 		return nil, cellproto.Errorf("check "+c.Target, cellproto.KindOf(err), "nothing is known of it here: %w", err).
 			WithHint("Without --offline the cell is asked.")

@@ -23,6 +23,7 @@ const testSchema = `{"cell":"calculator","functions":{
 
 // fakeNucleus answers on both sockets of a fresh cell directory.
 type fakeNucleus struct {
+	mu     sync.Mutex // guards routes where another process asks
 	dir    string
 	status ctl.Status
 	routes map[string]func(w *ctl.Writer, r *http.Request, raw http.ResponseWriter)
@@ -64,7 +65,9 @@ func (n *fakeNucleus) serveControl(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n.mu.Lock()
 		route, ok := n.routes[r.URL.Path]
+		n.mu.Unlock()
 		if !ok {
 			http.NotFound(w, r)
 			return

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/celllock"
 	"github.com/celldnet/celld/cmd/cellctl/gen"
 	"github.com/celldnet/celld/internal/ctl"
 )
@@ -21,7 +22,7 @@ func (a *app) genCmd() *cobra.Command {
 		Long: `Reads the schema of each cell and writes a typed client of it: a package of its own in Go, one file that needs
 nothing but the standard library in Python and TypeScript. What it was made from is pinned in cell.lock, beside the
 nearest cell.toml; "cellctl check" says when a cell does not fit any more.`,
-		Args:              args(1, maxLocked),
+		Args:              args(1, celllock.MaxCells),
 		ValidArgsFunction: completeTarget,
 	}
 	timeout := timeoutFlag(cmd, cellproto.DefaultTimeout)
@@ -40,7 +41,7 @@ nearest cell.toml; "cellctl check" says when a cell does not fit any more.`,
 		if err != nil {
 			return err
 		}
-		var written []lockedCell
+		var written []celllock.Cell
 		for _, word := range args {
 			t, err := parseTarget(word)
 			if err != nil {
@@ -91,7 +92,7 @@ func (l *lock) below(out string) (string, error) {
 	}
 	rel, err := filepath.Rel(l.dir, abs)
 	if err != nil || !filepath.IsLocal(rel) {
-		return "", usageError{cellproto.Errorf("generate a client", cellproto.BadInput, "%s does not lie below %s, where %s is", abs, l.dir, lockFile)}
+		return "", usageError{cellproto.Errorf("generate a client", cellproto.BadInput, "%s does not lie below %s, where %s is", abs, l.dir, celllock.FileName)}
 	}
 	return rel, nil
 }
@@ -124,9 +125,9 @@ func (a *app) describe(cmd *cobra.Command, t target, timeout time.Duration) (*de
 }
 
 // generate writes the clients of one cell, and puts it into the lock.
-func (l *lock) generate(t target, live *described, dir string, langs []gen.Language) (lockedCell, error) {
+func (l *lock) generate(t target, live *described, dir string, langs []gen.Language) (celllock.Cell, error) {
 	s := live.schema
-	c := lockedCell{
+	c := celllock.Cell{
 		Target: l.name(t), Cell: s.Cell, CID: live.CID, Release: live.Version, Schema: s.Hash(),
 		File: filepath.ToSlash(filepath.Join(dir, s.Cell+".schema.json")),
 	}
@@ -143,7 +144,7 @@ func (l *lock) generate(t target, live *described, dir string, langs []gen.Langu
 			return c, err
 		}
 		files = append(files, client)
-		c.Clients = append(c.Clients, lockedClient{lang.Name, filepath.ToSlash(filepath.Join(dir, client.Dir, client.File))})
+		c.Clients = append(c.Clients, celllock.Client{Lang: lang.Name, File: filepath.ToSlash(filepath.Join(dir, client.Dir, client.File))})
 	}
 	for _, f := range files {
 		path := filepath.Join(l.dir, dir, f.Dir, f.File)
@@ -155,11 +156,11 @@ func (l *lock) generate(t target, live *described, dir string, langs []gen.Langu
 			return c, cellproto.Errorf("write "+path, cellproto.KindOf(err), "%w", err)
 		}
 	}
-	l.put(c)
+	l.Put(c)
 	return c, nil
 }
 
-func (a *app) showGenerated(cells []lockedCell) error {
+func (a *app) showGenerated(cells []celllock.Cell) error {
 	if a.json {
 		return a.printJSON(cells)
 	}

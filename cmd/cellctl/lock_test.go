@@ -12,55 +12,8 @@ import (
 	"time"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/celllock"
 )
-
-func TestParseLock(t *testing.T) {
-	hash := strings.Repeat("ab", 32)
-	cell := func(target, file, client string) string {
-		return fmt.Sprintf(`{"target":%q,"cell":"a","schema":%q,"file":%q,"clients":[{"lang":"go","file":%q}]}`, target, hash, file, client)
-	}
-	good := `{"version":1,"cells":[` + cell("a", "a.schema.json", "c/a.go") + `]}`
-	if _, err := parseLock([]byte(good)); err != nil {
-		t.Fatal(err)
-	}
-	for _, tc := range []struct {
-		text string
-		kind cellproto.Kind
-	}{
-		{``, cellproto.BadInput},
-		{`[]`, cellproto.BadInput},
-		{good + `{}`, cellproto.BadInput},
-		{`{"version":1,"cells":[],"more":1}`, cellproto.BadInput},
-		{`{"version":2,"cells":[]}`, cellproto.Unsupported},
-		{`{"version":1,"cells":[` + cell("", "a", "b") + `]}`, cellproto.BadInput},
-		{`{"version":1,"cells":[` + cell("a", "a", "b") + `,` + cell("a", "c", "d") + `]}`, cellproto.BadInput},
-		{`{"version":1,"cells":[` + cell("a", "/etc/passwd", "b") + `]}`, cellproto.BadInput},
-		{`{"version":1,"cells":[` + cell("a", "a", "../b") + `]}`, cellproto.BadInput},
-		{strings.Replace(good, hash, "ab", 1), cellproto.BadInput},
-		{strings.Replace(good, `"cell":"a"`, `"cell":"../a"`, 1), cellproto.BadInput},
-		{strings.Repeat(" ", maxLock+1), cellproto.TooLarge},
-		{`{"version":1,"cells":[` + strings.Repeat("{},", maxLocked) + `{}]}`, cellproto.TooLarge},
-	} {
-		if _, err := parseLock([]byte(tc.text)); cellproto.KindOf(err) != tc.kind {
-			t.Errorf("%.80q: %v, want %v", tc.text, err, tc.kind)
-		}
-	}
-}
-
-func FuzzParseLock(f *testing.F) {
-	f.Add([]byte(`{"version":1,"cells":[{"target":"a","cell":"a","schema":"` + strings.Repeat("ab", 32) + `","file":"a","clients":[]}]}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		l, err := parseLock(data)
-		if err != nil {
-			return
-		}
-		for _, c := range l.Cells {
-			if !filepath.IsLocal(c.File) {
-				t.Fatalf("%q is taken", c.File)
-			}
-		}
-	})
-}
 
 // check of fifty cells without asking anybody, as a process; how long it takes is printed.
 func TestCheckFiftyOffline(t *testing.T) {
@@ -75,7 +28,7 @@ func TestCheckFiftyOffline(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	l := &lock{dir: dir, Version: lockVersion}
+	l := &lock{File: celllock.File{Version: celllock.Version}, dir: dir}
 	schema := &cellproto.Schema{Functions: map[string]cellproto.Function{}}
 	for i := range 20 {
 		schema.Functions[fmt.Sprint("f", i)] = cellproto.Function{
@@ -87,7 +40,7 @@ func TestCheckFiftyOffline(t *testing.T) {
 		name := schema.Cell + "/"
 		write(name+"cell.toml", []byte("[cell]\nname = \""+schema.Cell+"\"\nversion = \"1.0.0\"\nbinary = \"bin/x\"\nspeaks = \"frames\"\n"))
 		write("clients/"+schema.Cell+".schema.json", schema.Canonical())
-		l.put(lockedCell{Target: "./" + schema.Cell, Cell: schema.Cell, Schema: schema.Hash(), File: "clients/" + schema.Cell + ".schema.json"})
+		l.Put(celllock.Cell{Target: "./" + schema.Cell, Cell: schema.Cell, Schema: schema.Hash(), File: "clients/" + schema.Cell + ".schema.json"})
 		live := *schema
 		if i%2 == 0 { // every other one has a function more
 			live.Functions = map[string]cellproto.Function{"more": {}}

@@ -16,6 +16,7 @@ func (a *app) publishCmd() *cobra.Command {
 			"newest. Publishing again with nothing changed gives the same CID.",
 		Args: args(0, 1),
 	}
+	force := cmd.Flags().Bool("force", false, "even if this version breaks callers")
 	timeout := timeoutFlag(cmd, 2*time.Minute)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		dir, err := cellDir(first(args))
@@ -33,10 +34,13 @@ func (a *app) publishCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		published, err := client.Publish(ctx)
+		published, err := client.Publish(ctx, *force)
 		p.done()
 		if err != nil {
 			return fromControl("publish "+dir, dir, err)
+		}
+		if published.Note != "" {
+			a.notes([]string{published.Note})
 		}
 		if a.json {
 			return a.printJSON(published)

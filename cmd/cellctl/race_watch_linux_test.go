@@ -68,7 +68,9 @@ func TestRaceWatch(t *testing.T) {
 // On a real terminal it draws in place until ^C, and leaves the last race there.
 func TestRaceWatchOnATerminal(t *testing.T) {
 	n := startFake(t)
+	n.mu.Lock() // another process asks: nothing else orders this before that
 	n.routes[ctl.RouteRaces] = races(3)
+	n.mu.Unlock()
 	master, slave := pty(t, 100, 20)
 	before := termios(t, slave)
 	cmd := exec.Command(filepath.Join(binDir, "cellctl"), "race", "bafy", "--watch")

@@ -96,12 +96,23 @@ func statusRows(s ctl.Status) [][]string {
 	if s.State != ctl.Stopped {
 		rows = append(rows, []string{"calls", strconv.Itoa(s.InFlight) + " in flight, " + strconv.FormatInt(s.Served, 10) + " served"})
 	}
+	add("ledger", s.Ledger)
 	add("error", s.LastError)
 	add("hint", s.LastHint)
 	if s.Swap != nil {
 		add("swap", s.Swap.State)
 		add("reason", s.Swap.Reason)
 		add("hint", s.Swap.Hint)
+	}
+	for _, u := range s.SchemasInUse {
+		add("schema "+u.Schema[:min(len(u.Schema), 12)], schemaUseText(u))
+	}
+	for _, d := range s.Dependencies {
+		text := d.State
+		if len(d.Changes) > 0 {
+			text += ": " + strings.Join(d.Changes, "; ")
+		}
+		add("made for "+d.Target, text)
 	}
 	for _, p := range s.Placements {
 		add("copy of "+p.Name, p.String())
@@ -117,4 +128,26 @@ func statusRows(s ctl.Status) [][]string {
 	add("profile", s.Profile)
 	add("directory", s.Dir)
 	return rows
+}
+
+// schemaUseText says who uses a schema, the last to call first.
+func schemaUseText(u ctl.SchemaUse) string {
+	var names []string
+	const shown = 4
+	for _, c := range u.Callers[:min(len(u.Callers), shown)] {
+		names = append(names, c.Who)
+	}
+	if more := len(u.Callers) - len(names); more > 0 {
+		names = append(names, "and "+strconv.Itoa(more)+" more")
+	}
+	text := strings.Join(names, ", ")
+	if len(u.Callers) > 0 {
+		text += ", last at " + u.Callers[0].LastCall.Local().Format("2006-01-02 15:04:05")
+	}
+	if !u.Known {
+		text += "; this cell never had it"
+	} else if !u.Served {
+		text += "; an older one"
+	}
+	return "used by " + text
 }

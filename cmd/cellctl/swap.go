@@ -53,6 +53,7 @@ func (a *app) swapCmd() *cobra.Command {
 		if err != nil {
 			return fromControl("swap "+dir, dir, err)
 		}
+		a.notes(swapped.Notes)
 		if a.json {
 			return a.printJSON(swapped)
 		}

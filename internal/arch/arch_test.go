@@ -39,6 +39,7 @@ const (
 var table = []line{
 	{0, "cellproto", none, "github.com/fxamacker/cbor/v2 lukechampine.com/blake3 golang.org/x"},
 	{0, "cellproto/cell", "cellproto cellproto/wire", "github.com/fxamacker/cbor/v2"},
+	{0, "cellproto/celllock", "cellproto", none},
 	{0, "cellproto/celltoml", "cellproto", "github.com/pelletier/go-toml/v2"},
 	{0, "cellproto/patch", "cellproto", "github.com/fxamacker/cbor/v2 github.com/mr-tron/base58"},
 	{0, "cellproto/patch/delta", "cellproto cellproto/patch", "github.com/klauspost/compress/zstd"},
@@ -54,9 +55,10 @@ var table = []line{
 	{1, "node/patcher", "0", free},
 	{1, "node/state", "cellproto", free},
 
-	{2, "node/race", "cellproto", none}, // pure
-	{2, "node/call", "0 node/race", free},
-	{2, "mirror", "0", free}, // bytes come in through an interface
+	{2, "ledger/gossip", "cellproto ledger", free},
+	{2, "node/race", "cellproto", none},          // pure
+	{2, "node/call", "0 node/race ledger", free}, // ledger: the queue of a busy host
+	{2, "mirror", "0", free},                     // bytes come in through an interface
 	{2, "mirror/offer", "0", free},
 	{2, "node/give", "0", free},
 
@@ -64,7 +66,7 @@ var table = []line{
 
 	{4, "cmd/celld", "0 node/program node", free}, // node/program: the log file
 	{4, "cmd/cellbox/...", "cellproto node/sandbox", free},
-	{4, "cmd/cellctl", "cellproto cellproto/celltoml cellproto/patch internal/ctl cmd/cellctl/gen", free},
+	{4, "cmd/cellctl", "cellproto cellproto/celllock cellproto/celltoml cellproto/patch internal/ctl cmd/cellctl/gen ledger", free},
 	{4, "cmd/cellctl/gen", "cellproto cellproto/wire", none}, // pure
 
 	{5, "examples/...", "cellproto cellproto/cell", free},

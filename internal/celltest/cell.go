@@ -177,12 +177,29 @@ func (c *Cell) Kill() {
 	c.proc = nil
 }
 
-// Signal sends a signal to the nucleus. What was stopped is continued at the end of the test.
+// Signal sends a signal to the nucleus. What was stopped is continued at the end of the test. It waits until a
+// SIGSTOP has stopped every thread: on a busy machine that takes a while.
 func (c *Cell) Signal(sig syscall.Signal) {
 	c.t.Helper()
+	pid := c.proc.cmd.Process.Pid
 	if err := c.proc.cmd.Process.Signal(sig); err != nil {
 		c.t.Fatal(err)
 	}
+	if sig == syscall.SIGSTOP {
+		Eventually(c.t, "every thread stands", func() bool { return standing(pid) })
+	}
+}
+
+// standing says whether all threads of a process are stopped; true where that cannot be seen.
+func standing(pid int) bool {
+	stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, stat := range stats {
+		data, err := os.ReadFile(stat)
+		if _, rest, ok := strings.Cut(string(data), ") "); err == nil && ok && rest[0] != 'T' {
+			return false
+		}
+	}
+	return true
 }
 
 // AwaitEnd waits until the nucleus has ended by itself, with exit code 0.
@@ -235,7 +252,7 @@ func (c *Cell) Publish() ctl.Published {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
-	p, err := (&ctl.Client{Dir: c.Dir}).Publish(ctx)
+	p, err := (&ctl.Client{Dir: c.Dir}).Publish(ctx, false)
 	if err != nil {
 		c.t.Fatalf("publish %s: %v\n%s", c.Dir, err, c.Log())
 	}

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
-	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -270,13 +269,6 @@ func lastCut(s, sep string) (before, after string, ok bool) {
 // neverNow is a schedule that does not contain a time, nor the hours after it.
 func neverNow(now time.Time) string {
 	return fmt.Sprintf("%02d:00-%02d:00", (now.Hour()+12)%24, (now.Hour()+13)%24)
-}
-
-// standing reports that a process is stopped by a signal.
-func standing(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	_, after, _ := strings.Cut(string(stat), ") ")
-	return err == nil && strings.HasPrefix(after, "T")
 }
 
 // A donor that loses its power takes up what it hosted when it is back.

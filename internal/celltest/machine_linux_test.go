@@ -1,6 +1,7 @@
 package celltest
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/celldnet/celld/internal/celltest/netdelay"
+	"github.com/celldnet/celld/internal/ctl"
 )
 
 // machine is one of a network of machines, with the cells that are on it.
@@ -55,11 +57,31 @@ func (n *Net) machine(net *netdelay.Net, name, addr string) *machine {
 		if n.t.Failed() {
 			m.logs()
 		}
-		if err := m.Kill(); err != nil { // mirrors, and home cells: whatever cells have started
+		m.stopAll()
+		if err := m.Kill(); err != nil {
 			n.t.Error(err)
 		}
 	})
 	return m
+}
+
+// stopAll stops mirrors and home cells in good order, whatever cells have started them: what is killed leaves
+// its control groups.
+func (m *machine) stopAll() {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
+	for _, of := range []string{"home", "foreign/*"} {
+		dirs, _ := filepath.Glob(filepath.Join(m.at.dir, of)) // the pattern is good
+		for _, dir := range dirs {
+			_ = (&ctl.Client{Dir: dir}).Stop(ctx) // it may not run
+		}
+	}
+	for ctx.Err() == nil {
+		if pids, err := m.Processes(); err != nil || len(pids) == 0 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // logs has the test say what the nuclei of the machine have logged that it did not start itself, and how the

@@ -343,6 +343,13 @@ func (s *scenario) rollOut(p pace) {
 // give has the donor give half of its processors, however busy the others keep them: machines share those.
 func (s *scenario) give() {
 	s.n.must(s.donor.at, s.donor.at.dir, "give", "--cpu", "50%", "--ram", "20%", "--busy", "100%")
+	s.t.Cleanup(func() { // so that no control group is left
+		for _, args := range [][]string{{"give", "stop"}, {"stop", filepath.Join(s.donor.at.dir, "home")}} {
+			if r := s.n.ctl(s.donor.at, s.donor.at.dir, args...); r.Code != 0 {
+				s.t.Logf("cellctl %s: %s", args[0], r.Stderr)
+			}
+		}
+	})
 	var status string
 	if !s.until(Patience, func() bool {
 		status = s.n.must(s.donor.at, s.donor.at.dir, "give", "status", "--json")

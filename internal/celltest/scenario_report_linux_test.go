@@ -112,8 +112,10 @@ func (s *scenario) times(calls []made, direct []made, nearBy time.Time) {
 			fmt.Fprintf(s.out, "%s: from the first miss to the first answer of the copy %.1f s (goal 10 s)\n", s.callers[i].name, served.Sub(missed).Seconds())
 		}
 	}
-	fmt.Fprintf(s.out, "p99 near the callers: from %s to %s, %.2f of a direct near round trip (goal 1.5), whose p50 is %s and p99 %s\n", ms(percentile(far, 99)),
-		ms(percentile(near, 99)), float64(percentile(near, 99))/float64(max(percentile(direct, 50), 1)), ms(percentile(direct, 50)), ms(percentile(direct, 99)))
+	before, after := percentile(far, 99), percentile(near, 99)
+	p50, p99 := max(percentile(direct, 50), 1), max(percentile(direct, 99), 1)
+	fmt.Fprintf(s.out, "p99 near the callers: from %s to %s (goal 1.5 direct near round trips), which is %.2f of the p50 of these, %s, and %.2f of their p99, %s\n",
+		ms(before), ms(after), float64(after)/float64(p50), ms(p50), float64(after)/float64(p99), ms(p99))
 	for _, c := range s.cuts {
 		fmt.Fprintf(s.out, "after the loss of %s the longest stall of each caller: %s (goal 150 ms); of what must not be repeated: %s\n",
 			c.machine, s.stalls(calls, c.at, true), s.stalls(calls, c.at, false))

@@ -88,7 +88,6 @@ type verdict struct {
 	unnoted  int // answered, but what noted it was lost in a power cut
 	mayRun   int // must not be repeated, and the error says that it may have run
 	refused  int // must not be repeated, and the error says that it has not run
-	moved    time.Duration
 }
 
 // judge counts. Who is asked by a name gets the version that the name stands for, and never an older one
@@ -139,7 +138,7 @@ func (v *verdict) count(m *made, e *evidence, cuts []cut) {
 }
 
 // leastSilence is how long a provider is silent before the next one is asked.
-const leastSilence = 75 * time.Millisecond
+const leastSilence = 60 * time.Millisecond
 
 // again says that one program has carried a call out more than once.
 func again(ran []string) bool {

@@ -13,7 +13,7 @@ import (
 const (
 	RouteStatus   = "/v1/status"   // GET; result Status
 	RouteMetrics  = "/v1/metrics"  // GET; result Metrics
-	RoutePublish  = "/v1/publish"  // POST; result Published
+	RoutePublish  = "/v1/publish"  // POST force; result Published
 	RouteUse      = "/v1/use"      // POST, see UseRequest; result UseMeta, then the reply's bytes
 	RouteFind     = "/v1/find"     // GET target, timeout_ms; items FindRow as they come, result Found
 	RouteRace     = "/v1/race"     // POST target, timeout_ms; result []RaceRow, best first
@@ -24,6 +24,7 @@ const (
 	RouteVersion  = "/v1/version"  // GET target, version (a CID, a number, or "~N"), timeout_ms; result VersionDetail
 	RouteDoctor   = "/v1/doctor"   // GET; result []Check
 	RouteSwap     = "/v1/swap"     // POST program, force, publish, timeout_ms; result Swapped
+	RouteFits     = "/v1/fits"     // POST, the body is a schema as in schema.json; result Fits
 	RouteUpgrade  = "/v1/upgrade"  // POST file, cut, timeout_ms; result Upgrading, just before the other celld takes over
 	RouteStop     = "/v1/stop"     // POST; result null, before the nucleus begins to stop
 	RouteRun      = "/v1/run"      // POST timeout_ms; starts the program; result Status
@@ -114,16 +115,72 @@ type Status struct {
 	Upgrade      *UpgradeStatus `json:"upgrade,omitempty"`
 
 	// Of the program, since the nucleus started.
-	Starts     uint64      `json:"starts"`
-	Crashes    uint64      `json:"crashes"`              // runs that ended by themselves
-	LastExit   string      `json:"last_exit,omitempty"`  // how the last run ended
-	LastError  string      `json:"last_error,omitempty"` // why it does not run, if something is wrong with it
-	LastHint   string      `json:"last_hint,omitempty"`
-	LogCut     uint64      `json:"log_cut,omitempty"`    // bytes that it printed past 64 KiB/s
-	BadLines   uint64      `json:"bad_lines,omitempty"`  // of a jsonl program that answered nothing
-	Swap       *SwapStatus `json:"swap,omitempty"`       // the last one
-	Placements []Placement `json:"placements,omitempty"` // cells of which a copy near by is wanted, the newest first
-	Patch      []Patch     `json:"patch,omitempty"`      // in the order in which they are applied, by name
+	Starts       uint64            `json:"starts"`
+	Crashes      uint64            `json:"crashes"`              // runs that ended by themselves
+	LastExit     string            `json:"last_exit,omitempty"`  // how the last run ended
+	LastError    string            `json:"last_error,omitempty"` // why it does not run, if something is wrong with it
+	LastHint     string            `json:"last_hint,omitempty"`
+	Ledger       string            `json:"ledger_error,omitempty"` // why what is given and taken is not written down
+	LogCut       uint64            `json:"log_cut,omitempty"`      // bytes that it printed past 64 KiB/s
+	BadLines     uint64            `json:"bad_lines,omitempty"`    // of a jsonl program that answered nothing
+	Swap         *SwapStatus       `json:"swap,omitempty"`         // the last one
+	Placements   []Placement       `json:"placements,omitempty"`   // cells of which a copy near by is wanted, the newest first
+	SchemasInUse []SchemaUse       `json:"schemas_in_use"`         // the last used first
+	Dependencies []DependencyCheck `json:"dependencies,omitempty"` // the cells in cell.lock
+	Patch        []Patch           `json:"patch,omitempty"`        // in the order in which they are applied, by name
+}
+
+// What has become of a cell that this one was made for.
+const (
+	DependencySame       = "same"
+	DependencyCompatible = "compatible"
+	DependencyBreaking   = "breaking"
+	DependencyUnknown    = "unknown" // it was not called yet, or does not answer
+)
+
+// DependencyCheck is one cell of cell.lock, as it was when it said last which schema it has.
+type DependencyCheck struct {
+	Target  string    `json:"target"`
+	Cell    string    `json:"cell"`
+	State   string    `json:"state"`
+	Locked  string    `json:"locked"`         // hash of the schema that this cell was made for
+	Live    string    `json:"live,omitempty"` // and of the one that it has
+	Changes []string  `json:"changes"`
+	Checked time.Time `json:"checked"`
+	Error   string    `json:"error,omitempty"`
+}
+
+// SchemaUse is one schema by which the cell is called.
+type SchemaUse struct {
+	Schema  string         `json:"schema"`           // hash, hex
+	Served  bool           `json:"served,omitempty"` // it is that of the program
+	Known   bool           `json:"known"`            // the cell has or had it
+	Count   int            `json:"count"`            // of callers
+	Callers []SchemaCaller `json:"callers"`          // the last to call first
+}
+
+// SchemaCaller is one caller.
+type SchemaCaller struct {
+	Who      string    `json:"who"`  // peer ID, or on this machine "uid:N", with the peer ID of a calling nucleus
+	Says     bool      `json:"says"` // that it was made for this schema; else it is the one that it found
+	LastCall time.Time `json:"last_call"`
+}
+
+// Broken is a schema whose callers a change breaks.
+type Broken struct {
+	Schema  string         `json:"schema"`
+	Changes []string       `json:"changes"`
+	Callers []SchemaCaller `json:"callers"`
+}
+
+// Fits says what it would mean to the callers if a program with another schema took over.
+type Fits struct {
+	From    string       `json:"from"` // the version that runs
+	To      string       `json:"to"`   // the one in cell.toml
+	Rises   bool         `json:"rises,omitempty"`
+	Broken  []Broken     `json:"broken,omitempty"`
+	Notes   []string     `json:"notes,omitempty"`   // what is no reason to refuse it
+	Refused *RemoteError `json:"refused,omitempty"` // nil: it could
 }
 
 // SwapStatus says how far the last swap has come.
@@ -156,7 +213,9 @@ type Swapped struct {
 	Version    string   `json:"version"`
 	BLAKE3     string   `json:"blake3"`            // of the program, hex
 	Schema     string   `json:"schema"`            // hash, hex; "" without one
-	Changes    []string `json:"changes,omitempty"` // that break callers, and were wanted
+	Changes    []string `json:"changes,omitempty"` // that break callers, or would if there were any
+	Notes      []string `json:"notes,omitempty"`   // what was no reason to refuse it
+	Broken     []Broken `json:"broken,omitempty"`  // schemas whose callers are broken, as was wanted
 	CID        string   `json:"cid,omitempty"`     // that it is served under
 	IPNS       string   `json:"ipns,omitempty"`    // of a publish
 	TookMS     int64    `json:"took_ms"`
@@ -210,6 +269,7 @@ type Published struct {
 	Name    string `json:"name"`
 	Version string `json:"version"`
 	IPNS    string `json:"ipns"`
+	Note    string `json:"note,omitempty"` // for people: what was no reason to refuse it
 }
 
 // FindRow is one provider.

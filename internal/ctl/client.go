@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,9 +32,31 @@ func (c *Client) Metrics(ctx context.Context) (Metrics, error) {
 	return result[Metrics](ctx, c, "GET", RouteMetrics, nil)
 }
 
-// Publish makes the cell known and gives its CID.
-func (c *Client) Publish(ctx context.Context) (Published, error) {
-	return result[Published](ctx, c, "POST", RoutePublish, withTimeout(ctx, nil))
+// Publish makes the cell known and gives its CID; with force even if that breaks callers.
+func (c *Client) Publish(ctx context.Context, force bool) (Published, error) {
+	q := url.Values{}
+	if force {
+		q.Set("force", "1")
+	}
+	return result[Published](ctx, c, "POST", RoutePublish, withTimeout(ctx, q))
+}
+
+// Fits asks whether a program with this schema could take over.
+func (c *Client) Fits(ctx context.Context, schema []byte) (Fits, error) {
+	var fits Fits
+	a, err := c.ask(ctx, "POST", RouteFits, withTimeout(ctx, nil), bytes.NewReader(schema))
+	if err != nil {
+		return fits, err
+	}
+	defer a.close()
+	raw, err := a.result(c.Progress, nil)
+	if err != nil {
+		return fits, a.cause(ctx, err)
+	}
+	if err := json.Unmarshal(raw, &fits); err != nil {
+		return fits, fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	return fits, nil
 }
 
 // Find calls row for each provider of target as it is found.

@@ -220,6 +220,7 @@ type attempt struct {
 	sent   bool // the request may have left; else it has not run, whatever err is
 	counts bool // of a hedge: this is the answer
 	mute   bool // of a hedge: who was asked first did not answer a ping either
+	link   *link
 }
 
 // discard drops a reply that nobody wants any more.
@@ -239,15 +240,28 @@ func (a attempt) until(then func()) attempt {
 	return a
 }
 
+// account notes the end of a call: now, or when its body was closed.
+func (a attempt) account(now time.Time) attempt {
+	switch lk := a.link; {
+	case lk == nil:
+	case a.err == nil && a.reply.Body != nil:
+		return a.until(func() { lk.over(time.Now()) })
+	default:
+		lk.over(now)
+	}
+	return a
+}
+
 // callPeer makes one attempt with one provider, and notes what that says about it.
 func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request) attempt {
 	begin := time.Now()
-	a := c.exchange(ctx, r, who, req)
+	a := c.exchange(ctx, r, who, req, begin)
 	a.fits(r, req)
+	now := time.Now()
+	a = a.account(now)
 	if a.err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return a // we gave up: that says nothing about the peer
 	}
-	now := time.Now()
 	took := now.Sub(begin)
 	c.observe(now, who.Peer, a.err, took)
 	switch cellproto.KindOf(a.err) {
@@ -282,7 +296,7 @@ func (a *attempt) fits(r *remote, req *cellproto.Request) {
 }
 
 // exchange sends the request over the peer's link, or over one of its own when it has a body.
-func (c *Caller) exchange(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request) attempt {
+func (c *Caller) exchange(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, begin time.Time) attempt {
 	a := attempt{from: who}
 	bulk := req.Body != nil
 	hoping := !bulk && r.givesBody(req.Header.Func) && c.links.hopeful(who.Peer)
@@ -297,7 +311,8 @@ func (c *Caller) exchange(ctx context.Context, r *remote, who race.Ranked, req *
 		a.err = err
 		return a
 	}
-	a.sent = true
+	a.sent, a.link = true, lk
+	lk.began(begin)
 	a.reply, a.err = c.send(ctx, lk, req, string(who.Peer), string(r.name))
 	a.err = ownWord(ctx, req.Header.Func, a.err)
 	if bulk {
@@ -326,7 +341,7 @@ func ownWord(ctx context.Context, fn string, err error) error {
 // the manifest names, and knows who we are.
 func (c *Caller) connect(ctx context.Context, r *remote, p cellproto.PeerID, bulk bool) (*link, error) {
 	if !bulk {
-		if lk := c.links.live(p, string(r.name)); lk != nil {
+		if lk := c.links.live(p, string(r.name), r.madeFor()); lk != nil {
 			if hello, ok := lk.ready(); ok {
 				return lk, r.vet(p, hello.Schema)
 			}
@@ -353,9 +368,9 @@ func (c *Caller) reach(ctx context.Context, r *remote, p cellproto.PeerID, bulk 
 		return nil, cellproto.Errorf("call "+string(p), cellproto.Unavailable, "no address of this peer is known")
 	}
 	if bulk {
-		lk, err = c.links.bulk(ctx, info, string(r.name))
+		lk, err = c.links.bulk(ctx, info, string(r.name), r.madeFor())
 	} else {
-		lk, err = c.links.peer(ctx, info, string(r.name))
+		lk, err = c.links.peer(ctx, info, string(r.name), r.madeFor())
 	}
 	if err != nil {
 		return nil, err

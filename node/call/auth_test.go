@@ -251,7 +251,7 @@ func TestAuthTokenIsRenewed(t *testing.T) {
 			}
 			store.setToken(server, stale, time.Now().Add(ttl)) // as a clock that was set back would have it
 			p.cutLinks()
-			eventually(t, "the link has ended", func() bool { return c.links.live(cellproto.PeerID(server), cell.id.String()) == nil })
+			eventually(t, "the link has ended", func() bool { return c.links.live(cellproto.PeerID(server), cell.id.String(), "") == nil })
 			if _, err := try(t, c, cell.id.String(), next()); err != nil {
 				t.Fatalf("with an old token: %v", err)
 			}

@@ -76,7 +76,7 @@ func TestCallFailsOver(t *testing.T) {
 				winner, other = b, a
 			}
 			winner.stop()
-			eventually(t, "the link to the winner has ended", func() bool { return c.links.live(cellproto.PeerID(peerText(winner.host)), cell.id.String()) == nil })
+			eventually(t, "the link to the winner has ended", func() bool { return c.links.live(cellproto.PeerID(peerText(winner.host)), cell.id.String(), "") == nil })
 			if res := call(t, c, cell, fn); res.Provider != peerText(other.host) {
 				t.Errorf("%s answered, want the other one", res.Provider)
 			}

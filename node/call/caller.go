@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"io"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,6 +69,8 @@ type CallerDeps struct {
 	Own      *Server                                     // of the same nucleus, or nil
 	Mirrors  Mirrors                                     // or nil
 	Repos    Repos                                       // or nil
+	MadeFor  func(target string) cellproto.SchemaHash    // what the cell was made for, zero: not known; or nil
+	Heard    func(made, live cellproto.SchemaHash)       // a cell that was called as one with schema made has live; must not block; or nil
 	Raced    func(Raced) (again time.Duration)           // see Raced; or nil
 	Log      *zap.Logger
 }
@@ -112,6 +115,8 @@ func NewCaller(cfg CallerConfig, deps CallerDeps) *Caller {
 	c.place = c.placeOf
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.links = newLinks(deps.Host, cfg.Agent, deps.Log)
+	c.links.heard = deps.Heard
+	c.links.self = deps.Identity.Peer.String()
 	return c
 }
 
@@ -169,12 +174,17 @@ func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request
 	ctx, cancel := withTimeout(ctx)
 	if quorum.Ask > 0 {
 		defer cancel()
+		req, _ = takeMade(req)
 		return c.callQuorum(ctx, target, req, quorum)
 	}
+	req, made := takeMade(req)
 	t, err := c.resolve(ctx, target)
 	if err != nil {
 		cancel()
 		return nil, err
+	}
+	if made != "" {
+		t.made = made
 	}
 	var res *Result
 	if req.Body != nil {
@@ -185,7 +195,9 @@ func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request
 	case t.mirrorOf.Defined():
 		res, err = c.callMirror(ctx, t, req)
 	case t.cell.Defined():
-		res, err = c.callRemote(ctx, c.remote(t.cell), req)
+		r := c.remote(t.cell)
+		r.made.Store(t.made)
+		res, err = c.callRemote(ctx, r, req)
 	default:
 		res, err = c.callDirect(ctx, t, req)
 	}
@@ -195,6 +207,26 @@ func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request
 	}
 	res.Reply.Body = &closer{ReadCloser: res.Reply.Body, then: cancel}
 	return res, nil
+}
+
+// takeMade takes out of a request which schema its caller says that it was made for: the hash as bytes, "" if it
+// does not say.
+func takeMade(req *cellproto.Request) (*cellproto.Request, string) {
+	text, ok := req.Header.Meta[cellproto.MetaMadeFor]
+	if !ok {
+		return req, ""
+	}
+	bare := *req
+	bare.Header.Meta = nil
+	if len(req.Header.Meta) > 1 {
+		bare.Header.Meta = maps.Clone(req.Header.Meta)
+		delete(bare.Header.Meta, cellproto.MetaMadeFor)
+	}
+	hash, err := cellproto.ParseSchemaHash(text)
+	if err != nil {
+		return &bare, "" // it is only not known
+	}
+	return &bare, string(hash[:])
 }
 
 // withTimeout sees to it that ctx has a deadline.
@@ -272,7 +304,11 @@ func (c *Caller) callDirect(ctx context.Context, t resolved, req *cellproto.Requ
 		if err != nil {
 			return nil, err
 		}
-		res.Reply, err = c.send(ctx, lk, req, t.where(), t.where())
+		a := attempt{link: lk}
+		lk.began(lk.clock())
+		a.reply, a.err = c.send(ctx, lk, req, t.where(), t.where())
+		a = a.account(lk.clock())
+		res.Reply, err = a.reply, a.err
 		if err = ownWord(ctx, req.Header.Func, err); err == nil {
 			return res, nil
 		}

@@ -136,6 +136,7 @@ func (k *keyed) place() bool {
 	defer ks.mu.Unlock()
 	if !k.over {
 		k.placed = time.Now()
+		k.s.s.meter.begin(k.s.load.use, k.placed)
 	}
 	return !k.over
 }

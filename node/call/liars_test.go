@@ -183,7 +183,7 @@ func TestWinnersThatTurn(t *testing.T) {
 				}
 				turn(winner)
 				eventually(t, "the old link has ended or is of use", func() bool {
-					lk := c.links.live(cellproto.PeerID(peerText(winner.host)), cell.id.String())
+					lk := c.links.live(cellproto.PeerID(peerText(winner.host)), cell.id.String(), "")
 					return lk == nil || winner.program.places == 0
 				})
 				if res := call(t, c, cell, fn); res.Provider != peerText(other.host) {

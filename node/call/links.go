@@ -25,7 +25,9 @@ type link struct {
 	conn    *cellproto.Conn
 	relayed bool // through a libp2p relay
 	made    time.Time
-	remote  peer.ID                         // "" behind a Unix socket
+	remote  peer.ID // "" behind a Unix socket
+	meter   *Meter  // what is asked of remote; nil behind a Unix socket, as is use
+	use     *gauge
 	hello   atomic.Pointer[cellproto.Hello] // nil: not here yet, or not looked at
 	doubts  chan struct{}                   // holds one: somebody doubts that the other end is there
 
@@ -40,6 +42,7 @@ type link struct {
 type linkKey struct {
 	to   string // peer ID, or path of a Unix socket
 	cell string // CID that is wanted, or ""
+	made string // hash of the schema that the caller was made for, as bytes; "": it does not know
 }
 
 // dialing is a link that is being made or is there.
@@ -54,7 +57,10 @@ type dialing struct {
 type links struct {
 	host  host.Host
 	agent string
+	self  string                                // peer ID of this nucleus
+	heard func(made, live cellproto.SchemaHash) // see CallerDeps.Heard; or nil
 	log   *zap.Logger
+	meter *Meter
 
 	ctx    context.Context // ends with the caller half
 	cancel context.CancelFunc
@@ -66,7 +72,7 @@ type links struct {
 }
 
 func newLinks(h host.Host, agent string, log *zap.Logger) *links {
-	l := &links{host: h, agent: agent, log: log, made: map[linkKey]*dialing{}, renewed: map[peer.ID]int{}}
+	l := &links{host: h, agent: agent, log: log, meter: newMeter(), made: map[linkKey]*dialing{}, renewed: map[peer.ID]int{}}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
 }
@@ -79,28 +85,30 @@ func (l *links) close() {
 }
 
 // peer gives the link to a peer that serves cell ("": whichever it has), and makes it if needed.
-func (l *links) peer(ctx context.Context, info peer.AddrInfo, cell string) (*link, error) {
-	return l.get(ctx, linkKey{info.ID.String(), cell}, func(ctx context.Context) (*link, error) {
-		return l.dialPeer(network.WithAllowLimitedConn(ctx, "cell call"), ctx, info, cell)
+func (l *links) peer(ctx context.Context, info peer.AddrInfo, cell, made string) (*link, error) {
+	key := linkKey{info.ID.String(), cell, made}
+	return l.get(ctx, key, func(ctx context.Context) (*link, error) {
+		return l.dialPeer(network.WithAllowLimitedConn(ctx, "cell call"), ctx, info, key)
 	})
 }
 
 // socket gives the link to the nucleus behind a Unix socket.
-func (l *links) socket(ctx context.Context, path string, dial func(context.Context) (net.Conn, error)) (*link, error) {
-	return l.get(ctx, linkKey{to: path}, func(ctx context.Context) (*link, error) {
+func (l *links) socket(ctx context.Context, path, made string, dial func(context.Context) (net.Conn, error)) (*link, error) {
+	key := linkKey{to: path, made: made}
+	return l.get(ctx, key, func(ctx context.Context) (*link, error) {
 		conn, err := dial(ctx)
 		if err != nil {
 			return nil, err
 		}
-		return l.start(conn, linkKey{to: path}, "", 0)
+		return l.start(conn, key, "", 0)
 	})
 }
 
 // live gives the link to a peer that serves cell if there is one, without waiting for anything.
-func (l *links) live(to cellproto.PeerID, cell string) *link {
+func (l *links) live(to cellproto.PeerID, cell, made string) *link {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	d := l.made[linkKey{string(to), cell}]
+	d := l.made[linkKey{string(to), cell, made}]
 	if d == nil || !d.done() || l.spent(d) {
 		return nil
 	}
@@ -197,7 +205,7 @@ func (d *dialing) dead() bool {
 
 // dialPeer opens a stream of frames to a peer. dial bounds how long that takes, and says whether a
 // relayed connection will do; ctx is the caller's own.
-func (l *links) dialPeer(dial, ctx context.Context, info peer.AddrInfo, cell string) (*link, error) {
+func (l *links) dialPeer(dial, ctx context.Context, info peer.AddrInfo, key linkKey) (*link, error) {
 	op := "connect to " + info.ID.String()
 	if l.host == nil {
 		return nil, cellproto.Errorf(op, cellproto.Unavailable, "this nucleus has no network")
@@ -213,7 +221,7 @@ func (l *links) dialPeer(dial, ctx context.Context, info peer.AddrInfo, cell str
 		s.Reset()
 		return nil, err
 	}
-	lk, err := l.start(stream{s}, linkKey{info.ID.String(), cell}, info.ID, cellproto.IdleTimeout)
+	lk, err := l.start(counted{stream{s}, l.meter.gauge(info.ID.String())}, key, info.ID, cellproto.IdleTimeout)
 	if err != nil {
 		return nil, err
 	}
@@ -253,15 +261,23 @@ func unavailable(ctx context.Context) cellproto.Kind {
 
 // start runs the frames over a transport, which it closes, until it ends or the links are closed.
 func (l *links) start(t cellproto.Transport, key linkKey, remote peer.ID, idle time.Duration) (*link, error) {
+	heard := l.hears(key)
 	conn, err := cellproto.NewConn(t, cellproto.Config{
-		Opener: true, IdleTimeout: idle,
-		Hello: cellproto.Hello{Agent: l.agent, Cell: key.cell, Codecs: []uint{uint(cellproto.JSON), uint(cellproto.CBOR)}},
+		Opener: true, IdleTimeout: idle, Event: func(_ *cellproto.Conn, f *cellproto.Frame) {
+			if f.Header.Func == cellproto.EventSchema {
+				heard(f.Payload)
+			}
+		},
+		Hello: cellproto.Hello{Agent: l.agent, Cell: key.cell, MadeFor: []byte(key.made), Peer: l.self, Codecs: []uint{uint(cellproto.JSON), uint(cellproto.CBOR)}},
 	})
 	if err != nil {
 		t.Close()
 		return nil, err
 	}
 	lk := &link{key: key, conn: conn, remote: remote, made: time.Now(), doubts: make(chan struct{}, 1)}
+	if remote != "" {
+		lk.meter, lk.use = l.meter, l.meter.gauge(remote.String())
+	}
 	run := func() {
 		stop := context.AfterFunc(l.ctx, conn.Close)
 		defer stop()
@@ -275,7 +291,23 @@ func (l *links) start(t cellproto.Transport, key linkKey, remote peer.ID, idle t
 		return nil, errStopping("connect to " + key.to)
 	}
 	l.work.Go(func() { l.watch(lk) })
+	if key.made != "" {
+		l.work.Go(func() {
+			if hello, err := conn.PeerHello(l.ctx); err == nil {
+				heard(hello.Schema)
+			}
+		})
+	}
 	return lk, nil
+}
+
+// hears gives what takes note of the hash of a schema that the other end of a link says that it has.
+func (l *links) hears(key linkKey) func(hash []byte) {
+	return func(hash []byte) {
+		if l.heard != nil && len(key.made) == len(cellproto.SchemaHash{}) && len(hash) == len(cellproto.SchemaHash{}) {
+			l.heard(cellproto.SchemaHash([]byte(key.made)), cellproto.SchemaHash(hash))
+		}
+	}
 }
 
 func errStopping(op string) error {

@@ -91,7 +91,7 @@ func TestLinksGet(t *testing.T) {
 		if dials > 3 {
 			t.Errorf("%d dials", dials)
 		}
-		if l.live("peer", "") != got[0] {
+		if l.live("peer", "", "") != got[0] {
 			t.Error("the link is not live")
 		}
 		got[0].conn.Close()
@@ -123,7 +123,7 @@ func TestDialError(t *testing.T) {
 	gone := infoOf(p.host)
 	p.host.Close()
 	c := use(t, cell, &book{}, nil)
-	_, err := c.links.peer(t.Context(), gone, "x")
+	_, err := c.links.peer(t.Context(), gone, "x", "")
 	wantKind(t, err, cellproto.Unavailable)
 	if want := "connect to " + gone.ID.String() + ": " + gone.Addrs[0].String() + ": connection refused"; err.Error() != want {
 		t.Errorf("it says %q, want %q", err, want)

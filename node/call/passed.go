@@ -14,6 +14,9 @@ type passed struct {
 	begin time.Time
 	kept  kept // to be made again if the program ends, if it can be
 
+	ticket ticket
+	placed bool // it has a place in the program; queue.mu guards it while the call waits
+
 	// Its methods, as the relay of each call is given them.
 	onDone func(cellproto.Kind, time.Time)
 	onLost func(error) bool
@@ -40,17 +43,29 @@ func (s *session) relay(c *cellproto.Conn, f *cellproto.Frame, fn *served) error
 	if err := s.take(); err != nil {
 		return err
 	}
-	if err := program.Begin(); err != nil {
+	full := program.Begin()
+	if full != nil && (f.More || cellproto.KindOf(full) != cellproto.Overloaded) {
 		s.giveBack()
-		return err
+		return full
 	}
 	f.Header.Token, f.Header.To, f.Header.Meta = nil, "", meta
 	p := srv.newPassed()
-	p.s, p.begin = s, c.ReadAt()
+	p.s, p.begin, p.placed = s, c.ReadAt(), full == nil
+	if p.placed {
+		srv.meter.begin(s.load.use, p.begin)
+	}
 	keeps := srv.keep(&p.kept, fn, f, p.begin)
 	p.relay.Start(c, f, p.onDone)
 	if keeps {
 		p.relay.OnLost(p.onLost)
+	}
+	if !p.placed {
+		if err := srv.queue.push(p, f, full); err != nil {
+			p.relay.Fail(err)
+		} else {
+			srv.next() // a place may have become free meanwhile
+		}
+		return nil
 	}
 	p.relay.OnFree(p.onFree)
 	if up := program.Ready(); up != nil && p.relay.To(up, f, true) == nil {
@@ -65,6 +80,20 @@ func (s *session) relay(c *cellproto.Conn, f *cellproto.Frame, fn *served) error
 
 func (p *passed) done(kind cellproto.Kind, end time.Time) {
 	p.kept.release()
+	srv := p.s.s
+	if p.ticket.id != 0 {
+		srv.queue.drop(p.ticket.id)
+		srv.queue.mu.Lock()
+		placed := p.placed
+		srv.queue.mu.Unlock()
+		if placed {
+			srv.queue.ended(p.ticket.id, end.Sub(p.begin))
+		}
+	}
+	if !p.placed {
+		p.s.answeredFor(kind)
+		return
+	}
 	p.s.done(p.begin, end, kind)
 }
 
@@ -76,7 +105,7 @@ const reusedRoom = 4 << 10
 // free is called when the call is over and nobody else holds it.
 func (p *passed) free() {
 	srv := p.s.s
-	p.s = nil
+	p.s, p.ticket = nil, ticket{}
 	room := p.kept.frame.Payload
 	p.kept = kept{}
 	if cap(room) <= reusedRoom {

@@ -114,10 +114,11 @@ func (r *remote) givesBody(function string) bool {
 
 // bulk makes a link of its own, for a large body; the caller closes its connection. It is never
 // relayed: a relay grants 128 KiB, and would cut the body off.
-func (l *links) bulk(ctx context.Context, info peer.AddrInfo, cell string) (*link, error) {
+func (l *links) bulk(ctx context.Context, info peer.AddrInfo, cell, made string) (*link, error) {
+	key := linkKey{info.ID.String(), cell, made}
 	for {
 		dial, cancel := context.WithTimeout(ctx, punchTime)
-		lk, err := l.dialPeer(dial, ctx, info, cell)
+		lk, err := l.dialPeer(dial, ctx, info, key)
 		cancel()
 		if err == nil || !l.relayedOnly(info.ID) {
 			return lk, err

@@ -99,7 +99,7 @@ func mustPeer(t *testing.T, l *links, at peer.AddrInfo) *link {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	lk, err := l.peer(ctx, at, "")
+	lk, err := l.peer(ctx, at, "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,23 +117,23 @@ func TestRelayedLinkGivesWay(t *testing.T) {
 		t.Fatal("the link is not relayed")
 	}
 	name := cellproto.PeerID(at.ID.String())
-	if l.live(name, "") != first || !l.hopeful(name) {
+	if l.live(name, "", "") != first || !l.hopeful(name) {
 		t.Error("a fresh relayed link is not used, or there is no hope")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), punchTime+punchTime/2)
 	defer cancel()
-	_, err := l.bulk(ctx, at, "")
+	_, err := l.bulk(ctx, at, "", "")
 	wantKind(t, err, cellproto.Timeout)
 	second := mustPeer(t, l, at)
 	direct()
-	if lk := l.live(name, ""); lk != nil {
+	if lk := l.live(name, "", ""); lk != nil {
 		t.Errorf("the relayed link is still used: %+v", lk.key)
 	}
 	third := mustPeer(t, l, at)
 	if !second.relayed || third.relayed {
 		t.Errorf("the links are relayed: %t, %t; want true, false", second.relayed, third.relayed)
 	}
-	lk, err := l.bulk(t.Context(), at, "")
+	lk, err := l.bulk(t.Context(), at, "", "")
 	if err != nil || lk.relayed {
 		t.Fatalf("a large body has no direct link: %v", err)
 	}

@@ -3,6 +3,7 @@ package call
 import (
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -18,6 +19,7 @@ type remote struct {
 	id   cid.Cid
 	name cellproto.CellID
 	used time.Time // by a call, last; Caller.mu guards it
+	made madeFor
 
 	mu        sync.Mutex
 	answered  time.Time // when a provider did last
@@ -36,6 +38,25 @@ type remote struct {
 
 	describing chan struct{} // taken while manifest and schema are fetched
 }
+
+// madeFor is the hash of a schema as bytes, "" for none.
+type madeFor struct{ p atomic.Pointer[string] }
+
+// Store notes what the last call was made for. It allocates only when that is another one.
+func (m *madeFor) Store(hash string) {
+	if m.load() != hash {
+		m.p.Store(&hash)
+	}
+}
+
+func (m *madeFor) load() string {
+	if p := m.p.Load(); p != nil {
+		return *p
+	}
+	return ""
+}
+
+func (r *remote) madeFor() string { return r.made.load() }
 
 // maxDescribing is how many fetches of one description there are at once; who has waited for
 // describeStagger does not wait for the others any longer.

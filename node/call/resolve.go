@@ -28,6 +28,7 @@ type resolved struct {
 	cell   cid.Cid        // a published cell
 
 	mirrorOf cid.Cid // of a directory: it is a mirror of this cell
+	made     string  // hash of the schema that the caller of it was made for, as bytes; "": not known
 }
 
 func (t resolved) where() string {
@@ -48,6 +49,16 @@ var ErrNoName = errors.New("it is neither an IPNS name nor a domain")
 // resolve finds out what a target is, in this order: a path, a name of cell.toml, a CID, a name of
 // the network, a directory beside the cell.
 func (c *Caller) resolve(ctx context.Context, target string) (resolved, error) {
+	t, err := c.resolveTo(ctx, target)
+	if err == nil && c.deps.MadeFor != nil {
+		if hash := c.deps.MadeFor(target); !hash.IsZero() {
+			t.made = string(hash[:])
+		}
+	}
+	return t, err
+}
+
+func (c *Caller) resolveTo(ctx context.Context, target string) (resolved, error) {
 	name := target // as the caller has it; an error says it
 	if target == "" {
 		return resolved{dir: c.cfg.Dir}, nil
@@ -189,9 +200,9 @@ func (c *Caller) namesHint(name string) string {
 func (c *Caller) direct(ctx context.Context, t resolved) (*link, error) {
 	switch {
 	case t.info != nil:
-		return c.links.peer(ctx, *t.info, "")
+		return c.links.peer(ctx, *t.info, "", t.made)
 	case t.socket != "":
-		return c.links.socket(ctx, t.socket, func(ctx context.Context) (net.Conn, error) {
+		return c.links.socket(ctx, t.socket, t.made, func(ctx context.Context) (net.Conn, error) {
 			conn, err := new(net.Dialer).DialContext(ctx, "unix", t.socket)
 			if err != nil {
 				return nil, cellproto.Errorf("connect to "+t.socket, cellproto.Unavailable, "%w", err).
@@ -200,7 +211,7 @@ func (c *Caller) direct(ctx context.Context, t resolved) (*link, error) {
 			return conn, nil
 		})
 	}
-	return c.links.socket(ctx, t.dir, func(ctx context.Context) (net.Conn, error) {
+	return c.links.socket(ctx, t.dir, t.made, func(ctx context.Context) (net.Conn, error) {
 		conn, err := ctl.Dial(ctx, t.dir, ctl.CellSocket)
 		if err == nil || c.deps.Wake == nil || !errors.Is(err, ctl.ErrNotRunning) {
 			return conn, localError(t.dir, err)

@@ -38,6 +38,11 @@ type ServerConfig struct {
 	MaxInFlight int           // in all; 0: cellproto.MaxStreams
 	MaxPeer     int           // of one peer; 0: cellproto.MaxStreamsPeer
 	OwnerUID    int           // callers on the Unix socket with this uid need no token
+	// Elsewhere says whether a caller on the Unix socket that was made for this schema, a hash, is served by another
+	// nucleus, to which it is led when it comes back; nil: nobody is.
+	Elsewhere func(made []byte) bool
+	// Had says whether the cell has, or had, a schema; nil: nobody knows.
+	Had func(cellproto.SchemaHash) bool
 }
 
 // ServerDeps is what the server half stands on.
@@ -45,6 +50,7 @@ type ServerDeps struct {
 	Program  Program // nil: a nucleus without a program
 	Identity Identity
 	Outgoing func(c *cellproto.Conn, f *cellproto.Frame) // the owner's calls to other cells; see Caller.Accept
+	Rank     func(Who) Rank                              // of a caller that has to wait, while this host is busy; nil: all are strangers
 	Log      *zap.Logger
 }
 
@@ -58,7 +64,10 @@ type Server struct {
 	served   atomic.Int64
 	last     atomic.Int64 // unix ns of the end of the last call
 	keys     keys
+	meter    *Meter
+	queue    queue
 	probers  probers
+	users    *users
 
 	passed    sync.Pool    // of *passed, which no call uses
 	kept      atomic.Int64 // bytes of requests that can be made again
@@ -81,6 +90,7 @@ type Server struct {
 type peerLoad struct {
 	conns    int
 	inFlight atomic.Int64
+	use      *gauge
 	left     atomic.Bool // conns is 0; set with Server.mu held
 }
 
@@ -96,7 +106,10 @@ func NewServer(cfg ServerConfig, deps ServerDeps) *Server {
 		cfg.TokenTTL = cellproto.TokenTTL
 	}
 	s := &Server{cfg: cfg, deps: deps, peers: map[string]*peerLoad{}, conns: map[*cellproto.Conn]*session{}, proven: map[peer.ID]proven{}}
+	s.users = newUsers(cfg.Had)
 	s.keys.once = newOnce[*keyed]()
+	s.meter = newMeter()
+	s.queue.time = queueTime
 	s.tokens = newTokens(cfg, deps.Identity)
 	s.serving.Store(&Serving{})
 	s.keyPrefix = newKeyPrefix()
@@ -107,15 +120,24 @@ func NewServer(cfg ServerConfig, deps ServerDeps) *Server {
 // Set replaces what is served. Connections that asked for a version that is no longer served are
 // told to leave; their calls in flight are finished.
 func (s *Server) Set(serving *Serving) {
-	s.serving.Store(serving)
+	before := s.serving.Swap(serving)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	changed := before.Schema != nil && serving.Schema != nil && before.Hash != serving.Hash
 	for c, sess := range s.conns {
+		if changed {
+			s.work.Go(func() { tellSchema(c, serving.Hash) })
+		}
 		if wanted := sess.wanted.Load(); wanted != nil && !serving.serves(*wanted) {
 			// Not here: a peer that does not read holds the write up.
 			s.work.Go(func() { _ = c.Goaway("this version is not served any more") }) // a lost connection has left
 		}
 	}
+}
+
+// tellSchema tells a caller which schema is served from now on.
+func tellSchema(c *cellproto.Conn, hash cellproto.SchemaHash) {
+	_ = c.Send(&cellproto.Frame{Type: cellproto.TypeEvent, Header: cellproto.Header{Func: cellproto.EventSchema}, Payload: hash[:]}) // a lost connection has left
 }
 
 // Serving gives what is served.
@@ -173,6 +195,9 @@ type session struct {
 	nonce   []byte    // nil: used
 	checked bool      // the peer's hello was looked at
 	token   []byte    // that it gave; nil: none
+	hello   userHello // what it has said of itself
+	user    *user     // of what is served, or of made; nil: not looked up yet, or there is no schema
+	usedOf  *Serving  // for which user was looked up
 	until   time.Time // may call until then
 }
 
@@ -181,7 +206,9 @@ func (s *Server) ServeStream(ctx context.Context, st network.Stream) error {
 	if err := reserve(st); err != nil {
 		return err
 	}
-	return s.Serve(ctx, stream{st}, Who{Peer: st.Conn().RemotePeer()})
+	who := Who{Peer: st.Conn().RemotePeer()}
+	defer s.meter.leave(who.subject())
+	return s.Serve(ctx, counted{stream{st}, s.meter.gauge(who.subject())}, who)
 }
 
 // Serve answers the calls on one connection until it ends, and closes it. It returns why.
@@ -276,7 +303,7 @@ func (s *Server) enter(c *cellproto.Conn, sess *session) bool {
 	}
 	load := s.peers[sess.subject]
 	if load == nil {
-		load = &peerLoad{}
+		load = &peerLoad{use: s.meter.gauge(sess.subject)}
 		s.peers[sess.subject] = load
 	}
 	load.conns++

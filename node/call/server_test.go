@@ -252,7 +252,7 @@ func TestSetSendsCallersAway(t *testing.T) {
 	}
 	p.server.Set(next)
 	eventually(t, "the caller was told", func() bool {
-		return c.links.live(cellproto.PeerID(peerText(p.host)), cell.id.String()) == nil
+		return c.links.live(cellproto.PeerID(peerText(p.host)), cell.id.String(), "") == nil
 	})
 	release()
 	if err := <-done; err != nil {

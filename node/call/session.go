@@ -51,10 +51,14 @@ func (s *session) admit(c *cellproto.Conn, f *cellproto.Frame) error {
 			return err
 		}
 		s.wanted.Store(&h.Cell)
-		s.token, s.checked = h.Token, true
+		s.token, s.hello, s.checked = h.Token, userHello{h.MadeFor, h.Peer}, true
 	}
 	if wanted := *s.wanted.Load(); !serving.serves(wanted) {
 		return cellproto.Errorf("call", cellproto.NotFound, "this peer does not serve %.80q", wanted)
+	}
+	if s.elsewhere() {
+		_ = c.Queue(&cellproto.Frame{Type: cellproto.TypeGoaway, Payload: []byte(elsewhereText)}) // before the answer
+		return cellproto.Errorf("call "+f.Header.Func, cellproto.Unavailable, elsewhereText)
 	}
 	if f.Header.Func == cellproto.FuncToken {
 		return s.prove(c, f)
@@ -65,6 +69,7 @@ func (s *session) admit(c *cellproto.Conn, f *cellproto.Frame) error {
 	if strings.HasPrefix(f.Header.Func, cellproto.ReservedPrefix) {
 		return s.reserved(c, f, serving)
 	}
+	s.uses(serving, c.ReadAt())
 	fn, err := s.s.check(f, serving)
 	if err != nil {
 		return err
@@ -73,6 +78,23 @@ func (s *session) admit(c *cellproto.Conn, f *cellproto.Frame) error {
 		return s.relayOnce(c, f, fn)
 	}
 	return s.relay(c, f, fn)
+}
+
+const elsewhereText = "an older version of this cell goes on for you: come back"
+
+// elsewhere reports that another nucleus serves this caller, which the one that it comes back to knows.
+func (s *session) elsewhere() bool {
+	return s.who.Owner && s.who.Peer == "" && s.hello.made != nil && s.s.cfg.Elsewhere != nil && s.s.cfg.Elsewhere(s.hello.made)
+}
+
+// uses notes that the caller calls now, and by which schema.
+func (s *session) uses(serving *Serving, now time.Time) {
+	if s.usedOf != serving {
+		s.user, s.usedOf = s.s.user(serving, s.who, s.hello), serving
+	}
+	if s.user != nil {
+		s.user.last.Store(now.UnixNano())
+	}
 }
 
 // learnSchema starts the program, which makes its schema known, and answers with that.
@@ -203,7 +225,9 @@ func overloaded(format string, args ...any) error {
 // done notes the end of a relayed call.
 func (s *session) done(begin, end time.Time, kind cellproto.Kind) {
 	srv := s.s
+	srv.meter.end(s.load.use, end)
 	srv.deps.Program.End()
+	srv.next()
 	s.giveBack()
 	srv.last.Store(end.UnixNano())
 	if kind == 0 || kind == cellproto.FuncError {

@@ -15,9 +15,9 @@ import (
 // slow, and is given its time; of one that does not, the next provider is asked, under the same key.
 
 const (
-	lookLeast = 25 * time.Millisecond // of silence before it is pinged
-	lookMost  = 50 * time.Millisecond // or two round trips: a ping costs little
-	pongLeast = 50 * time.Millisecond // that its answer may take, besides two round trips
+	lookLeast = 20 * time.Millisecond // of silence before it is pinged
+	lookMost  = 30 * time.Millisecond // or two round trips: a ping costs little
+	pongLeast = 40 * time.Millisecond // that its answer may take, besides two round trips
 	pongMost  = 150 * time.Millisecond
 	// ownDelay is by how much this machine itself may be late with the clock: past it, it is too busy to
 	// blame others, and pings once more.
@@ -44,7 +44,7 @@ func (c *Caller) awaitSilence(ctx context.Context, r *remote, who race.Ranked, p
 	again := time.NewTimer(pause)
 	defer again.Stop()
 	for {
-		if lk := c.links.live(who.Peer, string(r.name)); lk != nil && mute(ctx, lk, pong(who)) && ctx.Err() == nil {
+		if lk := c.links.live(who.Peer, string(r.name), r.madeFor()); lk != nil && mute(ctx, lk, pong(who)) && ctx.Err() == nil {
 			c.deps.Log.Debug("a provider is silent", zap.String("peer", string(who.Peer)))
 			lk.doubt()
 			c.failed(time.Now(), r, who.Peer)

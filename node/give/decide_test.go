@@ -162,3 +162,9 @@ func (w *world) change(now time.Time, key, value string) (err error) {
 	}
 	return err
 }
+
+func onSettings() Settings {
+	s := Defaults()
+	s.On = true
+	return s
+}

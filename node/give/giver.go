@@ -242,7 +242,7 @@ func (g *Giver) Place(forWhom string) *Placement {
 	defer g.mu.Unlock()
 	caps := g.decision.Caps
 	share := caps.share(g.set.Policy.Hosts)
-	p := &Placement{Home: g.cfg.Dir, Groups: g.groups, For: forWhom}
+	p := &Placement{Home: g.cfg.Dir, Groups: g.groups, For: forWhom, CreditTo: g.set.Policy.CreditTo}
 	if len(p.Groups) == 0 {
 		caps = share
 	}

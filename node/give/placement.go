@@ -35,6 +35,8 @@ type Placement struct {
 	Disk   int64   `json:"disk_bps"`
 	// For is the peer ID of who asked for it.
 	For string `json:"for"`
+	// CreditTo is the peer ID of the account or pool that gets the credit for what it does; "": who hosts it.
+	CreditTo string `json:"credit_to,omitempty"`
 }
 
 // ParsePlacement reads a placement: TooLarge past 16 KiB, else BadInput for what is none.
@@ -67,6 +69,8 @@ func ParsePlacement(data []byte) (*Placement, error) {
 		return bad("cpu %v, memory %d, disk %d cannot be", p.CPU, p.Memory, p.Disk)
 	case p.For != "" && checkPeer(p.For) != nil:
 		return bad("for is %.80q, no peer ID", p.For)
+	case p.CreditTo != "" && checkPeer(p.CreditTo) != nil:
+		return bad("credit_to is %.80q, no peer ID", p.CreditTo)
 	}
 	return &p, nil
 }

@@ -172,12 +172,6 @@ func TestServer(t *testing.T) {
 	}
 }
 
-func onSettings() Settings {
-	s := Defaults()
-	s.On = true
-	return s
-}
-
 func TestNoInputSubsystem(t *testing.T) {
 	f := newFake(t, "", "")
 	os.Remove(filepath.Join(f.root, "proc/bus/input/devices"))

@@ -68,6 +68,22 @@ func (p *Program) Granted() Granted {
 	return g
 }
 
+// GrantedUse is Granted without its times, which are left for the next Granted.
+func (p *Program) GrantedUse() Granted {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	g := Granted{Served: p.grantedServed, Refused: p.grantedRefused}
+	for in := range p.all {
+		if !isClosed(in.started) || in.grants == nil {
+			continue
+		}
+		g.Conns += in.grants.open()
+		n, _ := in.grants.use()
+		g.InFlight += n
+	}
+	return g
+}
+
 // countGrants adds what a run has counted since the last look. p.mu is held.
 func (p *Program) countGrants(in *instance) []time.Duration {
 	ended, refused, times := in.grants.counts()

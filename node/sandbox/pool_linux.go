@@ -22,6 +22,7 @@ type Pool struct {
 	dirs    map[string]string // of the groups, by controller; "" for version 2
 	disks   bool              // what is read and written is bounded too
 	noDisks string            // why it is not
+	owned   *os.File          // locked as long as this process has the pool; see sweepPools
 }
 
 const poolPrefix = "cellgive-"
@@ -47,7 +48,60 @@ func OpenPool(name string) (*Pool, error) {
 	if p == nil {
 		return nil, cellproto.Errorf(op, cellproto.Unavailable, "%w", why)
 	}
+	p.owned = lockPool(p.main()) // nil: another process has it, and will have it removed
+	p.sweep()
 	return p, nil
+}
+
+// main is the group that stands for the pool.
+func (p *Pool) main() string {
+	if p.version == 1 {
+		return p.dirs["cpu"]
+	}
+	return p.dirs[""]
+}
+
+// lockPool takes a pool for this process, if nobody has it.
+func lockPool(dir string) *os.File {
+	f, err := os.Open(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return nil
+	}
+	raw, err := f.SyscallConn()
+	if err == nil {
+		ctlErr := raw.Control(func(fd uintptr) { err = unix.Flock(int(fd), unix.LOCK_EX|unix.LOCK_NB) })
+		err = firstError(ctlErr, err)
+	}
+	if err != nil {
+		f.Close()
+		return nil
+	}
+	return f
+}
+
+// poolAge is how old a pool is that nobody has, before it is removed.
+const poolAge = 10 * time.Minute
+
+// sweep removes the pools beside this one whose owners have ended while something was in them.
+func (p *Pool) sweep() {
+	left, err := filepath.Glob(filepath.Join(filepath.Dir(p.main()), poolPrefix+"*"))
+	if err != nil {
+		return
+	}
+	for _, dir := range left {
+		info, err := os.Stat(dir)
+		if dir == p.main() || err != nil || time.Since(info.ModTime()) < poolAge {
+			continue
+		}
+		if owned := lockPool(dir); owned != nil {
+			other := Pool{dirs: map[string]string{}}
+			for controller, mine := range p.dirs {
+				other.dirs[controller] = filepath.Join(filepath.Dir(mine), filepath.Base(dir))
+			}
+			other.Close()
+			owned.Close()
+		}
+	}
 }
 
 func openPoolV1(places map[string]groupPlace, name string) (*Pool, error) {
@@ -217,6 +271,10 @@ func (p *Pool) Used() (u PoolUsage) {
 
 // Close removes the pool, unless something is in it: that stays bounded.
 func (p *Pool) Close() {
+	if p.owned != nil {
+		p.owned.Close()
+		p.owned = nil
+	}
 	for _, dir := range p.dirs {
 		below, _ := filepath.Glob(filepath.Join(dir, "*", "*", "cgroup.procs")) // as deep as it gets
 		level, _ := filepath.Glob(filepath.Join(dir, "*", "cgroup.procs"))

@@ -120,11 +120,11 @@ const (
 type Client struct{ stub *cell.Stub }
 
 // New calls through via, which leads to the cell itself: what cell.Open gives.
-func New(via cell.Doer) *Client { return &Client{cell.NewStub(via, "")} }
+func New(via cell.Doer) *Client { return &Client{cell.NewStubFor(via, "", SchemaHash)} }
 
 // Dep calls from within the functions of another cell, whose [deps] has the cell under this name. It may
 // also be a CID.
-func Dep(name string) *Client { return &Client{cell.NewStub(nil, name)} }
+func Dep(name string) *Client { return &Client{cell.NewStubFor(nil, name, SchemaHash)} }
 `, g.m.cell, g.m.hash.String())
 	for _, fn := range g.m.funcs {
 		g.method(fn)

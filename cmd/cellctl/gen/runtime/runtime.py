@@ -202,10 +202,13 @@ def _error(header: dict, payload: bytes) -> CellError:
 class _Conn:
     """One connection to a nucleus, with a thread that reads it."""
 
-    def __init__(self, directory: str, timeout: float):
+    def __init__(self, directory: str, timeout: float, made_for: str = ""):
         self.lock, self.calls, self.next, self.leaving = threading.Lock(), {}, 1, False
         self.sock = _connect(directory, timeout)
-        self.send(_HELLO, 0, _cbor({1: [1], 3: [1], 8: "celld-python-client"}))
+        hello: dict = {1: [1], 3: [1], 8: "celld-python-client"}
+        if made_for:  # so that the cell knows whom a change would break
+            hello[13] = bytes.fromhex(made_for)
+        self.send(_HELLO, 0, _cbor(hello))
         threading.Thread(target=self._read, daemon=True).start()
 
     def send(self, kind: int, number: int, payload: bytes = b"", header: typing.Optional[dict] = None, more: bool = False) -> None:
@@ -340,12 +343,14 @@ class _Caller:
         header[3] = max(int(timeout * 1e6), 1)
         if key:
             header[6] = key.encode()
+        if self._target:
+            header[7] = {"made_for": SCHEMA_HASH}
         if codec:
             header[10] = codec
         for tries in range(4):
             with self._lock:
                 if self._conn is None or self._conn.leaving:
-                    self._conn = _Conn(self._directory, timeout)
+                    self._conn = _Conn(self._directory, timeout, "" if self._target else SCHEMA_HASH)
                 conn = self._conn
             try:
                 call = conn.begin(header, payload, body is not None, timeout)

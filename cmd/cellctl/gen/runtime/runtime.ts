@@ -217,15 +217,17 @@ class Conn {
   private next = 1;
   private rest: Buffer = Buffer.alloc(0);
 
-  private constructor(socket: net.Socket) {
+  private constructor(socket: net.Socket, madeFor: string) {
     this.socket = socket;
     socket.on("data", (data: Buffer) => this.read(data));
     socket.on("error", () => undefined); // close follows
     socket.on("close", () => this.lost("the nucleus closed the connection"));
-    this.send(HELLO, 0, cbor(new Map<number, unknown>([[1, [1]], [3, [1]], [8, "celld-typescript-client"]])));
+    const hello = new Map<number, unknown>([[1, [1]], [3, [1]], [8, "celld-typescript-client"]]);
+    if (madeFor) hello.set(13, Buffer.from(madeFor, "hex")); // so that the cell knows whom a change would break
+    this.send(HELLO, 0, cbor(hello));
   }
 
-  static open(directory: string): Promise<Conn> {
+  static open(directory: string, madeFor: string): Promise<Conn> {
     let name = path.join(path.resolve(directory), "run", "cell.sock");
     let handle: number | undefined;
     if (Buffer.byteLength(name) > 100) { // more than fits into a socket's address
@@ -239,7 +241,7 @@ class Conn {
       socket.once("error", refused);
       socket.once("connect", () => {
         socket.off("error", refused);
-        resolve(new Conn(socket));
+        resolve(new Conn(socket, madeFor));
       });
     }).finally(() => {
       if (handle !== undefined) fs.closeSync(handle);
@@ -338,7 +340,7 @@ class Caller {
   private async connected(): Promise<Conn> {
     const now = await this.conn?.catch(() => undefined);
     if (now && !now.leaving) return now;
-    this.conn = Conn.open(this.directory);
+    this.conn = Conn.open(this.directory, this.target ? "" : schemaHash);
     return this.conn;
   }
 
@@ -349,6 +351,7 @@ class Caller {
     if (this.target) header.set(2, this.target);
     header.set(3, Math.max(Math.round(timeout * 1000), 1));
     if (more.key) header.set(6, Buffer.from(more.key));
+    if (this.target) header.set(7, new Map([["made_for", schemaHash]]));
     if (more.codec !== 0) header.set(10, 1);
     for (let tries = 0; ; tries++) {
       const conn = await this.connected();

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -39,7 +40,19 @@ func main() {
 		cell.Func("once", note).Doc("Notes a call that must not be repeated."),
 		cell.Func("slow", note).Slow().Doc("Notes one that takes its time."),
 		cell.Func("repeat", note).Idempotent().Doc("Notes one that may be repeated under its key."),
+		cell.Func("burn", burn).Slow().Doc("Keeps a processor busy for that long."),
 		cell.Func("pid", func(context.Context, cell.None) (int, error) { return os.Getpid(), nil }).Pure(),
 		cell.Func("die", func(context.Context, cell.None) (int, error) { os.Exit(7); return 0, nil }),
 	)
+}
+
+// burn works for a while; Ms are of this processor's time if it has one to itself.
+func burn(_ context.Context, c Call) (int, error) {
+	sum := [32]byte{}
+	for end := time.Now().Add(time.Duration(c.Ms) * time.Millisecond); time.Now().Before(end); {
+		for range 100 {
+			sum = sha256.Sum256(sum[:])
+		}
+	}
+	return int(sum[0]), nil
 }

@@ -1,0 +1,104 @@
+package gossip
+
+import (
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/ledger"
+)
+
+// What goes into a bill, and whether to sign one. Both are pure.
+
+// Next gives the total of a register when meter and calls are what was used in all: what follows acked, the
+// newest receipt that the consumer has signed, or nil. The running hash has one record for each signed
+// total, not for each call: what a single call used of a program that works for several at once is not
+// known but as a share of a longer time.
+func Next(r ledger.Receipt, acked *ledger.Signed, prices *ledger.PriceTable) (ledger.Receipt, error) {
+	credit, err := prices.Credit(&r.Meter)
+	if err != nil {
+		return r, err
+	}
+	r.Credit, r.MeterV = credit, prices.Version
+	r.Log, err = chain(&r, acked)
+	return r, err
+}
+
+// chain gives the running hash of r, which follows acked.
+func chain(r *ledger.Receipt, acked *ledger.Signed) (ledger.Hash, error) {
+	var before ledger.Receipt
+	if acked != nil {
+		before = acked.Receipt
+	}
+	return ledger.LogHash(before.Log, &ledger.Call{N: r.N, Meter: Less(r.Meter, before.Meter), Credit: r.Credit - min(before.Credit, r.Credit)})
+}
+
+// Plus and Less add and subtract each number of two meters; what would be below nothing is nothing.
+func Plus(a, b ledger.Meter) ledger.Meter {
+	return ledger.Meter{
+		CPU: a.CPU + b.CPU, Wall: a.Wall + b.Wall, GPU: a.GPU + b.GPU, RAM: a.RAM + b.RAM, In: a.In + b.In, Out: a.Out + b.Out, Energy: a.Energy + b.Energy,
+	}
+}
+
+// Less is described with Plus.
+func Less(a, b ledger.Meter) ledger.Meter {
+	return ledger.Meter{
+		CPU: a.CPU - min(a.CPU, b.CPU), Wall: a.Wall - min(a.Wall, b.Wall), GPU: a.GPU - min(a.GPU, b.GPU), RAM: a.RAM - min(a.RAM, b.RAM),
+		In: a.In - min(a.In, b.In), Out: a.Out - min(a.Out, b.Out), Energy: a.Energy - min(a.Energy, b.Energy),
+	}
+}
+
+// Seen is what a consumer knows of its own calls to a provider.
+type Seen struct {
+	Wall uint64 // ns for which its calls were on their way
+	Sent uint64 // bytes to the provider
+	Got  uint64 // and from it
+}
+
+// What a consumer takes a provider's word for.
+const (
+	maxCores  = 64       // that one call may keep busy
+	maxMemory = 64 << 20 // KiB that it may hold
+	slackTime = 1e9      // ns, for clocks that go differently
+	slackRate = 50       // and a fiftieth of the time
+	slackSize = 256 << 10
+)
+
+// Check says whether a consumer signs a bill. before is what it had signed when it began to count, seen what it
+// has seen since; acked the newest receipt that it has signed. What nobody but the provider can measure
+// (processor time, memory) is bounded by the time that the calls took. A bill may be above that by one
+// window: what was used before this nucleus started, and not signed then. Kinds: Denied, BadInput,
+// Unsupported.
+func Check(r *ledger.Receipt, acked *ledger.Signed, before *ledger.Receipt, seen Seen) error {
+	const op = "check bill"
+	bad := func(kind cellproto.Kind, format string, args ...any) error {
+		return cellproto.Errorf(op, kind, format, args...)
+	}
+	prices, err := ledger.LoadPrices(r.MeterV)
+	if err != nil {
+		return err
+	}
+	credit, err := prices.Credit(&r.Meter)
+	if err != nil {
+		return err
+	}
+	if credit != r.Credit {
+		return bad(cellproto.BadInput, "by price table %d the meter is worth %d µWh, not %d", r.MeterV, credit, r.Credit)
+	}
+	if want, err := chain(r, acked); err != nil || want != r.Log {
+		return bad(cellproto.Denied, "it does not follow the receipt that was signed last")
+	}
+	used := Less(r.Meter, before.Meter)
+	used.CPU = min(used.CPU, seen.time()*maxCores)
+	used.RAM = min(used.RAM, seen.time()/1e9*maxMemory+maxMemory)
+	used.In, used.Out = min(used.In, seen.Sent+slackSize), min(used.Out, seen.Got+slackSize)
+	used.GPU = min(used.GPU, seen.time()*maxCores)
+	total := Plus(before.Meter, used)
+	most, err := prices.Credit(&total)
+	if err != nil {
+		return err
+	}
+	if over := r.Credit - min(most, r.Credit); over > ledger.Window(before.Credit) {
+		return bad(cellproto.Denied, "it is %d µWh above what calls that took %d ms can have used", over, seen.Wall/1e6)
+	}
+	return nil
+}
+
+func (s Seen) time() uint64 { return s.Wall + s.Wall/slackRate + slackTime }

@@ -1,0 +1,140 @@
+package node
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/internal/ctl"
+	"github.com/celldnet/celld/node/call"
+)
+
+// verdict is what a new schema means to those who call.
+type verdict struct {
+	broken []ctl.Broken // schemas that somebody uses
+	idle   []ctl.Broken // that nobody uses: the one that is served
+	notes  []string     // what could not be compared
+}
+
+// weigh compares a new schema, nil if the new program names none, with the one that it comes after and with all that
+// are in use. Who is broken already by the one before is not asked again.
+func weigh(before, next *cellproto.Schema, used []call.Used, get func(cellproto.SchemaHash) *cellproto.Schema) verdict {
+	var v verdict
+	seen := false
+	for _, u := range used {
+		current := before != nil && u.Schema == before.Hash()
+		seen = seen || current
+		old := before
+		if !current {
+			old = get(u.Schema)
+		}
+		if old == nil {
+			v.notes = append(v.notes, fmt.Sprintf("%s say that they were made for schema %s, which this cell never had, or has forgotten",
+				callersText(u.Users), shortHash(u.Schema)))
+			continue
+		}
+		changes := breaks(old, next)
+		if len(changes) == 0 || !current && len(breaks(old, before)) > 0 && before != nil {
+			continue
+		}
+		v.broken = append(v.broken, brokenRow(u.Schema, changes, u.Users))
+	}
+	if before != nil && !seen {
+		if changes := breaks(before, next); len(changes) > 0 {
+			v.idle = append(v.idle, brokenRow(before.Hash(), changes, nil))
+		}
+	}
+	return v
+}
+
+// breaks gives how next breaks callers of old.
+func breaks(old, next *cellproto.Schema) []cellproto.Change {
+	if old != nil && next == nil {
+		return []cellproto.Change{{Func: "schema", What: "the new program names none"}}
+	}
+	return cellproto.Compatible(old, next)
+}
+
+func brokenRow(hash cellproto.SchemaHash, changes []cellproto.Change, callers []call.User) ctl.Broken {
+	row := ctl.Broken{Schema: hash.String(), Changes: []string{}, Callers: []ctl.SchemaCaller{}}
+	for _, c := range changes {
+		row.Changes = append(row.Changes, c.String())
+	}
+	for _, one := range callers {
+		row.Callers = append(row.Callers, ctl.SchemaCaller{Who: one.Who, Says: one.Says, LastCall: one.Last.UTC()})
+	}
+	return row
+}
+
+// changes gives all that breaks somebody, or would, each once.
+func (v *verdict) changes() (list []string) {
+	seen := map[string]bool{}
+	for _, rows := range [][]ctl.Broken{v.broken, v.idle} {
+		for _, row := range rows {
+			for _, c := range row.Changes {
+				if !seen[c] {
+					seen[c] = true
+					list = append(list, c)
+				}
+			}
+		}
+	}
+	return list
+}
+
+// speaks reports that somebody who is broken says what it was made for, and so can be led to the version before.
+func (v *verdict) speaks() bool {
+	for _, row := range v.broken {
+		for _, c := range row.Callers {
+			if c.Says {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// refuse gives the error of a change that breaks somebody, nil if it does not.
+func (v *verdict) refuse(op, from, force string) error {
+	if len(v.broken) == 0 {
+		return nil
+	}
+	var parts []string
+	for _, row := range v.broken {
+		var users []call.User
+		for _, c := range row.Callers {
+			users = append(users, call.User{Who: c.Who, Says: c.Says, Last: c.LastCall})
+		}
+		parts = append(parts, fmt.Sprintf("%s (schema %s, used by %s)", strings.Join(row.Changes, "; "), row.Schema[:shownSchemaID], callersText(users)))
+	}
+	return cellproto.Errorf(op, cellproto.Incompatible, "it would break those who call version %s: %s", from, strings.Join(parts, "; ")).
+		WithHint("Keep what is called, raise the major version in cell.toml, or %s --force.", force)
+}
+
+// told gives what is no reason to refuse a change, and yet to be known.
+func (v *verdict) told() (list []string) {
+	for _, row := range v.idle {
+		list = append(list, "it breaks schema "+row.Schema[:shownSchemaID]+", which nobody uses: "+strings.Join(row.Changes, "; "))
+	}
+	return append(list, v.notes...)
+}
+
+func shortHash(h cellproto.SchemaHash) string { return h.String()[:shownSchemaID] }
+
+// callersText names callers in a sentence.
+func callersText(users []call.User) string {
+	var names []string
+	for _, u := range users[:min(len(users), shownUsers)] {
+		names = append(names, fmt.Sprintf("%s, last at %s", u.Who, u.Last.Local().Format("2006-01-02 15:04:05")))
+	}
+	text := strings.Join(names, "; ")
+	if more := len(users) - len(names); more > 0 {
+		text += fmt.Sprintf("; and %d more", more)
+	}
+	return text
+}
+
+// judge says whether the cell may go on with a new schema, which comes after another one.
+func (n *nucleus) judge(before, next *cellproto.Schema) verdict {
+	return weigh(before, next, n.users(), n.schemas.get)
+}
