@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -29,6 +30,8 @@ const (
 	renewEvery = leaseFor / 3
 	// renewTimeout bounds that, with the start of one that sleeps.
 	renewTimeout = 20 * time.Second
+	// yieldWait is how long one may take to give the machine back, before it is killed.
+	yieldWait = 3 * time.Second
 	// hostedUnused is how long a mirror is hosted that nobody calls.
 	hostedUnused = 24 * time.Hour
 )
@@ -196,12 +199,15 @@ func (h *hosting) Pause(ctx context.Context, why string) error {
 func (h *hosting) yield(ctx context.Context, c *hostedCell, dir, why string) error {
 	c.op.Lock()
 	defer c.op.Unlock()
-	_, err := (&ctl.Client{Dir: dir}).Yield(ctx, why)
+	soon, cancel := context.WithTimeout(ctx, yieldWait)
+	_, err := (&ctl.Client{Dir: dir}).Yield(soon, why)
+	cancel()
 	if errors.Is(err, ctl.ErrNotRunning) || errors.Is(err, ctl.ErrLost) {
 		err = nil
 	}
-	if err != nil { // it does not do as it is told: it ends
-		err = errors.Join(err, mirror.Stop(ctx, dir))
+	if err != nil { // it does not do as it is told: it ends, and its program with it
+		h.log.Warn("a hosted mirror does not yield, and is killed", zap.String("dir", dir), zap.Error(err))
+		err = killNucleus(ctx, dir)
 	}
 	state := statePaused
 	if err != nil {
@@ -209,6 +215,23 @@ func (h *hosting) yield(ctx context.Context, c *hostedCell, dir, why string) err
 	}
 	h.set(c, state, err)
 	return err
+}
+
+// killNucleus kills the nucleus that listens in a cell's directory, whatever it is doing.
+func killNucleus(ctx context.Context, dir string) error {
+	conn, err := ctl.Dial(ctx, dir, ctl.ControlSocket)
+	if err != nil {
+		return cellproto.Errorf("kill the nucleus in "+dir, cellproto.KindOf(err), "%w", err)
+	}
+	defer conn.Close()
+	uid, pid, ok := ctl.PeerUID(conn)
+	if !ok || pid <= 1 || pid == os.Getpid() || uid != os.Getuid() {
+		return cellproto.Errorf("kill the nucleus in "+dir, cellproto.Failed, "it is not known which process that is")
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return cellproto.Errorf("kill the nucleus in "+dir, cellproto.KindOf(err), "%w", err)
+	}
+	return nil
 }
 
 // Resume lets all that is hosted run, and takes offers.

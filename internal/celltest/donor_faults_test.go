@@ -51,6 +51,30 @@ func TestHungMirrorHoldsUpNobody(t *testing.T) {
 	}
 }
 
+// A hosted nucleus that hangs does not keep the machine from its owner: it is killed, and its program with it. It comes
+// back when it may.
+func TestHungMirrorIsKilled(t *testing.T) {
+	t.Parallel()
+	_, cell, donor, caller, _, stop := placed(t)
+	mirror := donor.At(donor.hosted(1, ctl.Running)[0].Dir)
+	hung := mirror.Status()
+	if hung.ProgramPID == 0 {
+		t.Fatal("its program does not run")
+	}
+	if err := syscall.Kill(hung.NucleusPID, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Kill(hung.NucleusPID, syscall.SIGCONT) })
+	donor.giving("give", "--schedule", neverNow(time.Now()))
+	Eventually(t, "its program is gone", func() bool { return !Alive(hung.ProgramPID) })
+	donor.giving("give", "--schedule", "always")
+	donor.hosted(1, ctl.Running)
+	if reply, _, err := caller.Use(t.Context(), cell, "add", "3", "4"); err != nil || string(reply) != "7" {
+		t.Errorf("%s, %v", reply, err)
+	}
+	stop()
+}
+
 // hostileDonor says yes to everything, and then does what it likes.
 type hostileDonor struct {
 	take func(ctx context.Context, o offer.Offer, step func(string)) (peer.AddrInfo, error)
