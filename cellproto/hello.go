@@ -38,6 +38,10 @@ type Hello struct {
 	MadeFor      []byte   `cbor:"13,keyasint,omitempty"` // SchemaHash that the caller was made for; none: it does not say
 }
 
+// EventSchema is the function of an event by which a nucleus tells its callers that the schema of the cell is another
+// one from now on; the payload is its hash.
+const EventSchema = FuncSchema
+
 // MetaMadeFor is the key of a request's meta by which a caller tells its own nucleus which schema of the cell that
 // is to be called it was made for: the hash, in hex. It does not leave that, whose hello says it.
 const MetaMadeFor = "made_for"

@@ -25,8 +25,10 @@ const (
 	maxOwnPrefixes = 4
 	// enoughDonors is how many of the near ones make the wider prefixes unnecessary.
 	enoughDonors = 4
-	// maxDonors is how many one search gives.
-	maxDonors = 32
+	// maxDonors is how many one search gives, and maxUnannounced how many of these have not said that they are donors:
+	// each cell of a LAN is one of those.
+	maxDonors      = 32
+	maxUnannounced = 16
 	// widerAfter is how long the donors of a prefix are waited for before the wider one is looked up too.
 	widerAfter = time.Second
 )
@@ -204,13 +206,14 @@ func (f *donorSearch) give(p Provider) {
 	if !ok || info.ID == f.d.host.ID() {
 		return
 	}
+	announced := p.Source == SourceDHT
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.given[info.ID] || len(f.given) >= maxDonors {
+	if f.given[info.ID] || len(f.given) >= maxDonors || !announced && len(f.given)-f.announced >= maxUnannounced {
 		return
 	}
 	f.given[info.ID] = true
-	if p.Source == SourceDHT {
+	if announced {
 		f.announced++
 	}
 	f.out <- Provider{Info: info, Source: p.Source}

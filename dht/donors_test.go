@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 )
 
@@ -44,6 +45,26 @@ func TestDonorKey(t *testing.T) {
 	}
 	if DonorKey("a", "b/16") == DonorKey("ab", "/16") {
 		t.Error("a network and a prefix run together")
+	}
+}
+
+// A LAN full of cells, or of one that pretends to be, leaves room for those that announce themselves.
+func TestCrowdOfTheLAN(t *testing.T) {
+	f := &donorSearch{d: join(t, "crowd", 1)[0], out: make(chan Provider, maxDonors), given: map[peer.ID]bool{}}
+	give := func(n int, source string) {
+		for range n {
+			id, _ := peer.IDFromPrivateKey(newKey(t))
+			f.give(Provider{Info: peer.AddrInfo{ID: id, Addrs: []ma.Multiaddr{ma.StringCast("/ip4/192.0.2.1/tcp/1")}}, Source: source})
+		}
+	}
+	give(2*maxDonors, SourceMDNS)
+	give(3, SourceDHT)
+	if f.found() != 3 || len(f.out) != maxUnannounced+3 {
+		t.Errorf("%d of 3 that are announced are given, %d in all", f.found(), len(f.out))
+	}
+	give(2*maxDonors, SourceDHT)
+	if len(f.out) != maxDonors {
+		t.Errorf("%d are given", len(f.out))
 	}
 }
 

@@ -173,7 +173,7 @@ func (g git) tree(ctx context.Context, commit string) ([]entry, error) {
 // parseTree reads what ls-tree -z --long prints: "mode type object size\tpath\0".
 func parseTree(r io.Reader) (entries []entry, err error) {
 	const op = "read the tree"
-	total := int64(0)
+	total, seen := int64(0), 0
 	lines := bufio.NewReaderSize(r, 2*maxClonePath+256)
 	for {
 		line, err := lines.ReadSlice(0)
@@ -191,6 +191,9 @@ func parseTree(r io.Reader) (entries []entry, err error) {
 		if !ok || len(words) != 4 {
 			return nil, cellproto.Errorf(op, cellproto.BadInput, "a line is none: %.100q", line)
 		}
+		if seen++; seen > maxCloneFiles { // submodules too: a tree of a few objects can have any number
+			return nil, cellproto.Errorf(op, cellproto.TooLarge, "it has more than %d files", maxCloneFiles)
+		}
 		e := entry{mode: words[0], object: words[2], path: name}
 		if e.mode == modeSubmodule {
 			continue
@@ -201,10 +204,7 @@ func parseTree(r io.Reader) (entries []entry, err error) {
 		if err := e.check(); err != nil {
 			return nil, err
 		}
-		total += e.size
-		if entries = append(entries, e); len(entries) > maxCloneFiles {
-			return nil, cellproto.Errorf(op, cellproto.TooLarge, "it has more than %d files", maxCloneFiles)
-		}
+		total, entries = total+e.size, append(entries, e)
 		if e.size > maxCloneBytes || total > maxCloneBytes {
 			return nil, cellproto.Errorf(op, cellproto.TooLarge, "its files have more than %d MiB", maxCloneBytes>>20)
 		}
@@ -328,8 +328,20 @@ func (e entry) link(root *os.Root, dir string, body io.Reader) error {
 		return err
 	}
 	to := path.Join(path.Dir(e.path), string(target))
-	if path.IsAbs(string(target)) || !fs.ValidPath(to) || bytes.ContainsRune(target, 0) || len(target) == 0 {
+	if path.IsAbs(string(target)) || !fs.ValidPath(to) || goesBack(string(target)) || bytes.ContainsRune(target, 0) || len(target) == 0 {
 		return cellproto.Errorf("write the tree", cellproto.BadInput, "%.100q is a link that leads outside, to %.100q", e.path, target)
 	}
 	return root.Symlink(string(target), path.Join(dir, e.path))
+}
+
+// goesBack reports a .. behind a name: that leads out of wherever the name leads, if it is a link itself.
+func goesBack(target string) bool {
+	down := false
+	for part := range strings.SplitSeq(target, "/") {
+		if part == ".." && down {
+			return true
+		}
+		down = down || part != ".." && part != "." && part != ""
+	}
+	return false
 }

@@ -175,6 +175,15 @@ func TestCloneRefuses(t *testing.T) {
 		{"a link out of the tree", cellproto.BadInput, func(r repository) *signed.Source {
 			return r.commitTree("120000 blob " + r.blob("../../../x") + "\tx\n")
 		}},
+		{"a link out of the tree, by way of another one", cellproto.BadInput, func(r repository) *signed.Source {
+			r.put("p/x", "x", 0o644)
+			for at, to := range map[string]string{"p/q": "..", "out": "p/q/../.."} { // by the names alone that is the tree itself
+				if err := os.Symlink(to, filepath.Join(r.dir, at)); err != nil {
+					r.t.Fatal(err)
+				}
+			}
+			return r.commit()
+		}},
 		{"a path that leads outside", cellproto.Failed, func(r repository) *signed.Source { // git's own check
 			return r.commitTree("100644 blob " + r.blob("x") + "\t..\n")
 		}},
@@ -244,24 +253,25 @@ func TestParseTree(t *testing.T) {
 		t.Errorf("%+v: %v", entries, err)
 	}
 	for text, kind := range map[string]cellproto.Kind{
-		line(modeFile, "1", "../x"):                          cellproto.BadInput,
-		line(modeFile, "1", "/x"):                            cellproto.BadInput,
-		line(modeFile, "1", "a//x"):                          cellproto.BadInput,
-		line(modeFile, "1", "a/./x"):                         cellproto.BadInput,
-		line(modeFile, "1", ""):                              cellproto.BadInput,
-		line(modeFile, "1", `a\..\x`):                        cellproto.BadInput,
-		line(modeFile, "1", ".git/config"):                   cellproto.BadInput,
-		line(modeFile, "1", "a/.GIT/config"):                 cellproto.BadInput,
-		line(modeFile, "1", strings.Repeat("a/", 40)):        cellproto.BadInput,
-		line(modeFile, "1", strings.Repeat("a", 300)):        cellproto.TooLarge,
-		line(modeFile, "1", strings.Repeat("a", 3000)):       cellproto.TooLarge,
-		line(modeFile, "-1", "x"):                            cellproto.BadInput,
-		line(modeFile, "x", "x"):                             cellproto.BadInput,
-		line(modeFile, "104857601", "x"):                     cellproto.TooLarge,
-		line("160755", "1", "x"):                             cellproto.BadInput,
-		line(modeLink, "5000", "x"):                          cellproto.BadInput,
-		strings.TrimSuffix(line(modeFile, "1", "x"), "\x00"): cellproto.BadInput,
-		"nonsense\x00":                                       cellproto.BadInput,
+		line(modeFile, "1", "../x"):                                                  cellproto.BadInput,
+		line(modeFile, "1", "/x"):                                                    cellproto.BadInput,
+		line(modeFile, "1", "a//x"):                                                  cellproto.BadInput,
+		line(modeFile, "1", "a/./x"):                                                 cellproto.BadInput,
+		line(modeFile, "1", ""):                                                      cellproto.BadInput,
+		line(modeFile, "1", `a\..\x`):                                                cellproto.BadInput,
+		line(modeFile, "1", ".git/config"):                                           cellproto.BadInput,
+		line(modeFile, "1", "a/.GIT/config"):                                         cellproto.BadInput,
+		line(modeFile, "1", strings.Repeat("a/", 40)):                                cellproto.BadInput,
+		line(modeFile, "1", strings.Repeat("a", 300)):                                cellproto.TooLarge,
+		line(modeFile, "1", strings.Repeat("a", 3000)):                               cellproto.TooLarge,
+		line(modeFile, "-1", "x"):                                                    cellproto.BadInput,
+		line(modeFile, "x", "x"):                                                     cellproto.BadInput,
+		line(modeFile, "104857601", "x"):                                             cellproto.TooLarge,
+		line("160755", "1", "x"):                                                     cellproto.BadInput,
+		line(modeLink, "5000", "x"):                                                  cellproto.BadInput,
+		strings.TrimSuffix(line(modeFile, "1", "x"), "\x00"):                         cellproto.BadInput,
+		strings.Repeat(modeSubmodule+" commit "+object+" -\te\x00", maxCloneFiles+1): cellproto.TooLarge,
+		"nonsense\x00":                                                               cellproto.BadInput,
 	} {
 		if entries, err := parseTree(strings.NewReader(text)); cellproto.KindOf(err) != kind || entries != nil {
 			t.Errorf("%.60q: %+v, %v", text, entries, err)

@@ -75,7 +75,8 @@ func (s *Store) Add(ctx context.Context, w Want, progress func(string)) (m *Mirr
 	return m, err == nil, err
 }
 
-// again gives the mirror that is there already, announced from now on if that is wanted.
+// again gives the mirror that is there already, announced from now on if that is wanted. One that was hosted for
+// others is this person's from the moment on that they want it.
 func (s *Store) again(op string, m *Mirror, err error, w Want) (*Mirror, bool, error) {
 	if err == nil && m.CID != w.CID.String() {
 		err = cellproto.Errorf(op, cellproto.Failed, "its directory %s has a mirror of %s", m.Dir, m.CID)
@@ -83,7 +84,12 @@ func (s *Store) again(op string, m *Mirror, err error, w Want) (*Mirror, bool, e
 	if err == nil && w.Hosted && !m.Hosted && !m.Public {
 		err = cellproto.Errorf(op, cellproto.Denied, "this machine has a copy of its own, which is not shared")
 	}
-	if err == nil && w.Public && !m.Public {
+	switch {
+	case err != nil:
+	case m.Hosted && !w.Hosted:
+		m.Hosted, m.AskedBy, m.Public = false, "", w.Public
+		err = m.write(m.Dir)
+	case w.Public && !m.Public:
 		m.Public = true
 		err = m.write(m.Dir)
 	}
@@ -222,8 +228,9 @@ func (s *Store) assemble(ctx context.Context, root *os.Root, name string, fill f
 	return syncDir(root, ".")
 }
 
-// fetched is where a program is fetched to.
-func (p *plan) fetched() string { return path.Join(fetchDir, p.artefact.BLAKE3.String()) }
+// fetched is where a program is fetched to. It is nobody else's: another manifest may name the same hash, and
+// whoever fetches for that in another process would go on writing to what was checked here.
+func (p *plan) fetched() string { return path.Join(fetchDir, p.name) }
 
 // fetch fetches the program.
 func (s *Store) fetch(ctx context.Context, root *os.Root, p *plan, progress func(string)) error {

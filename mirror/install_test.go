@@ -107,6 +107,67 @@ func TestOthers(t *testing.T) {
 	}
 }
 
+// What is hosted for others is this person's as soon as they want it; the other way round it is not.
+func TestAddWhatIsHosted(t *testing.T) {
+	there := newFetcher(t)
+	s := newTestStore(t, newFetcher(t), nil)
+	w := want(t, there.serve(t, program), []peer.AddrInfo{there.info()}, nil)
+	w.Public, w.Hosted, w.AskedBy = true, true, there.info().ID
+	hosted := mustAdd(t, s, w)
+	if !hosted.Hosted || hosted.AskedBy == "" {
+		t.Errorf("%+v", hosted.Record)
+	}
+	w.Public, w.Hosted = false, false
+	m, made, err := s.Add(t.Context(), w, silent)
+	if err != nil || made || m.Hosted || m.AskedBy != "" || m.Public {
+		t.Errorf("made %v, %+v: %v", made, m, err)
+	}
+	if r, err := ReadRecord(hosted.Dir); err != nil || r.Hosted || r.Public {
+		t.Errorf("%+v: %v", r, err)
+	}
+	w.Public, w.Hosted = true, true
+	if _, _, err := s.Add(t.Context(), w, silent); cellproto.KindOf(err) != cellproto.Denied {
+		t.Errorf("it is hosted again: %v", err)
+	}
+}
+
+// fetching is a fetcher that a test makes up.
+type fetching func(dst string) error
+
+func (f fetching) Fetch(_ context.Context, _ signed.Artefact, _ []peer.AddrInfo, dst string, _ func(done, total int64)) error {
+	return f(dst)
+}
+
+// Whoever publishes a cell with the hash of another one's program cannot write to that program, though both are
+// fetched at once by two nuclei.
+func TestHashOfAnother(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "foreign")
+	a := artefact(t, program)
+	victim, hostile := want(t, a, nil, nil), want(t, a, nil, func(m *signed.Manifest) { m.Name = "hostile" })
+	begun, installed, ended := make(chan struct{}), make(chan struct{}), make(chan error)
+	slow := storeAt(t, root, fetching(func(dst string) error {
+		f, err := os.OpenFile(dst, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		close(begun)
+		<-installed
+		_, err = f.WriteAt([]byte("something else"), 0)
+		return err
+	}), nil)
+	go func() { _, _, err := slow.Add(t.Context(), hostile, silent); ended <- err }()
+	<-begun
+	m := mustAdd(t, storeAt(t, root, fetching(func(dst string) error { return os.WriteFile(dst, program, 0o600) }), nil), victim)
+	close(installed)
+	if err := <-ended; cellproto.KindOf(err) != cellproto.Corrupt {
+		t.Errorf("the hostile one: %v", err)
+	}
+	if got, err := os.ReadFile(filepath.Join(m.Dir, "bin", "calculator")); err != nil || !bytes.Equal(got, program) {
+		t.Errorf("the program was changed to %q, %v", got, err)
+	}
+}
+
 // What another process makes is seen at once.
 func TestDirOfOthers(t *testing.T) {
 	c := &clock{time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)} // stands still

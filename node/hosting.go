@@ -135,10 +135,33 @@ func (h *hosting) each(do func(c *hostedCell, dir string) error) error {
 	errs := make([]error, len(all))
 	var work sync.WaitGroup
 	for i, a := range all {
-		work.Go(func() { errs[i] = do(a.c, a.dir) })
+		work.Go(func() {
+			if !h.release(a.c, a.dir) {
+				errs[i] = do(a.c, a.dir)
+			}
+		})
 	}
 	work.Wait()
 	return errors.Join(errs...)
+}
+
+// release forgets a mirror that is the owner's own by now, and reports whether it is.
+func (h *hosting) release(c *hostedCell, dir string) bool {
+	r, err := mirror.ReadRecord(dir)
+	if err != nil || r == nil || r.Hosted {
+		return false
+	}
+	h.drop(c)
+	h.log.Info("what was hosted is this machine's own copy now", zap.String("dir", dir))
+	return true
+}
+
+func (h *hosting) drop(c *hostedCell) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.cells[c.row.CID] == c {
+		delete(h.cells, c.row.CID)
+	}
 }
 
 // set notes how a hosted mirror is.
@@ -222,18 +245,14 @@ func (h *hosting) Clear(ctx context.Context) error {
 // remove stops and removes a hosted mirror; c.op is held.
 func (h *hosting) remove(ctx context.Context, c *hostedCell) error {
 	h.mu.Lock()
-	id, dir := c.row.CID, c.row.Dir
+	dir := c.row.Dir
 	h.mu.Unlock()
 	_, err := h.n.mirrors.store.Remove(ctx, dir)
 	if err != nil && cellproto.KindOf(err) != cellproto.NotFound {
 		h.set(c, stateFailed, err)
 		return err
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.cells[id] == c {
-		delete(h.cells, id)
-	}
+	h.drop(c)
 	return nil
 }
 
@@ -360,8 +379,9 @@ func (h *hosting) note(c *hostedCell, m *ctl.Metrics, now time.Time) (unused tim
 		c.row.CPUPercent = 100 * float64(cpu-c.cpu) / float64(took) / float64(runtime.NumCPU())
 	}
 	c.cpu, c.at, c.row.RSS = cpu, now, m.Nucleus.RSS+m.Program.RSS
-	if m.Served != c.served {
-		c.served, c.used = m.Served, now
+	if m.Served > c.served { // fewer: its nucleus has been started anew
+		c.used = now
 	}
+	c.served = m.Served
 	return now.Sub(c.used)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/celldnet/celld/dht/content"
 	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/mirror"
+	"github.com/celldnet/celld/node/give"
 	"github.com/celldnet/celld/node/sandbox"
 )
 
@@ -111,6 +112,12 @@ func (m *mirrors) make(ctx context.Context, want mirror.Want, say func(string)) 
 	if err != nil {
 		return row, status, err
 	}
+	if !made.Hosted {
+		err = m.own(ctx, made.Dir)
+	}
+	if err != nil {
+		return row, status, err
+	}
 	say("starting " + filepath.Base(made.Dir))
 	status, err = m.start(ctx, made, want.Public && !fresh)
 	if err != nil {
@@ -126,6 +133,32 @@ func (m *mirrors) make(ctx context.Context, want mirror.Want, say func(string)) 
 	row = rowOf(made)
 	row.State, row.SandboxTier, row.Made = status.State, status.SandboxTier, fresh
 	return row, status, nil
+}
+
+// own frees a mirror that is this person's of the bounds that it had if it was hosted for others before.
+func (m *mirrors) own(ctx context.Context, dir string) error {
+	bounds := filepath.Join(dir, give.PlacementFile)
+	if _, err := os.Lstat(bounds); os.IsNotExist(err) {
+		return nil
+	}
+	err := mirror.Stop(ctx, dir)
+	if err == nil {
+		err = os.Remove(bounds)
+	}
+	if err != nil {
+		return cellproto.Errorf("take over "+dir, cellproto.KindOf(err), "%w", err)
+	}
+	return nil
+}
+
+// hasOwn reports that there is a mirror of a cell that is this person's, not one that is hosted for others.
+func (m *mirrors) hasOwn(id cid.Cid) bool {
+	dir, ok := m.store.Dir(id)
+	if !ok {
+		return false
+	}
+	r, err := mirror.ReadRecord(dir)
+	return err == nil && r != nil && !r.Hosted
 }
 
 // start has a mirror's nucleus and its program run. One that was not announced so far is started anew.

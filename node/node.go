@@ -95,6 +95,7 @@ type nucleus struct {
 	locked      *locked
 	schemas     *schemas
 	olds        *olds
+	checks      atomic.Pointer[checks] // nil: the caller is not there yet
 	friends     friends
 	adverts     *adverts
 	reach       *reachability
@@ -427,9 +428,10 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 		Dir: n.cfg.Dir, Agent: agent, Deps: n.cfg.Deps, RemoteCells: n.cfg.RemoteCells, SpotCheck: n.cfg.Caller.SpotCheck,
 	}, call.CallerDeps{
 		Host: n.host, Finder: finder{n.dht}, Blocks: n.blocks, Identity: n.identity,
-		Wake: wake, Own: n.server, Mirrors: n.mirrors, Repos: n.depends, MadeFor: n.locked.madeFor, Raced: n.placer.raced, Log: n.log.Named("caller"),
+		Wake: wake, Own: n.server, Mirrors: n.mirrors, Repos: n.depends, MadeFor: n.locked.madeFor, Heard: n.hearSchema, Raced: n.placer.raced, Log: n.log.Named("caller"),
 	})
 	n.caller = caller
+	n.checks.Store(newChecks(n, started))
 	if n.taken != nil {
 		n.server.Count(n.taken.h.Server)
 	}

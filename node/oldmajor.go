@@ -150,7 +150,7 @@ func (o *olds) expect(ctx context.Context, next *cellproto.Schema) {
 	if next != nil {
 		ctx, cancel := context.WithTimeout(ctx, dismissTime)
 		defer cancel()
-		o.n.server.Dismiss(ctx, func(made []byte) bool { return o.route(made) != "" })
+		o.n.server.Dismiss(ctx, next.Hash(), func(made []byte) bool { return o.route(made) != "" })
 	}
 }
 
@@ -229,7 +229,7 @@ func (o *olds) close() {
 func (o *olds) keep(ctx context.Context, say func(string)) error {
 	n, serving := o.n, o.n.server.Serving()
 	op := "keep version " + n.serving.releaseVersion()
-	if serving.Schema == nil {
+	if serving.Schema == nil || n.mirror != nil { // a copy of somebody else's cell has its versions from there
 		return nil
 	}
 	if state, _ := os.ReadDir(filepath.Join(n.cfg.Dir, "data", "store")); len(state) > 0 {

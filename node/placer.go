@@ -223,7 +223,7 @@ func (p *placer) copy(cell cid.Cid, c *placement) mirror.Copy {
 	if c.making {
 		return mirror.Making
 	}
-	if _, ok := p.n.mirrors.store.Dir(cell); ok {
+	if p.n.mirrors.hasOwn(cell) {
 		return mirror.Here
 	}
 	if c.there != nil {

@@ -43,6 +43,9 @@ func (n *nucleus) status() ctl.Status {
 		}
 	}
 	s.SchemasInUse = n.schemaUsers()
+	if c := n.checks.Load(); c != nil {
+		s.Dependencies = c.status()
+	}
 	if err := n.accounts.trouble(); err != nil {
 		s.Ledger = err.Error()
 	}

@@ -107,6 +107,13 @@ func statusRows(s ctl.Status) [][]string {
 	for _, u := range s.SchemasInUse {
 		add("schema "+u.Schema[:min(len(u.Schema), 12)], schemaUseText(u))
 	}
+	for _, d := range s.Dependencies {
+		text := d.State
+		if len(d.Changes) > 0 {
+			text += ": " + strings.Join(d.Changes, "; ")
+		}
+		add("made for "+d.Target, text)
+	}
 	for _, p := range s.Placements {
 		add("copy of "+p.Name, p.String())
 	}

@@ -2,6 +2,8 @@ package celltest
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -111,4 +113,35 @@ func TestHostileDonors(t *testing.T) {
 			n.Must(n.root, "mirror", "rm", published.CID)
 		})
 	}
+}
+
+// What the donor's owner wants a copy of is theirs from then on, though it was hosted for others before: it serves
+// them while the machine is in use, and stays when nothing is given any more.
+func TestOwnerTakesOverWhatIsHosted(t *testing.T) {
+	t.Parallel()
+	provider, cell, donor, _, _, stop := placed(t)
+	stop()
+	mirror := donor.At(donor.hosted(1, ctl.Running)[0].Dir)
+	if dir := donor.Must(donor.root, "mirror", "add", cell); dir != mirror.Dir {
+		t.Errorf("it is in %s, and was in %s", dir, mirror.Dir)
+	}
+	donor.hosted(0, "")
+	if m := donor.mirrors(t, 1)[0]; m.Hosted || m.Public || m.AskedBy != "" {
+		t.Errorf("%+v", m)
+	}
+	if _, err := os.Lstat(filepath.Join(mirror.Dir, "hosted.json")); err == nil {
+		t.Error("it has the bounds of what is hosted")
+	}
+	provider.Kill()
+	donor.giving("give", "--schedule", neverNow(time.Now()))
+	use := func() {
+		t.Helper()
+		if got := donor.Must(donor.root, "use", cell, "add", "3", "4"); got != "7" {
+			t.Errorf("it answers %s", got)
+		}
+	}
+	use()
+	donor.Must(donor.root, "give", "stop")
+	use()
+	donor.Must(donor.root, "mirror", "rm", cell)
 }

@@ -45,7 +45,8 @@ func TestFreeze(t *testing.T) {
 			t.Errorf("process %s answers, was %s", again, first)
 		}
 		t.Logf("a frozen program answered after %v", time.Since(begin))
-		if s := c.Status().State; s != ctl.Running {
+		// On a busy machine so much time may have passed that it is frozen again.
+		if s := c.Status().State; s != ctl.Running && (s != ctl.Frozen || time.Since(begin) < 200*time.Millisecond) {
 			t.Errorf("it is %s after a call", s)
 		}
 	}

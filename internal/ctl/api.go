@@ -115,18 +115,39 @@ type Status struct {
 	Upgrade      *UpgradeStatus `json:"upgrade,omitempty"`
 
 	// Of the program, since the nucleus started.
-	Starts       uint64      `json:"starts"`
-	Crashes      uint64      `json:"crashes"`              // runs that ended by themselves
-	LastExit     string      `json:"last_exit,omitempty"`  // how the last run ended
-	LastError    string      `json:"last_error,omitempty"` // why it does not run, if something is wrong with it
-	LastHint     string      `json:"last_hint,omitempty"`
-	Ledger       string      `json:"ledger_error,omitempty"` // why what is given and taken is not written down
-	LogCut       uint64      `json:"log_cut,omitempty"`      // bytes that it printed past 64 KiB/s
-	BadLines     uint64      `json:"bad_lines,omitempty"`    // of a jsonl program that answered nothing
-	Swap         *SwapStatus `json:"swap,omitempty"`         // the last one
-	Placements   []Placement `json:"placements,omitempty"`   // cells of which a copy near by is wanted, the newest first
-	SchemasInUse []SchemaUse `json:"schemas_in_use"`         // the last used first
-	Patch        []Patch     `json:"patch,omitempty"`        // in the order in which they are applied, by name
+	Starts       uint64            `json:"starts"`
+	Crashes      uint64            `json:"crashes"`              // runs that ended by themselves
+	LastExit     string            `json:"last_exit,omitempty"`  // how the last run ended
+	LastError    string            `json:"last_error,omitempty"` // why it does not run, if something is wrong with it
+	LastHint     string            `json:"last_hint,omitempty"`
+	Ledger       string            `json:"ledger_error,omitempty"` // why what is given and taken is not written down
+	LogCut       uint64            `json:"log_cut,omitempty"`      // bytes that it printed past 64 KiB/s
+	BadLines     uint64            `json:"bad_lines,omitempty"`    // of a jsonl program that answered nothing
+	Swap         *SwapStatus       `json:"swap,omitempty"`         // the last one
+	Placements   []Placement       `json:"placements,omitempty"`   // cells of which a copy near by is wanted, the newest first
+	SchemasInUse []SchemaUse       `json:"schemas_in_use"`         // the last used first
+	Dependencies []DependencyCheck `json:"dependencies,omitempty"` // the cells in cell.lock
+	Patch        []Patch           `json:"patch,omitempty"`        // in the order in which they are applied, by name
+}
+
+// What has become of a cell that this one was made for.
+const (
+	DependencySame       = "same"
+	DependencyCompatible = "compatible"
+	DependencyBreaking   = "breaking"
+	DependencyUnknown    = "unknown" // it was not called yet, or does not answer
+)
+
+// DependencyCheck is one cell of cell.lock, as it was when it said last which schema it has.
+type DependencyCheck struct {
+	Target  string    `json:"target"`
+	Cell    string    `json:"cell"`
+	State   string    `json:"state"`
+	Locked  string    `json:"locked"`         // hash of the schema that this cell was made for
+	Live    string    `json:"live,omitempty"` // and of the one that it has
+	Changes []string  `json:"changes"`
+	Checked time.Time `json:"checked"`
+	Error   string    `json:"error,omitempty"`
 }
 
 // SchemaUse is one schema by which the cell is called.

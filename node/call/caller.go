@@ -70,6 +70,7 @@ type CallerDeps struct {
 	Mirrors  Mirrors                                     // or nil
 	Repos    Repos                                       // or nil
 	MadeFor  func(target string) cellproto.SchemaHash    // what the cell was made for, zero: not known; or nil
+	Heard    func(made, live cellproto.SchemaHash)       // a cell that was called as one with schema made has live; must not block; or nil
 	Raced    func(Raced) (again time.Duration)           // see Raced; or nil
 	Log      *zap.Logger
 }
@@ -114,6 +115,7 @@ func NewCaller(cfg CallerConfig, deps CallerDeps) *Caller {
 	c.place = c.placeOf
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.links = newLinks(deps.Host, cfg.Agent, deps.Log)
+	c.links.heard = deps.Heard
 	c.links.self = deps.Identity.Peer.String()
 	return c
 }

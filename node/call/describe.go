@@ -133,6 +133,7 @@ func (c *Caller) Schema(ctx context.Context, target string) (*cellproto.Schema, 
 	if err != nil {
 		return nil, err
 	}
+	t.made = ""      // it is what is there now that is asked for
 	var broken error // why there is no use in the mirror here
 	if t.mirrorOf.Defined() {
 		if broken = c.tryMirror(ctx, t.dir); broken != nil {

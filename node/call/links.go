@@ -57,7 +57,8 @@ type dialing struct {
 type links struct {
 	host  host.Host
 	agent string
-	self  string // peer ID of this nucleus
+	self  string                                // peer ID of this nucleus
+	heard func(made, live cellproto.SchemaHash) // see CallerDeps.Heard; or nil
 	log   *zap.Logger
 	meter *Meter
 
@@ -260,8 +261,13 @@ func unavailable(ctx context.Context) cellproto.Kind {
 
 // start runs the frames over a transport, which it closes, until it ends or the links are closed.
 func (l *links) start(t cellproto.Transport, key linkKey, remote peer.ID, idle time.Duration) (*link, error) {
+	heard := l.hears(key)
 	conn, err := cellproto.NewConn(t, cellproto.Config{
-		Opener: true, IdleTimeout: idle,
+		Opener: true, IdleTimeout: idle, Event: func(_ *cellproto.Conn, f *cellproto.Frame) {
+			if f.Header.Func == cellproto.EventSchema {
+				heard(f.Payload)
+			}
+		},
 		Hello: cellproto.Hello{Agent: l.agent, Cell: key.cell, MadeFor: []byte(key.made), Peer: l.self, Codecs: []uint{uint(cellproto.JSON), uint(cellproto.CBOR)}},
 	})
 	if err != nil {
@@ -285,7 +291,23 @@ func (l *links) start(t cellproto.Transport, key linkKey, remote peer.ID, idle t
 		return nil, errStopping("connect to " + key.to)
 	}
 	l.work.Go(func() { l.watch(lk) })
+	if key.made != "" {
+		l.work.Go(func() {
+			if hello, err := conn.PeerHello(l.ctx); err == nil {
+				heard(hello.Schema)
+			}
+		})
+	}
 	return lk, nil
+}
+
+// hears gives what takes note of the hash of a schema that the other end of a link says that it has.
+func (l *links) hears(key linkKey) func(hash []byte) {
+	return func(hash []byte) {
+		if l.heard != nil && len(key.made) == len(cellproto.SchemaHash{}) && len(hash) == len(cellproto.SchemaHash{}) {
+			l.heard(cellproto.SchemaHash([]byte(key.made)), cellproto.SchemaHash(hash))
+		}
+	}
 }
 
 func errStopping(op string) error {

@@ -120,15 +120,24 @@ func NewServer(cfg ServerConfig, deps ServerDeps) *Server {
 // Set replaces what is served. Connections that asked for a version that is no longer served are
 // told to leave; their calls in flight are finished.
 func (s *Server) Set(serving *Serving) {
-	s.serving.Store(serving)
+	before := s.serving.Swap(serving)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	changed := before.Schema != nil && serving.Schema != nil && before.Hash != serving.Hash
 	for c, sess := range s.conns {
+		if changed {
+			s.work.Go(func() { tellSchema(c, serving.Hash) })
+		}
 		if wanted := sess.wanted.Load(); wanted != nil && !serving.serves(*wanted) {
 			// Not here: a peer that does not read holds the write up.
 			s.work.Go(func() { _ = c.Goaway("this version is not served any more") }) // a lost connection has left
 		}
 	}
+}
+
+// tellSchema tells a caller which schema is served from now on.
+func tellSchema(c *cellproto.Conn, hash cellproto.SchemaHash) {
+	_ = c.Send(&cellproto.Frame{Type: cellproto.TypeEvent, Header: cellproto.Header{Func: cellproto.EventSchema}, Payload: hash[:]}) // a lost connection has left
 }
 
 // Serving gives what is served.

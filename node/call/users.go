@@ -164,9 +164,9 @@ func (s *Server) Holds(who Who, h *cellproto.Hello) (touch func(now time.Time)) 
 }
 
 // Dismiss has those of the owner's callers on the Unix socket come back who say that they were made for a schema of
-// which gone is true, as Elsewhere does from now on. When it returns, what they have asked before is with the program,
+// which gone is true, as Elsewhere does from now on. They hear which schema comes next. When it returns, what they have asked before is with the program,
 // or ctx has ended.
-func (s *Server) Dismiss(ctx context.Context, gone func(made []byte) bool) {
+func (s *Server) Dismiss(ctx context.Context, next cellproto.SchemaHash, gone func(made []byte) bool) {
 	now, cancel := context.WithCancel(context.Background())
 	cancel() // a hello that is not here yet is not waited for
 	s.mu.Lock()
@@ -183,6 +183,7 @@ func (s *Server) Dismiss(ctx context.Context, gone func(made []byte) bool) {
 	var all sync.WaitGroup
 	for _, c := range leave {
 		all.Go(func() {
+			tellSchema(c, next)
 			_ = c.Goaway(elsewhereText) // a lost connection has left
 			_, _ = c.Ping(ctx)          // the answer is read after all that came before
 		})

@@ -51,3 +51,24 @@ func TestUsersWhoHaveNotCalledForLongDoNotCount(t *testing.T) {
 		t.Errorf("in use are %+v, want only the second schema, by the one who has called", rows)
 	}
 }
+
+func TestTakeMade(t *testing.T) {
+	hash := cellproto.SchemaHash{3}
+	for _, tc := range []struct {
+		meta map[string]string
+		made string
+		left int
+	}{
+		{nil, "", 0},
+		{map[string]string{"a": "1"}, "", 1},
+		{map[string]string{cellproto.MetaMadeFor: hash.String()}, string(hash[:]), 0},
+		{map[string]string{cellproto.MetaMadeFor: hash.String(), "a": "1"}, string(hash[:]), 1},
+		{map[string]string{cellproto.MetaMadeFor: "nonsense"}, "", 0},
+	} {
+		before := len(tc.meta)
+		req, made := takeMade(&cellproto.Request{Header: cellproto.Header{Meta: tc.meta}})
+		if made != tc.made || len(req.Header.Meta) != tc.left || len(tc.meta) != before {
+			t.Errorf("%v: %x and %v", tc.meta, made, req.Header.Meta)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package program
 
 import (
 	"bytes"
+	"math"
 	"strings"
 	"testing"
 
@@ -73,7 +74,7 @@ func TestHandoverMustFail(t *testing.T) {
 		"cut":           change(func(*Handover) {})[:20],
 		"unknown field": unknown,
 		"pid 1":         change(func(h *Handover) { h.Run.PID = 1 }),
-		"large pid":     change(func(h *Handover) { h.Run.PID = 1 << 40 }),
+		"large pid":     change(func(h *Handover) { h.Run.PID = math.MaxInt }),
 		"long path":     change(func(h *Handover) { h.Run.Path = strings.Repeat("p", maxHandedPath+1) }),
 		"long line":     change(func(h *Handover) { h.Run.Line = make([]byte, maxLogLine+1) }),
 		"negative cut":  change(func(h *Handover) { h.Run.LineCut = -1 }),
