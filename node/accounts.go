@@ -85,6 +85,9 @@ type published struct {
 	at     time.Time
 }
 
+// routerRegisters is how many registers between others a router keeps.
+const routerRegisters = 2000
+
 // startAccounts opens the ledger. The nucleus serves without one too, when the disk does not take it: it
 // says so, and nobody is owed anything.
 func (n *nucleus) startAccounts(started *closers) error {
@@ -116,6 +119,9 @@ func (n *nucleus) startAccounts(started *closers) error {
 		a.credit = &key
 	}
 	cfg := ledger.Config{Net: a.net, Self: a.self}
+	if n.profile == Router {
+		cfg.MaxForeign, cfg.MaxLogs = routerRegisters, routerRegisters/10 // each is a third of a KiB of flash
+	}
 	files, err := ledger.OpenDir(filepath.Join(n.cfg.Dir, ledgerDir))
 	if err == nil {
 		a.led, a.report, err = ledger.Open(cfg, files, now)

@@ -121,7 +121,7 @@ func TestLinksLittle(t *testing.T) {
 		t.Fatal(err)
 	}
 	const own = "github.com/celldnet/celld/"
-	allowed := []string{"cellproto", "cellproto/celltoml", "cellproto/patch", "cellproto/wire", "internal/ctl", "cmd/cellctl", "cmd/cellctl/gen", "ledger"}
+	allowed := []string{"cellproto", "cellproto/celllock", "cellproto/celltoml", "cellproto/patch", "cellproto/wire", "internal/ctl", "cmd/cellctl", "cmd/cellctl/gen", "ledger"}
 	for _, p := range strings.Fields(string(out)) {
 		if p == "net/http" || p == "crypto/tls" || strings.Contains(p, "libp2p") || strings.Contains(p, "ipfs") {
 			t.Errorf("cellctl links %s", p)

@@ -2,8 +2,10 @@ package celltest
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +21,8 @@ import (
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/internal/ctl"
+	"github.com/celldnet/celld/ledger"
+	"github.com/celldnet/celld/ledger/gossip"
 )
 
 // wallet is what a cell knows of what was given and taken.
@@ -300,4 +304,69 @@ func TestLedgerWithoutDisk(t *testing.T) {
 	if !strings.Contains(r.Stdout, "ledger") || r.Code == 0 {
 		t.Errorf("doctor: exit code %d\n%s", r.Code, r.Stdout)
 	}
+}
+
+// Nobody signs a bill of somebody whom it has not called, and whoever forges one breaks the protocol.
+func TestStrangersBill(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	victim := n.Headless("victim")
+	victim.Start()
+	s := victim.Status()
+	info, err := peer.AddrInfoFromString(s.Addrs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	consumer, err := gossip.KeyOf(info.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hostKey, err := crypto.UnmarshalEd25519PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := libp2p.New(libp2p.Identity(hostKey), libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableRelay(), libp2p.DisableMetrics())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	if err := h.Connect(t.Context(), *info); err != nil {
+		t.Fatal(err)
+	}
+	prices, err := ledger.LoadPrices(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := gossip.Next(ledger.Receipt{
+		Net: ledger.NetOf(s.Network), Consumer: consumer, Provider: ledger.KeyOf(key), Est: ledger.EstTable, N: 1,
+		Meter: ledger.Meter{CPU: 10e6, Wall: 10e6, In: 100, Out: 100},
+	}, nil, prices)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := ledger.SealReceipt(r, key, ledger.RoleProvider)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bill, err := signed.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var refused *gossip.Refusal
+	if _, err := gossip.Bill(t.Context(), h, info.ID, bill, nil); !errors.As(err, &refused) || refused.Kind != cellproto.Denied {
+		t.Errorf("a bill of %d µWh for nothing: %v", r.Credit, err)
+	}
+	if w := victim.wallet(); w.TakenUWH != 0 {
+		t.Errorf("%+v", w)
+	}
+	// The receipt that is to come before it is forged: again and again, and the peer is cut off.
+	bill[len(bill)-10] ^= 1
+	Eventually(t, "who forges is cut off", func() bool {
+		_, _ = gossip.Bill(t.Context(), h, info.ID, bill, bill)
+		return h.Network().Connectedness(info.ID) == network.NotConnected
+	})
 }

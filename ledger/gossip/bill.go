@@ -56,15 +56,16 @@ type Seen struct {
 const (
 	maxCores  = 64       // that one call may keep busy
 	maxMemory = 64 << 20 // KiB that it may hold
-	slackTime = 1e9      // ns, for clocks that go differently
+	slackTime = 50e6     // ns, for clocks that go differently
 	slackRate = 50       // and a fiftieth of the time
-	slackSize = 256 << 10
+	slackSize = 64 << 10 // bytes on their way
 )
 
 // Check says whether a consumer signs a bill. before is what it had signed when it began to count, seen what it
 // has seen since; acked the newest receipt that it has signed. What nobody but the provider can measure
 // (processor time, memory) is bounded by the time that the calls took. A bill may be above that by one
-// window: what was used before this nucleus started, and not signed then. Kinds: Denied, BadInput,
+// window: what was used before this nucleus started, and not signed then. Who was not called since gets no
+// more than was signed for before at most: nobody signs for a stranger. Kinds: Denied, BadInput,
 // Unsupported.
 func Check(r *ledger.Receipt, acked *ledger.Signed, before *ledger.Receipt, seen Seen) error {
 	const op = "check bill"
@@ -87,18 +88,34 @@ func Check(r *ledger.Receipt, acked *ledger.Signed, before *ledger.Receipt, seen
 	}
 	used := Less(r.Meter, before.Meter)
 	used.CPU = min(used.CPU, seen.time()*maxCores)
-	used.RAM = min(used.RAM, seen.time()/1e9*maxMemory+maxMemory)
-	used.In, used.Out = min(used.In, seen.Sent+slackSize), min(used.Out, seen.Got+slackSize)
+	used.RAM = min(used.RAM, seen.time()/1e6*(maxMemory/1000))
+	used.In, used.Out = min(used.In, seen.bytes(seen.Sent)), min(used.Out, seen.bytes(seen.Got))
 	used.GPU = min(used.GPU, seen.time()*maxCores)
 	total := Plus(before.Meter, used)
 	most, err := prices.Credit(&total)
 	if err != nil {
 		return err
 	}
-	if over := r.Credit - min(most, r.Credit); over > ledger.Window(before.Credit) {
+	late := ledger.Window(before.Credit)
+	if seen.Wall == 0 {
+		late = min(late, before.Credit)
+	}
+	if over := r.Credit - min(most, r.Credit); over > late {
 		return bad(cellproto.Denied, "it is %d µWh above what calls that took %d ms can have used", over, seen.Wall/1e6)
 	}
 	return nil
 }
 
-func (s Seen) time() uint64 { return s.Wall + s.Wall/slackRate + slackTime }
+func (s Seen) time() uint64 {
+	if s.Wall == 0 {
+		return 0
+	}
+	return s.Wall + s.Wall/slackRate + slackTime
+}
+
+func (s Seen) bytes(n uint64) uint64 {
+	if s.Wall == 0 {
+		return 0
+	}
+	return n + slackSize
+}

@@ -28,6 +28,41 @@ func prices(t testing.TB) *ledger.PriceTable {
 	return p
 }
 
+// Whoever was never called gets nothing signed, however little; who was called before this nucleus started
+// gets what it had not billed then, but no more than was signed before.
+func TestNobodySignsForStrangers(t *testing.T) {
+	c, p := testKey(1), testKey(2)
+	bill := func(acked *ledger.Signed, cpu uint64) ledger.Receipt {
+		r, err := Next(ledger.Receipt{
+			Net: ledger.NetOf("test"), Consumer: ledger.KeyOf(c), Provider: ledger.KeyOf(p), Est: 4, N: 1, Meter: ledger.Meter{CPU: cpu},
+		}, acked, prices(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	const uwh = 1_100_000 // ns of processor time
+	r := bill(nil, 2*uwh)
+	if err := Check(&r, nil, &ledger.Receipt{}, Seen{}); r.Credit == 0 || cellproto.KindOf(err) != cellproto.Denied {
+		t.Errorf("a bill of %d µWh by a stranger: %v", r.Credit, err)
+	}
+	before := bill(nil, 1000*uwh)
+	acked, err := ledger.SealReceipt(before, c, ledger.RoleConsumer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for cpu, want := range map[uint64]cellproto.Kind{1500 * uwh: 0, 2500 * uwh: cellproto.Denied} {
+		r := bill(acked, cpu)
+		if err := Check(&r, acked, &before, Seen{}); cellproto.KindOf(err) != want {
+			t.Errorf("%d µWh after %d, without a call since: %v", r.Credit, before.Credit, err)
+		}
+	}
+	r = bill(acked, 2500*uwh)
+	if err := Check(&r, acked, &before, Seen{Wall: 1}); err != nil {
+		t.Errorf("%d µWh after %d, and called again: %v", r.Credit, before.Credit, err)
+	}
+}
+
 // A day between two hosts: totals grow, each bill follows the receipt before it, and each is signed.
 func TestBillsFollowEachOther(t *testing.T) {
 	c, p := testKey(1), testKey(2)
