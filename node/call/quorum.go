@@ -243,22 +243,32 @@ type poll struct {
 	answers chan vote
 }
 
-// maxRecruits is how many races are held for more voters where those of the last one do not decide clearly.
-const maxRecruits = 2
+const (
+	// maxRecruits is how many races are held for more voters where those of the last one do not decide clearly.
+	// Each measures some of the providers, at random: with twenty of them three come to most.
+	maxRecruits = 3
+	// maxIdleRecruits is how many of them in a row may bring nobody new: then there is nobody else.
+	maxIdleRecruits = 2
+)
 
 // hold asks so many, and further ones that a race finds where that is not clear. It gives the reply that
 // counts, and holds it against the others that theirs is another one.
 func (p *poll) hold(ctx context.Context, ask int) (attempt, error) {
-	for race := 0; ; race++ {
-		p.round(ctx, ask)
-		if count(p.votes).clear(p.want.Agree) || race == maxRecruits || !p.recruit(ctx) {
-			return p.judge(ctx)
+	p.round(ctx, ask)
+	for races, idle := 0, 0; races < maxRecruits && idle < maxIdleRecruits; races++ {
+		if count(p.votes).clear(p.want.Agree) || !p.recruit(ctx) {
+			break
 		}
-		ask = len(p.waiting)
+		idle++
+		if len(p.waiting) > 0 {
+			idle = 0
+			p.round(ctx, len(p.waiting))
+		}
 	}
+	return p.judge(ctx)
 }
 
-// recruit has a race find those who were not asked yet. Each race measures others, if there are many.
+// recruit has a race find those who were not asked yet, if there are any. False: it cannot be held.
 func (p *poll) recruit(ctx context.Context) bool {
 	if ctx.Err() != nil {
 		return false
@@ -267,7 +277,7 @@ func (p *poll) recruit(ctx context.Context) bool {
 		return false
 	}
 	p.waiting = draw(p.c.knownVoters(p.r), newRand(), p.asked...)
-	return len(p.waiting) > 0
+	return true
 }
 
 // round asks so many, more in the place of those who fail or are silent, and all who are waiting once two
