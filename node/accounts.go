@@ -67,7 +67,6 @@ type measured struct {
 type debtor struct {
 	peer    peer.ID
 	key     ledger.Key
-	epoch   uint32
 	base    ledger.Receipt // the total to which what it uses in this nucleus's life is added
 	signed  uint64         // credit that it has signed for
 	tried   time.Time      // to have it sign
