@@ -25,7 +25,7 @@ const (
 	share   = 0.10 // of the machine
 	memory  = 256 << 20
 	disk    = 5_000_000
-	rounds  = 3  // of the owner's work, with and without
+	rounds  = 6  // of the owner's work, with and without
 	startsN = 40 // of a program
 )
 

@@ -27,6 +27,17 @@ type Pool struct {
 
 const poolPrefix = "cellgive-"
 
+// yieldCPU has what is in a group run when nobody else wants a processor, within its limit. An idle group is
+// taken off its processor as soon as another process wakes up; where the kernel (before 5.15) has none, the
+// least weight that there is has to do, which only bounds what it takes: of 1024 (v1) and 100 (v2).
+func yieldCPU(dir string) {
+	if writeExisting(filepath.Join(dir, "cpu.idle"), "1") == nil {
+		return
+	}
+	_ = writeExisting(filepath.Join(dir, "cpu.shares"), "2")
+	_ = writeExisting(filepath.Join(dir, "cpu.weight"), "1")
+}
+
 // poolV1 are the controllers of a pool; without the first two it is none.
 func poolV1() []string { return []string{"cpu", "memory", "cpuacct", "blkio"} }
 
@@ -123,6 +134,7 @@ func openPoolV1(places map[string]groupPlace, name string) (*Pool, error) {
 	if dir := p.dirs["memory"]; !readsOne(filepath.Join(dir, "memory.use_hierarchy")) {
 		_ = writeExisting(filepath.Join(dir, "memory.use_hierarchy"), "1") // else Set fails to bound what is below
 	}
+	yieldCPU(p.dirs["cpu"])
 	_, p.disks = p.dirs["blkio"]
 	if !p.disks {
 		p.noDisks = "there are no control groups (v1) for blkio"
@@ -158,6 +170,7 @@ func openPoolV2(own, name string) (*Pool, error) {
 			why = errors.Join(why, fmt.Errorf("%s lacks %s", dir, strings.Join(missing, ", ")))
 			continue
 		}
+		yieldCPU(dir)
 		p := &Pool{version: 2, dirs: map[string]string{"": dir}, disks: !slices.Contains(missing, "io")}
 		if !p.disks {
 			p.noDisks = dir + " lacks io"
