@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"go.uber.org/zap"
 )
 
@@ -26,7 +25,7 @@ func (f *files) sameContent(kept, bin os.FileInfo) bool {
 	}
 	same, err := sameBytes(f.kept(), f.bin)
 	if err == nil && same {
-		f.noteSame()
+		f.noteSame(time.Now())
 	}
 	return err == nil && same
 }
@@ -63,12 +62,14 @@ func (f *files) noted(kept, bin os.FileInfo) bool {
 	if err != nil || json.Unmarshal(data, &of) != nil || of.Bin.Changed == 0 {
 		return false
 	}
-	settled := func(m mark) bool { return m.Changed < of.Checked-int64(racy) }
-	return of.Kept == markOf(kept) && of.Bin == markOf(bin) && settled(of.Kept) && settled(of.Bin)
+	return of.Kept == markOf(kept) && of.Bin == markOf(bin) && of.settled()
 }
 
-// noteSame notes that the kept program and the one in bin/ have the same bytes.
-func (f *files) noteSame() {
+// settled says that neither file had changed just before they were compared.
+func (k keptOf) settled() bool { return max(k.Kept.Changed, k.Bin.Changed) < k.Checked-int64(racy) }
+
+// noteSame notes that the kept program and the one in bin/ have the same bytes now.
+func (f *files) noteSame(now time.Time) {
 	kept, err := os.Stat(f.kept())
 	var bin os.FileInfo
 	if err == nil {
@@ -77,9 +78,13 @@ func (f *files) noteSame() {
 	if err != nil {
 		return // they are compared again
 	}
-	data, err := json.Marshal(keptOf{markOf(kept), markOf(bin), time.Now().UnixNano()})
-	if err == nil {
-		err = renameio.WriteFile(filepath.Join(f.dir, keptOfFile), data, 0o600)
+	of := keptOf{markOf(kept), markOf(bin), now.UnixNano()}
+	if !of.settled() {
+		return // nobody would go by it
+	}
+	data, err := json.Marshal(of)
+	if err == nil { // not synced, which would take as long as a start: one that is cut short is none
+		err = os.WriteFile(filepath.Join(f.dir, keptOfFile), data, 0o600)
 	}
 	if err != nil {
 		f.log.Debug("cannot note which program is kept", zap.Error(err))

@@ -1,10 +1,10 @@
 package program
 
 import (
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 )
@@ -115,14 +115,10 @@ func TestKeptIsNoted(t *testing.T) {
 	if _, changed := changedAt(bin); changed == 0 {
 		t.Skip("this system does not tell when a file was changed")
 	}
-	data, err := readSmall(filepath.Join(f.dir, keptOfFile))
-	if err != nil {
-		t.Fatal(err)
+	if _, err := os.Stat(filepath.Join(f.dir, keptOfFile)); err == nil {
+		t.Error("a note is made that nobody may believe")
 	}
-	later := later(t, data)
-	if err := os.WriteFile(filepath.Join(f.dir, keptOfFile), later, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	f.noteSame(time.Now().Add(3 * racy))
 	if !f.noted(kept, bin) {
 		t.Error("a note made later is not believed")
 	}
@@ -134,19 +130,4 @@ func TestKeptIsNoted(t *testing.T) {
 	if s := f.choose(); s.same || !s.trial {
 		t.Errorf("it is taken for the one that is kept: %+v", s)
 	}
-}
-
-// later gives a note as if it had been made some seconds later.
-func later(t *testing.T, data []byte) []byte {
-	t.Helper()
-	var of keptOf
-	err := json.Unmarshal(data, &of)
-	if err == nil {
-		of.Checked += 3 * int64(racy)
-		data, err = json.Marshal(of)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
 }
