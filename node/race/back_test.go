@@ -44,6 +44,18 @@ func TestBack(t *testing.T) {
 	if _, after := r.Banned(now.Add(-25*time.Second), "p"); !after.Equal(until) {
 		t.Errorf("its ban ends at %v, not at %v", after, until)
 	}
+	r = NewReputation()
+	r.Succeeded(start, "p", time.Second)
+	r.Failed(start.Add(time.Millisecond), "p")
+	r.Failed(last, "p")
+	r.Back(now, last.Add(-time.Millisecond), "p")
+	if o := r.Observed(now, "p"); o.Calls != 1 {
+		t.Errorf("on its old connection it is as quick as it was: %+v", o)
+	}
+	r.Back(now, last.Add(time.Millisecond), "p")
+	if o := r.Observed(now, "p"); o.Calls != 0 || o.P99 != 0 {
+		t.Errorf("on a new one nobody knows how quick it is: %+v", o)
+	}
 	r.Back(now, now, "stranger")
 	if r.Len() != 1 {
 		t.Error("a stranger is remembered")

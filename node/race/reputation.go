@@ -150,14 +150,15 @@ func (r *Reputation) Failed(now time.Time, peer cellproto.PeerID) {
 }
 
 // Back records that a peer answers on a connection that was made at the given time. One that had failed before
-// that was lost, and has come back: what was wrong with it is over, or will show at once. A ban stays.
+// that was lost, and has come back: what was wrong with it is over, or will show at once. How quick it was
+// before says nothing of it now, and nobody would ever find out if that kept callers away. A ban stays.
 func (r *Reputation) Back(now, connected time.Time, peer cellproto.PeerID) {
 	rec := r.peers[peer]
 	if rec == nil || rec.Failures <= weightBack || !connected.After(rec.FailedAt) {
 		return
 	}
 	rec.Failures = min(faded(rec.Failures, now.Sub(rec.FailedAt), failureHalf), weightBack)
-	rec.FailedAt = now
+	rec.FailedAt, rec.Latency = now, nil
 }
 
 // Wrong records an answer that was proven false: by a quorum, or by a signature or a hash. It bans
