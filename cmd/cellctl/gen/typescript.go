@@ -224,7 +224,7 @@ func (g *typescript) client() {
 	methods := names{}
 	for _, fn := range g.m.funcs {
 		name := fn.name
-		if strings.ToUpper(name) != name {
+		if len(name) == 1 || strings.ToUpper(name) != name {
 			name = strings.ToLower(name[:1]) + name[1:]
 		}
 		if typescriptWords[name] {
@@ -239,7 +239,7 @@ func (g *typescript) method(fn *function, name string) {
 	again := strconv.FormatBool(fn.Pure || fn.Idempotent)
 	options, more := "options: Options = {}", "options"
 	if fn.Idempotent && !fn.Pure {
-		options, more = "options: KeyedOptions = {}", "{ key: newKey(), ...options }"
+		options, more = "options: KeyedOptions = {}", "{ ...options, key: options.key ?? newKey() }"
 	}
 	g.p("")
 	g.doc("  ", fn.Doc)
