@@ -51,6 +51,23 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// The client that is measured is what is written now.
+func TestMeasuredClient(t *testing.T) {
+	const dir = "../../../bench/peers/typed/shop/"
+	_, code, err := Go(readSchema(t, dir+"shop.schema.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *update {
+		if err := os.WriteFile(dir+"shop.go", code, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if was, err := os.ReadFile(dir + "shop.go"); err != nil || !bytes.Equal(was, code) {
+		t.Errorf("%sshop.go is not what is written now; see go test -update: %v", dir, err)
+	}
+}
+
 func readSchema(t *testing.T, file string) *cellproto.Schema {
 	t.Helper()
 	data, err := os.ReadFile(file)
