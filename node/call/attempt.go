@@ -40,11 +40,16 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 			}
 			return nil, r.worse(last, err)
 		}
+		if len(tried.peers) == 0 {
+			who = c.onTrial(r, who, req)
+		}
 		if err := p.prepare(ctx, c, r, who, req); err != nil {
+			c.tried(r, who, 0, cellproto.KindOf(err))
 			return nil, r.worse(last, err)
 		}
 		tried.add(who.Peer)
 		a := c.hedged(ctx, r, who, req, p, tried)
+		c.tried(r, who, a.took, a.kindFrom(who))
 		c.spotCheck(r, p, req, &a)
 		if a.err == nil {
 			res.Reply, res.Provider, res.Source = a.reply, string(a.from.Peer), a.from.Source
@@ -221,6 +226,15 @@ type attempt struct {
 	counts bool // of a hedge: this is the answer
 	mute   bool // of a hedge: who was asked first did not answer a ping either
 	link   *link
+	took   time.Duration // by from alone
+}
+
+// kindFrom is the kind of error that a call of who ended with: Timeout when somebody else was quicker.
+func (a *attempt) kindFrom(who race.Ranked) cellproto.Kind {
+	if a.from.Peer != who.Peer {
+		return cellproto.Timeout
+	}
+	return cellproto.KindOf(a.err)
 }
 
 // discard drops a reply that nobody wants any more.
@@ -263,6 +277,7 @@ func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *
 		return a // we gave up: that says nothing about the peer
 	}
 	took := now.Sub(begin)
+	a.took = took
 	c.observe(now, who.Peer, a.err, took)
 	switch cellproto.KindOf(a.err) {
 	case 0, cellproto.FuncError, cellproto.BadInput:

@@ -354,10 +354,20 @@ func (d *driver) pingOnce(p cellproto.PeerID) (time.Duration, error) {
 		lk.doubt()
 		return 0, err
 	}
-	d.c.mu.Lock()
-	defer d.c.mu.Unlock()
-	d.c.reputation.Back(time.Now(), lk.made, p)
+	d.welcome(p, lk)
 	return rtt, nil
+}
+
+// welcome notes that a peer answers on a link. One that has come back takes part in the race as that.
+func (d *driver) welcome(p cellproto.PeerID, lk *link) {
+	now := time.Now()
+	d.c.mu.Lock()
+	back := d.c.reputation.Back(now, lk.made, p)
+	obs := d.c.reputation.Observed(now, p)
+	d.c.mu.Unlock()
+	if back {
+		d.tell(func(_ time.Time, rc *race.Race) { rc.Observe(p, obs) })
+	}
 }
 
 func claimOf(ad *signed.Advert) race.Claim {

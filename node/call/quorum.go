@@ -341,7 +341,7 @@ func (p *poll) ask(ctx context.Context, n int) {
 	for ; n > 0 && len(p.waiting) > 0; n-- {
 		v := p.waiting[0]
 		p.waiting, p.asked = p.waiting[1:], append(p.asked, v.group)
-		p.open[v.Peer] = time.Now().Add(hedgeAfter(ctx, v.Ranked))
+		p.open[v.Peer] = time.Now().Add(lateAfter(ctx, v.Ranked))
 		req := p.req
 		req.Header.Meta = maps.Clone(p.req.Header.Meta)
 		if p.body != nil {

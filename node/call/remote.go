@@ -25,6 +25,8 @@ type remote struct {
 	answered  time.Time // when a provider did last
 	winner    race.Cached
 	decision  *race.Decision // the last one with a winner
+	trials    race.Trials
+	hedges    race.Budget
 	infos     map[cellproto.PeerID]peer.AddrInfo
 	binaries  map[cellproto.PeerID]signed.Digest // the programs that adverts named
 	suggested []Found                            // see Suggest

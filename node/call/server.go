@@ -76,6 +76,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	latency race.Latency
+	faded   time.Time            // as of when latency stands
 	peers   map[string]*peerLoad // by subject, those with a connection or a call
 	conns   map[*cellproto.Conn]*session
 	proven  map[peer.ID]proven // peers on the network that have proven a key
@@ -113,7 +114,8 @@ func NewServer(cfg ServerConfig, deps ServerDeps) *Server {
 	s.tokens = newTokens(cfg, deps.Identity)
 	s.serving.Store(&Serving{})
 	s.keyPrefix = newKeyPrefix()
-	s.last.Store(time.Now().UnixNano())
+	s.faded = time.Now()
+	s.last.Store(s.faded.UnixNano())
 	return s
 }
 
@@ -151,10 +153,15 @@ type Load struct {
 	LastEnded time.Time // of the last call, or the start
 }
 
+// claimHalf is how soon calls count half in what is told of them. Who is called a lot tells of the last thousand
+// all the same; who is not, since it was slow at its start, tells so for a few minutes.
+const claimHalf = 30 * time.Second
+
 // Load gives the load at the moment.
 func (s *Server) Load() Load {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.faded = s.latency.Fade(time.Now(), s.faded, claimHalf, 0)
 	return Load{
 		P50: s.latency.P50(), P99: s.latency.P99(), InFlight: int(s.inFlight.Load()),
 		Served: s.served.Load(), LastEnded: time.Unix(0, s.last.Load()),
