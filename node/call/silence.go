@@ -44,7 +44,7 @@ func (c *Caller) awaitSilence(ctx context.Context, r *remote, who race.Ranked, p
 	again := time.NewTimer(pause)
 	defer again.Stop()
 	for {
-		if lk := c.links.live(who.Peer, string(r.name), r.madeFor()); lk != nil && mute(ctx, lk, pong(who)) && ctx.Err() == nil {
+		if lk := c.links.live(who.Peer, string(r.name), r.madeFor(ctx)); lk != nil && mute(ctx, lk, pong(who)) && ctx.Err() == nil {
 			c.deps.Log.Debug("a provider is silent", zap.String("peer", string(who.Peer)))
 			lk.doubt()
 			c.failed(time.Now(), r, who.Peer)
