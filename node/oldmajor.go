@@ -105,9 +105,10 @@ func (o *olds) route(made []byte) string {
 	if !o.any.Load() || len(made) != len(cellproto.SchemaHash{}) {
 		return ""
 	}
-	hash, serving := cellproto.SchemaHash(made), o.n.server.Serving()
+	hash := cellproto.SchemaHash(made)
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	serving := o.n.server.Serving() // not before: what is noted under it has to hold for it
 	if o.routeOf != serving {
 		o.routeOf = serving
 		clear(o.routes)
@@ -128,12 +129,18 @@ func (o *olds) route(made []byte) string {
 
 // look finds that out. o.mu is held.
 func (o *olds) look(made cellproto.SchemaHash, now *cellproto.Schema) string {
+	if now == nil || now.Hash() == made {
+		return ""
+	}
 	schema := o.n.schemas.get(made)
-	if schema == nil || now == nil || len(cellproto.Compatible(schema, now)) == 0 {
+	if schema != nil && len(cellproto.Compatible(schema, now)) == 0 {
 		return ""
 	}
 	for dir, hash := range o.dirs {
-		if old := o.n.schemas.get(hash); hash == made || old != nil && len(cellproto.Compatible(schema, old)) == 0 {
+		if hash == made { // also when that schema was lost
+			return dir
+		}
+		if old := o.n.schemas.get(hash); schema != nil && old != nil && len(cellproto.Compatible(schema, old)) == 0 {
 			return dir
 		}
 	}

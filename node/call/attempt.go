@@ -356,7 +356,7 @@ func ownWord(ctx context.Context, fn string, err error) error {
 // the manifest names, and knows who we are.
 func (c *Caller) connect(ctx context.Context, r *remote, p cellproto.PeerID, bulk bool) (*link, error) {
 	if !bulk {
-		if lk := c.links.live(p, string(r.name), r.madeFor()); lk != nil {
+		if lk := c.links.live(p, string(r.name), r.madeFor(ctx)); lk != nil {
 			if hello, ok := lk.ready(); ok {
 				return lk, r.vet(p, hello.Schema)
 			}
@@ -383,9 +383,9 @@ func (c *Caller) reach(ctx context.Context, r *remote, p cellproto.PeerID, bulk 
 		return nil, cellproto.Errorf("call "+string(p), cellproto.Unavailable, "no address of this peer is known")
 	}
 	if bulk {
-		lk, err = c.links.bulk(ctx, info, string(r.name), r.madeFor())
+		lk, err = c.links.bulk(ctx, info, string(r.name), r.madeFor(ctx))
 	} else {
-		lk, err = c.links.peer(ctx, info, string(r.name), r.madeFor())
+		lk, err = c.links.peer(ctx, info, string(r.name), r.madeFor(ctx))
 	}
 	if err != nil {
 		return nil, err

@@ -91,7 +91,8 @@ type Caller struct {
 
 	mu         sync.Mutex
 	remotes    map[cid.Cid]*remote
-	cids       map[string]cid.Cid   // decoded
+	cids       map[string]cid.Cid // decoded
+	olders     map[olderKey]older
 	badMirrors map[string]time.Time // by directory: until then they are not tried
 	reputation *race.Reputation
 	saved      time.Time                 // when reputation was written down
@@ -107,7 +108,7 @@ type Caller struct {
 func NewCaller(cfg CallerConfig, deps CallerDeps) *Caller {
 	c := &Caller{
 		cfg: cfg, deps: deps, cache: openCache(cfg.Dir, deps.Log), newest: signed.NewNewest(maxAdverts),
-		remotes: map[cid.Cid]*remote{}, names: names{m: map[string]*named{}}, cids: map[string]cid.Cid{}, badMirrors: map[string]time.Time{},
+		remotes: map[cid.Cid]*remote{}, names: names{m: map[string]*named{}}, cids: map[string]cid.Cid{}, olders: map[olderKey]older{}, badMirrors: map[string]time.Time{},
 		watchers: map[chan race.Log]cid.Cid{},
 	}
 	c.reputation = c.cache.reputation()
@@ -174,8 +175,8 @@ func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request
 	ctx, cancel := withTimeout(ctx)
 	if quorum.Ask > 0 {
 		defer cancel()
-		req, _ = takeMade(req)
-		return c.callQuorum(ctx, target, req, quorum)
+		req, made := takeMade(req)
+		return c.callQuorum(ctx, target, made, req, quorum)
 	}
 	req, made := takeMade(req)
 	t, err := c.resolve(ctx, target)
@@ -186,20 +187,15 @@ func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request
 	if made != "" {
 		t.made = made
 	}
-	var res *Result
 	if req.Body != nil {
 		again := *req
 		again.Body, req = repeatable(req.Body), &again
 	}
-	switch {
-	case t.mirrorOf.Defined():
-		res, err = c.callMirror(ctx, t, req)
-	case t.cell.Defined():
-		r := c.remote(t.cell)
-		r.made.Store(t.made)
-		res, err = c.callRemote(ctx, r, req)
-	default:
-		res, err = c.callDirect(ctx, t, req)
+	var res *Result
+	if t.newest.Defined() && t.made != "" {
+		res, err = c.callNamed(ctx, t, req)
+	} else {
+		res, err = c.callResolved(ctx, t, req)
 	}
 	if err != nil || res.Reply.Body == nil {
 		cancel()
@@ -207,6 +203,17 @@ func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request
 	}
 	res.Reply.Body = &closer{ReadCloser: res.Reply.Body, then: cancel}
 	return res, nil
+}
+
+func (c *Caller) callResolved(ctx context.Context, t resolved, req *cellproto.Request) (*Result, error) {
+	switch {
+	case t.mirrorOf.Defined():
+		return c.callMirror(ctx, t, req)
+	case t.cell.Defined():
+		r := c.remote(t.cell)
+		return c.callRemote(r.calledAs(ctx, t.made), r, req)
+	}
+	return c.callDirect(ctx, t, req)
 }
 
 // takeMade takes out of a request which schema its caller says that it was made for: the hash as bytes, "" if it

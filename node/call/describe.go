@@ -299,6 +299,11 @@ func (c *Caller) VersionSchema(ctx context.Context, id cid.Cid, which func([]Ver
 
 // history gives the versions of a cell, and the peers that they can be had from.
 func (c *Caller) history(ctx context.Context, id cid.Cid) (versions []Version, from []peer.ID, err error) {
+	return c.walk(ctx, id, maxHistory, func(Version) bool { return true })
+}
+
+// walk is history, of most versions at most, that ends when more says that it has seen enough.
+func (c *Caller) walk(ctx context.Context, id cid.Cid, most int, more func(Version) bool) (versions []Version, from []peer.ID, err error) {
 	m, err := c.localManifest(ctx, id)
 	if err != nil {
 		r := c.remote(id)
@@ -312,9 +317,9 @@ func (c *Caller) history(ctx context.Context, id cid.Cid) (versions []Version, f
 		r.mu.Unlock()
 	}
 	out := []Version{{CID: id, Manifest: m}}
-	for m.Prev.Defined() {
+	for m.Prev.Defined() && more(out[len(out)-1]) {
 		last, prev := &out[len(out)-1], m.Prev.Cid
-		if len(out) == maxHistory {
+		if len(out) == most {
 			last.Note = "there are older versions, which are not looked at"
 			break
 		}

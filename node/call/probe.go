@@ -278,10 +278,10 @@ func (d *driver) carryOut(a race.Action) {
 // that can be reached, while the race goes on.
 func (d *driver) advert(cand race.Candidate) {
 	info := d.info(cand.Peer)
-	lk, err := d.c.links.peer(d.ctx, info, string(d.r.name), d.r.madeFor())
+	lk, err := d.c.links.peer(d.ctx, info, string(d.r.name), d.r.madeFor(d.ctx))
 	if err != nil && d.moved(cand.Peer, info) {
 		info = d.info(cand.Peer)
-		lk, err = d.c.links.peer(d.ctx, info, string(d.r.name), d.r.madeFor())
+		lk, err = d.c.links.peer(d.ctx, info, string(d.r.name), d.r.madeFor(d.ctx))
 	}
 	if err != nil {
 		d.tell(func(now time.Time, rc *race.Race) { rc.Failed(now, cand.Peer, cellproto.KindOf(err)) })
@@ -338,7 +338,7 @@ func (d *driver) ping(cand race.Candidate) {
 }
 
 func (d *driver) pingOnce(p cellproto.PeerID) (time.Duration, error) {
-	lk, err := d.c.links.peer(d.ctx, d.info(p), string(d.r.name), d.r.madeFor())
+	lk, err := d.c.links.peer(d.ctx, d.info(p), string(d.r.name), d.r.madeFor(d.ctx))
 	if err != nil {
 		return 0, err
 	}

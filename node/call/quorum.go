@@ -62,7 +62,7 @@ func takeQuorum(req *cellproto.Request) (*cellproto.Request, cellproto.Quorum, e
 }
 
 // callQuorum asks several providers of a published cell for the same.
-func (c *Caller) callQuorum(ctx context.Context, target string, req *cellproto.Request, q cellproto.Quorum) (*Result, error) {
+func (c *Caller) callQuorum(ctx context.Context, target, made string, req *cellproto.Request, q cellproto.Quorum) (*Result, error) {
 	op := "ask a quorum of " + target
 	t, err := c.resolvePublished(ctx, target)
 	if err != nil {
@@ -72,7 +72,14 @@ func (c *Caller) callQuorum(ctx context.Context, target string, req *cellproto.R
 		return nil, cellproto.Errorf(op, cellproto.BadInput, "%s is a nucleus itself: there is nobody else to ask", t.where()).
 			WithHint("Publish it first, or give the CID that cellctl publish printed.")
 	}
+	if made != "" {
+		t.made = made
+	}
+	if t.newest.Defined() && t.made != "" {
+		t.cell = c.versionFor(ctx, t.newest, t.made)
+	}
 	r := c.remote(t.cell)
+	ctx = r.calledAs(ctx, t.made)
 	res := &Result{}
 	voters, err := c.voters(ctx, r, q, res)
 	if err != nil {

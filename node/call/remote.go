@@ -1,6 +1,7 @@
 package call
 
 import (
+	"context"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -58,7 +59,26 @@ func (m *madeFor) load() string {
 	return ""
 }
 
-func (r *remote) madeFor() string { return r.made.load() }
+// madeFor gives what a call was made for, which ctx says; what is no call takes the link of the last one.
+func (r *remote) madeFor(ctx context.Context) string {
+	if made, ok := ctx.Value(madeKey{}).(string); ok {
+		return made
+	}
+	return r.made.load()
+}
+
+// calledAs gives the context of a call by who was made for a schema, "" if that is not known.
+func (r *remote) calledAs(ctx context.Context, made string) context.Context {
+	if made == "" && r.made.load() == "" {
+		return ctx // as most are; a context of its own is not for nothing
+	}
+	if made != "" {
+		r.made.Store(made)
+	}
+	return context.WithValue(ctx, madeKey{}, made)
+}
+
+type madeKey struct{}
 
 // maxDescribing is how many fetches of one description there are at once; who has waited for
 // describeStagger does not wait for the others any longer.

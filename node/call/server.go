@@ -41,6 +41,8 @@ type ServerConfig struct {
 	// Elsewhere says whether a caller on the Unix socket that was made for this schema, a hash, is served by another
 	// nucleus, to which it is led when it comes back; nil: nobody is.
 	Elsewhere func(made []byte) bool
+	// Fit says what a program with the schema live is to callers who were made for another one; nil: it serves all.
+	Fit func(made, live cellproto.SchemaHash) Fit
 	// Had says whether the cell has, or had, a schema; nil: nobody knows.
 	Had func(cellproto.SchemaHash) bool
 }
@@ -197,6 +199,8 @@ type session struct {
 
 	transport cellproto.Transport
 	wanted    atomic.Pointer[string]
+	conn      *cellproto.Conn // set before it is read
+	fitted    atomic.Pointer[fitted]
 
 	// For the goroutine that reads the connection only.
 	nonce   []byte    // nil: used
@@ -263,6 +267,7 @@ func (s *Server) admit(ctx context.Context, sess *session, connect func(cellprot
 		sess.transport.Close()
 		return nil, err
 	}
+	sess.conn = c
 	if !s.enter(c, sess) {
 		cancel()
 		c.Close()

@@ -1,6 +1,7 @@
 package call
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"strings"
@@ -57,8 +58,9 @@ func (s *session) admit(c *cellproto.Conn, f *cellproto.Frame) error {
 		return cellproto.Errorf("call", cellproto.NotFound, "this peer does not serve %.80q", wanted)
 	}
 	if s.elsewhere() {
-		_ = c.Queue(&cellproto.Frame{Type: cellproto.TypeGoaway, Payload: []byte(elsewhereText)}) // before the answer
-		return cellproto.Errorf("call "+f.Header.Func, cellproto.Unavailable, elsewhereText)
+		err := errElsewhere(f.Header.Func)
+		s.turnAway(err)
+		return err
 	}
 	if f.Header.Func == cellproto.FuncToken {
 		return s.prove(c, f)
@@ -80,16 +82,9 @@ func (s *session) admit(c *cellproto.Conn, f *cellproto.Frame) error {
 	return s.relay(c, f, fn)
 }
 
-const elsewhereText = "an older version of this cell goes on for you: come back"
-
-// elsewhere reports that another nucleus serves this caller, which the one that it comes back to knows.
-func (s *session) elsewhere() bool {
-	return s.who.Owner && s.who.Peer == "" && s.hello.made != nil && s.s.cfg.Elsewhere != nil && s.s.cfg.Elsewhere(s.hello.made)
-}
-
 // uses notes that the caller calls now, and by which schema.
 func (s *session) uses(serving *Serving, now time.Time) {
-	if s.usedOf != serving {
+	if s.usedOf != serving || s.user != nil && s.user.gone.Load() {
 		s.user, s.usedOf = s.s.user(serving, s.who, s.hello), serving
 	}
 	if s.user != nil {
@@ -270,6 +265,11 @@ func (s *session) wake(r *cellproto.Relay, f *cellproto.Frame, lost error) {
 			if f.Header.Budget > 0 {
 				f.Header.Budget = max(f.Header.Budget-time.Since(begin), time.Microsecond)
 				begin = time.Now()
+			}
+			if _, refused := s.fits(ctx, up, f.Header.Func); refused != nil { // what cannot be told by now does not count
+				s.turnAway(refused)
+				r.Fail(cmp.Or(lost, refused))
+				return
 			}
 			if err = r.To(up, f, false); err == nil {
 				return

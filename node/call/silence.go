@@ -63,7 +63,7 @@ func (h *hedge) awaitSilence(ctx context.Context, patience time.Duration) bool {
 
 // isMute says that a provider does not answer a ping. New calls go elsewhere then.
 func (c *Caller) isMute(ctx context.Context, r *remote, who race.Ranked) bool {
-	lk := c.links.live(who.Peer, string(r.name), r.madeFor())
+	lk := c.links.live(who.Peer, string(r.name), r.madeFor(ctx))
 	if lk == nil || !mute(ctx, lk, pong(who)) || ctx.Err() != nil {
 		return false
 	}
