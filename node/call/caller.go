@@ -112,7 +112,7 @@ func NewCaller(cfg CallerConfig, deps CallerDeps) *Caller {
 		watchers: map[chan race.Log]cid.Cid{},
 	}
 	c.reputation = c.cache.reputation()
-	c.liars.Store(c.reputation.Len() > 0)
+	c.liars.Store(c.reputation.Liars())
 	c.place = c.placeOf
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.links = newLinks(deps.Host, cfg.Agent, deps.Log)
@@ -172,7 +172,8 @@ func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := withTimeout(ctx)
+	now := time.Now()
+	ctx, cancel := withTimeoutAt(ctx, now)
 	if quorum.Ask > 0 {
 		defer cancel()
 		req, made := takeMade(req)
@@ -193,9 +194,9 @@ func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request
 	}
 	var res *Result
 	if t.newest.Defined() && t.made != "" {
-		res, err = c.callNamed(ctx, t, req)
+		res, err = c.callNamed(ctx, t, req, now)
 	} else {
-		res, err = c.callResolved(ctx, t, req)
+		res, err = c.callResolved(ctx, t, req, now)
 	}
 	if err != nil || res.Reply.Body == nil {
 		cancel()
@@ -205,12 +206,12 @@ func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request
 	return res, nil
 }
 
-func (c *Caller) callResolved(ctx context.Context, t resolved, req *cellproto.Request) (*Result, error) {
+func (c *Caller) callResolved(ctx context.Context, t resolved, req *cellproto.Request, now time.Time) (*Result, error) {
 	switch {
 	case t.mirrorOf.Defined():
 		return c.callMirror(ctx, t, req)
 	case t.cell.Defined():
-		r := c.remote(t.cell)
+		r := c.remoteAt(t.cell, now)
 		return c.callRemote(r.calledAs(ctx, t.made), r, req)
 	}
 	return c.callDirect(ctx, t, req)
@@ -238,10 +239,14 @@ func takeMade(req *cellproto.Request) (*cellproto.Request, string) {
 
 // withTimeout sees to it that ctx has a deadline.
 func withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	return withTimeoutAt(ctx, time.Now())
+}
+
+func withTimeoutAt(ctx context.Context, now time.Time) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {} // a call leaves nothing behind that would have to be canceled
 	}
-	return cellproto.WithTimeout(ctx, time.Now(), cellproto.DefaultTimeout)
+	return cellproto.WithTimeout(ctx, now, cellproto.DefaultTimeout)
 }
 
 // closer runs then once the body is closed.

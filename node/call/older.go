@@ -86,17 +86,17 @@ func serves(m *signed.Manifest, made cellproto.SchemaHash) bool {
 }
 
 // callNamed calls a published cell by its name.
-func (c *Caller) callNamed(ctx context.Context, t resolved, req *cellproto.Request) (*Result, error) {
+func (c *Caller) callNamed(ctx context.Context, t resolved, req *cellproto.Request, now time.Time) (*Result, error) {
 	id := c.versionFor(ctx, t.newest, t.made)
 	if id.Equals(t.newest) {
-		return c.callResolved(ctx, t, req)
+		return c.callResolved(ctx, t, req, now)
 	}
 	old := c.published(id)
 	old.made = t.made
-	res, err := c.callResolved(ctx, old, req)
+	res, err := c.callResolved(ctx, old, req, now)
 	if cellproto.KindOf(err) != cellproto.NotFound || ctx.Err() != nil || !rewind(req) {
 		return res, err
 	}
 	// Nobody provides it any more. The newest one may serve what is called, and says so if not.
-	return c.callResolved(ctx, t, req)
+	return c.callResolved(ctx, t, req, now)
 }

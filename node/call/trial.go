@@ -13,13 +13,14 @@ import (
 // still as slow as it was. tried is due then.
 func (c *Caller) onTrial(r *remote, who race.Ranked, req *cellproto.Request) race.Ranked {
 	now := time.Now()
+	_, schema := r.description()
 	r.mu.Lock()
 	r.hedges.Called()
 	if r.decision == nil || r.winner.Peer != who.Peer || req.Body != nil {
 		r.mu.Unlock()
 		return who
 	}
-	slow, first, ok := r.trials.Next(now, r.decision, func() bool { return r.schema != nil && r.schema.Functions[req.Header.Func].Pure })
+	slow, first, ok := r.trials.Next(now, r.decision, func() bool { return schema != nil && schema.Functions[req.Header.Func].Pure })
 	r.mu.Unlock()
 	switch {
 	case !ok:
