@@ -1,0 +1,272 @@
+package node
+
+import (
+	"context"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/ledger"
+	"github.com/celldnet/celld/ledger/gossip"
+	"github.com/celldnet/celld/node/call"
+)
+
+// Bills, both ways: callers sign for what they have used, this host for what it has used elsewhere.
+
+// debtor is a host that has called.
+type debtor struct {
+	peer    peer.ID
+	key     ledger.Key
+	base    ledger.Receipt // the total to which what it uses in this nucleus's life is added
+	signed  uint64         // credit that it has signed for
+	tried   time.Time      // to have it sign
+	refused error          // why it has not; nil: it has, or was not asked
+}
+
+// lender is a host that was called, and has sent a bill.
+type lender struct {
+	before  ledger.Receipt // what was signed before this nucleus counted
+	refused error          // why its last bill was not signed
+}
+
+// owes gives the account of a caller; nil for one whose key the ledger cannot hold. a.mu is held.
+func (a *accounts) owes(who string) *debtor {
+	if d, ok := a.debtors[who]; ok {
+		return d
+	}
+	d := func() *debtor {
+		p, err := peer.Decode(who)
+		if err != nil {
+			return nil // on a Unix socket
+		}
+		key, err := gossip.KeyOf(p)
+		if err != nil || key == a.self {
+			return nil
+		}
+		d := &debtor{peer: p, key: key, tried: time.Now()}
+		d.base = ledger.Receipt{Net: a.net, Consumer: key, Provider: a.self}
+		if a.credit != nil && *a.credit != key && *a.credit != a.self {
+			d.base.Beneficiary = a.credit
+		}
+		reg := a.register(d.base.RegKey())
+		for _, s := range []*ledger.Signed{reg.Ack, reg.Claim} {
+			if s != nil && s.Credit >= d.base.Credit {
+				d.base = s.Receipt
+			}
+		}
+		d.signed = reg.Credit()
+		return d
+	}()
+	a.debtors[who] = d
+	return d
+}
+
+func (a *accounts) register(k ledger.RegKey) (r ledger.Register) {
+	a.led.View(func(b *ledger.Book) { r, _ = b.Register(k) })
+	return r
+}
+
+// total gives what a caller owes in all.
+func (a *accounts) total(d *debtor, u call.Usage, now time.Time) (ledger.Receipt, *ledger.Signed, error) {
+	r := d.base
+	r.N, r.Meter = d.base.N+u.Calls, gossip.Plus(d.base.Meter, meterOf(u))
+	r.Est, r.T = a.energy.source(), uint64(now.UnixMilli())
+	acked := a.register(r.RegKey()).Ack
+	next, err := gossip.Next(r, acked, a.prices)
+	return next, acked, err
+}
+
+// bill has those sign who have used enough, or for long enough.
+func (a *accounts) bill(ctx context.Context, now time.Time) {
+	all := a.usages()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for who, u := range all {
+		d := a.owes(who)
+		if d == nil || a.billing[who] {
+			continue
+		}
+		total := gossip.Plus(d.base.Meter, meterOf(u))
+		credit, err := a.prices.Credit(&total)
+		if err != nil {
+			continue // the register is full: nothing more is credited
+		}
+		window := ledger.Window(d.signed)
+		if !ledger.SignDue(credit-min(d.signed, credit), window, now.Sub(d.tried)) ||
+			d.refused != nil && now.Sub(d.tried) < pullEvery ||
+			a.n.host.Network().Connectedness(d.peer) == network.NotConnected {
+			continue
+		}
+		d.tried, a.billing[who] = now, true
+		a.running.Go(func() {
+			err := a.settle(ctx, d, u, now)
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			delete(a.billing, who)
+			if err != nil && d.refused == nil {
+				a.log.Info("a caller does not sign for what it has used: it is served with the newcomers when others wait",
+					zap.Stringer("peer", d.peer), zap.Error(err))
+			}
+			d.refused = err
+		})
+	}
+}
+
+// makeRoom forgets callers that have left, once there are many: what they have used and not signed for is
+// written down, and is where their accounts go on when they come back.
+func (a *accounts) makeRoom(now time.Time) {
+	if !a.n.server.Meter().Crowded() {
+		return
+	}
+	all := a.usages()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for who := range all {
+		d := a.owes(who)
+		if a.billing[who] {
+			continue
+		}
+		u, ok := a.n.server.Forget(who)
+		if !ok {
+			continue
+		}
+		delete(a.debtors, who)
+		if d == nil {
+			continue
+		}
+		if total, _, err := a.total(d, u, now); err == nil {
+			_, err = a.led.SignTotal(now, total, ledger.RoleProvider, a.key)
+			a.log.Debug("caller forgotten", zap.Stringer("peer", d.peer), zap.Error(err))
+		}
+	}
+}
+
+// settle sends one bill, and takes the receipt.
+func (a *accounts) settle(ctx context.Context, d *debtor, u call.Usage, now time.Time) error {
+	for try := 0; ; try++ {
+		a.mu.Lock()
+		total, acked, err := a.total(d, u, now)
+		a.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		bill, err := a.led.SignTotal(now, total, ledger.RoleProvider, a.key)
+		if err != nil {
+			return err
+		}
+		entry, err := bill.Encode()
+		if err != nil {
+			return err
+		}
+		var before []byte
+		if acked != nil {
+			if before, err = acked.Encode(); err != nil {
+				return err
+			}
+		}
+		answer, err := gossip.Bill(ctx, a.n.host, d.peer, entry, before)
+		if err != nil {
+			return err
+		}
+		again, err := a.receive(d, answer, total)
+		if err != nil || !again || try == 2 {
+			return err
+		}
+	}
+}
+
+// receive takes the answer to a bill. It says again when the consumer has signed for more than this host
+// remembered: what was used comes on top of that.
+func (a *accounts) receive(d *debtor, answer []byte, total ledger.Receipt) (again bool, err error) {
+	const op = "take receipt"
+	s, _, err := ledger.DecodeReceipt(answer)
+	if err != nil {
+		a.n.charge(d.peer, err)
+		return false, err
+	}
+	if s.RegKey() != total.RegKey() || s.ConsumerSig == nil {
+		err := cellproto.Errorf(op, cellproto.BadInput, "the answer to a bill is something else")
+		a.n.charge(d.peer, err)
+		return false, err
+	}
+	if err := a.ingest(d.peer, answer); err != nil {
+		return false, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	acked := a.register(total.RegKey()).Ack
+	if acked == nil || acked.Credit < s.Credit {
+		return false, cellproto.Errorf(op, cellproto.Corrupt, "the receipt was not taken")
+	}
+	d.signed = acked.Credit
+	a.grown[total.RegKey()] = true
+	if acked.Credit > total.Credit {
+		d.base = acked.Receipt
+		return true, nil
+	}
+	if acked.Credit < total.Credit {
+		return false, cellproto.Errorf(op, cellproto.Denied, "the caller has signed for less than the bill")
+	}
+	return false, nil
+}
+
+// Sign answers a bill; see gossip.Books.
+func (a *accounts) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
+	const op = "sign receipt"
+	p, err := peerOf(from)
+	if err != nil {
+		return nil, err
+	}
+	if before != nil {
+		if err := a.ingest(p, before); err != nil { // what this host has lost comes back
+			return nil, err
+		}
+	}
+	r, _, err := ledger.DecodeReceipt(bill)
+	if err != nil {
+		return nil, err
+	}
+	if r.Consumer != a.self || r.Provider != from || r.Net != a.net || r.Beneficiary != nil && *r.Beneficiary == a.self {
+		return nil, cellproto.Errorf(op, cellproto.BadInput, "the bill is not of the two hosts that talk")
+	}
+	acked := a.register(r.RegKey()).Ack
+	if acked != nil && acked.Credit >= r.Credit {
+		return acked.Encode()
+	}
+	a.mu.Lock()
+	l := a.lenders[from]
+	if l == nil {
+		l = &lender{}
+		if acked != nil {
+			l.before = acked.Receipt
+		}
+		a.lenders[from] = l
+	}
+	l.refused = gossip.Check(&r.Receipt, acked, &l.before, a.seen(p))
+	err = l.refused
+	a.mu.Unlock()
+	if err == nil {
+		err = a.ingest(p, bill)
+	}
+	if err != nil {
+		a.log.Warn("a bill was not signed", zap.Stringer("peer", p), zap.Error(err))
+		return nil, err
+	}
+	s, err := a.led.SignTotal(time.Now(), r.Receipt, ledger.RoleConsumer, a.key)
+	if err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	a.grown[r.RegKey()] = true
+	a.mu.Unlock()
+	return s.Encode()
+}
+
+// seen gives what this host knows of its own calls to a provider.
+func (a *accounts) seen(p peer.ID) gossip.Seen {
+	u := a.n.caller.Spent(p, time.Now())
+	return gossip.Seen{Wall: u.Wall, Sent: u.Out, Got: u.In}
+}
