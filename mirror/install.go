@@ -87,11 +87,17 @@ func (s *Store) again(op string, m *Mirror, err error, w Want) (*Mirror, bool, e
 	switch {
 	case err != nil:
 	case m.Hosted && !w.Hosted:
-		m.Hosted, m.AskedBy, m.Public = false, "", w.Public
-		err = m.write(m.Dir)
+		err = change(m.Dir, func(r *Record) bool {
+			r.Hosted, r.AskedBy, r.Public = false, "", w.Public
+			m.Record = *r
+			return true
+		})
 	case w.Public && !m.Public:
-		m.Public = true
-		err = m.write(m.Dir)
+		err = change(m.Dir, func(r *Record) bool {
+			r.Public = true
+			m.Record = *r
+			return true
+		})
 	}
 	if err != nil {
 		return nil, false, err

@@ -151,6 +151,22 @@ func (c *Caller) remember(gap time.Duration) {
 	}
 }
 
+// AvoidDonor has a donor that has not kept its word not be asked for a place for so long. It is remembered like all
+// that is learned of peers.
+func (c *Caller) AvoidDonor(p cellproto.PeerID, d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reputation.AvoidDonor(time.Now(), p, d)
+	c.saved = time.Time{} // by the next race, not a minute later
+}
+
+// AvoidsDonor says whether a donor is not to be asked now.
+func (c *Caller) AvoidsDonor(p cellproto.PeerID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.reputation.AvoidsDonor(time.Now(), p)
+}
+
 // Result is a reply and how it came about.
 type Result struct {
 	Reply    *cellproto.Reply

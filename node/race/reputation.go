@@ -78,6 +78,7 @@ type record struct {
 	BanFrom   time.Time        `json:"ban_from,omitzero"`
 	Lying     bool             `json:"lying,omitempty"` // the sort of the last ban
 	BusyUntil time.Time        `json:"busy_until,omitzero"`
+	NoDonor   time.Time        `json:"no_donor,omitzero"` // until then it is not asked for a place; see AvoidDonor
 
 	used uint64
 	p99  Micros // of Latency, when somebody asked last
@@ -208,6 +209,20 @@ func (r *Reputation) Busy(now time.Time, peer cellproto.PeerID, retryAfter time.
 	if rec := r.touch(peer); rec != nil {
 		rec.BusyUntil = now.Add(min(max(retryAfter, failureBurst), maxBusy))
 	}
+}
+
+// AvoidDonor has a peer that said that it would take a cell up, and has not, not be asked for that for so long,
+// MaxBan at most.
+func (r *Reputation) AvoidDonor(now time.Time, peer cellproto.PeerID, d time.Duration) {
+	if rec := r.touch(peer); rec != nil {
+		rec.NoDonor = now.Add(min(d, MaxBan))
+	}
+}
+
+// AvoidsDonor says whether it is not to be asked now.
+func (r *Reputation) AvoidsDonor(now time.Time, peer cellproto.PeerID) bool {
+	rec := r.peers[peer]
+	return rec != nil && now.Before(rec.NoDonor) && rec.NoDonor.Sub(now) <= MaxBan // else the clock was set back
 }
 
 // Penalty is what the peer's reputation adds to its score, in µs: recent failures, wrong answers,
