@@ -25,6 +25,11 @@ type Wallet struct {
 	Priority   string `json:"priority"`   // earned: more was given than taken, so others owe something; else newcomer
 	Neighbours int    `json:"neighbours"` // peers whose news is heard
 
+	// Of the account, with all its hosts; of a host that is not the account's, its own.
+	Hosts      []WalletHost  `json:"hosts"`      // of the account, revoked ones too
+	Delegation string        `json:"delegation"` // whether this host is the account's, for people
+	Donations  []DonationRow `json:"donations"`  // by the account and to it
+
 	Host      string      `json:"host"`      // peer ID of this cell's nucleus, whose ledger this is
 	Networks  int         `json:"networks"`  // different networks (/16, /32) that the neighbours are in
 	Energy    string      `json:"energy"`    // how energy is estimated: RAPL, TDP or table

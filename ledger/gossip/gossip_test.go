@@ -306,3 +306,5 @@ func TestServePull(t *testing.T) {
 type books struct{ *Log }
 
 func (books) Sign(ledger.Key, []byte, []byte) ([]byte, error) { return nil, nil }
+
+func (books) Entries(ledger.Key, uint64, int) ([][]byte, uint64) { return nil, 0 }
