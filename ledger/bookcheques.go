@@ -46,15 +46,15 @@ func (b *Book) ingestCheque(nowMS uint64, data []byte, by trust) Result {
 
 // admitCheque asks whether anything by these two is taken.
 func (b *Book) admitCheque(op string, s, old *SignedCheque) Result {
-	own := b.Concerns(s.Donor) || b.Concerns(s.To)
 	switch {
 	case b.Banned(s.Donor) || b.Banned(s.To):
 		return Result{Verdict: Banned, Err: cellproto.Errorf(op, cellproto.Denied, "the donor or the receiver is banned")}
 	case old != nil && s.N < old.N:
 		return Result{Verdict: Decreasing, Err: cellproto.Errorf(op, cellproto.BadInput, "the number of donations is smaller than before")}
-	case own:
-	case old == nil && len(b.cheques) >= b.cfg.MaxForeign:
+	case s.Donor == b.cfg.Account:
+	case old == nil && len(b.cheques) >= b.cfg.MaxForeign: // anybody can make up who gives to this account
 		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Overloaded, "there is no room for more cheques")}
+	case b.Concerns(s.Donor) || b.Concerns(s.To):
 	case b.cfg.Near != nil && !b.cfg.Near(s.Donor, s.To):
 		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Denied, "the donor and the receiver are too far away")}
 	}
@@ -199,14 +199,4 @@ func (b *Book) Members(id Key) []Key {
 // Identities gives those whose key logs are known, in ascending order.
 func (b *Book) Identities() []Key {
 	return slices.SortedFunc(maps.Keys(b.logs), func(x, y Key) int { return bytes.Compare(x[:], y[:]) })
-}
-
-// Pools gives the pools that the account of this host is a member or the runner of, in no order.
-func (b *Book) Pools() (ids []Key) {
-	for id, l := range b.logs {
-		if len(l.state.Members) > 0 && b.Concerns(id) {
-			ids = append(ids, id)
-		}
-	}
-	return ids
 }

@@ -111,7 +111,7 @@ func (o *account) keep(ctx context.Context, now time.Time) {
 	switch {
 	case d.Revoked || !due && !fresh:
 	case o.atHome():
-		if s.Len > 0 && !fresh { // on its own a home cell needs no log
+		if !fresh && (s.Len > 0 || o.credited()) { // on its own a home cell needs no log
 			o.attempted(now, o.begin(ctx, now))
 		}
 	case fresh:
@@ -121,6 +121,15 @@ func (o *account) keep(ctx context.Context, now time.Time) {
 	default:
 		o.attempted(now, o.join(ctx, now))
 	}
+}
+
+// credited says whether somebody owes the account something as such: its hosts are to be known as its own then.
+func (o *account) credited() (yes bool) {
+	o.a.led.View(func(b *ledger.Book) {
+		given, _ := b.Alone(o.id)
+		yes = given > 0
+	})
+	return yes
 }
 
 // announce tells the home cell, if it runs, where a cell is that gives for the account and is not its host.
@@ -154,7 +163,11 @@ func (o *account) attempted(now time.Time, err error) {
 	}
 	o.pause = min(max(2*o.pause, leastPause), mostPause)
 	o.again = now.Add(o.pause)
-	o.a.log.Info("this host is not the account's yet", zap.Error(err), zap.Duration("next", o.pause))
+	level := zap.InfoLevel
+	if cellproto.KindOf(err) == cellproto.NotFound {
+		level = zap.DebugLevel // there is no home cell, and perhaps none is wanted
+	}
+	o.a.log.Log(level, "this host is not the account's yet", zap.Error(err), zap.Duration("next", o.pause))
 }
 
 // delegation is what a host agrees to.

@@ -96,10 +96,12 @@ func (a *accounts) spreadLocked(id ledger.Key) {
 
 // spreadConcerns publishes, at a start, what the account and its pools have signed or were given.
 func (a *accounts) spreadConcerns() {
-	var pools []ledger.Key
+	pools, err := a.own.named()
+	if err != nil {
+		a.log.Warn("the names of pools cannot be read", zap.Error(err))
+	}
 	var cheques []*ledger.SignedCheque
 	a.led.View(func(b *ledger.Book) {
-		pools = b.Pools()
 		b.Cheques(func(c *ledger.SignedCheque) bool {
 			if b.Concerns(c.Donor) || b.Concerns(c.To) {
 				cheques = append(cheques, c)

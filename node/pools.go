@@ -148,13 +148,12 @@ func (n *nucleus) ctlPools(ctx context.Context, r *http.Request, _ *ctl.Writer) 
 	}
 	var ids []ledger.Key
 	if text := r.URL.Query().Get("pool"); text != "" {
-		id, err := o.pool(op, text)
-		if err != nil {
+		ids = make([]ledger.Key, 1)
+		if ids[0], err = o.pool(op, text); err != nil {
 			return nil, err
 		}
-		ids = []ledger.Key{id}
-	} else {
-		o.a.led.View(func(b *ledger.Book) { ids = b.Pools() })
+	} else if ids, err = o.named(); err != nil {
+		return nil, err
 	}
 	rows := []ctl.PoolRow{}
 	for _, id := range ids {
@@ -164,6 +163,18 @@ func (n *nucleus) ctlPools(ctx context.Context, r *http.Request, _ *ctl.Writer) 
 		return cmp.Or(strings.Compare(x.Name, y.Name), strings.Compare(x.Pool, y.Pool))
 	})
 	return rows, nil
+}
+
+// named gives the pools that have a name here, and so were made or joined: anybody can name this account as a
+// member of another one.
+func (o *account) named() (ids []ledger.Key, err error) {
+	names, err := o.pools.read()
+	for text := range names {
+		if id, err := keyOfText("show pools", text); err == nil && len(o.state(id).Members) > 0 {
+			ids = append(ids, id)
+		}
+	}
+	return ids, err
 }
 
 // poolRow describes a pool whose key log is known.

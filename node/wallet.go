@@ -43,7 +43,11 @@ func (a *accounts) wallet() ctl.Wallet {
 	w.Registers = a.rows()
 	w.Hosts, w.Delegation = a.own.hosts(), a.own.standing(time.Now())
 	a.led.View(func(b *ledger.Book) {
-		w.GivenUWH, w.TakenUWH = b.Balance(b.Owner(a.self))
+		w.GivenUWH, w.TakenUWH = b.Balance(a.own.id)
+		if b.Owner(a.self) != a.own.id { // not yet the account's, as others see it
+			given, taken := b.Alone(a.self)
+			w.GivenUWH, w.TakenUWH = w.GivenUWH+given, w.TakenUWH+taken
+		}
 		w.Donations = donations(b, func(c *ledger.SignedCheque) bool { return c.Donor == a.own.id || b.Owner(c.To) == a.own.id })
 	})
 	if w.GivenUWH > w.TakenUWH {

@@ -7,7 +7,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/internal/ctl"
+	"github.com/celldnet/celld/ledger"
 )
 
 func (a *app) walletDonateCmd() *cobra.Command {
@@ -34,6 +36,9 @@ func (a *app) donate(cmd *cobra.Command, timeout time.Duration, op, from, to, am
 	uwh, err := parseAmount(amount)
 	if err != nil {
 		return err
+	}
+	if len(purpose) > ledger.MaxPurpose {
+		return usageError{cellproto.Errorf(op, cellproto.BadInput, "a purpose of %d bytes, the limit is %d", len(purpose), ledger.MaxPurpose)}
 	}
 	var d ctl.Donated
 	err = a.askHome(cmd, timeout, op, func(ctx context.Context, c *ctl.Client) (err error) {
