@@ -54,6 +54,7 @@ type Result struct {
 	Proof   *ForkProof // with Forked
 	Host    Key        // with Stored, a delegation: this host is now Account's
 	Account Key
+	ID      Key // of a key entry, or the donor of a cheque: whose log it is about, and with Missing is needed
 }
 
 // Edge is a total of what From has done for To.
@@ -224,6 +225,7 @@ func (b *Book) admit(nowMS uint64, s *Signed, known bool) Result {
 		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Denied, "without the consumer's signature it counts for its provider alone")}
 	case !known && b.foreign >= b.cfg.MaxForeign:
 		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Overloaded, "%d registers of others are kept, there is no room", b.foreign)}
+	case s.Beneficiary != nil && b.Concerns(*s.Beneficiary):
 	case !party && b.cfg.Near != nil && !b.cfg.Near(s.Consumer, s.Provider):
 		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Denied, "its hosts are too far away")}
 	}
@@ -273,74 +275,6 @@ func (b *Book) edges(key RegKey, r Register) []Edge {
 		from = key.Beneficiary
 	}
 	return []Edge{{Name: regSlot(key, true), From: b.Owner(from), To: b.Owner(key.Consumer), Total: total, Signed: r.Credit()}}
-}
-
-func (b *Book) ingestCheque(nowMS uint64, data []byte, by trust) Result {
-	const op = "take cheque"
-	s, body, err := DecodeCheque(data)
-	if err != nil {
-		return refused(err)
-	}
-	if s.Net != b.cfg.Net {
-		return Result{Verdict: Foreign}
-	}
-	key := s.key()
-	old := b.cheques[key]
-	if !newerCheque(s, old) {
-		return Result{Verdict: Stale}
-	}
-	if by == fromPeer {
-		if b.bans[s.Donor] != nil || b.bans[s.To] != nil {
-			return Result{Verdict: Banned, Err: cellproto.Errorf(op, cellproto.Denied, "the donor or the receiver is banned")}
-		}
-		if old != nil && s.N < old.N {
-			return Result{Verdict: Decreasing, Err: cellproto.Errorf(op, cellproto.BadInput, "the number of donations is smaller than before")}
-		}
-		if old == nil && len(b.cheques) >= b.cfg.MaxForeign && s.Donor != b.cfg.Account {
-			return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Overloaded, "there is no room for more cheques")}
-		}
-		if r := b.signedBy(op, nowMS, s, body, old); r.Verdict != 0 {
-			return r
-		}
-	}
-	gain := s.Credit
-	if old != nil {
-		gain -= old.Credit
-	}
-	b.cheques[key] = s
-	b.taken[s.Donor] = add(b.taken[s.Donor], gain)
-	b.given[s.To] = add(b.given[s.To], gain)
-	return Result{Verdict: Stored, Slot: chequeSlot(key), Record: data,
-		Edges: []Edge{{Name: chequeSlot(key), From: s.To, To: s.Donor, Total: s.Credit, Signed: s.Credit}}}
-}
-
-// signedBy checks that the cheque is of who signs for the donor, and, of a pool, within its budget.
-func (b *Book) signedBy(op string, nowMS uint64, s *SignedCheque, body []byte, old *SignedCheque) Result {
-	l := b.logs[s.Donor]
-	by := s.Donor
-	switch {
-	case l == nil:
-		if VerifyCheque(s, body, by) != nil {
-			return Result{Verdict: Missing, Err: cellproto.Errorf(op, cellproto.NotFound, "the key log of the donor is not known, and its first key has not signed")}
-		}
-		return Result{}
-	case l.state.Members != nil:
-		run := l.state.Runner
-		spent := add(b.taken[s.Donor], s.Credit)
-		if old != nil {
-			spent -= old.Credit
-		}
-		if run.Budget == 0 || nowMS > run.NotAfter || spent > run.Budget {
-			return Result{Verdict: Forged, Err: cellproto.Errorf(op, cellproto.Denied, "the pool has given its runner no budget, or it is over or used up")}
-		}
-		by = run.Runner
-	default:
-		by = l.state.Key
-	}
-	if err := VerifyCheque(s, body, by); err != nil {
-		return refused(err)
-	}
-	return Result{}
 }
 
 // The slots of the store: what is newer replaces what is older in the same one.

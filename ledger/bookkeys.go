@@ -20,6 +20,12 @@ func (b *Book) ingestKey(data []byte) Result {
 	if e.Net != b.cfg.Net {
 		return Result{Verdict: Foreign}
 	}
+	r := b.ingestEntry(op, e, data)
+	r.ID = e.ID
+	return r
+}
+
+func (b *Book) ingestEntry(op string, e *KeyEntry, data []byte) Result {
 	l := b.logs[e.ID]
 	if l != nil && e.Seq < l.state.Len && bodyID(e.body) == l.hash(e.Seq) {
 		return Result{Verdict: Stale}
@@ -181,6 +187,9 @@ func (b *Book) Balance(id Key) (given, taken uint64) {
 	}
 	return given, taken
 }
+
+// Alone gives what is known of what one key has given and taken, without the account that it may belong to.
+func (b *Book) Alone(k Key) (given, taken uint64) { return b.given[k], b.taken[k] }
 
 // Served gives what this host has done for a caller, over all hosts of its account: what was signed
 // for, and what was not.

@@ -77,7 +77,7 @@ type Finding struct {
 
 // Check reads an export and checks every entry as if a peer had sent it, for which nothing else is
 // needed. Without net it is that of the first entry. Prices are for Priced. It gives the book of what holds and the findings. now is in ms since 1970; with 0 no
-// delegation or budget has ended yet. Kinds: BadInput, with the entry, for a file that is none.
+// delegation or budget has ended, nor was a host revoked. Kinds: BadInput, with the entry, for a file that is none.
 func Check(r io.Reader, net Net, nowMS uint64) (*Book, []Finding, error) {
 	const op = "check ledger"
 	b := NewBook(Config{Net: net, MaxForeign: 1 << 24, MaxLogs: 1 << 20})

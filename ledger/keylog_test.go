@@ -198,13 +198,35 @@ func TestPool(t *testing.T) {
 	b.expect(t, Stored, give(21, 5, 21, 700))  // a member donates
 	b.expect(t, Stored, give(5, 30, 20, 600))  // the runner spends
 	b.expect(t, Forged, give(5, 31, 21, 100))  // another member cannot
-	b.expect(t, Forged, give(5, 31, 20, 500))  // 600 + 500 is past the budget
+	b.expect(t, Missing, give(5, 31, 20, 500)) // 600 + 500 is past the budget that is known
 	b.expect(t, Stored, give(5, 30, 20, 1000)) // the same cheque, grown: 1000 in all
 	if given, taken := b.Balance(pub(5)); given != 700 || taken != 1000 {
 		t.Errorf("given %d, taken %d", given, taken)
 	}
 	if r := b.Ingest(nowMS+2000, give(5, 30, 20, 1000)); r.Verdict != Stale {
 		t.Errorf("%v", r.Verdict)
+	}
+
+	// The pool goes on with another runner: what the first has signed holds, and nobody is to blame who tells of it late.
+	b.expect(t, Stored, wire(t, a.add(&RunnerBudget{Runner: pub(22), Budget: 1500, NotAfter: nowMS + 1000}, 20, 22, 24)))
+	b.expect(t, Banned, give(5, 31, 20, 100))
+	b.expect(t, Stored, give(5, 31, 22, 500))
+	late := newTestBook(8)
+	for _, e := range a.log {
+		late.expect(t, Stored, wire(t, e))
+	}
+	late.expect(t, Banned, give(5, 30, 20, 1000))
+	if r := late.Ingest(nowMS+2000, give(5, 31, 22, 500)); r.Verdict != Missing || r.Verdict.Charged() {
+		t.Errorf("after the end of the budget: %v", r.Verdict)
+	}
+	var file bytes.Buffer
+	if err := b.Export(&file); err != nil {
+		t.Fatal(err)
+	}
+	if c, findings, err := Check(&file, testNet, 0); err != nil || len(findings) > 0 {
+		t.Errorf("an export with two runners does not hold: %v %v", findings, err)
+	} else if given, taken := c.Balance(pub(5)); given != 700 || taken != 1500 {
+		t.Errorf("by the export given %d, taken %d", given, taken)
 	}
 }
 
@@ -220,7 +242,8 @@ func TestCheques(t *testing.T) {
 	for _, e := range a.log {
 		b.expect(t, Stored, wire(t, e))
 	}
-	b.expect(t, Forged, give(1, 200)) // replaced
+	b.expect(t, Banned, give(1, 200)) // replaced; who passes it on may have had it before that
+	b.expect(t, Forged, give(2, 200))
 	b.expect(t, Stored, give(101, 200))
 	if given, taken := b.Balance(pub(5)); given != 200 || taken != 0 {
 		t.Errorf("given %d taken %d", given, taken)

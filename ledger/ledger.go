@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"crypto/ed25519"
-	"encoding/binary"
 	"slices"
 	"sync"
 	"time"
@@ -22,17 +21,18 @@ type Ledger struct {
 	book   *Book
 	graph  *Graph
 	store  *Store
-	heads  map[Key]uint64 // neighbours -> entries of the own log that they have
-	alone  bool           // the owner has said that there is nobody to ask
-	held   *KeyEntry      // signed, and perhaps on the disk; nothing else may take its place
-	since  time.Time      // when the graph forgave last
-	signed map[Hash]Hash  // place in a pool's log -> the entry that this member has signed for it
+	heads  map[Key]uint64     // neighbours -> entries of the own log that they have
+	alone  bool               // the owner has said that there is nobody to ask
+	held   *KeyEntry          // signed, and perhaps on the disk; nothing else may take its place
+	since  time.Time          // when the graph forgave last
+	signed map[Hash]Hash      // place in a pool's log -> the entry that this member has signed for it
+	drafts map[Hash]*KeyEntry // those of them that are known, by place
 }
 
 // Open reads a ledger. Registers come back as they were at the last sync at least; who lacks something
 // gets it from counterparties.
 func Open(cfg Config, files Files, now time.Time) (*Ledger, *Report, error) {
-	l := &Ledger{cfg: cfg, heads: map[Key]uint64{}, signed: map[Hash]Hash{}, graph: NewGraph(cfg.Self), since: now}
+	l := &Ledger{cfg: cfg, heads: map[Key]uint64{}, signed: map[Hash]Hash{}, drafts: map[Hash]*KeyEntry{}, graph: NewGraph(cfg.Self), since: now}
 	if cfg.Near == nil {
 		cfg.Near = l.near
 	}
@@ -248,44 +248,6 @@ func (l *Ledger) upToDate(op string) error {
 			WithHint("Wait until more are connected. If there are none, say that you are alone.")
 	}
 	return nil
-}
-
-// CoSign signs an entry of a pool's log as its member with this index. For one place in the log a
-// member signs one entry, ever, and that is on the disk before the signature is there.
-func (l *Ledger) CoSign(now time.Time, e *KeyEntry, key ed25519.PrivateKey, index uint8) error {
-	const op = "sign for a pool"
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	id, err := e.Hash()
-	if err != nil {
-		return err
-	}
-	place := poolPlace(e.ID, e.Seq)
-	if other, ok := l.signed[place]; ok && other != id {
-		return cellproto.Errorf(op, cellproto.Denied, "another entry %d of this pool was signed already", e.Seq)
-	}
-	l.signed[place] = id
-	if err := l.store.Append(now, place, slices.Concat([]byte{localMark}, place[:], id[:]), true); err != nil {
-		return err
-	}
-	return e.Sign(key, index)
-}
-
-// Records that only this store reads begin with a byte that no entry begins with.
-const localMark = 0x00
-
-func isLocal(data []byte) bool { return len(data) > 0 && data[0] == localMark }
-
-func (l *Ledger) loadLocal(data []byte) (Hash, bool) {
-	if len(data) != 1+32+32 {
-		return Hash{}, false
-	}
-	l.signed[Hash(data[1:33])] = Hash(data[33:])
-	return Hash(data[1:33]), true
-}
-
-func poolPlace(id Key, seq uint64) Hash {
-	return bodyID(binary.BigEndian.AppendUint64(append([]byte("pool"), id[:]...), seq))
 }
 
 // Tick syncs and cleans the store; to be called about once a second.

@@ -318,6 +318,13 @@ func TestKillChild(t *testing.T) {
 			}
 			fmt.Println("entry", hex.EncodeToString(wire(t, e)))
 		}
+		if rnd.IntN(20) == 0 {
+			c, err := l.SignCheque(now(), pub(1), pub(60+byte(rnd.IntN(3))), 1+rnd.Uint64N(50), "", testKey(1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Println("entry", hex.EncodeToString(wire(t, c)))
+		}
 		if err := l.Tick(now()); err != nil {
 			t.Fatal(err)
 		}
@@ -378,6 +385,12 @@ func TestKill(t *testing.T) {
 				got := b.regs[key]
 				if got.Claimed() < want.Claimed() || got.Credit() < want.Credit() {
 					t.Fatalf("kill %d: a register went back from %s to %s", k, show(want), show(got))
+				}
+				return true
+			})
+			witness.Cheques(func(want *SignedCheque) bool {
+				if got := b.Cheque(want.Donor, want.To); got == nil || got.Credit < want.Credit || got.N < want.N {
+					t.Fatalf("kill %d: a cheque of %d is lost", k, want.Credit)
 				}
 				return true
 			})

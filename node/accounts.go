@@ -35,8 +35,10 @@ type accounts struct {
 	news   *gossip.Log
 	// credit is whose what this host gives is, if not its own: of a hosted cell, as its host has said.
 	credit *ledger.Key
+	own    *account
 	limit  gossip.Limiter
 
+	ctx     context.Context // of what it does by itself
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 
@@ -51,6 +53,7 @@ type accounts struct {
 	told     map[ledger.RegKey]published // what neighbours were told
 	grown    map[ledger.RegKey]bool      // own registers that have grown since
 	pulled   map[peer.ID]uint64
+	logs     map[ledger.Key]uint64 // key logs -> entries that were published
 	verdicts map[ledger.Verdict]uint64
 	billing  map[string]bool // a bill is on its way
 	fault    error           // of the disk, said once
@@ -75,21 +78,16 @@ func (n *nucleus) startAccounts(started *closers) error {
 		n: n, log: n.log.Named("ledger"), net: ledger.NetOf(n.cfg.Network.Name), key: ed25519.PrivateKey(raw), prices: prices,
 		energy: newEnergy("/sys", "/proc", runtime.NumCPU(), prices), news: gossip.NewLog(uint64(now.UnixMilli())), at: now,
 		debtors: map[string]*debtor{}, lenders: map[ledger.Key]*lender{}, told: map[ledger.RegKey]published{}, grown: map[ledger.RegKey]bool{}, pulled: map[peer.ID]uint64{},
-		verdicts: map[ledger.Verdict]uint64{}, billing: map[string]bool{},
+		logs: map[ledger.Key]uint64{}, verdicts: map[ledger.Verdict]uint64{}, billing: map[string]bool{},
 	}
 	a.self = ledger.KeyOf(a.key)
-	if n.placed != nil && n.placed.CreditTo != "" {
-		p, err := peer.Decode(n.placed.CreditTo)
-		if err != nil {
-			return cellproto.Errorf("open the ledger", cellproto.BadInput, "who is credited: %w", err)
-		}
-		key, err := gossip.KeyOf(p)
-		if err != nil {
-			return err
-		}
-		a.credit = &key
+	if a.own, err = newAccount(a); err != nil {
+		return err
 	}
-	cfg := ledger.Config{Net: a.net, Self: a.self}
+	if err := a.creditTo(); err != nil {
+		return err
+	}
+	cfg := ledger.Config{Net: a.net, Self: a.self, Account: a.own.id}
 	if n.profile == Router {
 		cfg.MaxForeign, cfg.MaxLogs = routerRegisters, routerRegisters/10 // each is a third of a KiB of flash
 	}
@@ -103,6 +101,38 @@ func (n *nucleus) startAccounts(started *closers) error {
 		n.accounts = a
 		return nil
 	}
+	a.recall()
+	a.ctx, a.cancel = context.WithCancel(context.Background())
+	n.accounts = a
+	n.handle(cellproto.ProtocolLedger, func(s network.Stream) error { return gossip.Serve(s, a) })
+	a.running.Go(func() { a.run(a.ctx) })
+	a.own.start(a.ctx)
+	end := once(a.close) // another celld opens it anew
+	started.add(end)
+	n.upgrades.goodbye.add(end)
+	return nil
+}
+
+// creditTo says whose what this host gives is. A copy of a cell gives for whom its host has said, else for the
+// account; it is not one of the account's hosts.
+func (a *accounts) creditTo() error {
+	switch placed := a.n.placed; {
+	case placed != nil && placed.CreditTo != "":
+		p, err := peer.Decode(placed.CreditTo)
+		if err != nil {
+			return cellproto.Errorf("open the ledger", cellproto.BadInput, "who is credited: %w", err)
+		}
+		key, err := gossip.KeyOf(p)
+		a.credit = &key
+		return err
+	case !a.own.delegates():
+		a.credit = &a.own.id
+	}
+	return nil
+}
+
+// recall notes the registers of this host that the disk had: neighbours are told of them anew.
+func (a *accounts) recall() {
 	a.led.View(func(b *ledger.Book) {
 		b.Registers(func(k ledger.RegKey, _ ledger.Register) bool {
 			if k.Provider == a.self || k.Consumer == a.self {
@@ -111,15 +141,6 @@ func (n *nucleus) startAccounts(started *closers) error {
 			return true
 		})
 	})
-	var ctx context.Context
-	ctx, a.cancel = context.WithCancel(context.Background())
-	n.accounts = a
-	n.handle(cellproto.ProtocolLedger, func(s network.Stream) error { return gossip.Serve(s, a) })
-	a.running.Go(func() { a.run(ctx) })
-	end := once(a.close) // another celld opens it anew
-	started.add(end)
-	n.upgrades.goodbye.add(end)
-	return nil
 }
 
 // close writes down what was used and not signed for, so that the next nucleus goes on from there, and
@@ -158,12 +179,14 @@ func (a *accounts) run(ctx context.Context) {
 	pull := time.NewTicker(pullEvery)
 	defer pull.Stop()
 	meter := a.n.server.Meter()
+	var met time.Time // when new neighbours were looked for
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-pull.C:
-			a.pull(ctx)
+			a.pull(ctx, false)
+			a.running.Go(func() { a.own.keep(ctx, time.Now()) })
 			continue
 		case <-meter.Awake():
 			a.measure(time.Now()) // what was before is nobody's
@@ -178,6 +201,10 @@ func (a *accounts) run(ctx context.Context) {
 		a.makeRoom(now)
 		a.publish(now)
 		a.note(a.led.Tick(now))
+		if now.Sub(met) >= idleEvery {
+			met = now
+			a.pull(ctx, true)
+		}
 		if busy {
 			timer.Reset(meterEvery)
 		} else {
@@ -197,4 +224,10 @@ func (a *accounts) note(err error) {
 		a.log.Info("the ledger is written again")
 	}
 	a.fault = err
+}
+
+// owner gives the account that a host belongs to, else the host.
+func (a *accounts) owner(host ledger.Key) (id ledger.Key) {
+	a.led.View(func(b *ledger.Book) { id = b.Owner(host) })
+	return id
 }

@@ -69,13 +69,12 @@ func (n *nucleus) routes() http.Handler {
 		"POST " + ctl.RouteGive:      n.ctlGive,
 		"GET " + ctl.RouteGiveStatus: n.ctlGiveStatus,
 
-		"GET " + ctl.RouteWallet:       n.ctlWallet,
-		"GET " + ctl.RouteWalletExport: n.ctlWalletExport,
-		"GET " + ctl.RouteDonors:       n.ctlDonors,
-
 		"GET " + ctl.RouteDeps:  n.ctlDeps,
 		"POST " + ctl.RouteDeps: n.ctlUpdateDeps,
 	} {
+		mux.HandleFunc(route, n.answer(h))
+	}
+	for route, h := range n.accountRoutes() {
 		mux.HandleFunc(route, n.answer(h))
 	}
 	mux.HandleFunc("POST "+ctl.RouteUse, n.ctlUse)

@@ -55,6 +55,12 @@ func donors(b *ledger.Book, root ledger.Key) []ctl.DonorRow {
 		edges = append(edges, ledger.Edge{Name: name, From: from, To: b.Owner(k.Consumer), Total: r.Credit(), Signed: r.Credit()})
 		return true
 	})
+	b.Cheques(func(c *ledger.SignedCheque) bool { // to has done that much for its donor
+		to := b.Owner(c.To)
+		ids[to] = true
+		edges = append(edges, ledger.Edge{Name: c.Slot(), From: to, To: b.Owner(c.Donor), Total: c.Credit, Signed: c.Credit})
+		return true
+	})
 	// What was served takes off what is owed, so their order matters, and nobody knows it: first what was done
 	// for the root, which is what there is to be paid with.
 	slices.SortFunc(edges, func(x, y ledger.Edge) int {

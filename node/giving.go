@@ -49,6 +49,13 @@ func (n *nucleus) ctlGive(ctx context.Context, r *http.Request, _ *ctl.Writer) (
 	if err != nil {
 		return nil, cellproto.Errorf("read request", cellproto.BadInput, "%w", err)
 	}
+	if c.CreditTo != nil && *c.CreditTo != "" {
+		key, err := n.accounts.own.resolve("give", *c.CreditTo)
+		if err != nil {
+			return nil, err
+		}
+		*c.CreditTo = textOf(key)
+	}
 	change, err := changeOf(&c)
 	if err != nil {
 		return nil, err

@@ -19,6 +19,7 @@ const (
 	hostKeyFile    = "host.key"    // this copy of the cell: its peer ID
 	nameKeyFile    = "name.key"    // the published cell: its IPNS name; copied along with the directory
 	accountKeyFile = "account.key" // the person; in the home cell only
+	nextKeyFile    = "next.key"    // that which replaces it one day; in the home cell, and better elsewhere
 )
 
 const maxKeyFile = 4 << 10 // bytes; an Ed25519 key has 68

@@ -29,6 +29,7 @@ const foreignDir = "foreign"
 type mirrors struct {
 	n       *nucleus
 	account cellproto.PeerID // of this machine's person
+	home    string           // directory of the home cell, absolute
 	store   *mirror.Store
 
 	probe  sync.Mutex
@@ -73,7 +74,7 @@ func newMirrors(n *nucleus, home string) (*mirrors, error) {
 	if err != nil {
 		return nil, cellproto.Errorf("open mirrors", cellproto.Corrupt, "%w", err)
 	}
-	m := &mirrors{n: n, account: cellproto.PeerID(account.String()), starting: map[cid.Cid]int{}}
+	m := &mirrors{n: n, home: home, account: cellproto.PeerID(account.String()), starting: map[cid.Cid]int{}}
 	m.store, err = mirror.New(mirror.Config{
 		Root: filepath.Join(filepath.Dir(home), foreignDir), OS: runtime.GOOS, Arch: runtime.GOARCH,
 		Account: m.account, FileRepos: os.Getenv(cellproto.EnvFileRepos) == "on",

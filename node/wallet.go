@@ -6,10 +6,9 @@ import (
 	"context"
 	"net/http"
 	"slices"
+	"strings"
+	"time"
 
-	"github.com/libp2p/go-libp2p/core/peer"
-
-	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/ledger"
 	"github.com/celldnet/celld/ledger/gossip"
@@ -21,29 +20,36 @@ import (
 // energyNames are the ways of estimating energy, as people are told.
 var energyNames = map[uint8]string{ledger.EstRAPL: "RAPL", ledger.EstGPU: "GPU", ledger.EstTDP: "TDP", ledger.EstTable: "table"}
 
-func (n *nucleus) ctlWallet(context.Context, *http.Request, *ctl.Writer) (any, error) {
-	return n.accounts.wallet()
+func (n *nucleus) ctlWallet(ctx context.Context, _ *http.Request, _ *ctl.Writer) (any, error) {
+	if n.accounts.led != nil {
+		n.accounts.own.gather(ctx)
+	}
+	return n.accounts.wallet(), nil
 }
 
 // wallet describes the ledger.
-func (a *accounts) wallet() (ctl.Wallet, error) {
-	account, err := peer.IDFromPrivateKey(a.n.identity.Account)
-	if err != nil {
-		return ctl.Wallet{}, cellproto.Errorf("read account key", cellproto.Corrupt, "%w", err)
-	}
+func (a *accounts) wallet() ctl.Wallet {
 	w := ctl.Wallet{
-		Account: account.String(), Host: a.n.identity.Peer.String(), Priority: "newcomer", Registers: []ctl.WalletRow{},
+		Account: textOf(a.own.id), Hosts: []ctl.WalletHost{}, Donations: []ctl.DonationRow{}, Host: a.n.identity.Peer.String(), Priority: "newcomer", Registers: []ctl.WalletRow{},
 		Energy: energyNames[a.energy.source()],
 	}
 	if err := a.trouble(); err != nil {
 		w.Error = err.Error()
 	}
 	if a.led == nil {
-		return w, nil
+		return w
 	}
 	w.Neighbours, w.Networks = a.groups()
 	w.Registers = a.rows()
-	a.led.View(func(b *ledger.Book) { w.GivenUWH, w.TakenUWH = b.Balance(a.self) })
+	w.Hosts, w.Delegation = a.own.hosts(), a.own.standing(time.Now())
+	a.led.View(func(b *ledger.Book) {
+		w.GivenUWH, w.TakenUWH = b.Balance(a.own.id)
+		if b.Owner(a.self) != a.own.id { // not yet the account's, as others see it
+			given, taken := b.Alone(a.self)
+			w.GivenUWH, w.TakenUWH = w.GivenUWH+given, w.TakenUWH+taken
+		}
+		w.Donations = donations(b, func(c *ledger.SignedCheque) bool { return c.Donor == a.own.id || b.Owner(c.To) == a.own.id })
+	})
 	if w.GivenUWH > w.TakenUWH {
 		w.Priority = "earned"
 	}
@@ -53,7 +59,45 @@ func (a *accounts) wallet() (ctl.Wallet, error) {
 	for v, n := range a.verdicts {
 		w.Dropped[v.String()] = n
 	}
-	return w, nil
+	return w
+}
+
+// donations gives the cheques that are wanted, the largest first.
+func donations(b *ledger.Book, wanted func(*ledger.SignedCheque) bool) []ctl.DonationRow {
+	rows := []ctl.DonationRow{}
+	b.Cheques(func(c *ledger.SignedCheque) bool {
+		if wanted(c) {
+			rows = append(rows, ctl.DonationRow{
+				From: textOf(c.Donor), To: textOf(c.To), UWH: c.Credit, Times: c.N, Purpose: c.Purpose, At: int64(min(c.T, 1<<62)),
+			})
+		}
+		return true
+	})
+	slices.SortFunc(rows, func(x, y ctl.DonationRow) int {
+		return cmp.Or(-cmp.Compare(x.UWH, y.UWH), strings.Compare(x.From, y.From), strings.Compare(x.To, y.To))
+	})
+	return rows
+}
+
+// standing says in a few words whether this host is the account's.
+func (o *account) standing(now time.Time) string {
+	d, ok := o.state(o.id).Hosts[o.a.self]
+	o.mu.Lock()
+	why := o.trouble
+	o.mu.Unlock()
+	switch {
+	case !o.delegates():
+		return "credited to the account by each receipt"
+	case d.Revoked:
+		return "revoked: others take nothing from this host any more"
+	case ok && uint64(now.UnixMilli()) <= d.NotAfter:
+		return "the account's until " + time.UnixMilli(int64(min(d.NotAfter, 1<<62))).UTC().Format(time.DateOnly)
+	case why != nil:
+		return "not yet the account's: " + why.Error()
+	case o.atHome():
+		return "not needed yet: it is the account's only host"
+	}
+	return "not yet the account's"
 }
 
 // rows gives the registers of this host, the largest first.
@@ -173,10 +217,11 @@ func (a *accounts) trouble() error {
 	return err
 }
 
-func (n *nucleus) ctlWalletExport(_ context.Context, _ *http.Request, w *ctl.Writer) (any, error) {
+func (n *nucleus) ctlWalletExport(ctx context.Context, _ *http.Request, w *ctl.Writer) (any, error) {
 	if n.accounts.led == nil {
 		return nil, n.accounts.trouble()
 	}
+	n.accounts.own.gather(ctx)
 	var all bytes.Buffer
 	var err error
 	n.accounts.led.View(func(b *ledger.Book) { err = b.Export(&all) })

@@ -123,7 +123,7 @@ func addGiveFlags(cmd *cobra.Command) *giveFlags {
 	set.IntVar(&f.hosts, "hosts", 4, "how many cells at once")
 	set.BoolVar(&f.gpu, "gpu", false, "take up cells that want a GPU")
 	set.BoolVar(&f.source, "build-from-source", false, "build cells that have no program for this machine, in a sandbox")
-	set.StringVar(&f.credit, "credit-to", "self", "peer `ID` of the account that is credited, or self")
+	set.StringVar(&f.credit, "credit-to", "self", "peer ID of the account or pool that is credited, the `name` of a pool, or self")
 	return f
 }
 
@@ -175,7 +175,10 @@ func (f *giveFlags) change(cmd *cobra.Command, now time.Time) (c ctl.GiveChange,
 		}
 	}
 	if given("credit-to") {
-		text := strings.TrimPrefix(f.credit, "self")
+		text := f.credit
+		if text == "self" {
+			text = ""
+		}
 		c.CreditTo = &text
 	}
 	keep := func(flag string, set func()) {

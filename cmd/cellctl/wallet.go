@@ -1,15 +1,11 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -17,7 +13,6 @@ import (
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/internal/ctl"
-	"github.com/celldnet/celld/ledger"
 )
 
 func (a *app) walletCmd() *cobra.Command {
@@ -35,7 +30,7 @@ func (a *app) walletCmd() *cobra.Command {
 			return cmd.Help()
 		},
 	}
-	cmd.AddCommand(a.walletStatusCmd(), a.walletHistoryCmd(), a.walletExportCmd())
+	cmd.AddCommand(a.walletStatusCmd(), a.walletHistoryCmd(), a.walletExportCmd(), a.walletDonateCmd(), a.walletRevokeCmd())
 	return cmd
 }
 
@@ -87,7 +82,10 @@ func (a *app) walletStatusCmd() *cobra.Command {
 		}
 		rows := [][]string{
 			{"account", w.Account}, {"host", w.Host}, {"given", energyText(w.GivenUWH)}, {"taken", energyText(w.TakenUWH)},
-			{"priority", w.Priority}, {"neighbours", fmt.Sprintf("%d, in %d networks", w.Neighbours, w.Networks)}, {"energy by", w.Energy},
+			{"priority", w.Priority}, {"this host", w.Delegation}, {"neighbours", fmt.Sprintf("%d, in %d networks", w.Neighbours, w.Networks)}, {"energy by", w.Energy},
+		}
+		for _, h := range w.Hosts {
+			rows = append(rows, []string{"of which", hostText(h)})
 		}
 		var unsigned uint64
 		for _, r := range w.Registers {
@@ -107,6 +105,15 @@ func (a *app) walletStatusCmd() *cobra.Command {
 	return cmd
 }
 
+// hostText shows a host of the account.
+func hostText(h ctl.WalletHost) string {
+	until := "until " + time.UnixMilli(h.Until).UTC().Format(time.DateOnly)
+	if h.Revoked {
+		until = "revoked"
+	}
+	return fmt.Sprintf("%s %s: given %s, taken %s, %s", h.Cell, h.Peer, energyText(h.GivenUWH), energyText(h.TakenUWH), until)
+}
+
 // energyText gives µWh for people.
 func energyText(uwh uint64) string {
 	switch {
@@ -122,8 +129,9 @@ func energyText(uwh uint64) string {
 
 func (a *app) walletHistoryCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "history [DIR]", Short: "Show the totals with each host",
-		Long: "Show what was given to and taken from each host, the largest total first. There are totals only, not single calls.",
+		Use: "history [DIR]", Short: "Show the totals with each host, and donations",
+		Long: "Show what was given to and taken from each host, the largest total first, and what the account has donated and was given.\n" +
+			"There are totals only, not single calls.",
 		Args: args(0, 1),
 	}
 	timeout := timeoutFlag(cmd, cellproto.DefaultTimeout)
@@ -133,7 +141,7 @@ func (a *app) walletHistoryCmd() *cobra.Command {
 			return err
 		}
 		if a.json {
-			return a.printJSON(w.Registers)
+			return a.printJSON(historyOf(w))
 		}
 		rows := [][]string{{"PEER", "", "CALLS", "CREDIT", "UNSIGNED", "CPU", "IN", "OUT", "SIGNED", "CLASS"}}
 		for _, r := range w.Registers {
@@ -150,9 +158,46 @@ func (a *app) walletHistoryCmd() *cobra.Command {
 				strconv.FormatUint(r.In, 10), strconv.FormatUint(r.Out, 10), signed, r.Class,
 			})
 		}
-		return a.table(rows)
+		if err := a.table(rows); err != nil || len(w.Donations) == 0 {
+			return err
+		}
+		return a.table(donationRows(w))
 	}
 	return cmd
+}
+
+// historyOf gives both in one list.
+func historyOf(w ctl.Wallet) []any {
+	type work struct {
+		Kind string `json:"kind"`
+		ctl.WalletRow
+	}
+	type donation struct {
+		Kind string `json:"kind"`
+		ctl.DonationRow
+	}
+	rows := []any{}
+	for _, r := range w.Registers {
+		rows = append(rows, work{"work", r})
+	}
+	for _, d := range w.Donations {
+		rows = append(rows, donation{"donation", d})
+	}
+	return rows
+}
+
+func donationRows(w ctl.Wallet) [][]string {
+	rows := [][]string{{""}, {"DONATIONS", "", "TIMES", "CREDIT", "LAST", "PURPOSE"}}
+	for _, d := range w.Donations {
+		way, other := "donated to", d.To
+		if d.From != w.Account {
+			way, other = "given by", d.From
+		}
+		rows = append(rows, []string{
+			other, way, strconv.FormatUint(d.Times, 10), energyText(d.UWH), time.UnixMilli(d.At).Local().Format(time.DateTime), d.Purpose,
+		})
+	}
+	return rows
 }
 
 func (a *app) walletExportCmd() *cobra.Command {
@@ -191,155 +236,4 @@ func (a *app) walletExportCmd() *cobra.Command {
 		return a.print(fmt.Appendf(nil, "%d bytes in %s\n", size, args[0]))
 	}
 	return cmd
-}
-
-func (a *app) donorsCmd() *cobra.Command {
-	var root string
-	cmd := &cobra.Command{
-		Use: "donors [DIR]", Short: "Rank those who have given, as seen from one host",
-		Long: "Rank those who have given by what one host, the root, owes them: for what they did for it, or for others that it\n" +
-			"owes something. There is no list for everybody that could be trusted: two who collude can sign for each other what they\n" +
-			"like, and it is worth something only to those who owe one of them. So another root has another list, and this one is made\n" +
-			"of what this host has heard.",
-		Args: args(0, 1),
-	}
-	cmd.Flags().StringVar(&root, "root", "", "peer `ID` of the host from which it is seen; this cell's nucleus if left out")
-	timeout := timeoutFlag(cmd, cellproto.DefaultTimeout)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		var donors []ctl.DonorRow
-		err := a.askWallet(cmd, first(args), *timeout, "rank donors", func(ctx context.Context, c *ctl.Client) (err error) {
-			donors, err = c.Donors(ctx, root)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		if a.json {
-			return a.printJSON(donors)
-		}
-		rows := [][]string{{"PEER", "OWED", "GIVEN TO ANYBODY"}}
-		for _, d := range donors {
-			rows = append(rows, []string{d.Peer, energyText(d.Owed), energyText(d.Given)})
-		}
-		return a.table(rows)
-	}
-	return cmd
-}
-
-func (a *app) ledgerCmd() *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "ledger", Short: "Check what others have exported", Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return unknownCommand(cmd, args[0])
-			}
-			return cmd.Help()
-		},
-	}
-	cmd.AddCommand(a.ledgerVerifyCmd())
-	return cmd
-}
-
-func (a *app) ledgerVerifyCmd() *cobra.Command {
-	return &cobra.Command{
-		Use: "verify FILE", Short: "Check an export, without a network or a nucleus",
-		Long: "Check an export: each entry and signature, that credit is what the public price table makes of the meter, and that no\n" +
-			"total falls. What it cannot say: whether the work was done (two who collude can sign what they like), and whether there\n" +
-			"are newer totals.",
-		Args: args(1, 1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			op := "verify " + args[0]
-			f, err := os.Open(args[0])
-			if err != nil {
-				return cellproto.Errorf(op, cellproto.KindOf(err), "%w", err)
-			}
-			defer f.Close()
-			book, findings, err := ledger.Check(f, ledger.Net{}, 0)
-			if err != nil {
-				return err
-			}
-			c := checkedExport(args[0], book, findings)
-			c.checkPrices(book)
-			if a.json {
-				err = a.printJSON(c)
-			} else {
-				err = a.table(c.rows())
-			}
-			if err == nil && !c.OK {
-				err = cellproto.Errorf(op, cellproto.Corrupt, "%d entries do not hold; the first: %s", len(c.Bad), c.Bad[0].What)
-			}
-			return err
-		},
-	}
-}
-
-// exportJSON is what ledger verify --json prints.
-type exportJSON struct {
-	File   string            `json:"file"`
-	OK     bool              `json:"ok"`
-	Bad    []exportBadJSON   `json:"bad"`
-	Totals []exportTotalJSON `json:"totals"`
-}
-
-type exportBadJSON struct {
-	Entry int    `json:"entry"` // from 1; 0: a receipt whose price is wrong
-	What  string `json:"what"`
-}
-
-// exportTotalJSON is what a consumer has signed for, or, with 0 µWh, a provider alone has: that proves nothing.
-type exportTotalJSON struct {
-	Consumer string `json:"consumer"` // host keys, in hex
-	Provider string `json:"provider"`
-	Epoch    uint32 `json:"epoch"`
-	Calls    uint64 `json:"calls"`
-	UWH      uint64 `json:"uwh"`
-	CPUNS    uint64 `json:"cpu_ns"`
-	SignedBy string `json:"signed_by"` // both, consumer or provider
-}
-
-func checkedExport(file string, book *ledger.Book, findings []ledger.Finding) exportJSON {
-	out := exportJSON{file, len(findings) == 0, []exportBadJSON{}, []exportTotalJSON{}}
-	for _, f := range findings {
-		out.Bad = append(out.Bad, exportBadJSON{f.Entry, fmt.Sprintf("entry %d is %s: %v", f.Entry, f.Verdict, f.Err)})
-	}
-	book.Registers(func(k ledger.RegKey, r ledger.Register) bool {
-		t := exportTotalJSON{Consumer: k.Consumer.String(), Provider: k.Provider.String(), Epoch: k.Epoch, SignedBy: "provider"}
-		if s := r.Ack; s != nil {
-			t.Calls, t.UWH, t.CPUNS, t.SignedBy = s.N, s.Credit, s.Meter.CPU, "consumer"
-			if s.ProviderSig != nil {
-				t.SignedBy = "both"
-			}
-		}
-		out.Totals = append(out.Totals, t)
-		return true
-	})
-	slices.SortFunc(out.Totals, func(x, y exportTotalJSON) int {
-		return cmp.Or(strings.Compare(x.Consumer, y.Consumer), strings.Compare(x.Provider, y.Provider), cmp.Compare(x.Epoch, y.Epoch))
-	})
-	return out
-}
-
-// checkPrices checks that credit is what the public table makes of the meter.
-func (c *exportJSON) checkPrices(book *ledger.Book) {
-	book.Registers(func(_ ledger.RegKey, r ledger.Register) bool {
-		for _, s := range r.Entries() {
-			if err := ledger.Priced(&s.Receipt); err != nil {
-				c.OK = false
-				c.Bad = append(c.Bad, exportBadJSON{0, fmt.Sprintf("receipt of %s for %s: %v", s.Provider, s.Consumer, err)})
-			}
-		}
-		return true
-	})
-}
-
-func (c *exportJSON) rows() [][]string {
-	rows := [][]string{{"CONSUMER", "PROVIDER", "CALLS", "CREDIT", "SIGNED BY"}}
-	const short = 16 // digits of a key that tell it from others
-	for _, t := range c.Totals {
-		rows = append(rows, []string{t.Consumer[:short], t.Provider[:short], strconv.FormatUint(t.Calls, 10), energyText(t.UWH), t.SignedBy})
-	}
-	for _, b := range c.Bad {
-		rows = append(rows, []string{"bad", b.What})
-	}
-	return rows
 }

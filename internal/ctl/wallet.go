@@ -19,11 +19,16 @@ const (
 
 // Wallet is what was given and taken, as the nucleus of one cell knows it.
 type Wallet struct {
-	Account    string `json:"account"` // peer ID of the person's account
+	Account string `json:"account"` // peer ID of the person's account
+	// Of the account, with all its hosts, and of this host.
 	GivenUWH   uint64 `json:"given_uwh"`
 	TakenUWH   uint64 `json:"taken_uwh"`
 	Priority   string `json:"priority"`   // earned: more was given than taken, so others owe something; else newcomer
 	Neighbours int    `json:"neighbours"` // peers whose news is heard
+
+	Hosts      []WalletHost  `json:"hosts"`      // of the account, revoked ones too
+	Delegation string        `json:"delegation"` // whether this host is the account's, for people
+	Donations  []DonationRow `json:"donations"`  // by the account and to it
 
 	Host      string      `json:"host"`      // peer ID of this cell's nucleus, whose ledger this is
 	Networks  int         `json:"networks"`  // different networks (/16, /32) that the neighbours are in

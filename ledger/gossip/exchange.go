@@ -76,25 +76,30 @@ func refusalOf(body []byte) error {
 // take fails, the rest is not read.
 func Pull(ctx context.Context, h host.Host, from peer.ID, at uint64, take func(entry []byte) error) (next uint64, err error) {
 	next = at
-	err = exchange(ctx, h, from, numbered(msgPull, at), func(r io.Reader) error {
-		for size := 0; ; {
-			m, err := readMessage(r, msgEntry, msgEnd)
-			if err != nil {
-				return err
-			}
-			if m.kind == msgEnd {
-				next, err = m.number()
-				return err
-			}
-			if size += len(m.body); size > maxPull {
-				return cellproto.Errorf("pull", cellproto.TooLarge, "more than %d bytes", maxPull)
-			}
-			if err := take(m.body); err != nil {
-				return err
-			}
-		}
+	err = exchange(ctx, h, from, numbered(msgPull, at), func(r io.Reader) (err error) {
+		next, err = entries(r, take)
+		return err
 	})
 	return next, err
+}
+
+// entries reads the answer to a pull or a log, up to its end.
+func entries(r io.Reader, take func(entry []byte) error) (end uint64, err error) {
+	for size := 0; ; {
+		m, err := readMessage(r, msgEntry, msgEnd)
+		if err != nil {
+			return 0, err
+		}
+		if m.kind == msgEnd {
+			return m.number()
+		}
+		if size += len(m.body); size > maxPull {
+			return 0, cellproto.Errorf("pull", cellproto.TooLarge, "more than %d bytes", maxPull)
+		}
+		if err := take(m.body); err != nil {
+			return 0, err
+		}
+	}
 }
 
 // exchange sends a request on a stream of its own and has read read the answer.
@@ -127,6 +132,7 @@ type Books interface {
 	// Since gives entries that were published from a number on, at most room bytes of them, and the number
 	// that comes next.
 	Since(from uint64, room int) (entries [][]byte, next uint64)
+	KeyLogs
 }
 
 // Serve answers one stream. The error says what was wrong with it; what the peer is to blame for has the
@@ -135,12 +141,15 @@ func Serve(s network.Stream, books Books) error {
 	if err := s.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return err
 	}
-	m, err := readMessage(s, msgBill, msgPull)
+	m, err := readMessage(s, msgBill, msgPull, msgLog)
 	if err != nil {
 		return err
 	}
-	if m.kind == msgPull {
+	switch m.kind {
+	case msgPull:
 		return servePull(s, m, books)
+	case msgLog:
+		return serveLog(s, m, books)
 	}
 	from, err := KeyOf(s.Conn().RemotePeer())
 	if err != nil {
@@ -178,11 +187,15 @@ func servePull(w io.Writer, m message, books Books) error {
 	if err != nil {
 		return err
 	}
-	entries, next := books.Since(from, maxPull)
+	list, next := books.Since(from, maxPull)
+	return writeEntries(w, list, next)
+}
+
+func writeEntries(w io.Writer, list [][]byte, end uint64) error {
 	var answer []byte
-	for _, e := range entries {
+	for _, e := range list {
 		answer = appendMessage(answer, msgEntry, e)
 	}
-	_, err = w.Write(append(answer, numbered(msgEnd, next)...))
+	_, err := w.Write(append(answer, numbered(msgEnd, end)...))
 	return err
 }

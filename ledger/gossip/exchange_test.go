@@ -44,6 +44,10 @@ func (s signer) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 	return s.sign(from, bill, before)
 }
 
+func (s signer) Entries(id ledger.Key, from uint64, _ int) ([][]byte, uint64) {
+	return [][]byte{id[:2], {byte(from)}}, 9
+}
+
 func TestExchange(t *testing.T) {
 	a, b := newHost(t), newHost(t)
 	if err := a.Connect(t.Context(), peer.AddrInfo{ID: b.ID(), Addrs: b.Addrs()}); err != nil {
@@ -87,6 +91,12 @@ func TestExchange(t *testing.T) {
 	<-ended
 	if next, err = Pull(t.Context(), a, b.ID(), next, func([]byte) error { t.Error("nothing is new"); return nil }); err != nil || next != 102 {
 		t.Errorf("next %d, %v", next, err)
+	}
+	<-ended
+	news = nil
+	length, err := KeyLog(t.Context(), a, b.ID(), ledger.Key{1, 2}, 7, func(e []byte) error { news = append(news, string(e)); return nil })
+	if err != nil || length != 9 || len(news) != 2 || news[0] != "\x01\x02" || news[1] != "\x07" {
+		t.Errorf("%q, length %d, %v", news, length, err)
 	}
 	<-ended
 	stop := errors.New("enough")
@@ -137,6 +147,8 @@ func TestServeNonsense(t *testing.T) {
 	}{
 		"another type": {[]byte{msgEnd, 0, 0}, cellproto.BadInput},
 		"no number":    {[]byte{msgPull, 0, 1, 1}, cellproto.BadInput},
+		"no key":       {[]byte{msgLog, 0, 1, 1}, cellproto.BadInput},
+		"a long key":   {[]byte{msgLog, 0, 41}, cellproto.TooLarge},
 		"no bill":      {[]byte{msgBill, 0, 1, 1}, cellproto.BadInput},
 		"too long":     {[]byte{msgBill, 255, 255}, cellproto.TooLarge},
 		"cut off":      {[]byte{msgBill, 1}, cellproto.Unavailable},

@@ -184,8 +184,9 @@ func FuzzMessage(f *testing.F) {
 	f.Add(packBill([]byte{1, 2}, []byte{3}))
 	f.Add(numbered(msgPull, 5))
 	f.Add([]byte{msgRefusal, 0, 2, 4, 'x'})
+	f.Add(packLog(ledger.Key{1}, 5))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		m, err := readMessage(bytes.NewReader(data), msgBill, msgReceipt, msgRefusal, msgPull, msgEntry, msgEnd)
+		m, err := readMessage(bytes.NewReader(data), msgBill, msgReceipt, msgRefusal, msgPull, msgEntry, msgEnd, msgLog)
 		if err != nil {
 			return
 		}
@@ -196,6 +197,10 @@ func FuzzMessage(f *testing.F) {
 		case msgBill:
 			if bill, before, err := unpackBill(m.body); err == nil && !bytes.Equal(packBill(bill, before)[3:], m.body) {
 				t.Errorf("%x and %x were read from %x", bill, before, m.body)
+			}
+		case msgLog:
+			if id, at, err := unpackLog(m.body); err == nil && !bytes.Equal(packLog(id, at)[3:], m.body) {
+				t.Errorf("%x and %d were read from %x", id, at, m.body)
 			}
 		case msgRefusal:
 			if text := refusalOf(m.body).Error(); len(text) > 4*maxRefusal+100 {
@@ -306,3 +311,5 @@ func TestServePull(t *testing.T) {
 type books struct{ *Log }
 
 func (books) Sign(ledger.Key, []byte, []byte) ([]byte, error) { return nil, nil }
+
+func (books) Entries(ledger.Key, uint64, int) ([][]byte, uint64) { return nil, 0 }

@@ -16,7 +16,9 @@ import (
 //	3 refusal  the answer to a bill that is not signed: a kind of error in one byte, then text.
 //	4 pull     u64: what the other side has published from this number on is wanted
 //	5 entry    the answer to a pull: one entry, or a fork proof. Any number of them, 256 KiB in all.
-//	6 end      u64: the number to pull from next time
+//	6 end      u64: the number to pull from next time; after a log, how long it is
+//	7 log      the key of an identity and u64: the entries of its key log from this one on are wanted, then its
+//	           cheques. Answered by any number of 5, 256 KiB in all, and 6.
 const (
 	msgBill    = 1
 	msgReceipt = 2
@@ -24,6 +26,7 @@ const (
 	msgPull    = 4
 	msgEntry   = 5
 	msgEnd     = 6
+	msgLog     = 7
 )
 
 // Limits, in bytes. MaxProof of ledger is the largest entry.
@@ -36,7 +39,7 @@ const (
 
 // limits are the bytes that a message of each type may have.
 var limits = [...]int{
-	msgBill: maxBill, msgReceipt: cellproto.MaxLedgerEntry, msgRefusal: 1 + maxRefusal, msgPull: 8, msgEntry: maxProof, msgEnd: 8,
+	msgBill: maxBill, msgReceipt: cellproto.MaxLedgerEntry, msgRefusal: 1 + maxRefusal, msgPull: 8, msgEntry: maxProof, msgEnd: 8, msgLog: 32 + 8,
 }
 
 // message is one message.

@@ -1,0 +1,144 @@
+package ctl
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"strconv"
+)
+
+// Routes of the account: what its key signs. All but RouteEntries are answered by the home cell alone.
+const (
+	// GET log: the account's key log from this entry on, and its cheques. With own=1 what consumers have signed of
+	// registers of the account's hosts, too. Items Exported, one entry each; result null.
+	RouteEntries  = "/v1/account/entries"
+	RouteDelegate = "/v1/account/delegate" // POST, the body is a Delegation; items Exported: the key log; result null
+	RouteRevoke   = "/v1/account/revoke"   // POST host (a peer ID, or the name of a cell); result WalletHost
+	// POST to (a peer ID or the name of a pool), uwh, purpose, and from, a pool, if it is not the account; result Donated.
+	RouteDonate = "/v1/account/donate"
+)
+
+// Delegation is what a nucleus asks of that of the home cell: that its host becomes the account's. Limits
+// are those of the ledger's entries.
+type Delegation struct {
+	Host     string `json:"host"` // peer ID
+	Cell     string `json:"cell"` // its name
+	Dir      string `json:"dir"`  // absolute
+	NotAfter int64  `json:"not_after_ms"`
+	Consent  []byte `json:"consent"` // signature of the host
+}
+
+// MaxDelegation bounds, in bytes, the text of a Delegation.
+const MaxDelegation = 8 << 10
+
+// WalletHost is a host of an account.
+type WalletHost struct {
+	Peer     string `json:"peer"`
+	Cell     string `json:"cell"`
+	Until    int64  `json:"until_ms"` // ms since 1970
+	Revoked  bool   `json:"revoked"`
+	GivenUWH uint64 `json:"given_uwh"`
+	TakenUWH uint64 `json:"taken_uwh"`
+}
+
+// Donated is a donation that was made.
+type Donated struct {
+	From     string `json:"from"` // peer ID of the account or pool
+	To       string `json:"to"`
+	UWH      uint64 `json:"uwh"`
+	TotalUWH uint64 `json:"total_uwh"` // of all donations from the one to the other
+	Times    uint64 `json:"donations"`
+	Purpose  string `json:"purpose"`
+	// Covered says that the donor has, as far as is known here, given at least as much as it has taken, this
+	// included. What is beyond that is worth something only to those whom the donor serves itself.
+	Covered bool `json:"covered"`
+	// Left is, of a pool, what its runner may still spend.
+	Left uint64 `json:"left_uwh,omitempty"`
+}
+
+// DonationRow is the total of what one account or pool has donated to another.
+type DonationRow struct {
+	From    string `json:"from"`
+	To      string `json:"to"`
+	UWH     uint64 `json:"uwh"`
+	Times   uint64 `json:"donations"`
+	Purpose string `json:"purpose"` // of the last one
+	At      int64  `json:"at_ms"`   // of the last one, by the donor's clock
+}
+
+// Delegate asks for a delegation, and calls each for each entry of the account's key log.
+func (c *Client) Delegate(ctx context.Context, d Delegation, each func(entry []byte) error) error {
+	body, err := json.Marshal(d)
+	if err != nil {
+		return fmt.Errorf("cannot write the delegation: %w", err)
+	}
+	return c.exported(ctx, "POST", RouteDelegate, withTimeout(ctx, nil), body, each)
+}
+
+// Entries calls each for each entry of the account's key log from one on, for its cheques, and with own for
+// what its hosts have given and taken.
+func (c *Client) Entries(ctx context.Context, log uint64, own bool, each func(entry []byte) error) error {
+	q := url.Values{"log": {strconv.FormatUint(log, 10)}}
+	if own {
+		q.Set("own", "1")
+	}
+	return c.exported(ctx, "GET", RouteEntries, withTimeout(ctx, q), nil, each)
+}
+
+// exported makes a request whose items are Exported. body may be nil.
+func (c *Client) exported(ctx context.Context, method, route string, q url.Values, body []byte, each func([]byte) error) error {
+	_, err := c.exchange(ctx, method, route, q, body, func(item json.RawMessage) error {
+		var e Exported
+		if err := json.Unmarshal(item, &e); err != nil {
+			return fmt.Errorf("%w: %w", ErrProtocol, err)
+		}
+		return each(e.Bytes)
+	})
+	return err
+}
+
+// exchange makes a request with a body, which may be nil.
+func (c *Client) exchange(ctx context.Context, method, route string, q url.Values, body []byte, item func(json.RawMessage) error) (json.RawMessage, error) {
+	var a *answer
+	var err error
+	if body == nil {
+		a, err = c.ask(ctx, method, route, q, nil)
+	} else {
+		a, err = c.ask(ctx, method, route, q, bytes.NewReader(body))
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer a.close()
+	raw, err := a.result(c.Progress, item)
+	return raw, a.cause(ctx, err)
+}
+
+// resultOf is result for a request with a body.
+func resultOf[T any](ctx context.Context, c *Client, route string, q url.Values, body []byte) (T, error) {
+	var v T
+	raw, err := c.exchange(ctx, "POST", route, withTimeout(ctx, q), body, nil)
+	if err != nil {
+		return v, err
+	}
+	if err := json.Unmarshal(raw, &v); err != nil {
+		return v, fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	return v, nil
+}
+
+// Revoke ends the delegation of a host, for good.
+func (c *Client) Revoke(ctx context.Context, host string) (WalletHost, error) {
+	return result[WalletHost](ctx, c, "POST", RouteRevoke, withTimeout(ctx, url.Values{"host": {host}}))
+}
+
+// Donate gives what others owe the account, or with from a pool that it is the runner of, to somebody else.
+func (c *Client) Donate(ctx context.Context, from, to string, uwh uint64, purpose string) (Donated, error) {
+	q := url.Values{"to": {to}, "uwh": {strconv.FormatUint(uwh, 10)}, "purpose": {purpose}}
+	if from != "" {
+		q.Set("from", from)
+	}
+	return result[Donated](ctx, c, "POST", RouteDonate, withTimeout(ctx, q))
+}

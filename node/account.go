@@ -1,0 +1,374 @@
+package node
+
+import (
+	"context"
+	"crypto/ed25519"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/internal/ctl"
+	"github.com/celldnet/celld/ledger"
+	"github.com/celldnet/celld/ledger/gossip"
+)
+
+// How long a host is the account's before that is renewed, and how long before the end it is.
+const (
+	hostTerm  = 365 * 24 * time.Hour
+	hostRenew = 90 * 24 * time.Hour
+)
+
+// account is the person's side of the ledger: which hosts are the account's, and what its key signs. Its key log
+// has one writer, the nucleus of the home cell; those of the other cells on this machine ask it to be taken in,
+// over its control socket, and know what it has written.
+type account struct {
+	a     *accounts
+	id    ledger.Key
+	key   ed25519.PrivateKey
+	home  string // directory of the home cell
+	dirs  *hostDirs
+	pools *poolNames
+
+	asked chan struct{} // closed once neighbours have said how long the key log is; of the home cell
+
+	writing sync.Mutex // of the key log, so that two requests do not both begin it
+	keeping sync.Mutex
+	known   bool // to the home cell; guarded by keeping
+
+	mu      sync.Mutex
+	trouble error     // why this host is not the account's
+	again   time.Time // when to try again
+	pause   time.Duration
+}
+
+// newAccount reads the account's key for the ledger.
+func newAccount(a *accounts) (*account, error) {
+	raw, err := a.n.identity.Account.Raw()
+	if err != nil || len(raw) != ed25519.PrivateKeySize {
+		return nil, cellproto.Errorf("open the ledger", cellproto.Unsupported, "the account key is no Ed25519 key")
+	}
+	o := &account{a: a, key: ed25519.PrivateKey(raw), home: a.n.mirrors.home, asked: make(chan struct{})}
+	o.id = ledger.KeyOf(o.key)
+	o.pools = &poolNames{path: filepath.Join(o.home, "data", poolsFile)}
+	o.dirs = openHostDirs(filepath.Join(a.n.cfg.Dir, "cache", hostsFile), a.log)
+	return o, nil
+}
+
+func (o *account) atHome() bool { return o.home == o.a.n.cfg.Dir }
+
+// delegates says whether this host can become the account's. A copy of somebody else's cell does not: there may be
+// many, for a day each, so what it gives is credited to the account by each of its receipts.
+func (o *account) delegates() bool { return o.a.n.mirror == nil && o.a.n.placed == nil }
+
+// state gives the state of an identity's key log: an empty one if nothing is known of it.
+func (o *account) state(id ledger.Key) (s *ledger.KeyState) {
+	o.a.led.View(func(b *ledger.Book) { s = b.State(id) })
+	if s == nil {
+		s = &ledger.KeyState{Net: o.a.net, ID: id}
+	}
+	return s
+}
+
+// start asks neighbours about the key log before the home cell writes to it, and keeps this host the account's.
+func (o *account) start(ctx context.Context) {
+	a := o.a
+	a.spread(o.id)
+	if !o.atHome() {
+		a.running.Go(func() { o.keep(ctx, time.Now()) })
+		return
+	}
+	a.spreadConcerns()
+	a.running.Go(func() {
+		o.ask(ctx)
+		close(o.asked)
+		if ctx.Err() == nil {
+			o.keep(ctx, time.Now())
+		}
+	})
+}
+
+// keep has this host taken in again before its delegation ends, and hears what else has become of the account.
+// It is called about once a minute.
+func (o *account) keep(ctx context.Context, now time.Time) {
+	if !o.keeping.TryLock() {
+		return
+	}
+	defer o.keeping.Unlock()
+	if !o.delegates() {
+		o.announce(ctx)
+		return
+	}
+	s := o.state(o.id)
+	d, known := s.Hosts[o.a.self]
+	o.mu.Lock()
+	due := !now.Before(o.again)
+	o.mu.Unlock()
+	fresh := known && time.UnixMilli(int64(min(d.NotAfter, 1<<62))).Sub(now) > hostRenew
+	switch {
+	case d.Revoked || !due && !fresh:
+	case o.atHome():
+		if !fresh && (s.Len > 0 || o.credited()) { // on its own a home cell needs no log
+			o.attempted(now, o.begin(ctx, now))
+		}
+	case fresh:
+		if err := o.hear(ctx); err != nil {
+			o.a.log.Debug("the home cell was not heard", zap.Error(err))
+		}
+	default:
+		o.attempted(now, o.join(ctx, now))
+	}
+}
+
+// credited says whether somebody owes the account something as such: its hosts are to be known as its own then.
+func (o *account) credited() (yes bool) {
+	o.a.led.View(func(b *ledger.Book) {
+		given, _ := b.Alone(o.id)
+		yes = given > 0
+	})
+	return yes
+}
+
+// announce tells the home cell, if it runs, where a cell is that gives for the account and is not its host.
+func (o *account) announce(ctx context.Context) {
+	if o.known {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, askPatience)
+	defer cancel()
+	ask := ctl.Delegation{Host: o.a.n.identity.Peer.String(), Cell: o.a.n.cfg.Cell.Name, Dir: o.a.n.cfg.Dir}
+	err := (&ctl.Client{Dir: o.home}).Delegate(ctx, ask, o.told)
+	o.known = err == nil
+	if err != nil && !notRunning(err) {
+		o.a.log.Debug("the home cell does not know of this one", zap.Error(err))
+	}
+}
+
+// Between attempts to become the account's.
+const (
+	leastPause = time.Minute
+	mostPause  = time.Hour
+)
+
+func (o *account) attempted(now time.Time, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.trouble = err
+	if err == nil {
+		o.pause = 0
+		return
+	}
+	o.pause = min(max(2*o.pause, leastPause), mostPause)
+	o.again = now.Add(o.pause)
+	level := zap.InfoLevel
+	if cellproto.KindOf(err) == cellproto.NotFound {
+		level = zap.DebugLevel // there is no home cell, and perhaps none is wanted
+	}
+	o.a.log.Log(level, "this host is not the account's yet", zap.Error(err), zap.Duration("next", o.pause))
+}
+
+// delegation is what a host agrees to.
+func (o *account) delegation(now time.Time) (*ledger.Delegate, error) {
+	d := &ledger.Delegate{Host: o.a.self, Cell: o.a.n.cfg.Cell.Name, NotAfter: uint64(now.Add(hostTerm).UnixMilli())}
+	return d, d.SignConsent(o.a.net, o.id, o.a.key)
+}
+
+// join asks the home cell to take this host in, and starts its nucleus for it if there is a home cell.
+func (o *account) join(ctx context.Context, now time.Time) error {
+	const op = "join the account"
+	if !isCell(o.home) {
+		return cellproto.Errorf(op, cellproto.NotFound, "there is no home cell in %s", o.home).
+			WithHint("cellctl wallet status, outside of any cell, makes one")
+	}
+	d, err := o.delegation(now)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, wakeTimeout+2*askPatience)
+	defer cancel()
+	ask := ctl.Delegation{
+		Host: o.a.n.identity.Peer.String(), Cell: d.Cell, Dir: o.a.n.cfg.Dir, NotAfter: int64(d.NotAfter), Consent: d.Consent[:],
+	}
+	try := func() error { return (&ctl.Client{Dir: o.home}).Delegate(ctx, ask, o.told) }
+	err = try()
+	if notRunning(err) {
+		if err = wake(ctx, o.home); err == nil {
+			err = try()
+		}
+	}
+	if err != nil {
+		return fromControl(op, err)
+	}
+	o.a.spread(o.id)
+	return nil
+}
+
+// told takes in what another nucleus of this person tells.
+func (o *account) told(entry []byte) error {
+	r := o.a.led.Ingest(time.Now(), entry)
+	o.a.count(r.Verdict)
+	if r.Verdict.Charged() {
+		return cellproto.Errorf("hear of the account", cellproto.Corrupt, "%s: %v", r.Verdict, r.Err)
+	}
+	o.a.pass(r)
+	return nil
+}
+
+// hear asks the home cell, if it runs, what is new.
+func (o *account) hear(ctx context.Context) error {
+	if o.atHome() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, askPatience)
+	defer cancel()
+	err := (&ctl.Client{Dir: o.home}).Entries(ctx, o.state(o.id).Len, true, o.told)
+	if notRunning(err) {
+		return nil
+	}
+	return err
+}
+
+// gather asks the cells on this machine that are the account's, and run, what they have given and taken, so that
+// the home cell has it all.
+func (o *account) gather(ctx context.Context) {
+	if !o.atHome() {
+		if err := o.hear(ctx); err != nil {
+			o.a.log.Debug("the home cell was not heard", zap.Error(err))
+		}
+		return
+	}
+	for host, dir := range o.dirs.all() {
+		ctx, cancel := context.WithTimeout(ctx, askPatience)
+		err := (&ctl.Client{Dir: dir}).Entries(ctx, o.state(o.id).Len, true, o.told)
+		cancel()
+		if err != nil && !notRunning(err) {
+			o.a.log.Debug("a cell of the account was not heard", zap.String("host", host), zap.Error(err))
+		}
+	}
+}
+
+// askPatience bounds the wait for neighbours who could know more of the key log than this host does, and for
+// another nucleus of this machine.
+const askPatience = 10 * time.Second
+
+// ask has neighbours say how long the key log is, and takes what they have more of it: this one may come from a
+// backup. It ends with three of them, or when as many as there are were asked and askPatience has passed.
+func (o *account) ask(ctx context.Context) {
+	a, end := o.a, time.Now().Add(askPatience)
+	asked := map[peer.ID]bool{}
+	answers := 0
+	tick := time.NewTicker(askEvery)
+	defer tick.Stop()
+	for {
+		for _, p := range a.neighbours() {
+			if asked[p] || answers >= ledger.Confirmations {
+				continue
+			}
+			asked[p] = true
+			if o.confirm(ctx, p) {
+				answers++
+			}
+		}
+		if answers >= ledger.Confirmations {
+			return
+		}
+		if !time.Now().Before(end) {
+			a.log.Info("few neighbours could be asked for the account's key log", zap.Int("answers", answers))
+			a.led.Alone()
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+const askEvery = 200 * time.Millisecond
+
+// confirm asks one neighbour.
+func (o *account) confirm(ctx context.Context, p peer.ID) bool {
+	key, err := gossip.KeyOf(p)
+	if err != nil {
+		return false
+	}
+	if err := o.a.fetchLog(ctx, p, o.id); err != nil {
+		o.a.log.Debug("a neighbour does not say how long the key log is", zap.Stringer("peer", p), zap.Error(err))
+		return false
+	}
+	o.a.led.Confirm(key, o.state(o.id).Len)
+	return true
+}
+
+// ready waits until the key log may be written.
+func (o *account) ready(ctx context.Context, op string) error {
+	if !o.atHome() {
+		return cellproto.Errorf(op, cellproto.Unsupported, "%s is not the home cell, which has the account's key", o.a.n.cfg.Cell.Name).
+			WithHint("Name no directory: then the home cell is asked.")
+	}
+	if o.a.led == nil {
+		return o.a.ill()
+	}
+	select {
+	case <-o.asked:
+		return nil
+	case <-ctx.Done():
+		return cellproto.Errorf(op, cellproto.Timeout, "neighbours are being asked how long the account's key log is").
+			WithHint("Try again, with a longer --timeout.")
+	}
+}
+
+// begin makes the account's key log, and the home cell's host the account's, as far as that is not so. o.writing
+// is not held.
+func (o *account) begin(ctx context.Context, now time.Time) error {
+	if err := o.ready(ctx, "begin the account's key log"); err != nil {
+		return err
+	}
+	o.writing.Lock()
+	defer o.writing.Unlock()
+	return o.beginLocked(now)
+}
+
+func (o *account) beginLocked(now time.Time) error {
+	s := o.state(o.id)
+	if s.Len == 0 {
+		next, err := loadKey(o.home, nextKeyFile) // before anything says that there is one
+		if err != nil {
+			return err
+		}
+		raw, err := next.GetPublic().Raw()
+		if err != nil {
+			return cellproto.Errorf("begin the account's key log", cellproto.Corrupt, "%w", err)
+		}
+		if _, err := o.a.led.AppendKey(now, &ledger.Genesis{Next: ledger.HashKey(ledger.Key(raw))}, o.key); err != nil {
+			return err
+		}
+	}
+	own, err := o.delegation(now)
+	if err != nil {
+		return err
+	}
+	return o.delegate(own, now)
+}
+
+// delegate writes a delegation, unless there is one that is as good. o.writing is held.
+func (o *account) delegate(d *ledger.Delegate, now time.Time) error {
+	if h, ok := o.state(o.id).Hosts[d.Host]; ok {
+		if h.Revoked {
+			return cellproto.Errorf("delegate "+d.Cell, cellproto.Denied, "this host was revoked").
+				WithHint("It needs a new key: stop the cell, remove keys/host.key and ledger/, and start it.")
+		}
+		if left := time.UnixMilli(int64(min(h.NotAfter, 1<<62))).Sub(now); left > hostRenew && h.Cell == d.Cell {
+			return nil
+		}
+	}
+	if _, err := o.a.led.AppendKey(now, d, o.key); err != nil {
+		return err
+	}
+	o.a.spread(o.id)
+	return nil
+}
