@@ -119,7 +119,7 @@ func addGiveFlags(cmd *cobra.Command) *giveFlags {
 	set.StringVar(&f.until, "until", "never", "when to stop: 08:00, 2h, 2030-01-31T08:00, or never")
 	set.StringVar(&f.schedule, "schedule", "always", `when in the week, such as "mon-fri 22:00-07:00, sat,sun"`)
 	set.StringArrayVar(&f.allow, "allow", nil, "peer `ID` of a publisher whose cells are taken up, or all; may be repeated")
-	set.StringArrayVar(&f.deny, "deny", nil, "`CID` of a cell that is not taken up, or none; may be repeated")
+	set.StringArrayVar(&f.deny, "deny", nil, "`CID` of a cell that is not taken up, or peer ID of a publisher, or none; may be repeated")
 	set.IntVar(&f.hosts, "hosts", 4, "how many cells at once")
 	set.BoolVar(&f.gpu, "gpu", false, "take up cells that want a GPU")
 	set.BoolVar(&f.source, "build-from-source", false, "build cells that have no program for this machine, in a sandbox")
