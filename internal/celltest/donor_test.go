@@ -429,6 +429,32 @@ func TestDonorRefuses(t *testing.T) {
 	}
 }
 
+// What the donor's owner wants no more goes at once, also while nothing may run; a publisher can be denied as a whole.
+func TestDeniedWhilePaused(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	provider, published := n.provide("calculator")
+	donor := n.donor()
+	talk := newStranger(t).ask(t, donor, provider.offerOf(published.CID))
+	if talk.Refusal != nil {
+		t.Fatal(talk.Refusal)
+	}
+	if _, err := talk.Take(t.Context(), func(string) {}); err != nil {
+		t.Fatal(err)
+	}
+	publisher := donor.hosted(1, ctl.Running)[0].Publisher
+	donor.giving("give", "--schedule", neverNow(time.Now()))
+	donor.hosted(1, "paused")
+	donor.giving("give", "--deny", publisher)
+	donor.hosted(0, "")
+	donor.mirrors(t, 0)
+	donor.giving("give", "--schedule", "always")
+	refusal := newStranger(t).ask(t, donor, provider.offerOf(published.CID)).Refusal
+	if refusal == nil || refusal.Kind != cellproto.Denied || !strings.Contains(refusal.Error(), "does not want this cell") {
+		t.Errorf("offered again it is told: %v", refusal)
+	}
+}
+
 // A cell that its owner gives to friends only is not placed at strangers: his own caller gets a copy at home.
 func TestFriendsStayHome(t *testing.T) {
 	t.Parallel()
