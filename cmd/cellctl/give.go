@@ -271,7 +271,11 @@ func (a *app) showGiving(g ctl.Giving) error {
 	if g.Disk > 0 {
 		disk = bytesText(g.Disk) + "/s"
 	}
-	add("at most", fmt.Sprintf("%.4g %% of the processors, %.4g %% of the memory, %s of disk, %d cells", g.CPU, g.RAM, disk, g.Hosts))
+	if g.Max && !g.Running {
+		add("at most", fmt.Sprintf("all that nobody else uses, %d cells", g.Hosts))
+	} else {
+		add("at most", fmt.Sprintf("%.4g %% of the processors, %.4g %% of the memory, %s of disk, %d cells", g.CPU, g.RAM, disk, g.Hosts))
+	}
 	add("held by", g.LimitBy)
 	add("busy above", fmt.Sprintf("%.4g %%", g.Busy))
 	add("used now", fmt.Sprintf("%.1f %% of the processors, %s of memory, %s/s of disk", g.Used.CPU, bytesText(g.Used.RSS), bytesText(g.Used.Disk)))
@@ -285,6 +289,9 @@ func (a *app) showGiving(g ctl.Giving) error {
 	for _, id := range g.Deny {
 		add("denied", id)
 	}
+	if g.Source {
+		add("builds", "what has no program for this machine")
+	}
 	for _, s := range g.Sensors {
 		text := s.Says
 		if s.By != "" {
@@ -296,8 +303,12 @@ func (a *app) showGiving(g ctl.Giving) error {
 	if err := a.table(rows); err != nil || len(g.Hosted) == 0 {
 		return err
 	}
+	return a.showHosted(g.Hosted)
+}
+
+func (a *app) showHosted(hosted []ctl.HostedRow) error {
 	table := [][]string{{"CELL", "VERSION", "FOR", "STATE", "CPU", "MEMORY", "SINCE"}}
-	for _, h := range g.Hosted {
+	for _, h := range hosted {
 		table = append(table, []string{
 			h.Name, h.Version, h.ForWhom, h.State, fmt.Sprintf("%.1f %%", h.CPU), bytesText(h.RSS), h.Since.Local().Format(time.DateTime),
 		})

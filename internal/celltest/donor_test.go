@@ -220,7 +220,7 @@ func TestDonorPauses(t *testing.T) {
 	Eventually(t, "the original is back", func() bool {
 		return strings.Contains(caller.Must("race", cell, "--json"), provider.Status().PeerID)
 	})
-	// One call takes longer than a pause waits: it is cut, and made again elsewhere.
+	// Calls take longer than a pause waits: those at the copy are cut, and made again elsewhere.
 	long := make(chan string, 1)
 	go func() {
 		reply, meta, err := caller.Use(context.Background(), cell, "slow", "4000")
