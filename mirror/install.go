@@ -122,6 +122,7 @@ type plan struct {
 	Want
 	manifest *signed.Manifest
 	artefact signed.Artefact // zero: it is built from source
+	built    signed.Digest   // the program, when it has been
 	name     string          // of the directory
 	binary   string          // of the program, within it
 	toml     []byte
@@ -151,10 +152,13 @@ func (s *Store) plan(op string, w Want, m *signed.Manifest) (*plan, error) {
 			WithHint("Without --public it is a mirror for this machine alone.")
 	}
 	a, ok := m.Artefact(s.cfg.OS, s.cfg.Arch)
-	if err := s.buildable(w, m); !ok && err != nil {
+	if err := s.buildable(m); !ok && err != nil {
 		var have []string
 		for _, a := range m.Artefacts {
 			have = append(have, a.OS+"/"+a.Arch)
+		}
+		if have == nil {
+			have = []string{"no platform"}
 		}
 		return nil, cellproto.Errorf(op, cellproto.Unsupported, "there is no program for %s/%s, only for %s, %w",
 			s.cfg.OS, s.cfg.Arch, strings.Join(have, ", "), errors.Unwrap(err))
@@ -301,7 +305,7 @@ func (p *plan) writeFiles(root *os.Root, dir string, now time.Time) error {
 		r.AskedBy = p.AskedBy.String()
 	}
 	if p.artefact.Size == 0 {
-		r.Source = p.manifest.Source.Repo + "@" + p.manifest.Source.Commit
+		r.Source, r.Built = sourceOf(p.manifest.Source), &p.built
 	}
 	return writeCell(root, dir, files, r)
 }

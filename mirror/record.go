@@ -39,6 +39,8 @@ type Record struct {
 	LastUsed time.Time `json:"last_used"`
 	State    string    `json:"state"` // StateReady
 
+	Built *signed.Digest `json:"built,omitempty"` // BLAKE3 of the program, if it was built from Source
+
 	Repo   string `json:"repo,omitempty"`   // of a dependency by git
 	Commit string `json:"commit,omitempty"` // of it
 
@@ -50,6 +52,14 @@ const (
 	SourceArtefact = "artefact" // the program was fetched by its CID
 	StateReady     = "ready"    // it is complete
 )
+
+// sourceOf names a source at its commit.
+func sourceOf(s *signed.Source) string { return s.Repo + "@" + s.Commit }
+
+// BuiltFrom says whether a program is the one that was built here from the very source that a manifest names.
+func (r *Record) BuiltFrom(m *signed.Manifest, program signed.Digest) bool {
+	return r.CID != "" && m.Source != nil && m.Source.Commit != "" && r.Source == sourceOf(m.Source) && r.Built != nil && *r.Built == program
+}
 
 // ParseRecord reads a record: TooLarge past 16 KiB, else BadInput for what is none.
 func ParseRecord(data []byte) (*Record, error) {

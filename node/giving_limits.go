@@ -65,7 +65,14 @@ func (l *limiter) Set(c give.Caps) error {
 		CPU: c.CPU / 100 * float64(runtime.NumCPU()), Memory: c.Memory, Disk: c.Disk,
 	})
 	l.opened = err == nil // somebody may have removed it: the next time it is made again
+	l.pool.GiveWay(true)
 	return err
+}
+
+func (l *limiter) Leave() {
+	if l.pool != nil {
+		l.pool.GiveWay(false)
+	}
 }
 
 func (l *limiter) Groups() map[string]string {

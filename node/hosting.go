@@ -71,6 +71,7 @@ type hostedCell struct {
 	used   time.Time // when it was seen to have answered more calls than before
 	served int64
 	cpu    int64 // ms, as of
+	disk   int64 // bytes, as of
 	at     time.Time
 }
 
@@ -179,7 +180,7 @@ func (h *hosting) set(c *hostedCell, state string, err error) {
 		c.row.Error = err.Error()
 	}
 	if state != stateRunning {
-		c.row.CPUPercent, c.row.RSS = 0, 0
+		c.row.CPUPercent, c.row.RSS, c.row.DiskBPS = 0, 0, 0
 	}
 }
 
@@ -192,7 +193,16 @@ func (h *hosting) Pause(ctx context.Context, why string) error {
 		close(h.paused)
 	}
 	h.mu.Unlock()
+	h.look()
 	return h.each(func(c *hostedCell, dir string) error { return h.yield(ctx, c, dir, why) })
+}
+
+// look has all that is hosted be looked at soon.
+func (h *hosting) look() {
+	select {
+	case h.kick <- struct{}{}:
+	default:
+	}
 }
 
 // yield has one give the machine back.
@@ -247,10 +257,7 @@ func (h *hosting) Resume(context.Context) error {
 		h.n.handle(cellproto.ProtocolHost, func(s network.Stream) error { return h.server.Serve(s) })
 		h.n.dht.AnnounceDonor(true)
 	}
-	select {
-	case h.kick <- struct{}{}:
-	default:
-	}
+	h.look()
 	return nil
 }
 
@@ -309,10 +316,17 @@ func (h *hosting) keep() {
 		case <-tick.C:
 		case <-h.kick:
 		}
-		if h.mayRun() {
+		if h.any() {
 			h.work.Go(h.renewAll) // one that hangs is not to cost the others their leases
 		}
 	}
+}
+
+// any says that something is hosted.
+func (h *hosting) any() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.cells) > 0
 }
 
 func (h *hosting) mayRun() bool {
@@ -321,21 +335,24 @@ func (h *hosting) mayRun() bool {
 	return h.running
 }
 
-// renewAll renews the leases of all, but for those that are told something at the moment, and removes what the
-// owner of this machine does not want any more.
+// renewAll renews the leases of all, while they may run, but for those that are told something at the moment, and
+// removes, also while they may not, what the owner of this machine does not want any more.
 func (h *hosting) renewAll() {
 	limited, cancel := context.WithTimeout(h.ctx, renewTimeout)
 	defer cancel()
 	ctx, end := h.whileRunning(limited)
 	defer end()
-	report, err := h.n.giver.Status(ctx)
+	report, err := h.n.giver.Status(limited)
 	_ = h.each(func(c *hostedCell, dir string) error { // each row says how it went
 		if !c.op.TryLock() {
 			return nil // it is just being taken up, or paused, or does not answer
 		}
 		defer c.op.Unlock()
 		if err == nil && !h.wanted(c, report.Settings.Policy) {
-			return h.remove(ctx, c)
+			return h.remove(limited, c)
+		}
+		if !h.mayRun() {
+			return nil
 		}
 		return h.renew(ctx, c, dir)
 	})
@@ -373,7 +390,8 @@ func (h *hosting) renew(ctx context.Context, c *hostedCell, dir string) error {
 	if err != nil {
 		return nil // the next time
 	}
-	if h.note(c, &metrics, time.Now()) >= hostedUnused {
+	disk := give.TreeUsage("/proc", []int{metrics.Nucleus.PID}).Disk
+	if h.note(c, &metrics, disk, time.Now()) >= hostedUnused {
 		h.log.Info("nobody calls a hosted mirror any more", zap.String("dir", dir))
 		return h.remove(ctx, c)
 	}
@@ -384,7 +402,7 @@ func (h *hosting) renew(ctx context.Context, c *hostedCell, dir string) error {
 func (h *hosting) wanted(c *hostedCell, p give.Policy) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return !slices.Contains(p.Deny, c.row.CID) && (len(p.Allow) == 0 || slices.Contains(p.Allow, c.row.Publisher))
+	return p.Wants(c.row.CID, c.row.Publisher)
 }
 
 func (h *hosting) forWhom(c *hostedCell) string {
@@ -393,15 +411,17 @@ func (h *hosting) forWhom(c *hostedCell) string {
 	return c.row.ForWhom
 }
 
-// note takes in what a hosted mirror has used, and gives for how long nobody has called it.
-func (h *hosting) note(c *hostedCell, m *ctl.Metrics, now time.Time) (unused time.Duration) {
+// note takes in what a hosted mirror has used, with how many bytes it has read from and written to disks, and gives
+// for how long nobody has called it.
+func (h *hosting) note(c *hostedCell, m *ctl.Metrics, disk int64, now time.Time) (unused time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	cpu := m.Nucleus.CPUMS + m.Program.CPUMS
 	if took := now.Sub(c.at).Milliseconds(); !c.at.IsZero() && took > 0 && cpu >= c.cpu {
 		c.row.CPUPercent = 100 * float64(cpu-c.cpu) / float64(took) / float64(runtime.NumCPU())
+		c.row.DiskBPS = max(disk-c.disk, 0) * 1000 / took // what has ended counts no more
 	}
-	c.cpu, c.at, c.row.RSS = cpu, now, m.Nucleus.RSS+m.Program.RSS
+	c.cpu, c.disk, c.at, c.row.RSS = cpu, disk, now, m.Nucleus.RSS+m.Program.RSS
 	if m.Served > c.served { // fewer: its nucleus has been started anew
 		c.used = now
 	}

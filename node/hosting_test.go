@@ -23,8 +23,24 @@ func TestUnusedAcrossRestarts(t *testing.T) {
 		{2 * time.Hour, 1, 0},
 		{3 * time.Hour, 1, time.Hour},
 	} {
-		if got := h.note(c, &ctl.Metrics{Served: s.served}, begin.Add(s.after)); got != s.unused {
+		if got := h.note(c, &ctl.Metrics{Served: s.served}, 0, begin.Add(s.after)); got != s.unused {
 			t.Errorf("after %v it was unused for %v, want %v", s.after, got, s.unused)
 		}
+	}
+}
+
+// What it reads and writes is told as a rate, for as long as it runs.
+func TestHostedDisk(t *testing.T) {
+	begin := time.Unix(1_000_000, 0)
+	h, c := &hosting{}, &hostedCell{used: begin}
+	for i, s := range []struct{ total, rate int64 }{{1000, 0}, {11_000, 2000}, {11_000, 0}, {500, 0}, {5500, 1000}} {
+		h.note(c, &ctl.Metrics{}, s.total, begin.Add(time.Duration(i)*renewEvery))
+		if got := c.row.DiskBPS; got != s.rate {
+			t.Errorf("at %d bytes after %d times: %d a second, want %d", s.total, i, got, s.rate)
+		}
+	}
+	h.note(c, &ctl.Metrics{}, 50_000, begin.Add(5*renewEvery))
+	if h.set(c, statePaused, nil); c.row.DiskBPS != 0 {
+		t.Errorf("paused it moves %d bytes a second", c.row.DiskBPS)
 	}
 }

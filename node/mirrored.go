@@ -9,6 +9,7 @@ import (
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/celltoml"
+	"github.com/celldnet/celld/cellproto/signed"
 	"github.com/celldnet/celld/mirror"
 	"github.com/celldnet/celld/node/give"
 	"github.com/celldnet/celld/node/program"
@@ -34,6 +35,11 @@ func asMirror(cfg *celltoml.Config) (*mirror.Record, error) {
 		cfg.Network = celltoml.Network{Name: offline}
 	}
 	return r, nil
+}
+
+// builtFrom says whether this is a mirror whose program was built here from the source that a manifest names.
+func (n *nucleus) builtFrom(m *signed.Manifest, program signed.Digest) bool {
+	return n.mirror != nil && n.mirror.BuiltFrom(m, program)
 }
 
 // place has the nucleus of a hosted cell keep within the bounds of who hosts it, whoever has started it.

@@ -34,7 +34,7 @@ func run(o options) int {
 	// Before the start: who hears that the program runs may send a signal that would end this process.
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, listened...)
-	box, err := sandbox.Start(o.config, deps)
+	box, err := start(o.config, deps)
 	if err != nil {
 		complain(err)
 		if deps.Report != nil {
@@ -54,6 +54,17 @@ func run(o options) int {
 			return ended(box.Wait())
 		}
 	}
+}
+
+// start starts the program, in a pool if one is named.
+func start(c sandbox.Config, deps sandbox.Deps) (box *sandbox.Box, err error) {
+	if len(c.Pool) > 0 {
+		if c.Cgroup, err = sandbox.EnterPool(c.Pool, "cellbox"); err != nil {
+			return nil, err
+		}
+		c.Pool = nil
+	}
+	return sandbox.Start(c, deps)
 }
 
 // awaitOwner gives a channel that is closed when the owner has: he holds the other end of the pipe fd,

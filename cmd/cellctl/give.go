@@ -119,7 +119,7 @@ func addGiveFlags(cmd *cobra.Command) *giveFlags {
 	set.StringVar(&f.until, "until", "never", "when to stop: 08:00, 2h, 2030-01-31T08:00, or never")
 	set.StringVar(&f.schedule, "schedule", "always", `when in the week, such as "mon-fri 22:00-07:00, sat,sun"`)
 	set.StringArrayVar(&f.allow, "allow", nil, "peer `ID` of a publisher whose cells are taken up, or all; may be repeated")
-	set.StringArrayVar(&f.deny, "deny", nil, "`CID` of a cell that is not taken up, or none; may be repeated")
+	set.StringArrayVar(&f.deny, "deny", nil, "`CID` of a cell that is not taken up, or peer ID of a publisher, or none; may be repeated")
 	set.IntVar(&f.hosts, "hosts", 4, "how many cells at once")
 	set.BoolVar(&f.gpu, "gpu", false, "take up cells that want a GPU")
 	set.BoolVar(&f.source, "build-from-source", false, "build cells that have no program for this machine, in a sandbox")
@@ -274,7 +274,11 @@ func (a *app) showGiving(g ctl.Giving) error {
 	if g.Disk > 0 {
 		disk = bytesText(g.Disk) + "/s"
 	}
-	add("at most", fmt.Sprintf("%.4g %% of the processors, %.4g %% of the memory, %s of disk, %d cells", g.CPU, g.RAM, disk, g.Hosts))
+	if g.Max && !g.Running {
+		add("at most", fmt.Sprintf("all that nobody else uses, %d cells", g.Hosts))
+	} else {
+		add("at most", fmt.Sprintf("%.4g %% of the processors, %.4g %% of the memory, %s of disk, %d cells", g.CPU, g.RAM, disk, g.Hosts))
+	}
 	add("held by", g.LimitBy)
 	add("busy above", fmt.Sprintf("%.4g %%", g.Busy))
 	add("used now", fmt.Sprintf("%.1f %% of the processors, %s of memory, %s/s of disk", g.Used.CPU, bytesText(g.Used.RSS), bytesText(g.Used.Disk)))
@@ -288,6 +292,9 @@ func (a *app) showGiving(g ctl.Giving) error {
 	for _, id := range g.Deny {
 		add("denied", id)
 	}
+	if g.Source {
+		add("builds", "what has no program for this machine")
+	}
 	for _, s := range g.Sensors {
 		text := s.Says
 		if s.By != "" {
@@ -299,8 +306,12 @@ func (a *app) showGiving(g ctl.Giving) error {
 	if err := a.table(rows); err != nil || len(g.Hosted) == 0 {
 		return err
 	}
+	return a.showHosted(g.Hosted)
+}
+
+func (a *app) showHosted(hosted []ctl.HostedRow) error {
 	table := [][]string{{"CELL", "VERSION", "FOR", "STATE", "CPU", "MEMORY", "SINCE"}}
-	for _, h := range g.Hosted {
+	for _, h := range hosted {
 		table = append(table, []string{
 			h.Name, h.Version, h.ForWhom, h.State, fmt.Sprintf("%.1f %%", h.CPU), bytesText(h.RSS), h.Since.Local().Format(time.DateTime),
 		})

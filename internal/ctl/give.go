@@ -20,7 +20,7 @@ type GiveChange struct {
 	Until           *time.Time `json:"until,omitempty"`        // the zero time: nothing ends it
 	Schedule        *string    `json:"schedule,omitempty"`     // "mon-fri 22:00-07:00, sat,sun"; "always"
 	Allow           *[]string  `json:"allow,omitempty"`        // peer IDs of publishers; none: all
-	Deny            *[]string  `json:"deny,omitempty"`         // CIDs
+	Deny            *[]string  `json:"deny,omitempty"`         // CIDs, and peer IDs of publishers
 	GPU             *bool      `json:"gpu,omitempty"`
 	Hosts           *int       `json:"hosts,omitempty"` // cells at once
 	BuildFromSource *bool      `json:"build_from_source,omitempty"`

@@ -309,7 +309,7 @@ func (d *driver) advert(cand race.Candidate) {
 		return
 	}
 	ad, _ = d.c.newest.Put(ad, time.Now()) // an older one than we have is dropped
-	if err := d.r.claims(cand.Peer, ad.BinaryBLAKE3); err != nil {
+	if err := d.r.claims(cand.Peer, ad); err != nil {
 		d.c.observe(time.Now(), cand.Peer, err, 0)
 		d.tell(func(now time.Time, rc *race.Race) { rc.Failed(now, cand.Peer, cellproto.KindOf(err)) })
 		return

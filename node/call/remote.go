@@ -29,13 +29,13 @@ type remote struct {
 	trials    race.Trials
 	hedges    race.Budget
 	infos     map[cellproto.PeerID]peer.AddrInfo
-	binaries  map[cellproto.PeerID]signed.Digest // the programs that adverts named
-	suggested []Found                            // see Suggest
-	racing    *running                           // nil when no race runs
-	speeds    map[cellproto.PeerID]*speed        // of those whose bandwidth somebody wanted to know
-	unchecked map[string]time.Time               // functions whose replies are not checked until then
-	hurry     time.Duration                      // how soon CallerDeps.Raced wants another race; 0: as usual
-	searched  func() string                      // how far the search of the last race got; nil: none was
+	programs  map[cellproto.PeerID]program // that adverts named
+	suggested []Found                      // see Suggest
+	racing    *running                     // nil when no race runs
+	speeds    map[cellproto.PeerID]*speed  // of those whose bandwidth somebody wanted to know
+	unchecked map[string]time.Time         // functions whose replies are not checked until then
+	hurry     time.Duration                // how soon CallerDeps.Raced wants another race; 0: as usual
+	searched  func() string                // how far the search of the last race got; nil: none was
 
 	described  atomic.Pointer[description] // nil: it is not known yet
 	describing chan struct{}               // taken while it is fetched
@@ -130,7 +130,7 @@ func (c *Caller) remoteAt(id cid.Cid, now time.Time) *remote {
 	c.mu.Unlock()
 	fresh := &remote{
 		id: id, name: cellproto.CellID(id.String()), used: now, infos: map[cellproto.PeerID]peer.AddrInfo{},
-		binaries: map[cellproto.PeerID]signed.Digest{}, describing: make(chan struct{}, maxDescribing),
+		programs: map[cellproto.PeerID]program{}, describing: make(chan struct{}, maxDescribing),
 	}
 	c.cache.load(fresh)
 	c.mu.Lock()
@@ -184,32 +184,43 @@ func (r *remote) suits(claim *race.Claim) error {
 func (r *remote) vet(p cellproto.PeerID, schema []byte) error {
 	m, _ := r.description()
 	r.mu.Lock()
-	binary := r.binaries[p]
+	says := r.programs[p]
 	r.mu.Unlock()
 	if err := fits(r.name, m, schema); err != nil {
 		return err
 	}
-	return runs(r.name, m, binary)
+	return runs(r.name, m, says)
 }
 
-// runs checks that the program that a provider names, if it does, is one of the manifest's.
-func runs(cell cellproto.CellID, m *signed.Manifest, binary signed.Digest) error {
-	if m == nil || binary == (signed.Digest{}) || slices.ContainsFunc(m.Artefacts, func(a signed.Artefact) bool { return a.BLAKE3 == binary }) {
+// program is what a provider's advert says of its program.
+type program struct {
+	binary    signed.Digest // zero: nothing
+	repo, ref string
+}
+
+// runs checks that the program that a provider names, if it does, is one of the manifest's, or that the provider has
+// built it from the source that the manifest names: that has another hash, since few builds give the same bytes.
+func runs(cell cellproto.CellID, m *signed.Manifest, p program) error {
+	if m == nil || p.binary == (signed.Digest{}) || slices.ContainsFunc(m.Artefacts, func(a signed.Artefact) bool { return a.BLAKE3 == p.binary }) {
+		return nil
+	}
+	if src := m.Source; src != nil && src.Commit != "" && p.repo == src.Repo && p.ref == src.Commit {
 		return nil
 	}
 	return cellproto.Errorf("call "+string(cell), cellproto.Corrupt, "the provider runs another program than the manifest names")
 }
 
 // claims notes which program a provider's advert names, and checks it if the manifest is known.
-func (r *remote) claims(p cellproto.PeerID, binary signed.Digest) error {
+func (r *remote) claims(p cellproto.PeerID, ad *signed.Advert) error {
+	says := program{ad.BinaryBLAKE3, ad.Repo, ad.Ref}
 	r.mu.Lock()
-	if len(r.binaries) >= maxInfos {
-		clear(r.binaries)
+	if len(r.programs) >= maxInfos {
+		clear(r.programs)
 	}
-	r.binaries[p] = binary
+	r.programs[p] = says
 	r.mu.Unlock()
 	m, _ := r.description()
-	return runs(r.name, m, binary)
+	return runs(r.name, m, says)
 }
 
 func (c *Caller) succeeded(now time.Time, r *remote, p cellproto.PeerID, took time.Duration) {

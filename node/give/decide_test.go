@@ -112,7 +112,11 @@ func (w *world) do(line string) string {
 	if in := d.Again.Sub(now); in < forever {
 		again = "in " + in.String()
 	}
-	return text + "; look again " + again + "\n"
+	text += "; look again " + again
+	if d.Glance > 0 {
+		text += ", glance every " + d.Glance.String()
+	}
+	return text + "\n"
 }
 
 func (w *world) change(now time.Time, key, value string) (err error) {
@@ -141,6 +145,8 @@ func (w *world) change(now time.Time, key, value string) (err error) {
 		w.snap.Load.DiskBusy, err = number, nerr
 	case "disk":
 		w.snap.Load.DiskBPS, err = int64(number*1e6), nerr
+	case "ours":
+		w.snap.Load.DiskOurs, err = int64(number*1e6), nerr
 	case "load":
 		w.snap.Load.Known = value == "known"
 	case "cpu":

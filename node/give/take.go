@@ -51,7 +51,7 @@ func admit(now time.Time, set Settings, d Decision, rows []Row, n Need) Answer {
 	never := func(format string, args ...any) Answer { return Answer{Why: fmt.Sprintf(format, args...)} }
 	p := set.Policy
 	switch {
-	case slices.Contains(p.Deny, n.CID):
+	case slices.Contains(p.Deny, n.CID) || slices.Contains(p.Deny, n.Publisher):
 		return never("the owner of this machine does not want this cell")
 	case len(p.Allow) > 0 && !slices.Contains(p.Allow, n.Publisher):
 		return never("the owner of this machine allows certain publishers only")
