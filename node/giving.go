@@ -124,7 +124,7 @@ func givingOf(r give.Report) ctl.Giving {
 		Memory: d.Caps.Memory, LimitBy: r.By, Used: ctl.GivenUse{CPU: r.Used.CPUPercent, RSS: r.Used.RSS, Disk: r.Used.DiskBPS},
 		Max: s.Max, Busy: s.Busy, Until: timeOrNil(s.Until), Schedule: s.Schedule.String(), Hosts: s.Policy.Hosts,
 		Allow: orEmpty(s.Policy.Allow), Deny: orEmpty(s.Policy.Deny), GPU: s.Policy.GPU, Source: s.Policy.BuildFromSource,
-		CreditTo: s.Policy.CreditTo, Sensors: []ctl.SensorRow{}, Looked: timeOrNil(snap.At),
+		CreditTo: s.Policy.CreditTo, Sensors: []ctl.SensorRow{}, Looked: timeOrNil(snap.At), Places: r.Places(), Refused: []ctl.Refused{},
 	}
 	if d.Run && s.Max {
 		g.CPU, g.Disk = d.Caps.CPU, d.Caps.Disk
@@ -141,8 +141,11 @@ func givingOf(r give.Report) ctl.Giving {
 	for _, row := range r.Rows {
 		g.Hosted = append(g.Hosted, ctl.HostedRow{
 			CID: row.CID, Name: row.Name, Version: row.Version, Dir: row.Dir, Publisher: row.Publisher, ForWhom: row.ForWhom,
-			State: row.State, Since: row.Since, CPU: row.CPUPercent, RSS: row.RSS, Disk: row.DiskBPS, Error: row.Error,
+			State: row.State, Since: row.Since, CPU: row.CPUPercent, RSS: row.RSS, Memory: row.Memory, Disk: row.DiskBPS, Error: row.Error,
 		})
+	}
+	for _, refusal := range r.Refused {
+		g.Refused = append(g.Refused, ctl.Refused(refusal))
 	}
 	for _, sensor := range snap.Sensors {
 		g.Sensors = append(g.Sensors, ctl.SensorRow(sensor))

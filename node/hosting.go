@@ -39,7 +39,7 @@ const (
 // States of what is hosted, besides those of ctl.
 const (
 	stateTaking  = "taking up"
-	stateRunning = ctl.Running
+	stateRunning = give.StateRunning
 	statePaused  = "paused"
 	stateFailed  = "failed"
 )
@@ -88,7 +88,11 @@ func newHosting(n *nucleus) *hosting {
 	}
 	for _, m := range list {
 		if m.Hosted {
-			h.cells[m.CID] = &hostedCell{row: rowOfHosted(&m, statePaused), used: time.Now()}
+			c := &hostedCell{row: rowOfHosted(&m, statePaused), used: time.Now()}
+			if p, err := give.ReadPlacement(m.Dir); err == nil && p != nil {
+				c.row.Memory = p.Memory
+			}
+			h.cells[m.CID] = c
 		}
 	}
 	h.work.Go(h.keep)
@@ -285,7 +289,9 @@ func (h *hosting) Rows(context.Context) []give.Row {
 	defer h.mu.Unlock()
 	rows := make([]give.Row, 0, len(h.cells))
 	for _, c := range h.cells {
-		rows = append(rows, c.row)
+		row := c.row
+		row.Used = c.used
+		rows = append(rows, row)
 	}
 	slices.SortFunc(rows, func(a, b give.Row) int { return strings.Compare(a.CID, b.CID) })
 	return rows
@@ -329,12 +335,14 @@ func (h *hosting) renewAll() {
 	ctx, end := h.whileRunning(limited)
 	defer end()
 	report, err := h.n.giver.Status(ctx)
+	surplus := report.Surplus()
 	_ = h.each(func(c *hostedCell, dir string) error { // each row says how it went
 		if !c.op.TryLock() {
 			return nil // it is just being taken up, or paused, or does not answer
 		}
 		defer c.op.Unlock()
-		if err == nil && !h.wanted(c, report.Settings.Policy) {
+		tooMany := slices.ContainsFunc(surplus, func(r give.Row) bool { return r.CID == c.row.CID })
+		if err == nil && (tooMany || !h.wanted(c, report.Settings.Policy)) {
 			return h.remove(ctx, c)
 		}
 		return h.renew(ctx, c, dir)
@@ -353,7 +361,11 @@ func (h *hosting) renew(ctx context.Context, c *hostedCell, dir string) error {
 	client := &ctl.Client{Dir: dir}
 	_, err := client.Return(ctx, leaseFor)
 	if errors.Is(err, ctl.ErrNotRunning) {
-		if err = h.n.giver.Place(h.forWhom(c)).Write(dir); err == nil { // what may be used may be another since
+		if err = h.place(c.row.CID, dir); cellproto.KindOf(err) == cellproto.Overloaded { // what may be used may be less since
+			h.set(c, statePaused, err)
+			return nil
+		}
+		if err == nil {
 			err = wake(ctx, dir)
 		}
 		if err == nil {
@@ -385,12 +397,6 @@ func (h *hosting) wanted(c *hostedCell, p give.Policy) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return !slices.Contains(p.Deny, c.row.CID) && (len(p.Allow) == 0 || slices.Contains(p.Allow, c.row.Publisher))
-}
-
-func (h *hosting) forWhom(c *hostedCell) string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return c.row.ForWhom
 }
 
 // note takes in what a hosted mirror has used, and gives for how long nobody has called it.

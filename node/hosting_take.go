@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	"time"
 
@@ -28,10 +29,27 @@ const (
 
 // Consider says whether a cell is taken up now.
 func (h *hosting) Consider(ctx context.Context, from peer.ID, o offer.Offer, m *signed.Manifest) error {
+	err := h.consider(ctx, from, o, m)
+	if err != nil && h.mayRun() { // that it is paused the owner sees anyway
+		h.n.giver.Refused(o.Cell.String(), m.Name, whyOf(err))
+	}
+	return err
+}
+
+// whyOf gives what an error says, without what was being done.
+func whyOf(err error) string {
+	var e *cellproto.Error
+	if errors.As(err, &e) && e.Err != nil {
+		return e.Err.Error()
+	}
+	return err.Error()
+}
+
+func (h *hosting) consider(ctx context.Context, from peer.ID, o offer.Offer, m *signed.Manifest) error {
 	if hosted, err := h.known(o); hosted || err != nil {
 		return err
 	}
-	if err := h.answer(ctx, o, m); err != nil {
+	if _, err := h.answer(ctx, o, m); err != nil {
 		return err
 	}
 	want, err := h.want(from, o)
@@ -63,21 +81,21 @@ func (h *hosting) known(o offer.Offer) (hosted bool, err error) {
 	return false, err
 }
 
-// answer asks the owner's settings and the machine.
-func (h *hosting) answer(ctx context.Context, o offer.Offer, m *signed.Manifest) error {
+// answer asks the owner's settings and the machine, and gives how much memory there is for the program.
+func (h *hosting) answer(ctx context.Context, o offer.Offer, m *signed.Manifest) (memory int64, err error) {
 	_, artefact := m.Artefact(runtime.GOOS, runtime.GOARCH)
 	a := h.n.giver.Take(ctx, give.Need{
 		CID: o.Cell.String(), Publisher: string(m.Owner), CPU: float64(m.Resources.CPUMilli) / 1000, Memory: m.Resources.MemoryBytes,
 		GPU: m.Resources.GPU != "", Source: !artefact,
 	})
 	if a.OK {
-		return nil
+		return a.Memory, nil
 	}
-	err := cellproto.Errorf("take it up", cellproto.Denied, "%s", a.Why)
+	no := cellproto.Errorf("take it up", cellproto.Denied, "%s", a.Why)
 	if a.When > 0 {
-		err.Kind, err.RetryAfter = cellproto.Overloaded, a.When
+		no.Kind, no.RetryAfter = cellproto.Overloaded, a.When
 	}
-	return err
+	return 0, no
 }
 
 // want is the mirror that an offer asks for, but for its schema.
@@ -85,8 +103,25 @@ func (h *hosting) want(from peer.ID, o offer.Offer) (mirror.Want, error) {
 	net, err := h.n.mirrors.network()
 	return mirror.Want{
 		CID: o.Cell, Block: o.Block, From: o.Providers, Public: true, Hosted: true, AskedBy: from, Network: net,
-		Before: func(dir string) error { return h.n.giver.Place(from.String()).Write(dir) },
+		Before: func(dir string) error { return h.place(o.Cell.String(), dir) },
 	}, err
+}
+
+// place has a hosted mirror keep within what there is for it now.
+func (h *hosting) place(cid, dir string) error {
+	h.mu.Lock()
+	c := h.cells[cid]
+	if c == nil {
+		h.mu.Unlock()
+		return cellproto.Errorf("give it a place", cellproto.Unavailable, "it is hosted no more")
+	}
+	row := c.row
+	h.mu.Unlock()
+	p, err := h.n.giver.Place(h.ctx, row)
+	if err != nil {
+		return err
+	}
+	return p.Write(dir)
 }
 
 // Take takes a cell up, and gives where its mirror is.
@@ -136,9 +171,10 @@ func (h *hosting) Take(ctx context.Context, from peer.ID, o offer.Offer, m *sign
 func (h *hosting) admit(ctx context.Context, from peer.ID, o offer.Offer, m *signed.Manifest) (c *hostedCell, fresh bool, err error) {
 	h.admission.Lock()
 	defer h.admission.Unlock()
+	var memory int64
 	hosted, err := h.known(o)
 	if err == nil && !hosted {
-		err = h.answer(ctx, o, m)
+		memory, err = h.answer(ctx, o, m)
 	}
 	if err != nil {
 		return nil, false, err
@@ -152,6 +188,7 @@ func (h *hosting) admit(ctx context.Context, from peer.ID, o offer.Offer, m *sig
 	now := time.Now()
 	c = &hostedCell{used: now, row: give.Row{
 		CID: id, Name: m.Name, Version: m.Version, Publisher: string(m.Owner), ForWhom: from.String(), State: stateTaking, Since: now,
+		Memory: memory,
 	}}
 	h.cells[id] = c
 	return c, true, nil

@@ -14,7 +14,6 @@ const (
 	lowBattery   = 20.0 // percent
 	spareMemory  = 5.0  // percent of the memory that always stay free
 	maxLeaves    = 5.0  // percent of the processors that Max leaves
-	leastMemory  = 64 << 20
 	forever      = 100 * 365 * 24 * time.Hour
 	unlimitedBPS = 0
 )
