@@ -20,8 +20,10 @@ func (n *nucleus) startGiving(cfg Config, started *closers) error {
 		return err
 	}
 	log := n.log.Named("give")
-	n.giver = give.New(give.Config{Dir: home}, give.Deps{Sensors: give.NewSensors(log), Limiter: newLimiter(home, log), Log: log})
+	limits := newLimiter(home, log)
+	n.giver = give.New(give.Config{Dir: home}, give.Deps{Sensors: give.NewSensors(log), Limiter: limits, Log: log})
 	hosted := newHosting(n)
+	limits.fetched = &hosted.intake.bytes
 	n.giver.Attach(hosted)
 	started.add(hosted.stop)
 	n.giver.Start()

@@ -53,6 +53,7 @@ type hosting struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 	kick   chan struct{} // holds one: look at all now
+	intake *intake
 
 	admission sync.Mutex // one cell is admitted at a time
 
@@ -78,6 +79,7 @@ type hostedCell struct {
 func newHosting(n *nucleus) *hosting {
 	h := &hosting{
 		n: n, log: n.log.Named("hosting"), kick: make(chan struct{}, 1), cells: map[string]*hostedCell{}, paused: make(chan struct{}),
+		intake: newIntake(time.Now),
 	}
 	close(h.paused)
 	h.ctx, h.cancel = context.WithCancel(context.Background())

@@ -28,7 +28,7 @@ const (
 )
 
 // Consider says whether a cell is taken up now.
-func (h *hosting) Consider(ctx context.Context, from peer.ID, o offer.Offer, m *signed.Manifest) error {
+func (h *hosting) Consider(ctx context.Context, from offer.Asker, o offer.Offer, m *signed.Manifest) error {
 	err := h.consider(ctx, from, o, m)
 	if err != nil && h.mayRun() { // that it is paused the owner sees anyway
 		h.n.giver.Refused(o.Cell.String(), m.Name, whyOf(err))
@@ -45,11 +45,14 @@ func whyOf(err error) string {
 	return err.Error()
 }
 
-func (h *hosting) consider(ctx context.Context, from peer.ID, o offer.Offer, m *signed.Manifest) error {
+func (h *hosting) consider(ctx context.Context, from offer.Asker, o offer.Offer, m *signed.Manifest) error {
 	if hosted, err := h.known(o); hosted || err != nil {
 		return err
 	}
 	if _, err := h.answer(ctx, o, m); err != nil {
+		return err
+	}
+	if err := h.payable(from, o, m); err != nil {
 		return err
 	}
 	want, err := h.want(from, o)
@@ -99,10 +102,10 @@ func (h *hosting) answer(ctx context.Context, o offer.Offer, m *signed.Manifest)
 }
 
 // want is the mirror that an offer asks for, but for its schema.
-func (h *hosting) want(from peer.ID, o offer.Offer) (mirror.Want, error) {
+func (h *hosting) want(from offer.Asker, o offer.Offer) (mirror.Want, error) {
 	net, err := h.n.mirrors.network()
 	return mirror.Want{
-		CID: o.Cell, Block: o.Block, From: o.Providers, Public: true, Hosted: true, AskedBy: from, Network: net,
+		CID: o.Cell, Block: o.Block, From: o.Providers, Public: true, Hosted: true, AskedBy: from.Peer, Network: net,
 		Before: func(dir string) error { return h.place(o.Cell.String(), dir) },
 	}, err
 }
@@ -125,12 +128,12 @@ func (h *hosting) place(cid, dir string) error {
 }
 
 // Take takes a cell up, and gives where its mirror is.
-func (h *hosting) Take(ctx context.Context, from peer.ID, o offer.Offer, m *signed.Manifest, step func(string)) (peer.AddrInfo, error) {
+func (h *hosting) Take(ctx context.Context, from offer.Asker, o offer.Offer, m *signed.Manifest, step func(string)) (peer.AddrInfo, error) {
 	c, fresh, err := h.admit(ctx, from, o, m)
 	if err != nil {
 		return peer.AddrInfo{}, err
 	}
-	h.log.Info("taking a cell up", zap.Stringer("cell", o.Cell), zap.String("name", m.Name), zap.Stringer("for", from))
+	h.log.Info("taking a cell up", zap.Stringer("cell", o.Cell), zap.String("name", m.Name), zap.Stringer("for", from.Peer))
 	ctx, cancel := h.whileRunning(ctx)
 	defer cancel()
 	row, status, err := h.make(ctx, c, from, o, m, step)
@@ -168,13 +171,15 @@ func (h *hosting) Take(ctx context.Context, from peer.ID, o offer.Offer, m *sign
 }
 
 // admit gives the cell of an offer its place, which it has from now on.
-func (h *hosting) admit(ctx context.Context, from peer.ID, o offer.Offer, m *signed.Manifest) (c *hostedCell, fresh bool, err error) {
+func (h *hosting) admit(ctx context.Context, from offer.Asker, o offer.Offer, m *signed.Manifest) (c *hostedCell, fresh bool, err error) {
 	h.admission.Lock()
 	defer h.admission.Unlock()
 	var memory int64
 	hosted, err := h.known(o)
 	if err == nil && !hosted {
-		memory, err = h.answer(ctx, o, m)
+		if memory, err = h.answer(ctx, o, m); err == nil {
+			err = h.payable(from, o, m)
+		}
 	}
 	if err != nil {
 		return nil, false, err
@@ -187,7 +192,7 @@ func (h *hosting) admit(ctx context.Context, from peer.ID, o offer.Offer, m *sig
 	}
 	now := time.Now()
 	c = &hostedCell{used: now, row: give.Row{
-		CID: id, Name: m.Name, Version: m.Version, Publisher: string(m.Owner), ForWhom: from.String(), State: stateTaking, Since: now,
+		CID: id, Name: m.Name, Version: m.Version, Publisher: string(m.Owner), ForWhom: from.Peer.String(), State: stateTaking, Since: now,
 		Memory: memory,
 	}}
 	h.cells[id] = c
@@ -213,7 +218,7 @@ func (h *hosting) whileRunning(ctx context.Context) (context.Context, context.Ca
 }
 
 // make makes a hosted mirror and starts it.
-func (h *hosting) make(ctx context.Context, c *hostedCell, from peer.ID, o offer.Offer, m *signed.Manifest, step func(string)) (row ctl.MirrorRow, status ctl.Status, err error) {
+func (h *hosting) make(ctx context.Context, c *hostedCell, from offer.Asker, o offer.Offer, m *signed.Manifest, step func(string)) (row ctl.MirrorRow, status ctl.Status, err error) {
 	want, err := h.want(from, o)
 	if err == nil {
 		err = canConfine(ctx)
@@ -221,6 +226,7 @@ func (h *hosting) make(ctx context.Context, c *hostedCell, from peer.ID, o offer
 	if err != nil {
 		return row, status, err
 	}
+	want.Arrived = h.intake.begin(ctx, from, h.n.giver.Caps().Disk)
 	if m.Schema.Defined() {
 		step("fetching the schema")
 		if want.Schema, err = h.schema(ctx, want.From, m); err != nil {
@@ -229,7 +235,22 @@ func (h *hosting) make(ctx context.Context, c *hostedCell, from peer.ID, o offer
 	}
 	c.op.Lock()
 	defer c.op.Unlock()
-	return h.n.mirrors.make(ctx, want, step)
+	row, status, err = h.n.mirrors.make(ctx, want, step)
+	var failed notStarted
+	if errors.As(err, &failed) && ctx.Err() == nil { // else the owner came back, or who asked has left
+		h.intake.notStarted(incomingOf(o, m))
+	}
+	return row, status, err
+}
+
+// payable says whether fetching the program of an offer is within bounds.
+func (h *hosting) payable(from offer.Asker, o offer.Offer, m *signed.Manifest) error {
+	return h.intake.admit(from, incomingOf(o, m), h.n.giver.Caps().Disk, roomOnDisk(h.n.cfg.Dir))
+}
+
+func incomingOf(o offer.Offer, m *signed.Manifest) incoming {
+	a, _ := m.Artefact(runtime.GOOS, runtime.GOARCH) // none: it is built
+	return incoming{cell: o.Cell.String(), publisher: string(m.Owner), size: a.Size}
 }
 
 // schema fetches the schema of a cell from those who provide it, or from whoever has it.

@@ -49,9 +49,9 @@ const (
 type Donor interface {
 	// Consider says whether a cell is taken up now. nil: yes; a *cellproto.Error with RetryAfter: then.
 	// The manifest's hash and signature have been checked.
-	Consider(ctx context.Context, from peer.ID, o Offer, m *signed.Manifest) error
+	Consider(ctx context.Context, from Asker, o Offer, m *signed.Manifest) error
 	// Take takes the cell up, and gives where its mirror is. It is asked only after a yes.
-	Take(ctx context.Context, from peer.ID, o Offer, m *signed.Manifest, step func(string)) (peer.AddrInfo, error)
+	Take(ctx context.Context, from Asker, o Offer, m *signed.Manifest, step func(string)) (peer.AddrInfo, error)
 }
 
 // Server answers offers.
@@ -197,7 +197,7 @@ func (s *Server) consider(ctx context.Context, from Asker, o Offer, m *signed.Ma
 	if err := s.room(from.Peer, o.Cell); err != nil {
 		return err
 	}
-	return s.donor.Consider(ctx, from.Peer, o, m)
+	return s.donor.Consider(ctx, from, o, m)
 }
 
 // room says whether another take may begin. Who waits for one that goes on needs none.
@@ -262,7 +262,7 @@ func (s *Server) join(from Asker, o Offer, m *signed.Manifest) (t *taking, err e
 	s.takes[o.Cell] = t
 	s.work.Go(func() {
 		defer cancel()
-		t.info, t.err = s.donor.Take(ctx, from.Peer, o, m, t.say)
+		t.info, t.err = s.donor.Take(ctx, from, o, m, t.say)
 		s.mu.Lock()
 		delete(s.takes, o.Cell)
 		s.mu.Unlock()
