@@ -49,7 +49,7 @@ func (h *hosting) consider(ctx context.Context, from offer.Asker, o offer.Offer,
 	if hosted, err := h.known(o); hosted || err != nil {
 		return err
 	}
-	if _, err := h.answer(ctx, o, m); err != nil {
+	if _, err := h.answer(ctx, from, o, m); err != nil {
 		return err
 	}
 	if err := h.payable(from, o, m); err != nil {
@@ -85,11 +85,11 @@ func (h *hosting) known(o offer.Offer) (hosted bool, err error) {
 }
 
 // answer asks the owner's settings and the machine, and gives how much memory there is for the program.
-func (h *hosting) answer(ctx context.Context, o offer.Offer, m *signed.Manifest) (memory int64, err error) {
+func (h *hosting) answer(ctx context.Context, from offer.Asker, o offer.Offer, m *signed.Manifest) (memory int64, err error) {
 	_, artefact := m.Artefact(runtime.GOOS, runtime.GOARCH)
 	a := h.n.giver.Take(ctx, give.Need{
 		CID: o.Cell.String(), Publisher: string(m.Owner), CPU: float64(m.Resources.CPUMilli) / 1000, Memory: m.Resources.MemoryBytes,
-		GPU: m.Resources.GPU != "", Source: !artefact,
+		GPU: m.Resources.GPU != "", Source: !artefact, ForWhom: from.Peer.String(), Network: from.Group,
 	})
 	if a.OK {
 		return a.Memory, nil
@@ -177,7 +177,7 @@ func (h *hosting) admit(ctx context.Context, from offer.Asker, o offer.Offer, m 
 	var memory int64
 	hosted, err := h.known(o)
 	if err == nil && !hosted {
-		if memory, err = h.answer(ctx, o, m); err == nil {
+		if memory, err = h.answer(ctx, from, o, m); err == nil {
 			err = h.payable(from, o, m)
 		}
 	}
@@ -193,7 +193,7 @@ func (h *hosting) admit(ctx context.Context, from offer.Asker, o offer.Offer, m 
 	now := time.Now()
 	c = &hostedCell{used: now, row: give.Row{
 		CID: id, Name: m.Name, Version: m.Version, Publisher: string(m.Owner), ForWhom: from.Peer.String(), State: stateTaking, Since: now,
-		Memory: memory,
+		Memory: memory, Network: from.Group,
 	}}
 	h.cells[id] = c
 	return c, true, nil

@@ -371,7 +371,7 @@ func TestAdmit(t *testing.T) {
 		}
 		rows := make([]Row, c.rows)
 		for i := range rows {
-			rows[i].Memory = 64 << 20
+			rows[i] = Row{Memory: 64 << 20, ForWhom: fmt.Sprint("asker ", i), Publisher: fmt.Sprint("publisher ", i), Network: fmt.Sprint("network ", i)}
 		}
 		a := admit(epoch, s, d, load, rows, n)
 		if a.OK != c.ok || (a.When > 0) != c.again || a.OK == (a.Why != "") || a.OK != (a.Memory > 0) {

@@ -33,14 +33,14 @@ func TestSmallMachines(t *testing.T) {
 		d := Decide(epoch, set, State{}, snap)
 		var rows []Row
 		for n := range 2 * DefaultHosts {
-			a := admit(epoch, set, d, load, rows, Need{CID: fmt.Sprint(n)})
+			a := admit(epoch, set, d, load, rows, Need{CID: fmt.Sprint(n), ForWhom: fmt.Sprint(n), Publisher: fmt.Sprint(n)})
 			if !a.OK {
 				if a.When == 0 {
 					t.Errorf("%d MiB: cell %d is refused for good: %s", total, n, a.Why)
 				}
 				break
 			}
-			rows = append(rows, Row{CID: fmt.Sprint(n), Memory: a.Memory})
+			rows = append(rows, Row{CID: fmt.Sprint(n), ForWhom: fmt.Sprint(n), Publisher: fmt.Sprint(n), Memory: a.Memory})
 		}
 		if len(rows) != want.cells || len(rows) > 0 && rows[0].Memory>>20 != want.each {
 			t.Errorf("a machine of %d MiB hosts %d cells: %+v", total, len(rows), rows)
@@ -175,5 +175,45 @@ func TestRefusals(t *testing.T) {
 	}
 	if len(list) != maxRefused || list[0].CID != "same" || list[0].Times != 3*maxRefused || list[1].CID != fmt.Sprint(3*maxRefused-1) {
 		t.Errorf("%+v", list)
+	}
+}
+
+// Half of the places are the most that one peer, one network or one publisher has, unless the owner wants that publisher.
+func TestNobodyTakesAllPlaces(t *testing.T) {
+	set, load := onSettings(), Load{Known: true, Cores: 4, Total: 32 << 30, Free: 32 << 30}
+	d := Decision{Run: true, Caps: Caps{CPU: 10, Memory: 3 << 30}}
+	need := func(i int) Need {
+		return Need{CID: fmt.Sprint(i), ForWhom: fmt.Sprint("a", i), Network: fmt.Sprint("n", i), Publisher: fmt.Sprint("p", i)}
+	}
+	for name, c := range map[string]struct {
+		same  func(*Need)
+		allow []string
+		want  int
+	}{
+		"others":             {func(*Need) {}, nil, DefaultHosts},
+		"one peer":           {func(n *Need) { n.ForWhom = "a" }, nil, DefaultHosts / 2},
+		"one network":        {func(n *Need) { n.Network = "n" }, nil, DefaultHosts / 2},
+		"unknown networks":   {func(n *Need) { n.Network = "" }, nil, DefaultHosts},
+		"one publisher":      {func(n *Need) { n.Publisher = somePeer }, nil, DefaultHosts / 2},
+		"a wanted publisher": {func(n *Need) { n.Publisher = somePeer }, []string{somePeer}, DefaultHosts},
+	} {
+		var rows []Row
+		for i := range 2 * DefaultHosts {
+			n, s := need(i), set
+			c.same(&n)
+			s.Policy.Allow = c.allow
+			if a := admit(epoch, s, d, load, rows, n); a.OK {
+				rows = append(rows, Row{CID: n.CID, ForWhom: n.ForWhom, Network: n.Network, Publisher: n.Publisher, Memory: a.Memory})
+			} else if a.When == 0 {
+				t.Errorf("%s: refused for good: %s", name, a.Why)
+			}
+		}
+		if len(rows) != c.want {
+			t.Errorf("%s has %d places, want %d", name, len(rows), c.want)
+		}
+	}
+	set.Policy.Hosts = 1
+	if a := admit(epoch, set, d, load, nil, need(0)); !a.OK {
+		t.Errorf("the only place: %+v", a)
 	}
 }

@@ -10,6 +10,8 @@ import (
 type Need struct {
 	CID       string  // of its manifest
 	Publisher string  // peer ID of the account that signed it
+	ForWhom   string  // peer ID of who asks for it
+	Network   string  // that the request comes from; "": not known
 	CPU       float64 // cores; 0: whatever there is
 	Memory    int64   // bytes; 0: not said
 	GPU       bool
@@ -24,6 +26,7 @@ type Row struct {
 	Dir        string    `json:"dir"`
 	Publisher  string    `json:"publisher"` // peer ID
 	ForWhom    string    `json:"for"`       // peer ID of who asked for it
+	Network    string    `json:"-"`         // that the request came from; "": not known any more
 	State      string    `json:"state"`     // taking up, running, paused, ...
 	Since      time.Time `json:"since"`
 	CPUPercent float64   `json:"cpu_percent"` // of the machine
@@ -68,6 +71,8 @@ func admit(now time.Time, set Settings, d Decision, l Load, rows []Row, n Need) 
 		return Answer{Why: "this machine is in use", When: max(d.Again.Sub(now), time.Second)}
 	case len(rows) >= p.Hosts:
 		return Answer{Why: "this machine hosts as many cells as it may", When: whenFull}
+	case greedy(p, rows, n):
+		return Answer{Why: "this machine hosts as many cells as it may for one peer, one network, or of one publisher", When: whenFull}
 	}
 	if most := largest(mostMemory(set, l), p.Hosts); n.Memory > most {
 		return never("%s", tooLarge(n.Memory, most))
@@ -80,6 +85,25 @@ func admit(now time.Time, set Settings, d Decision, l Load, rows []Row, n Need) 
 		return Answer{Why: "the cells that this machine hosts leave no memory for it", When: whenFull}
 	}
 	return Answer{OK: true, Memory: bytes}
+}
+
+// greedy says that half of the places are taken by who asks already, or by the publisher, unless the owner has named
+// whose cells are wanted. Whoever fills a machine with cells that are called once a day would keep it.
+func greedy(p Policy, rows []Row, n Need) bool {
+	most, asked, network, published := (p.Hosts+1)/2, 0, 0, 0
+	for i := range rows {
+		r := &rows[i]
+		if r.ForWhom == n.ForWhom {
+			asked++
+		}
+		if r.Network == n.Network && n.Network != "" {
+			network++
+		}
+		if r.Publisher == n.Publisher && len(p.Allow) == 0 {
+			published++
+		}
+	}
+	return max(asked, network, published) >= most
 }
 
 // share is the part of one cell where nothing holds the caps of all together: with it the sum is right,
