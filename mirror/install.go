@@ -33,6 +33,9 @@ type Want struct {
 	// Before is called with the directory of a mirror that is complete, before anybody sees it; nil: nothing is.
 	Before  func(dir string) error
 	Network Network // that it is announced in
+	// Arrived is told how many bytes of the program are there, each time that more have come, and may wait: nothing
+	// comes meanwhile. nil: nobody asks.
+	Arrived func(done int64)
 }
 
 // Add makes a mirror, and reports whether it did: if there is one already, or somebody else makes one
@@ -248,7 +251,13 @@ func (s *Store) fetch(ctx context.Context, root *os.Root, p *plan, progress func
 		return err
 	}
 	progress(fmt.Sprintf("fetching the program, %s", size(p.artefact.Size)))
-	return s.deps.Fetch.Fetch(ctx, p.artefact, p.From, filepath.Join(s.cfg.Root, p.fetched()), percent(p.artefact.Size, progress))
+	show := percent(p.artefact.Size, progress)
+	return s.deps.Fetch.Fetch(ctx, p.artefact, p.From, filepath.Join(s.cfg.Root, p.fetched()), func(done, total int64) {
+		if p.Arrived != nil {
+			p.Arrived(done)
+		}
+		show(done, total)
+	})
 }
 
 // verify checks the file at path against what the manifest says of it, and makes it a program.

@@ -40,7 +40,7 @@ func (b builder) Build(ctx context.Context, job mirror.Job) error {
 		Build: &sandbox.Build{Disk: buildDisk, Timeout: buildTimeout, Output: []string{job.Output}},
 	}
 	if job.Hosted {
-		boundBuild(&c, b.n.giver.Place(""))
+		boundBuild(&c, b.n.giver.BuildPlace(ctx))
 	}
 	if c.Read, c.Env, err = toolchain(ctx, job.Tools); err != nil {
 		return cellproto.Errorf(op, cellproto.KindOf(err), "%w", err).WithHint("%s", cellproto.HintOf(err))

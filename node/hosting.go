@@ -39,7 +39,7 @@ const (
 // States of what is hosted, besides those of ctl.
 const (
 	stateTaking  = "taking up"
-	stateRunning = ctl.Running
+	stateRunning = give.StateRunning
 	statePaused  = "paused"
 	stateFailed  = "failed"
 )
@@ -53,6 +53,7 @@ type hosting struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 	kick   chan struct{} // holds one: look at all now
+	intake *intake
 
 	admission sync.Mutex // one cell is admitted at a time
 
@@ -79,6 +80,7 @@ type hostedCell struct {
 func newHosting(n *nucleus) *hosting {
 	h := &hosting{
 		n: n, log: n.log.Named("hosting"), kick: make(chan struct{}, 1), cells: map[string]*hostedCell{}, paused: make(chan struct{}),
+		intake: newIntake(time.Now),
 	}
 	close(h.paused)
 	h.ctx, h.cancel = context.WithCancel(context.Background())
@@ -89,7 +91,11 @@ func newHosting(n *nucleus) *hosting {
 	}
 	for _, m := range list {
 		if m.Hosted {
-			h.cells[m.CID] = &hostedCell{row: rowOfHosted(&m, statePaused), used: time.Now()}
+			c := &hostedCell{row: rowOfHosted(&m, statePaused), used: time.Now()}
+			if p, err := give.ReadPlacement(m.Dir); err == nil && p != nil {
+				c.row.Memory = p.Memory
+			}
+			h.cells[m.CID] = c
 		}
 	}
 	h.work.Go(h.keep)
@@ -292,7 +298,9 @@ func (h *hosting) Rows(context.Context) []give.Row {
 	defer h.mu.Unlock()
 	rows := make([]give.Row, 0, len(h.cells))
 	for _, c := range h.cells {
-		rows = append(rows, c.row)
+		row := c.row
+		row.Used = c.used
+		rows = append(rows, row)
 	}
 	slices.SortFunc(rows, func(a, b give.Row) int { return strings.Compare(a.CID, b.CID) })
 	return rows
@@ -343,12 +351,14 @@ func (h *hosting) renewAll() {
 	ctx, end := h.whileRunning(limited)
 	defer end()
 	report, err := h.n.giver.Status(limited)
+	surplus := report.Surplus()
 	_ = h.each(func(c *hostedCell, dir string) error { // each row says how it went
 		if !c.op.TryLock() {
 			return nil // it is just being taken up, or paused, or does not answer
 		}
 		defer c.op.Unlock()
-		if err == nil && !h.wanted(c, report.Settings.Policy) {
+		tooMany := slices.ContainsFunc(surplus, func(r give.Row) bool { return r.CID == c.row.CID })
+		if err == nil && (tooMany || !h.wanted(c, report.Settings.Policy)) {
 			return h.remove(limited, c)
 		}
 		if !h.mayRun() {
@@ -370,7 +380,11 @@ func (h *hosting) renew(ctx context.Context, c *hostedCell, dir string) error {
 	client := &ctl.Client{Dir: dir}
 	_, err := client.Return(ctx, leaseFor)
 	if errors.Is(err, ctl.ErrNotRunning) {
-		if err = h.n.giver.Place(h.forWhom(c)).Write(dir); err == nil { // what may be used may be another since
+		if err = h.place(c.row.CID, dir); cellproto.KindOf(err) == cellproto.Overloaded { // what may be used may be less since
+			h.set(c, statePaused, err)
+			return nil
+		}
+		if err == nil {
 			err = wake(ctx, dir)
 		}
 		if err == nil {
@@ -403,12 +417,6 @@ func (h *hosting) wanted(c *hostedCell, p give.Policy) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return p.Wants(c.row.CID, c.row.Publisher)
-}
-
-func (h *hosting) forWhom(c *hostedCell) string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return c.row.ForWhom
 }
 
 // note takes in what a hosted mirror has used, with how many bytes it has read from and written to disks, and gives

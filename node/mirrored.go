@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"time"
@@ -89,7 +90,7 @@ func (n *nucleus) sandboxOf() (*program.Sandbox, error) {
 		return nil, err
 	}
 	box := &program.Sandbox{Launcher: launcher, Config: sandbox.Config{
-		Tier: tier, CPU: cfg.Resources.CPU, Memory: max(cfg.Resources.Memory, leastMemory),
+		Tier: tier, CPU: cfg.Resources.CPU, Memory: max(cmp.Or(cfg.Resources.Memory, celltoml.DefaultMemory), leastMemory),
 	}}
 	bound(&box.Config, n.placed, n.cgroup)
 	return box, nil

@@ -136,6 +136,11 @@ func (m *mirrors) make(ctx context.Context, want mirror.Want, say func(string)) 
 	return row, status, nil
 }
 
+// notStarted is why the program of a mirror does not run whose nucleus does.
+type notStarted struct{ error }
+
+func (e notStarted) Unwrap() error { return e.error }
+
 // own frees a mirror that is this person's of the bounds that it had if it was hosted for others before.
 func (m *mirrors) own(ctx context.Context, dir string) error {
 	bounds := filepath.Join(dir, give.PlacementFile)
@@ -180,7 +185,7 @@ func (m *mirrors) start(ctx context.Context, made *mirror.Mirror, announce bool)
 	}
 	status, err := client.Run(ctx)
 	if err != nil {
-		return status, fromControl("start "+made.Dir, err)
+		return status, notStarted{fromControl("start "+made.Dir, err)}
 	}
 	return status, nil
 }

@@ -253,6 +253,17 @@ func parseUntil(text string, now time.Time) (time.Time, error) {
 		WithHint("A time is 08:00, 2h, 2030-01-31T08:00, or never.")
 }
 
+// shownRefused is of how many offers that were not taken people are told.
+const shownRefused = 3
+
+// refusedRows says why offers were not taken of late.
+func refusedRows(list []ctl.Refused) (rows [][]string) {
+	for _, r := range list[:min(len(list), shownRefused)] {
+		rows = append(rows, []string{"refused", fmt.Sprintf("%s: %s (%s, %d times)", r.Name, r.Why, r.At.Local().Format("15:04"), r.Times)})
+	}
+	return rows
+}
+
 func (a *app) showGiving(g ctl.Giving) error {
 	state := "off"
 	switch {
@@ -274,10 +285,14 @@ func (a *app) showGiving(g ctl.Giving) error {
 	if g.Disk > 0 {
 		disk = bytesText(g.Disk) + "/s"
 	}
+	cells := fmt.Sprintf("%d cells", g.Hosts)
+	if g.Places > 0 && g.Places < g.Hosts {
+		cells += fmt.Sprintf(" (there is memory for %d)", g.Places)
+	}
 	if g.Max && !g.Running {
-		add("at most", fmt.Sprintf("all that nobody else uses, %d cells", g.Hosts))
+		add("at most", "all that nobody else uses, "+cells)
 	} else {
-		add("at most", fmt.Sprintf("%.4g %% of the processors, %.4g %% of the memory, %s of disk, %d cells", g.CPU, g.RAM, disk, g.Hosts))
+		add("at most", fmt.Sprintf("%.4g %% of the processors, %.4g %% of the memory, %s of disk, %s", g.CPU, g.RAM, disk, cells))
 	}
 	add("held by", g.LimitBy)
 	add("busy above", fmt.Sprintf("%.4g %%", g.Busy))
@@ -303,7 +318,7 @@ func (a *app) showGiving(g ctl.Giving) error {
 		add(s.Of, text)
 	}
 	add("error", g.Error)
-	if err := a.table(rows); err != nil || len(g.Hosted) == 0 {
+	if err := a.table(append(rows, refusedRows(g.Refused)...)); err != nil || len(g.Hosted) == 0 {
 		return err
 	}
 	return a.showHosted(g.Hosted)

@@ -16,7 +16,6 @@ const (
 	spareMemory  = 5.0  // percent of the memory that always stay free
 	maxLeaves    = 5.0  // percent of the processors that Max leaves
 	capStep      = 10.0 // percent of the processors by which there has to be less to give before caps fall between two looks
-	leastMemory  = 64 << 20
 	forever      = 100 * 365 * 24 * time.Hour
 	unlimitedBPS = 0
 )

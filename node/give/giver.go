@@ -99,6 +99,7 @@ type Giver struct {
 	failed   error             // of the last attempt to have what is hosted do what was decided
 	broken   error             // the settings cannot be read; nothing is given
 	used     Rates
+	refused  []Refusal
 }
 
 // Rates is what the hosted cells use now.
@@ -214,7 +215,7 @@ func (g *Giver) Take(ctx context.Context, need Need) Answer {
 		}
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		answer = admit(g.now(), g.set, g.decision, g.rows, need)
+		answer = admit(g.now(), g.set, g.decision, g.snapshot.Load, g.rows, need)
 		return nil
 	}); err != nil {
 		return Answer{Why: "this machine is busy", When: time.Second}
@@ -238,22 +239,6 @@ func (g *Giver) do(ctx context.Context, op string, f func(context.Context) error
 	case <-ctx.Done():
 		return cellproto.Errorf(op, cellproto.KindOf(ctx.Err()), "%w", ctx.Err())
 	}
-}
-
-// Place says where a cell that is taken up for somebody runs, and what it may use: all that is given, if
-// control groups hold that, else its share of it.
-func (g *Giver) Place(forWhom string) *Placement {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	caps := g.decision.Caps
-	share := caps.share(g.set.Policy.Hosts)
-	p := &Placement{Home: g.cfg.Dir, Groups: g.groups, For: forWhom, CreditTo: g.set.Policy.CreditTo}
-	if len(p.Groups) == 0 {
-		caps = share
-	}
-	p.CPU = caps.CPU / 100 * float64(max(g.snapshot.Load.Cores, 1))
-	p.Memory, p.Disk = max(caps.Memory, 1), share.Disk
-	return p
 }
 
 func (g *Giver) lastDecision() Decision {
@@ -464,7 +449,8 @@ type Report struct {
 	By       string // what holds the caps
 	Used     Rates
 	Rows     []Row
-	Err      error // why something is not as it should be
+	Refused  []Refusal // the newest first
+	Err      error     // why something is not as it should be
 }
 
 // Status gives how the giving stands.
@@ -478,7 +464,7 @@ func (g *Giver) Status(ctx context.Context) (Report, error) {
 		r.Rows = g.rows
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		r.Settings, r.Decision, r.Snapshot, r.Used = g.set, g.decision, g.snapshot, g.used
+		r.Settings, r.Decision, r.Snapshot, r.Used, r.Refused = g.set, g.decision, g.snapshot, g.used, g.refused
 		r.By, r.Err = g.deps.Limiter.By(), errors.Join(g.broken, g.failed)
 		return nil
 	})

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -427,27 +426,6 @@ func TestGiverGivesLess(t *testing.T) {
 	}
 }
 
-// Inside of a group a cell may use all that is given, but for what the kernel may not hold; else its share.
-func TestPlace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, t.TempDir())
-		defer r.Stop()
-		r.change(func(s *Settings) { s.On, s.CPU, s.RAM, s.Disk, s.Policy.Hosts = true, 20, 8, 4e6, 2 })
-		alone := Placement{Home: r.dir, For: somePeer, CPU: 0.4, Memory: 640e6, Disk: 2e6}
-		if p := r.Place(somePeer); !reflect.DeepEqual(*p, alone) {
-			t.Errorf("a share: %+v, want %+v", *p, alone)
-		}
-		groups := map[string]string{"": "/sys/fs/cgroup/x"}
-		r.limiter.be(groups, nil)
-		r.Changed()
-		synctest.Wait()
-		within := Placement{Home: r.dir, For: somePeer, CPU: 0.8, Memory: 1280e6, Disk: 2e6, Groups: groups}
-		if p := r.Place(somePeer); !reflect.DeepEqual(*p, within) {
-			t.Errorf("in a group: %+v, want %+v", *p, within)
-		}
-	})
-}
-
 // Without limits nothing runs.
 func TestGiverWithoutLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -482,6 +460,7 @@ func TestRates(t *testing.T) {
 
 func TestAdmit(t *testing.T) {
 	set, run := onSettings(), Decision{Run: true, Caps: Caps{CPU: 10, Memory: 400 << 20}}
+	load := Load{Known: true, Cores: 4, Total: 4000 << 20, Free: 4000 << 20}
 	for name, c := range map[string]struct {
 		change func(*Settings, *Decision, *Need)
 		rows   int
@@ -489,7 +468,7 @@ func TestAdmit(t *testing.T) {
 		again  bool
 	}{
 		"as it is":         {nil, 0, true, false},
-		"one less":         {nil, DefaultHosts - 1, true, false},
+		"one less":         {func(_ *Settings, d *Decision, _ *Need) { d.Caps.Memory = 4 << 30 }, DefaultHosts - 1, true, false},
 		"full":             {nil, DefaultHosts, false, true},
 		"denied":           {func(s *Settings, _ *Decision, _ *Need) { s.Policy.Deny = []string{someCell} }, 0, false, false},
 		"denied publisher": {func(s *Settings, _ *Decision, _ *Need) { s.Policy.Deny = []string{somePeer} }, 0, false, false},
@@ -501,15 +480,23 @@ func TestAdmit(t *testing.T) {
 		"wanted source":    {func(s *Settings, _ *Decision, n *Need) { n.Source, s.Policy.BuildFromSource = true, true }, 0, true, false},
 		"off":              {func(s *Settings, _ *Decision, _ *Need) { s.On = false }, 0, false, true},
 		"paused":           {func(_ *Settings, d *Decision, _ *Need) { d.Run = false }, 0, false, true},
-		"large":            {func(_ *Settings, _ *Decision, n *Need) { n.Memory = 101 << 20 }, 0, false, false},
-		"just fits":        {func(_ *Settings, _ *Decision, n *Need) { n.Memory = 100 << 20 }, 0, true, false},
+		"large":            {func(_ *Settings, _ *Decision, n *Need) { n.Memory = 137 << 20 }, 0, false, false},
+		"just fits":        {func(_ *Settings, _ *Decision, n *Need) { n.Memory = 136 << 20 }, 0, true, false},
+		"not now":          {func(_ *Settings, d *Decision, n *Need) { d.Caps.Memory, n.Memory = 300<<20, 100<<20 }, 0, false, true},
+		"no room left":     {func(_ *Settings, _ *Decision, n *Need) { n.Memory = 136 << 20 }, 2, false, true},
+		"not said":         {nil, 2, true, false},
+		"none is left":     {nil, 3, false, true},
 	} {
 		s, d, n := set, run, Need{CID: someCell, Publisher: somePeer}
 		if c.change != nil {
 			c.change(&s, &d, &n)
 		}
-		a := admit(epoch, s, d, make([]Row, c.rows), n)
-		if a.OK != c.ok || (a.When > 0) != c.again || a.OK == (a.Why != "") {
+		rows := make([]Row, c.rows)
+		for i := range rows {
+			rows[i] = Row{Memory: 64 << 20, ForWhom: fmt.Sprint("asker ", i), Publisher: fmt.Sprint("publisher ", i), Network: fmt.Sprint("network ", i)}
+		}
+		a := admit(epoch, s, d, load, rows, n)
+		if a.OK != c.ok || (a.When > 0) != c.again || a.OK == (a.Why != "") || a.OK != (a.Memory > 0) {
 			t.Errorf("%s: %+v", name, a)
 		}
 	}

@@ -10,8 +10,10 @@ import (
 type Need struct {
 	CID       string  // of its manifest
 	Publisher string  // peer ID of the account that signed it
+	ForWhom   string  // peer ID of who asks for it
+	Network   string  // that the request comes from; "": not known
 	CPU       float64 // cores; 0: whatever there is
-	Memory    int64   // bytes; 0: whatever there is
+	Memory    int64   // bytes; 0: not said
 	GPU       bool
 	Source    bool // there is no program for this machine: it has to be built
 }
@@ -24,20 +26,24 @@ type Row struct {
 	Dir        string    `json:"dir"`
 	Publisher  string    `json:"publisher"` // peer ID
 	ForWhom    string    `json:"for"`       // peer ID of who asked for it
+	Network    string    `json:"-"`         // that the request came from; "": not known any more
 	State      string    `json:"state"`     // taking up, running, paused, ...
 	Since      time.Time `json:"since"`
 	CPUPercent float64   `json:"cpu_percent"` // of the machine
 	RSS        int64     `json:"rss"`         // bytes
 	DiskBPS    int64     `json:"disk_bps"`
+	Memory     int64     `json:"memory"` // bytes that its program may use
+	Used       time.Time `json:"used"`   // when it was called last, as far as that was seen
 	Error      string    `json:"error,omitempty"`
 }
 
 // Answer is what an offer gets: yes, or no with the reason. When is after how long it may be asked again; 0
 // with a no: never.
 type Answer struct {
-	OK   bool
-	Why  string
-	When time.Duration
+	OK     bool
+	Why    string
+	When   time.Duration
+	Memory int64 // bytes that the program may use, with a yes
 }
 
 // Answers that come again.
@@ -47,7 +53,7 @@ const (
 )
 
 // admit answers an offer. It is pure; rows are those that are hosted already.
-func admit(now time.Time, set Settings, d Decision, rows []Row, n Need) Answer {
+func admit(now time.Time, set Settings, d Decision, l Load, rows []Row, n Need) Answer {
 	never := func(format string, args ...any) Answer { return Answer{Why: fmt.Sprintf(format, args...)} }
 	p := set.Policy
 	switch {
@@ -65,11 +71,39 @@ func admit(now time.Time, set Settings, d Decision, rows []Row, n Need) Answer {
 		return Answer{Why: "this machine is in use", When: max(d.Again.Sub(now), time.Second)}
 	case len(rows) >= p.Hosts:
 		return Answer{Why: "this machine hosts as many cells as it may", When: whenFull}
+	case greedy(p, rows, n):
+		return Answer{Why: "this machine hosts as many cells as it may for one peer, one network, or of one publisher", When: whenFull}
 	}
-	if share := d.Caps.share(p.Hosts); n.Memory > share.Memory {
-		return never("%d MiB of memory are more than the %d MiB that a cell gets here", n.Memory>>20, share.Memory>>20)
+	if most := largest(mostMemory(set, l), p.Hosts); n.Memory > most {
+		return never("%s", tooLarge(n.Memory, most))
 	}
-	return Answer{OK: true}
+	if n.Memory > largest(d.Caps.Memory, p.Hosts) { // others need it just now
+		return Answer{Why: tooLarge(n.Memory, largest(d.Caps.Memory, p.Hosts)) + " now", When: whenFull}
+	}
+	bytes, ok := grant(d.Caps.Memory, p.Hosts, rows, n.Memory)
+	if !ok {
+		return Answer{Why: "the cells that this machine hosts leave no memory for it", When: whenFull}
+	}
+	return Answer{OK: true, Memory: bytes}
+}
+
+// greedy says that half of the places are taken by who asks already, or by the publisher, unless the owner has named
+// whose cells are wanted. Whoever fills a machine with cells that are called once a day would keep it.
+func greedy(p Policy, rows []Row, n Need) bool {
+	most, asked, network, published := (p.Hosts+1)/2, 0, 0, 0
+	for i := range rows {
+		r := &rows[i]
+		if r.ForWhom == n.ForWhom {
+			asked++
+		}
+		if r.Network == n.Network && n.Network != "" {
+			network++
+		}
+		if r.Publisher == n.Publisher && len(p.Allow) == 0 {
+			published++
+		}
+	}
+	return max(asked, network, published) >= most
 }
 
 // share is the part of one cell where nothing holds the caps of all together: with it the sum is right,
