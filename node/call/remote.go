@@ -35,6 +35,8 @@ type remote struct {
 	searched  func() string                      // how far the search of the last race got; nil: none was
 	manifest  *signed.Manifest
 	schema    *cellproto.Schema
+	replies   map[string]func() *cellproto.Fit // what functions promise, of those that were called
+	promised  *cellproto.Schema                // of which replies is
 
 	describing chan struct{} // taken while manifest and schema are fetched
 }
@@ -57,6 +59,27 @@ func (m *madeFor) load() string {
 }
 
 func (r *remote) madeFor() string { return r.made.load() }
+
+// fit gives what the schema promises of a function's replies, nil if that is not known. It is read once: each
+// reply is checked.
+func (r *remote) fit(function string) *cellproto.Fit {
+	r.mu.Lock()
+	if r.promised != r.schema {
+		r.promised, r.replies = r.schema, map[string]func() *cellproto.Fit{}
+	}
+	fit := r.replies[function]
+	if fit == nil && r.schema != nil {
+		if fn, ok := r.schema.Functions[function]; ok {
+			fit = sync.OnceValue(fn.ReplyFit)
+			r.replies[function] = fit
+		}
+	}
+	r.mu.Unlock()
+	if fit == nil {
+		return nil
+	}
+	return fit()
+}
 
 // maxDescribing is how many fetches of one description there are at once; who has waited for
 // describeStagger does not wait for the others any longer.
