@@ -3,7 +3,6 @@ package cellproto
 import (
 	"encoding/hex"
 	"encoding/json"
-	"slices"
 	"strings"
 )
 
@@ -183,21 +182,23 @@ func (s Schema) validate(op string) error {
 
 func (f Function) validate() error {
 	if f.Output != nil {
-		if _, err := parseNode(f.Output); err != nil {
-			return wrapAt("", "output", err)
+		if bad := compileSchema(f.Output).root.bad; bad != nil {
+			return wrapAt("", "output", bad)
 		}
 	}
 	spec, err := f.Spec()
 	if err != nil {
 		return wrapAt("", "input", err)
 	}
-	for i, name := range f.Order {
+	placed := make(map[string]bool, len(f.Order))
+	for _, name := range f.Order {
 		if !spec.has(name) {
 			return Errorf("order", BadInput, "%.80q is not a property of the input", name)
 		}
-		if slices.Contains(f.Order[:i], name) {
+		if placed[name] {
 			return Errorf("order", BadInput, "%q is named twice", name)
 		}
+		placed[name] = true
 	}
 	return nil
 }

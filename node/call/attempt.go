@@ -312,16 +312,10 @@ func (a *attempt) fits(r *remote, req *cellproto.Request) {
 	if a.err != nil || a.reply.Body != nil {
 		return
 	}
-	_, schema := r.description()
-	if schema == nil {
-		return
-	}
-	if fn, ok := schema.Functions[req.Header.Func]; ok {
-		if err := fn.FitReply(a.reply.Header.Codec, a.reply.Payload); err != nil {
-			a.err = cellproto.Errorf("use "+string(r.name), cellproto.BadReply, "%s replied what its schema does not promise: %w", a.from.Peer, err).
-				WithHint("The provider is not asked for a while; its function may have run.")
-			a.reply = nil
-		}
+	if err := r.fit(req.Header.Func).Check(a.reply.Header.Codec, a.reply.Payload); err != nil {
+		a.err = cellproto.Errorf("use "+string(r.name), cellproto.BadReply, "%s replied what its schema does not promise: %w", a.from.Peer, err).
+			WithHint("The provider is not asked for a while; its function may have run.")
+		a.reply = nil
 	}
 }
 

@@ -45,10 +45,11 @@ type remote struct {
 type description struct {
 	manifest *signed.Manifest
 	schema   *cellproto.Schema // nil: the manifest names none
+	replies  sync.Map          // name of a function that was called -> func() *cellproto.Fit
 }
 
 func (r *remote) describe(m *signed.Manifest, s *cellproto.Schema) {
-	r.described.Store(&description{m, s})
+	r.described.Store(&description{manifest: m, schema: s})
 }
 
 // description gives what is known already; nil when nothing is.
@@ -97,6 +98,27 @@ func (r *remote) calledAs(ctx context.Context, made string) context.Context {
 }
 
 type madeKey struct{}
+
+// fit gives what the schema promises of a function's replies, nil if that is not known.
+func (r *remote) fit(function string) *cellproto.Fit {
+	if d := r.described.Load(); d != nil && d.schema != nil {
+		return d.fit(function)
+	}
+	return nil
+}
+
+// fit reads it once: each reply is checked.
+func (d *description) fit(function string) *cellproto.Fit {
+	fit, ok := d.replies.Load(function)
+	if !ok {
+		fn, known := d.schema.Functions[function]
+		if !known {
+			return nil
+		}
+		fit, _ = d.replies.LoadOrStore(function, sync.OnceValue(fn.ReplyFit))
+	}
+	return fit.(func() *cellproto.Fit)()
+}
 
 // maxDescribing is how many fetches of one description there are at once; who has waited for
 // describeStagger does not wait for the others any longer.

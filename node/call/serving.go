@@ -2,6 +2,7 @@ package call
 
 import (
 	"slices"
+	"sync"
 
 	"github.com/celldnet/celld/cellproto"
 )
@@ -22,6 +23,7 @@ type Serving struct {
 type served struct {
 	pure, idempotent bool
 	args             *cellproto.ArgSpec
+	fit              func() *cellproto.Fit // of the arguments, as deep as the schema says
 }
 
 // NewServing prepares what is served: the schema's bytes, the functions' numbers and the checks of
@@ -38,7 +40,7 @@ func NewServing(cell cellproto.CellID, schema *cellproto.Schema, also ...cellpro
 			return nil, err
 		}
 		s.functions = append(s.functions, name)
-		s.served[name] = &served{pure: fn.Pure, idempotent: fn.Idempotent, args: spec}
+		s.served[name] = &served{pure: fn.Pure, idempotent: fn.Idempotent, args: spec, fit: sync.OnceValue(fn.ArgumentsFit)}
 	}
 	slices.Sort(s.functions)
 	return s, nil

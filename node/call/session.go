@@ -184,7 +184,7 @@ func (s *Server) check(f *cellproto.Frame, serving *Serving) (*served, error) {
 		}
 	}
 	if s.cfg.CheckArgs && fn != nil && len(f.Payload) > 0 {
-		return fn, serving.Schema.Functions[name].FitArguments(cellproto.JSON, f.Payload)
+		return fn, fn.fit().Check(cellproto.JSON, f.Payload)
 	}
 	return fn, nil
 }
