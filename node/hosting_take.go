@@ -31,7 +31,7 @@ func (h *hosting) Consider(ctx context.Context, from peer.ID, o offer.Offer, m *
 	if hosted, err := h.known(o); hosted || err != nil {
 		return err
 	}
-	if err := h.answer(ctx, o, m); err != nil {
+	if _, err := h.answer(ctx, o, m); err != nil {
 		return err
 	}
 	want, err := h.want(from, o)
@@ -63,21 +63,44 @@ func (h *hosting) known(o offer.Offer) (hosted bool, err error) {
 	return false, err
 }
 
-// answer asks the owner's settings and the machine.
-func (h *hosting) answer(ctx context.Context, o offer.Offer, m *signed.Manifest) error {
+// answer asks the owner's settings and the machine. instead is the CID of what makes room for it, or "".
+func (h *hosting) answer(ctx context.Context, o offer.Offer, m *signed.Manifest) (instead string, err error) {
 	_, artefact := m.Artefact(runtime.GOOS, runtime.GOARCH)
 	a := h.n.giver.Take(ctx, give.Need{
 		CID: o.Cell.String(), Publisher: string(m.Owner), CPU: float64(m.Resources.CPUMilli) / 1000, Memory: m.Resources.MemoryBytes,
 		GPU: m.Resources.GPU != "", Source: !artefact,
 	})
 	if a.OK {
+		return a.Instead, nil
+	}
+	no := cellproto.Errorf("take it up", cellproto.Denied, "%s", a.Why)
+	if a.When > 0 {
+		no.Kind, no.RetryAfter = cellproto.Overloaded, a.When
+	}
+	return "", no
+}
+
+// makeRoom removes a mirror that nobody has called for long, unless somebody does now.
+func (h *hosting) makeRoom(ctx context.Context, id string) error {
+	h.mu.Lock()
+	c := h.cells[id]
+	h.mu.Unlock()
+	if c == nil {
 		return nil
 	}
-	err := cellproto.Errorf("take it up", cellproto.Denied, "%s", a.Why)
-	if a.When > 0 {
-		err.Kind, err.RetryAfter = cellproto.Overloaded, a.When
+	c.op.Lock()
+	defer c.op.Unlock()
+	h.mu.Lock()
+	dir := c.row.Dir
+	h.mu.Unlock()
+	m, err := (&ctl.Client{Dir: dir}).Metrics(ctx)
+	if err == nil && h.note(c, &m, time.Now()) < give.IdleRoom {
+		late := cellproto.Errorf("take it up", cellproto.Overloaded, "this machine hosts as many cells as it may")
+		late.RetryAfter = give.IdleRoom
+		return late
 	}
-	return err
+	h.log.Info("a hosted mirror that nobody calls makes room for another", zap.String("dir", dir))
+	return h.remove(ctx, c)
 }
 
 // want is the mirror that an offer asks for, but for its schema.
@@ -138,7 +161,10 @@ func (h *hosting) admit(ctx context.Context, from peer.ID, o offer.Offer, m *sig
 	defer h.admission.Unlock()
 	hosted, err := h.known(o)
 	if err == nil && !hosted {
-		err = h.answer(ctx, o, m)
+		var instead string
+		if instead, err = h.answer(ctx, o, m); err == nil && instead != "" {
+			err = h.makeRoom(ctx, instead)
+		}
 	}
 	if err != nil {
 		return nil, false, err

@@ -1,6 +1,7 @@
 package give
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -30,21 +31,28 @@ type Row struct {
 	RSS        int64     `json:"rss"`         // bytes
 	DiskBPS    int64     `json:"disk_bps"`
 	Error      string    `json:"error,omitempty"`
+
+	Idle time.Duration `json:"-"` // for how long it could have been called, and was not
 }
 
 // Answer is what an offer gets: yes, or no with the reason. When is after how long it may be asked again; 0
 // with a no: never.
 type Answer struct {
-	OK   bool
-	Why  string
-	When time.Duration
+	OK      bool
+	Why     string
+	When    time.Duration
+	Instead string // with a yes: the CID of what makes room for it; ""
 }
 
 // Answers that come again.
 const (
-	whenFull = 10 * time.Minute
+	whenFull = time.Minute // at the least
 	whenOff  = time.Hour
 )
+
+// IdleRoom is for how long nobody has called what makes room for a cell that is offered. Without that, whoever had
+// cells taken up that nobody wants would hold all places for a day.
+const IdleRoom = 10 * time.Minute
 
 // admit answers an offer. It is pure; rows are those that are hosted already.
 func admit(now time.Time, set Settings, d Decision, rows []Row, n Need) Answer {
@@ -63,13 +71,19 @@ func admit(now time.Time, set Settings, d Decision, rows []Row, n Need) Answer {
 		return Answer{Why: "this machine gives nothing now", When: whenOff}
 	case !d.Run: // why is nobody else's affair
 		return Answer{Why: "this machine is in use", When: max(d.Again.Sub(now), time.Second)}
-	case len(rows) >= p.Hosts:
-		return Answer{Why: "this machine hosts as many cells as it may", When: whenFull}
+	}
+	instead := ""
+	if len(rows) >= p.Hosts {
+		idlest := slices.MaxFunc(rows, func(a, b Row) int { return cmp.Compare(a.Idle, b.Idle) })
+		if left := IdleRoom - idlest.Idle; left > 0 {
+			return Answer{Why: "this machine hosts as many cells as it may", When: max(left, whenFull)}
+		}
+		instead = idlest.CID
 	}
 	if share := d.Caps.share(p.Hosts); n.Memory > share.Memory {
 		return never("%d MiB of memory are more than the %d MiB that a cell gets here", n.Memory>>20, share.Memory>>20)
 	}
-	return Answer{OK: true}
+	return Answer{OK: true, Instead: instead}
 }
 
 // share is the part of one cell where nothing holds the caps of all together: with it the sum is right,
