@@ -60,6 +60,7 @@ type hosting struct {
 	mu      sync.Mutex
 	cells   map[string]*hostedCell // by CID
 	running bool
+	since   time.Time     // it has been running
 	open    bool          // offers are taken
 	paused  chan struct{} // closed while what is hosted does not run
 }
@@ -254,7 +255,7 @@ func killNucleus(ctx context.Context, dir string) error {
 func (h *hosting) Resume(context.Context) error {
 	h.mu.Lock()
 	if !h.running {
-		h.running, h.paused = true, make(chan struct{})
+		h.running, h.since, h.paused = true, time.Now(), make(chan struct{})
 	}
 	opened := !h.open
 	h.open = true
@@ -299,11 +300,19 @@ func (h *hosting) Rows(context.Context) []give.Row {
 	rows := make([]give.Row, 0, len(h.cells))
 	for _, c := range h.cells {
 		row := c.row
-		row.Used = c.used
+		row.Used, row.Idle = c.used, h.idle(c, time.Now())
 		rows = append(rows, row)
 	}
 	slices.SortFunc(rows, func(a, b give.Row) int { return strings.Compare(a.CID, b.CID) })
 	return rows
+}
+
+// idle is for how long a mirror could have been called, and was not. h.mu is held.
+func (h *hosting) idle(c *hostedCell, now time.Time) time.Duration {
+	if !h.running || c.row.State != stateRunning {
+		return 0
+	}
+	return min(now.Sub(c.used), now.Sub(h.since), now.Sub(c.row.Since))
 }
 
 // keep renews the leases of what is hosted, while it may run.

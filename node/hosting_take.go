@@ -84,21 +84,44 @@ func (h *hosting) known(o offer.Offer) (hosted bool, err error) {
 	return false, err
 }
 
-// answer asks the owner's settings and the machine, and gives how much memory there is for the program.
-func (h *hosting) answer(ctx context.Context, from offer.Asker, o offer.Offer, m *signed.Manifest) (memory int64, err error) {
+// answer asks the owner's settings and the machine.
+func (h *hosting) answer(ctx context.Context, from offer.Asker, o offer.Offer, m *signed.Manifest) (give.Answer, error) {
 	_, artefact := m.Artefact(runtime.GOOS, runtime.GOARCH)
 	a := h.n.giver.Take(ctx, give.Need{
 		CID: o.Cell.String(), Publisher: string(m.Owner), CPU: float64(m.Resources.CPUMilli) / 1000, Memory: m.Resources.MemoryBytes,
 		GPU: m.Resources.GPU != "", Source: !artefact, ForWhom: from.Peer.String(), Network: from.Group,
 	})
 	if a.OK {
-		return a.Memory, nil
+		return a, nil
 	}
 	no := cellproto.Errorf("take it up", cellproto.Denied, "%s", a.Why)
 	if a.When > 0 {
 		no.Kind, no.RetryAfter = cellproto.Overloaded, a.When
 	}
-	return 0, no
+	return a, no
+}
+
+// makeRoom removes a mirror that nobody has called for long, unless somebody does now.
+func (h *hosting) makeRoom(ctx context.Context, id string) error {
+	h.mu.Lock()
+	c := h.cells[id]
+	h.mu.Unlock()
+	if c == nil {
+		return nil
+	}
+	c.op.Lock()
+	defer c.op.Unlock()
+	h.mu.Lock()
+	dir := c.row.Dir
+	h.mu.Unlock()
+	m, err := (&ctl.Client{Dir: dir}).Metrics(ctx)
+	if err == nil && h.note(c, &m, give.TreeUsage("/proc", []int{m.Nucleus.PID}).Disk, time.Now()) < give.IdleRoom {
+		late := cellproto.Errorf("take it up", cellproto.Overloaded, "this machine hosts as many cells as it may")
+		late.RetryAfter = give.IdleRoom
+		return late
+	}
+	h.log.Info("a hosted mirror that nobody calls makes room for another", zap.String("dir", dir))
+	return h.remove(ctx, c)
 }
 
 // want is the mirror that an offer asks for, but for its schema.
@@ -174,11 +197,14 @@ func (h *hosting) Take(ctx context.Context, from offer.Asker, o offer.Offer, m *
 func (h *hosting) admit(ctx context.Context, from offer.Asker, o offer.Offer, m *signed.Manifest) (c *hostedCell, fresh bool, err error) {
 	h.admission.Lock()
 	defer h.admission.Unlock()
-	var memory int64
+	var answer give.Answer
 	hosted, err := h.known(o)
 	if err == nil && !hosted {
-		if memory, err = h.answer(ctx, from, o, m); err == nil {
+		if answer, err = h.answer(ctx, from, o, m); err == nil {
 			err = h.payable(from, o, m)
+		}
+		if err == nil && answer.Instead != "" {
+			err = h.makeRoom(ctx, answer.Instead)
 		}
 	}
 	if err != nil {
@@ -193,7 +219,7 @@ func (h *hosting) admit(ctx context.Context, from offer.Asker, o offer.Offer, m 
 	now := time.Now()
 	c = &hostedCell{used: now, row: give.Row{
 		CID: id, Name: m.Name, Version: m.Version, Publisher: string(m.Owner), ForWhom: from.Peer.String(), State: stateTaking, Since: now,
-		Memory: memory, Network: from.Group,
+		Memory: answer.Memory, Network: from.Group,
 	}}
 	h.cells[id] = c
 	return c, true, nil

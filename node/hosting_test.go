@@ -5,7 +5,33 @@ import (
 	"time"
 
 	"github.com/celldnet/celld/internal/ctl"
+	"github.com/celldnet/celld/node/give"
 )
+
+// The time in which a mirror cannot be called is not held against it.
+func TestIdle(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	ago := func(m int) time.Time { return now.Add(-time.Duration(m) * time.Minute) }
+	for name, c := range map[string]struct {
+		running           bool
+		state             string
+		used, up, resumed time.Time
+		want              time.Duration
+	}{
+		"nobody calls it":                {true, stateRunning, ago(30), ago(60), ago(90), 30 * time.Minute},
+		"the machine was in use":         {true, stateRunning, ago(600), ago(5), ago(5), 5 * time.Minute},
+		"it did not run":                 {true, stateRunning, ago(600), ago(7), ago(90), 7 * time.Minute},
+		"the machine is in use":          {false, statePaused, ago(600), ago(60), ago(90), 0},
+		"it is just being taken up":      {true, stateTaking, ago(30), ago(30), ago(90), 0},
+		"it was called just a while ago": {true, stateRunning, ago(1), ago(60), ago(90), time.Minute},
+	} {
+		h := &hosting{running: c.running, since: c.resumed}
+		got := h.idle(&hostedCell{used: c.used, row: give.Row{State: c.state, Since: c.up}}, now)
+		if got != c.want {
+			t.Errorf("%s: it is idle for %v, want %v", name, got, c.want)
+		}
+	}
+}
 
 // Only calls keep a hosted mirror: that its nucleus ends and is started anew, as after each pause, is none.
 func TestUnusedAcrossRestarts(t *testing.T) {

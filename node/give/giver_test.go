@@ -501,3 +501,43 @@ func TestAdmit(t *testing.T) {
 		}
 	}
 }
+
+// Where all places are taken the cell makes room that nobody has called for the longest time, if that is long.
+func TestAdmitInstead(t *testing.T) {
+	set, run := onSettings(), Decision{Run: true, Caps: Caps{CPU: 10, Memory: 4 << 30}}
+	load := Load{Known: true, Cores: 4, Total: 40 << 30, Free: 40 << 30}
+	set.Policy.Hosts = 3
+	n := Need{CID: someCell, Publisher: somePeer, ForWhom: "somebody"}
+	for name, c := range map[string]struct {
+		idle [3]time.Duration
+		want Answer
+	}{
+		"all are called":    {[3]time.Duration{}, Answer{Why: "this machine hosts as many cells as it may", When: IdleRoom}},
+		"not long enough":   {[3]time.Duration{time.Minute, IdleRoom - 3*time.Minute, 0}, Answer{Why: "this machine hosts as many cells as it may", When: 3 * time.Minute}},
+		"soon":              {[3]time.Duration{IdleRoom - time.Second, 0, 0}, Answer{Why: "this machine hosts as many cells as it may", When: whenFull}},
+		"long enough":       {[3]time.Duration{0, IdleRoom, time.Minute}, Answer{OK: true, Instead: "1"}},
+		"the longest of it": {[3]time.Duration{IdleRoom, time.Minute, time.Hour}, Answer{OK: true, Instead: "2"}},
+	} {
+		rows := make([]Row, 3)
+		for i := range rows {
+			rows[i] = Row{CID: string(rune('0' + i)), Idle: c.idle[i]}
+		}
+		if a := without(admit(epoch, set, run, load, rows, n)); a != c.want {
+			t.Errorf("%s: %+v, want %+v", name, a, c.want)
+		}
+		if a := without(admit(epoch, set, run, load, rows[:2], n)); a != (Answer{OK: true}) {
+			t.Errorf("%s, and a place is free: %+v", name, a)
+		}
+		big := n
+		big.Memory = 1 << 40
+		if a := admit(epoch, set, run, load, rows, big); a.OK || a.Instead != "" {
+			t.Errorf("%s: what is too large: %+v", name, a)
+		}
+	}
+}
+
+// without leaves out how much memory there is.
+func without(a Answer) Answer {
+	a.Memory = 0
+	return a
+}

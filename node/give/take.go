@@ -1,6 +1,7 @@
 package give
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -35,22 +36,29 @@ type Row struct {
 	Memory     int64     `json:"memory"` // bytes that its program may use
 	Used       time.Time `json:"used"`   // when it was called last, as far as that was seen
 	Error      string    `json:"error,omitempty"`
+
+	Idle time.Duration `json:"-"` // for how long it could have been called, and was not
 }
 
 // Answer is what an offer gets: yes, or no with the reason. When is after how long it may be asked again; 0
 // with a no: never.
 type Answer struct {
-	OK     bool
-	Why    string
-	When   time.Duration
-	Memory int64 // bytes that the program may use, with a yes
+	OK      bool
+	Why     string
+	When    time.Duration
+	Memory  int64  // bytes that the program may use, with a yes
+	Instead string // with a yes: the CID of what makes room for it; ""
 }
 
 // Answers that come again.
 const (
-	whenFull = 10 * time.Minute
+	whenFull = time.Minute // at the least
 	whenOff  = time.Hour
 )
+
+// IdleRoom is for how long nobody has called what makes room for a cell that is offered. Without that, whoever had
+// cells taken up that nobody wants would hold all places for a day.
+const IdleRoom = 10 * time.Minute
 
 // admit answers an offer. It is pure; rows are those that are hosted already.
 func admit(now time.Time, set Settings, d Decision, l Load, rows []Row, n Need) Answer {
@@ -69,9 +77,17 @@ func admit(now time.Time, set Settings, d Decision, l Load, rows []Row, n Need) 
 		return Answer{Why: "this machine gives nothing now", When: whenOff}
 	case !d.Run: // why is nobody else's affair
 		return Answer{Why: "this machine is in use", When: max(d.Again.Sub(now), time.Second)}
-	case len(rows) >= p.Hosts:
-		return Answer{Why: "this machine hosts as many cells as it may", When: whenFull}
-	case greedy(p, rows, n):
+	}
+	instead := ""
+	if len(rows) >= p.Hosts {
+		idlest := slices.MaxFunc(rows, func(a, b Row) int { return cmp.Compare(a.Idle, b.Idle) })
+		if left := IdleRoom - idlest.Idle; left > 0 {
+			return Answer{Why: "this machine hosts as many cells as it may", When: max(left, whenFull)}
+		}
+		instead = idlest.CID
+		rows = slices.DeleteFunc(slices.Clone(rows), func(r Row) bool { return r.CID == instead })
+	}
+	if greedy(p, rows, n) {
 		return Answer{Why: "this machine hosts as many cells as it may for one peer, one network, or of one publisher", When: whenFull}
 	}
 	if most := largest(mostMemory(set, l), p.Hosts); n.Memory > most {
@@ -84,7 +100,7 @@ func admit(now time.Time, set Settings, d Decision, l Load, rows []Row, n Need) 
 	if !ok {
 		return Answer{Why: "the cells that this machine hosts leave no memory for it", When: whenFull}
 	}
-	return Answer{OK: true, Memory: bytes}
+	return Answer{OK: true, Memory: bytes, Instead: instead}
 }
 
 // greedy says that half of the places are taken by who asks already, or by the publisher, unless the owner has named
