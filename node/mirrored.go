@@ -53,6 +53,7 @@ func (n *nucleus) place() (err error) {
 		return cellproto.Errorf("start "+n.cfg.Cell.Name, cellproto.BadInput, "%s is there, and it is no mirror", give.PlacementFile).
 			WithHint("Remove %s, or the cell.", filepath.Join(n.cfg.Dir, give.PlacementFile))
 	}
+	lower()
 	if len(n.placed.Groups) > 0 {
 		n.cgroup, err = sandbox.EnterPool(n.placed.Groups, filepath.Base(n.cfg.Dir))
 	}

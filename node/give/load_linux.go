@@ -30,7 +30,7 @@ type disks struct {
 const (
 	measureFirst = 250 * time.Millisecond // with none before it
 	measureLeast = LoadEvery * 9 / 10     // shorter ones say little: a moment's work is no load
-	measureMost  = 5 * time.Minute        // longer ones are of another time
+	measureMost  = 2 * LookEvery          // longer ones are of another time
 	sectorBytes  = 512
 )
 
