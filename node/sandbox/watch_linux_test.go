@@ -10,7 +10,9 @@ import (
 
 // What is held from here alone ends when nothing of it can be seen any more; Stop and the time of a build hold all the same.
 func TestUnseen(t *testing.T) {
-	report := func(cpu, memory, threads string) Report { return Report{CPUBy: cpu, MemoryBy: memory, ThreadsBy: threads} }
+	report := func(cpu, memory, threads string) Report {
+		return Report{CPUBy: cpu, MemoryBy: memory, ThreadsBy: threads}
+	}
 	for name, c := range map[string]struct {
 		box  *Box
 		want string
