@@ -98,6 +98,10 @@ func changeOf(c *ctl.GiveChange) (func(*give.Settings), error) {
 		return nil, cellproto.Errorf("give", cellproto.BadInput, "%v is over already", c.Until.Local().Format(time.DateTime)).
 			WithHint("--until 08:00, or --until never")
 	}
+	if c.GPU != nil && *c.GPU {
+		return nil, cellproto.Errorf("give", cellproto.Unsupported, "a GPU cannot be given: a program in a sandbox sees none, and nobody else's runs outside of one").
+			WithHint("Give without --gpu.")
+	}
 	return func(s *give.Settings) {
 		set(&s.On, c.On)
 		set(&s.CPU, c.CPU)

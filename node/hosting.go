@@ -216,22 +216,26 @@ func (h *hosting) look() {
 func (h *hosting) yield(ctx context.Context, c *hostedCell, dir, why string) error {
 	c.op.Lock()
 	defer c.op.Unlock()
-	soon, cancel := context.WithTimeout(ctx, yieldWait)
-	_, err := (&ctl.Client{Dir: dir}).Yield(soon, why)
-	cancel()
-	if errors.Is(err, ctl.ErrNotRunning) || errors.Is(err, ctl.ErrLost) {
-		err = nil
-	}
-	if err != nil { // it does not do as it is told: it ends, and its program with it
-		h.log.Warn("a hosted mirror does not yield, and is killed", zap.String("dir", dir), zap.Error(err))
-		err = killNucleus(ctx, dir)
-	}
+	err := giveBack(ctx, dir, why, h.log)
 	state := statePaused
 	if err != nil {
 		state = stateFailed
 	}
 	h.set(c, state, err)
 	return err
+}
+
+// giveBack has the nucleus of a hosted mirror give the machine back. One that does not do as it is told is killed, and
+// its program with it.
+func giveBack(ctx context.Context, dir, why string, log *zap.Logger) error {
+	soon, cancel := context.WithTimeout(ctx, yieldWait)
+	defer cancel()
+	_, err := (&ctl.Client{Dir: dir}).Yield(soon, why)
+	if err == nil || errors.Is(err, ctl.ErrNotRunning) || errors.Is(err, ctl.ErrLost) {
+		return nil
+	}
+	log.Warn("a hosted mirror does not yield, and is killed", zap.String("dir", dir), zap.Error(err))
+	return killNucleus(ctx, dir)
 }
 
 // killNucleus kills the nucleus that listens in a cell's directory, whatever it is doing.

@@ -95,6 +95,8 @@ func ended(r sandbox.Report) int {
 		return exitNoOutput
 	case sandbox.WhyGuard:
 		fmt.Fprintln(os.Stderr, "cellbox: the process that guards the program was killed")
+	case sandbox.WhyUnseen:
+		fmt.Fprintln(os.Stderr, "cellbox: the program was ended: /proc shows nothing of it (hidepid?), and no control group holds its limits")
 	}
 	if r.LogDropped > 0 {
 		fmt.Fprintf(os.Stderr, "cellbox: %d bytes of its log were dropped; they came too fast\n", r.LogDropped)

@@ -121,7 +121,7 @@ func addGiveFlags(cmd *cobra.Command) *giveFlags {
 	set.StringArrayVar(&f.allow, "allow", nil, "peer `ID` of a publisher whose cells are taken up, or all; may be repeated")
 	set.StringArrayVar(&f.deny, "deny", nil, "`CID` of a cell that is not taken up, or peer ID of a publisher, or none; may be repeated")
 	set.IntVar(&f.hosts, "hosts", 4, "how many cells at once")
-	set.BoolVar(&f.gpu, "gpu", false, "take up cells that want a GPU")
+	set.BoolVar(&f.gpu, "gpu", false, "refused: a program in a sandbox sees no GPU")
 	set.BoolVar(&f.source, "build-from-source", false, "build cells that have no program for this machine, in a sandbox")
 	set.StringVar(&f.credit, "credit-to", "self", "peer ID of the account or pool that is credited, the `name` of a pool, or self")
 	return f

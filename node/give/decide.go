@@ -122,6 +122,8 @@ func against(now time.Time, s Snapshot, set Settings) (string, time.Time) {
 		because = fmt.Sprintf("others use %.0f %% of the processors", l.Others)
 	case capsOf(set, l).Memory < leastMemory:
 		because = "there is no memory to spare"
+	case capsOf(set, l).Memory < l.Ours: // the kernel would end somebody's program, in the middle of a call
+		because = "hosted cells have more memory than there is to spare now"
 	case l.DiskBusy > set.Busy && l.DiskBPS > l.DiskOurs: // else what is hosted may be why
 		because = fmt.Sprintf("others keep a disk busy for %.0f %% of the time", l.DiskBusy)
 	}

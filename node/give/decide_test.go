@@ -141,6 +141,8 @@ func (w *world) change(now time.Time, key, value string) (err error) {
 		w.snap.Load.Others, err = number, nerr
 	case "free":
 		w.snap.Load.Free, err = int64(number*1e6), nerr
+	case "ours":
+		w.snap.Load.Ours, err = int64(number*1e6), nerr
 	case "busy":
 		w.snap.Load.DiskBusy, err = number, nerr
 	case "disk":
@@ -149,6 +151,8 @@ func (w *world) change(now time.Time, key, value string) (err error) {
 		w.snap.Load.DiskOurs, err = int64(number*1e6), nerr
 	case "load":
 		w.snap.Load.Known = value == "known"
+	case "ram":
+		w.set.RAM, err = number, nerr
 	case "cpu":
 		w.set.CPU, err = number, nerr
 	case "mark":

@@ -475,7 +475,7 @@ func TestAdmit(t *testing.T) {
 		"not allowed":      {func(s *Settings, _ *Decision, _ *Need) { s.Policy.Allow = []string{"other"} }, 0, false, false},
 		"allowed":          {func(s *Settings, _ *Decision, _ *Need) { s.Policy.Allow = []string{"other", somePeer} }, 0, true, false},
 		"GPU":              {func(_ *Settings, _ *Decision, n *Need) { n.GPU = true }, 0, false, false},
-		"given GPU":        {func(s *Settings, _ *Decision, n *Need) { n.GPU, s.Policy.GPU = true, true }, 0, true, false},
+		"given GPU":        {func(s *Settings, _ *Decision, n *Need) { n.GPU, s.Policy.GPU = true, true }, 0, false, false},
 		"source":           {func(_ *Settings, _ *Decision, n *Need) { n.Source = true }, 0, false, false},
 		"wanted source":    {func(s *Settings, _ *Decision, n *Need) { n.Source, s.Policy.BuildFromSource = true, true }, 0, true, false},
 		"off":              {func(s *Settings, _ *Decision, _ *Need) { s.On = false }, 0, false, true},

@@ -156,7 +156,7 @@ func (m *machine) memory(l *Load, ours Usage) bool {
 	if err != nil || info.MemTotalBytes == nil || info.MemAvailableBytes == nil {
 		return false
 	}
-	l.Total = int64(*info.MemTotalBytes)
+	l.Total, l.Ours = int64(*info.MemTotalBytes), ours.RSS
 	l.Free = min(int64(*info.MemAvailableBytes)+ours.RSS, l.Total)
 	return true
 }

@@ -449,7 +449,7 @@ func TestLoad(t *testing.T) {
 	f.write("proc/stat", stat1)
 	f.write("proc/diskstats", disks1)
 	l := f.Look(context.Background(), Usage{CPU: time.Second, RSS: 1e6, Disk: 1e6}).Load
-	want := Load{Known: true, Cores: 2, Others: 15, Total: 16_000_000 << 10, Free: 8_000_000<<10 + 1e6, DiskBusy: 50, DiskBPS: (4000*512 - 1e6) / 10, DiskOurs: 1e5}
+	want := Load{Known: true, Cores: 2, Others: 15, Total: 16_000_000 << 10, Free: 8_000_000<<10 + 1e6, Ours: 1e6, DiskBusy: 50, DiskBPS: (4000*512 - 1e6) / 10, DiskOurs: 1e5}
 	l.Others = math.Round(l.Others) // 4 s of 20 were busy, 1 s of these was ours
 	if l != want {
 		t.Errorf("%+v, want %+v", l, want)

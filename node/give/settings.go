@@ -60,7 +60,7 @@ type Settings struct {
 type Policy struct {
 	Allow           []string `json:"allow,omitempty"` // peer IDs of publishers; empty: every publisher
 	Deny            []string `json:"deny,omitempty"`  // CIDs of manifests, and peer IDs of publishers, that are never taken up
-	GPU             bool     `json:"gpu,omitempty"`   // cells that want one
+	GPU             bool     `json:"gpu,omitempty"`   // cells that want one; it is kept, and none is taken up: see admit
 	Hosts           int      `json:"hosts"`           // cells at once
 	BuildFromSource bool     `json:"build_from_source,omitempty"`
 	CreditTo        string   `json:"credit_to,omitempty"` // peer ID of the account that is credited; "": the owner's

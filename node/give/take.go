@@ -69,8 +69,8 @@ func admit(now time.Time, set Settings, d Decision, l Load, rows []Row, n Need) 
 		return never("the owner of this machine does not want this cell")
 	case len(p.Allow) > 0 && !slices.Contains(p.Allow, n.Publisher):
 		return never("the owner of this machine allows certain publishers only")
-	case n.GPU && !p.GPU:
-		return never("this machine does not give a GPU")
+	case n.GPU: // whatever an earlier version has let the owner set
+		return never("no GPU is given: a program in a sandbox sees none")
 	case n.Source && !p.BuildFromSource:
 		return never("there is no program for this machine, and it does not build from source")
 	case !set.On:
