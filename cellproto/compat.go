@@ -58,11 +58,17 @@ func Compare(old, next *Schema) Comparison {
 // Compatible gives the ways in which a program with the schema next breaks those who call it as old
 // says; none: it serves them. What was allowed as input has to be allowed still, and what comes as
 // output has to be what was promised. Constraints that this package does not understand may not change.
-// It does not look at what people read (titles, descriptions). The result is sorted.
+// It does not look at what people read (titles, descriptions). The result is sorted. A program whose schema has
+// an older version that they fit serves them as that.
 func Compatible(old, next *Schema) []Change {
 	if old == nil || next == nil {
 		return nil // callers that rely on nothing
 	}
+	_, changes := next.VersionFor(old)
+	return changes
+}
+
+func compatible(old, next *Schema) []Change {
 	var all []Change
 	for _, name := range sortedKeys(old.Functions) {
 		before := old.Functions[name]

@@ -129,7 +129,7 @@ func (o *olds) route(made []byte) string {
 
 // look finds that out. o.mu is held.
 func (o *olds) look(made cellproto.SchemaHash, now *cellproto.Schema) string {
-	if now == nil || now.Hash() == made {
+	if now == nil || now.Version(made) != nil {
 		return ""
 	}
 	schema := o.n.schemas.get(made)

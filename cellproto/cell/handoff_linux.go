@@ -213,6 +213,7 @@ func (h *handoff) accept(subject string, share *atomic.Int32) func(*cellproto.Co
 			}
 			f.Header.Meta[metaPeer] = subject
 		}
+		delete(f.Header.Meta, cellproto.MetaSchema)
 		h.s.acceptCounted(c, f, by)
 	}
 }

@@ -76,6 +76,15 @@ func (r *remote) calledAs(ctx context.Context, made string) context.Context {
 	return context.WithValue(ctx, madeKey{}, made)
 }
 
+// as gives the version of a cell's schema by which a call is answered; nil: that is not known.
+func (r *remote) as(ctx context.Context, schema *cellproto.Schema) *cellproto.Schema {
+	made := r.madeFor(ctx)
+	if schema == nil || len(schema.Older) == 0 || len(made) != len(cellproto.SchemaHash{}) {
+		return schema
+	}
+	return schema.Version(cellproto.SchemaHash([]byte(made)))
+}
+
 type madeKey struct{}
 
 // maxDescribing is how many fetches of one description there are at once; who has waited for

@@ -72,7 +72,7 @@ func (s *session) admit(c *cellproto.Conn, f *cellproto.Frame) error {
 		return s.reserved(c, f, serving)
 	}
 	s.uses(serving, c.ReadAt())
-	fn, err := s.s.check(f, serving)
+	fn, err := s.s.check(f, s.as(serving))
 	if err != nil {
 		return err
 	}
@@ -134,6 +134,9 @@ func (s *session) reserved(c *cellproto.Conn, f *cellproto.Frame, serving *Servi
 	case serving.Schema == nil:
 		return cellproto.Errorf(op, cellproto.NotFound, "this nucleus has no program, and so no schema")
 	}
+	if known := s.as(serving); known != nil {
+		serving = known
+	}
 	h := cellproto.Header{Codec: cellproto.JSON}
 	if len(serving.canonical) <= cellproto.ChunkSize {
 		return s.replyNow(c, f, h, serving.canonical)
@@ -160,12 +163,15 @@ func (s *session) replyNow(c *cellproto.Conn, f *cellproto.Frame, h cellproto.He
 }
 
 // check looks at the function and the arguments, so that no program is started for nothing. It gives
-// what is known of the function, nil without a schema.
+// what is known of the function, nil without a schema, or when serving is nil: what the caller knows is not served.
 func (s *Server) check(f *cellproto.Frame, serving *Serving) (*served, error) {
 	name := f.Header.Func
 	if s.deps.Program == nil {
 		return nil, cellproto.Errorf("call "+name, cellproto.NotFound, "this nucleus has no program").
 			WithHint("Set binary in cell.toml, or call another cell.")
+	}
+	if serving == nil {
+		serving = &Serving{}
 	}
 	fn := serving.served[name]
 	if fn == nil && serving.Schema != nil {
@@ -240,9 +246,14 @@ func (s *session) metaFor(meta map[string]string) (map[string]string, error) {
 		return s.meta, nil
 	}
 	delete(meta, metaPeer)
-	if len(meta)+len(s.meta) > maxMeta {
+	delete(meta, cellproto.MetaSchema)
+	room := maxMeta
+	if s.hello.made != nil {
+		room-- // for MetaSchema
+	}
+	if len(meta)+len(s.meta) > room {
 		// The program would take the frame for a broken one, and hang up on everybody.
-		return nil, cellproto.Errorf("call", cellproto.TooLarge, "%d entries of meta, with the nucleus's own at most %d", len(meta), maxMeta)
+		return nil, cellproto.Errorf("call", cellproto.TooLarge, "%d entries of meta, with the nucleus's own at most %d", len(meta), room)
 	}
 	maps.Copy(meta, s.meta)
 	return meta, nil
@@ -266,7 +277,7 @@ func (s *session) wake(r *cellproto.Relay, f *cellproto.Frame, lost error) {
 				f.Header.Budget = max(f.Header.Budget-time.Since(begin), time.Microsecond)
 				begin = time.Now()
 			}
-			if _, refused := s.fits(ctx, up, f.Header.Func); refused != nil { // what cannot be told by now does not count
+			if _, refused := s.fits(ctx, up, f); refused != nil { // what cannot be told by now does not count
 				s.turnAway(refused)
 				r.Fail(cmp.Or(lost, refused))
 				return
