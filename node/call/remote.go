@@ -159,15 +159,26 @@ func fits(cell cellproto.CellID, m *signed.Manifest, schema []byte) error {
 }
 
 // suits checks that a provider says in its advert that it serves callers who know the cell by the schema of
-// its manifest. One that names no schema is judged by its hello.
-func (r *remote) suits(claim *race.Claim) error {
+// its manifest, and by the one that this caller was made for if the manifest accepts that. One that names no schema is
+// judged by its hello.
+func (r *remote) suits(ctx context.Context, claim *race.Claim) error {
 	r.mu.Lock()
 	m := r.manifest
 	r.mu.Unlock()
-	if m == nil || m.SchemaHash.IsZero() || len(claim.Provided)+len(claim.Accepted) == 0 || claim.Fits([]cellproto.SchemaHash{m.SchemaHash}) {
+	if m == nil || m.SchemaHash.IsZero() || len(claim.Provided)+len(claim.Accepted) == 0 {
 		return nil
 	}
-	return cellproto.Errorf("call "+string(r.name), cellproto.Incompatible, "the provider serves no callers with the schema that the manifest names")
+	if !claim.Fits([]cellproto.SchemaHash{m.SchemaHash}) {
+		return cellproto.Errorf("call "+string(r.name), cellproto.Incompatible, "the provider serves no callers with the schema that the manifest names")
+	}
+	made := r.madeFor(ctx)
+	if len(made) != len(cellproto.SchemaHash{}) {
+		return nil
+	}
+	if hash := cellproto.SchemaHash([]byte(made)); slices.Contains(m.Accepted, hash) && !claim.Fits([]cellproto.SchemaHash{hash}) {
+		return cellproto.Errorf("call "+string(r.name), cellproto.Incompatible, "the provider does not accept callers who were made for schema %s", hash.String()[:shownHash])
+	}
+	return nil
 }
 
 // vet checks what a provider has said of itself against the manifest, which was perhaps not known
