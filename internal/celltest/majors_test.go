@@ -119,6 +119,9 @@ func TestOldMajorVersionIsReachedFromElsewhere(t *testing.T) {
 	if s := kept.Status(); s.CID != first.CID || s.Version != "1.0.0" {
 		t.Errorf("version %s is kept, under %s", s.Version, s.CID)
 	}
+	if info, err := os.Stat(filepath.Join(kept.Dir, "keys")); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("its keys: %v, %v", info.Mode(), err)
+	}
 	before := calls.Load()
 	Eventually(t, "they go on", func() bool { return calls.Load() > before+20 })
 	close(stop)
