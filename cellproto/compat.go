@@ -59,12 +59,18 @@ func Compare(old, next *Schema) Comparison {
 // Compatible gives the ways in which a program with the schema next breaks those who call it as old
 // says; none: it serves them. What was allowed as input has to be allowed still, and what comes as
 // output has to be what was promised. Constraints that this package does not understand may not change.
-// It does not look at what people read (titles, descriptions). The result is sorted. Two schemas that it
-// would take too long to compare are not compatible.
+// It does not look at what people read (titles, descriptions). The result is sorted. A program whose schema has
+// an older version that they fit serves them as that. Two schemas that it would take too long to compare are not
+// compatible.
 func Compatible(old, next *Schema) []Change {
 	if old == nil || next == nil {
 		return nil // callers that rely on nothing
 	}
+	_, changes := next.VersionFor(old)
+	return changes
+}
+
+func compatible(old, next *Schema) []Change {
 	var all []Change
 	steps := maxCompared
 	for _, name := range sortedKeys(old.Functions) {

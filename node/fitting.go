@@ -37,16 +37,25 @@ func (f *fitting) of(made, live cellproto.SchemaHash) call.Fit {
 	if ok {
 		return fit
 	}
-	was := f.get(made)
-	if was == nil {
-		return call.Fit{Known: true} // whoever made that up, or was made for a cell of which this is a copy: the program says
-	}
 	is := f.get(live)
 	if is == nil {
 		return call.Fit{} // the program was not asked for it yet
 	}
-	fit = call.Fit{Known: true, Broken: map[string]string{}}
-	for _, c := range cellproto.Compatible(was, is) {
+	fit = call.Fit{Known: true}
+	was := is.Version(made)
+	if was == nil {
+		if was = f.get(made); was == nil {
+			return fit // whoever made that up, or was made for a cell of which this is a copy: the program says
+		}
+	}
+	as, changes := is.VersionFor(was)
+	if as != nil && as != is {
+		fit.As = as.Hash()
+	}
+	for _, c := range changes {
+		if fit.Broken == nil {
+			fit.Broken = map[string]string{}
+		}
 		if _, ok := fit.Broken[c.Func]; !ok {
 			fit.Broken[c.Func] = c.String()
 		}
@@ -60,11 +69,12 @@ func (f *fitting) of(made, live cellproto.SchemaHash) call.Fit {
 	return fit
 }
 
-// whole reports that nothing is known to be broken for callers who were made for a schema, by a program with another
-// one: the hashes as their hellos have them.
+// whole reports that a program with one schema needs not be told what callers are who were made for another one, and
+// that nothing is known to be broken for them: the hashes as their hellos have them.
 func (f *fitting) whole(made, live []byte) bool {
 	if len(made) != len(cellproto.SchemaHash{}) || len(live) != len(cellproto.SchemaHash{}) {
 		return true
 	}
-	return len(f.of(cellproto.SchemaHash(made), cellproto.SchemaHash(live)).Broken) == 0
+	fit := f.of(cellproto.SchemaHash(made), cellproto.SchemaHash(live))
+	return len(fit.Broken) == 0 && (fit.As.IsZero() || fit.As == cellproto.SchemaHash(made))
 }

@@ -51,6 +51,39 @@ func TestFitting(t *testing.T) {
 	}
 }
 
+// A program that serves an older version as well does so for all who fit that.
+func TestFittingOfOlderVersions(t *testing.T) {
+	schema := func(names ...string) *cellproto.Schema {
+		s := &cellproto.Schema{Cell: "maths", Functions: map[string]cellproto.Function{}}
+		for _, name := range names {
+			s.Functions[name] = cellproto.Function{}
+		}
+		return s
+	}
+	old, less, both := schema("mul", "neg"), schema("neg"), schema("times")
+	both.Older = []*cellproto.Schema{old}
+	s := openSchemas(t.TempDir(), zap.NewNop())
+	s.keep(both)
+	s.keep(less)
+	f := &fitting{get: s.get, known: map[[2]cellproto.SchemaHash]call.Fit{}}
+	live := both.Hash()
+	for _, tc := range []struct {
+		made  cellproto.SchemaHash
+		as    cellproto.SchemaHash
+		whole bool // the program can tell by itself
+	}{{old.Hash(), old.Hash(), true}, {less.Hash(), old.Hash(), false}, {live, cellproto.SchemaHash{}, true}} {
+		if fit := f.of(tc.made, live); !fit.Known || len(fit.Broken) > 0 || fit.As != tc.as {
+			t.Errorf("%v: %+v", tc.made, fit)
+		}
+		if got := f.whole(tc.made[:], live[:]); got != tc.whole {
+			t.Errorf("%v: handed over is %v", tc.made, got)
+		}
+	}
+	if !s.has(old.Hash()) {
+		t.Error("the older version's schema is not kept")
+	}
+}
+
 // An old version is where its own callers are led, also when their schema was lost; and nobody who is served here.
 func TestLookForTheOldVersionOfACaller(t *testing.T) {
 	s := openSchemas(t.TempDir(), zap.NewNop())

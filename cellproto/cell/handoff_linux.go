@@ -211,13 +211,16 @@ func (h *handoff) accept(subject string, share *atomic.Int32) func(*cellproto.Co
 	}
 }
 
-// withPeer gives the meta of a call with its caller, "" for the owner, in the place of whom it names itself.
+// withPeer gives the meta of a call with its caller, "" for the owner, in the place of whom it names itself, and
+// without what only a nucleus says. The map may be one that calls share.
 func withPeer(meta map[string]string, subject string) map[string]string {
-	if _, named := meta[metaPeer]; !named && subject == "" {
+	_, named := meta[metaPeer]
+	if _, told := meta[cellproto.MetaSchema]; !named && !told && subject == "" {
 		return meta
 	}
 	own := make(map[string]string, len(meta)+1)
 	maps.Copy(own, meta)
+	delete(own, cellproto.MetaSchema)
 	if own[metaPeer] = subject; subject == "" {
 		delete(own, metaPeer)
 	}

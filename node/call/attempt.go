@@ -138,7 +138,7 @@ func (p *policy) prepare(ctx context.Context, c *Caller, r *remote, who race.Ran
 			return nil // it is only called less boldly
 		}
 	}
-	return p.read(schema, req)
+	return p.read(r.as(ctx, schema), req)
 }
 
 // read learns it from a schema that is at hand, which may be nil.
@@ -285,7 +285,7 @@ func (a attempt) account(now time.Time) attempt {
 // callPeer makes one attempt with one provider, at begin, and notes what that says about it.
 func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, begin time.Time) attempt {
 	a := c.exchange(ctx, r, who, req, begin)
-	a.fits(r, req)
+	a.fits(ctx, r, req)
 	now := time.Now()
 	a = a.account(now)
 	if a.err != nil && errors.Is(ctx.Err(), context.Canceled) {
@@ -308,11 +308,11 @@ func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *
 }
 
 // fits has a reply that its schema does not promise count as none. Bodies are not looked at.
-func (a *attempt) fits(r *remote, req *cellproto.Request) {
+func (a *attempt) fits(ctx context.Context, r *remote, req *cellproto.Request) {
 	if a.err != nil || a.reply.Body != nil {
 		return
 	}
-	if err := r.fit(req.Header.Func).Check(a.reply.Header.Codec, a.reply.Payload); err != nil {
+	if err := r.fit(ctx, req.Header.Func).Check(a.reply.Header.Codec, a.reply.Payload); err != nil {
 		a.err = cellproto.Errorf("use "+string(r.name), cellproto.BadReply, "%s replied what its schema does not promise: %w", a.from.Peer, err).
 			WithHint("The provider is not asked for a while; its function may have run.")
 		a.reply = nil
@@ -323,7 +323,7 @@ func (a *attempt) fits(r *remote, req *cellproto.Request) {
 func (c *Caller) exchange(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, begin time.Time) attempt {
 	a := attempt{from: who}
 	bulk := req.Body != nil
-	hoping := !bulk && r.givesBody(req.Header.Func) && c.links.hopeful(who.Peer)
+	hoping := !bulk && r.givesBody(ctx, req.Header.Func) && c.links.hopeful(who.Peer)
 	lk, err := c.connect(ctx, r, who.Peer, bulk || hoping)
 	if hoping {
 		bulk = err == nil

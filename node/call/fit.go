@@ -2,6 +2,7 @@ package call
 
 import (
 	"context"
+	"maps"
 
 	"github.com/celldnet/celld/cellproto"
 )
@@ -13,31 +14,43 @@ import (
 type Fit struct {
 	Known  bool              // false: the program is to be asked for its schema first
 	Broken map[string]string // how it breaks them, by function; empty: it does not
+	// As is the schema of the older version as which it serves them; zero: they get what everybody does.
+	As cellproto.SchemaHash
 }
 
 // fitted is the Fit of the program at the end of a connection, for one session.
 type fitted struct {
-	up  *cellproto.Conn
-	fit Fit
+	up   *cellproto.Conn
+	fit  Fit
+	meta map[string]string // that tells the program As; nil: nothing
 }
 
 // fits looks at the program at the end of up, for whose hello it waits until ctx ends: the error says that it does not
 // serve this caller's calls of fn. known is false if that cannot be told yet.
-func (s *session) fits(ctx context.Context, up *cellproto.Conn, fn string) (known bool, err error) {
+func (s *session) fits(ctx context.Context, up *cellproto.Conn, f *cellproto.Frame) (known bool, err error) {
 	if s.hello.made == nil || s.s.cfg.Fit == nil {
 		return true, nil
 	}
+	fn := f.Header.Func
 	last := s.fitted.Load()
 	if last == nil || last.up != up {
-		now := &fitted{up, s.fitOf(ctx, up)}
+		now := &fitted{up: up, fit: s.fitOf(ctx, up)}
 		if !now.fit.Known {
 			return false, nil
+		}
+		if !now.fit.As.IsZero() {
+			now.meta = maps.Clone(s.meta)
+			if now.meta == nil {
+				now.meta = map[string]string{}
+			}
+			now.meta[cellproto.MetaSchema] = now.fit.As.String()
 		}
 		s.fitted.Store(now)
 		last = now
 	}
 	what, broken := last.fit.Broken[fn]
 	if !broken {
+		last.tell(f)
 		return true, nil
 	}
 	if s.elsewhere() {
@@ -49,6 +62,46 @@ func (s *session) fits(ctx context.Context, up *cellproto.Conn, fn string) (know
 }
 
 const shownHash = 12 // hex digits
+
+// tell has the request say which version of itself the program is called as. It is told again when it goes to
+// another program.
+func (x *fitted) tell(f *cellproto.Frame) {
+	_, told := f.Header.Meta[cellproto.MetaSchema]
+	switch {
+	case x.meta == nil && !told:
+	case x.meta == nil:
+		f.Header.Meta = maps.Clone(f.Header.Meta)
+		delete(f.Header.Meta, cellproto.MetaSchema)
+	case told || len(f.Header.Meta) > 0:
+		f.Header.Meta = maps.Clone(f.Header.Meta)
+		maps.Copy(f.Header.Meta, x.meta)
+	default:
+		f.Header.Meta = x.meta
+	}
+}
+
+// as gives what is served as this caller knows it; nil if that does not serve it as a whole: what it asks is not
+// looked at before it comes to a program.
+func (s *session) as(serving *Serving) *Serving {
+	if s.hello.made == nil || s.s.cfg.Fit == nil || serving.Schema == nil || string(s.hello.made) == string(serving.Hash[:]) {
+		return serving
+	}
+	if s.viewOf == serving {
+		return s.view
+	}
+	fit := s.s.cfg.Fit(cellproto.SchemaHash(s.hello.made), serving.Hash)
+	if !fit.Known {
+		return nil
+	}
+	s.view, s.viewOf = serving, serving
+	if !fit.As.IsZero() {
+		s.view = serving.older[fit.As]
+	}
+	if len(fit.Broken) > 0 {
+		s.view = nil
+	}
+	return s.view
+}
 
 func (s *session) fitOf(ctx context.Context, up *cellproto.Conn) Fit {
 	hello, err := up.PeerHello(ctx)
@@ -68,7 +121,7 @@ func (s *session) passNow(r *cellproto.Relay, f *cellproto.Frame) bool {
 	if up == nil {
 		return false
 	}
-	known, err := s.fits(noTime, up, f.Header.Func)
+	known, err := s.fits(noTime, up, f)
 	if err != nil {
 		s.turnAway(err)
 		r.Fail(err)

@@ -2,6 +2,7 @@ package call
 
 import (
 	"context"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -229,6 +230,80 @@ func TestWhoIsNotBrokenIsServedByTheNextProgram(t *testing.T) {
 		if _, err := ask(t, c, request("echo", "x")); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// A program that serves an older version as well is told which one its caller knows, and by nobody but the nucleus.
+func TestProgramsOfTwoVersionsAreToldWhichIsCalled(t *testing.T) {
+	s, m := move(t, false)
+	old, both := testSchema(), otherSchema()
+	both.Older = []*cellproto.Schema{old}
+	m.moved.Store(true)
+	m.next.stop()
+	m.next.schema = both
+	s.cfg.Fit = func(made, _ cellproto.SchemaHash) Fit {
+		if made == old.Hash() {
+			return Fit{Known: true, As: made}
+		}
+		return Fit{Known: true}
+	}
+	serving, err := NewServing("", both)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Set(serving)
+	mine := Who{UID: os.Getuid(), Owner: true}
+	theirs := Who{UID: 4711}
+	s.cfg.Challenge = cellproto.AuthNone
+	for _, tc := range []struct {
+		name string
+		who  Who
+		made cellproto.SchemaHash
+		meta map[string]string
+		args string
+		want map[string]string
+		kind cellproto.Kind
+	}{
+		{"an older version's caller", mine, old.Hash(), nil, "text", map[string]string{cellproto.MetaSchema: old.Hash().String()}, 0},
+		{"a stranger", theirs, old.Hash(), map[string]string{"a": "b"}, "text",
+			map[string]string{cellproto.MetaSchema: old.Hash().String(), "a": "b", "peer": "uid:4711"}, 0},
+		{"its own", mine, both.Hash(), map[string]string{cellproto.MetaSchema: "x", "a": "b"}, "words", map[string]string{"a": "b"}, 0},
+		{"with the other's arguments", mine, old.Hash(), nil, "words", nil, cellproto.BadInput},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c := admitMade(t, s, tc.who, tc.made)
+			before := m.next.asked()
+			r := request("once", "x")
+			r.Header.Meta = tc.meta
+			r.Payload = []byte(`{"` + tc.args + `":"x"}`)
+			_, err := ask(t, c, r)
+			if cellproto.KindOf(err) != tc.kind {
+				t.Fatal(err)
+			}
+			if tc.kind != 0 {
+				if m.next.asked() != before {
+					t.Error("the program was asked")
+				}
+				return
+			}
+			m.next.mu.Lock()
+			got := m.next.metas[before]
+			m.next.mu.Unlock()
+			if !maps.Equal(got, tc.want) {
+				t.Errorf("the program was told %v", got)
+			}
+			text, err := ask(t, c, request(cellproto.FuncSchema, ""))
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := both
+			if tc.made == old.Hash() {
+				want = old
+			}
+			if string(text) != string(want.Canonical()) {
+				t.Errorf("the schema is %s", text)
+			}
+		})
 	}
 }
 

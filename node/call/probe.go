@@ -315,7 +315,7 @@ func (d *driver) advert(cand race.Candidate) {
 		return
 	}
 	claim := claimOf(ad)
-	if err := d.r.suits(&claim); err != nil {
+	if err := d.r.suits(d.ctx, &claim); err != nil {
 		d.tell(func(now time.Time, rc *race.Race) { rc.Failed(now, cand.Peer, cellproto.KindOf(err)) })
 		return
 	}

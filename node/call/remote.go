@@ -45,7 +45,7 @@ type remote struct {
 type description struct {
 	manifest *signed.Manifest
 	schema   *cellproto.Schema // nil: the manifest names none
-	replies  sync.Map          // name of a function that was called -> func() *cellproto.Fit
+	replies  sync.Map          // promise, of functions that were called -> func() *cellproto.Fit
 }
 
 func (r *remote) describe(m *signed.Manifest, s *cellproto.Schema) {
@@ -97,27 +97,47 @@ func (r *remote) calledAs(ctx context.Context, made string) context.Context {
 	return context.WithValue(ctx, madeKey{}, made)
 }
 
-type madeKey struct{}
-
-// fit gives what the schema promises of a function's replies, nil if that is not known.
-func (r *remote) fit(function string) *cellproto.Fit {
-	if d := r.described.Load(); d != nil && d.schema != nil {
-		return d.fit(function)
+// as gives the version of a cell's schema by which a call is answered; nil: that is not known.
+func (r *remote) as(ctx context.Context, schema *cellproto.Schema) *cellproto.Schema {
+	made := r.madeFor(ctx)
+	if schema == nil || len(schema.Older) == 0 || len(made) != len(cellproto.SchemaHash{}) {
+		return schema
 	}
-	return nil
+	return schema.Version(cellproto.SchemaHash([]byte(made)))
 }
 
-// fit reads it once: each reply is checked.
-func (d *description) fit(function string) *cellproto.Fit {
-	fit, ok := d.replies.Load(function)
+type madeKey struct{}
+
+// fit gives what the schema promises of a function's replies to a call, nil if that is not known.
+func (r *remote) fit(ctx context.Context, function string) *cellproto.Fit {
+	d := r.described.Load()
+	if d == nil {
+		return nil
+	}
+	schema := r.as(ctx, d.schema)
+	if schema == nil {
+		return nil
+	}
+	return d.fit(schema, function)
+}
+
+// fit reads it once: each reply is checked. schema is one of the versions in d.schema.
+func (d *description) fit(schema *cellproto.Schema, function string) *cellproto.Fit {
+	key := promise{schema, function}
+	fit, ok := d.replies.Load(key)
 	if !ok {
-		fn, known := d.schema.Functions[function]
+		fn, known := schema.Functions[function]
 		if !known {
 			return nil
 		}
-		fit, _ = d.replies.LoadOrStore(function, sync.OnceValue(fn.ReplyFit))
+		fit, _ = d.replies.LoadOrStore(key, sync.OnceValue(fn.ReplyFit))
 	}
 	return fit.(func() *cellproto.Fit)()
+}
+
+type promise struct {
+	schema   *cellproto.Schema
+	function string
 }
 
 // maxDescribing is how many fetches of one description there are at once; who has waited for
@@ -192,13 +212,24 @@ func fits(cell cellproto.CellID, m *signed.Manifest, schema []byte) error {
 }
 
 // suits checks that a provider says in its advert that it serves callers who know the cell by the schema of
-// its manifest. One that names no schema is judged by its hello.
-func (r *remote) suits(claim *race.Claim) error {
+// its manifest, and by the one that this caller was made for if the manifest accepts that. One that names no schema is
+// judged by its hello.
+func (r *remote) suits(ctx context.Context, claim *race.Claim) error {
 	m, _ := r.description()
-	if m == nil || m.SchemaHash.IsZero() || len(claim.Provided)+len(claim.Accepted) == 0 || claim.Fits([]cellproto.SchemaHash{m.SchemaHash}) {
+	if m == nil || m.SchemaHash.IsZero() || len(claim.Provided)+len(claim.Accepted) == 0 {
 		return nil
 	}
-	return cellproto.Errorf("call "+string(r.name), cellproto.Incompatible, "the provider serves no callers with the schema that the manifest names")
+	if !claim.Fits([]cellproto.SchemaHash{m.SchemaHash}) {
+		return cellproto.Errorf("call "+string(r.name), cellproto.Incompatible, "the provider serves no callers with the schema that the manifest names")
+	}
+	made := r.madeFor(ctx)
+	if len(made) != len(cellproto.SchemaHash{}) {
+		return nil
+	}
+	if hash := cellproto.SchemaHash([]byte(made)); slices.Contains(m.Accepted, hash) && !claim.Fits([]cellproto.SchemaHash{hash}) {
+		return cellproto.Errorf("call "+string(r.name), cellproto.Incompatible, "the provider does not accept callers who were made for schema %s", hash.String()[:shownHash])
+	}
+	return nil
 }
 
 // vet checks what a provider has said of itself against the manifest, which was perhaps not known

@@ -209,6 +209,8 @@ type session struct {
 	hello   userHello // what it has said of itself
 	user    *user     // of what is served, or of made; nil: not looked up yet, or there is no schema
 	usedOf  *Serving  // for which user was looked up
+	view    *Serving  // what is served as the caller knows it; see as
+	viewOf  *Serving  // of which it is one
 	until   time.Time // may call until then
 }
 

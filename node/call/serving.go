@@ -17,6 +17,7 @@ type Serving struct {
 	canonical []byte   // of Schema
 	functions []string // sorted; the numbers of hello
 	served    map[string]*served
+	older     map[cellproto.SchemaHash]*Serving // of Schema, as their callers know the cell
 }
 
 // served is what each call of a function asks for.
@@ -43,6 +44,16 @@ func NewServing(cell cellproto.CellID, schema *cellproto.Schema, also ...cellpro
 		s.served[name] = &served{pure: fn.Pure, idempotent: fn.Idempotent, args: spec, fit: sync.OnceValue(fn.ArgumentsFit)}
 	}
 	slices.Sort(s.functions)
+	for _, one := range schema.Older {
+		old, err := NewServing(cell, one)
+		if err != nil {
+			return nil, err
+		}
+		if s.older == nil {
+			s.older = map[cellproto.SchemaHash]*Serving{}
+		}
+		s.older[old.Hash] = old
+	}
 	return s, nil
 }
 

@@ -72,7 +72,7 @@ func (s *session) admit(c *cellproto.Conn, f *cellproto.Frame) error {
 		return s.reserved(c, f, serving)
 	}
 	s.uses(serving, c.ReadAt())
-	fn, err := s.s.check(f, serving)
+	fn, err := s.s.check(f, s.as(serving))
 	if err != nil {
 		return err
 	}
@@ -134,6 +134,9 @@ func (s *session) reserved(c *cellproto.Conn, f *cellproto.Frame, serving *Servi
 	case serving.Schema == nil:
 		return cellproto.Errorf(op, cellproto.NotFound, "this nucleus has no program, and so no schema")
 	}
+	if known := s.as(serving); known != nil {
+		serving = known
+	}
 	h := cellproto.Header{Codec: cellproto.JSON}
 	if len(serving.canonical) <= cellproto.ChunkSize {
 		return s.replyNow(c, f, h, serving.canonical)
@@ -160,12 +163,15 @@ func (s *session) replyNow(c *cellproto.Conn, f *cellproto.Frame, h cellproto.He
 }
 
 // check looks at the function and the arguments, so that no program is started for nothing. It gives
-// what is known of the function, nil without a schema.
+// what is known of the function, nil without a schema, or when serving is nil: what the caller knows is not served.
 func (s *Server) check(f *cellproto.Frame, serving *Serving) (*served, error) {
 	name := f.Header.Func
 	if s.deps.Program == nil {
 		return nil, cellproto.Errorf("call "+name, cellproto.NotFound, "this nucleus has no program").
 			WithHint("Set binary in cell.toml, or call another cell.")
+	}
+	if serving == nil {
+		serving = &Serving{}
 	}
 	fn := serving.served[name]
 	if fn == nil && serving.Schema != nil {
@@ -241,9 +247,14 @@ func (s *session) metaFor(meta map[string]string) (map[string]string, error) {
 	}
 	own := maps.Clone(meta)
 	delete(own, metaPeer)
-	if len(own)+len(s.meta) > maxMeta {
+	delete(own, cellproto.MetaSchema)
+	room := maxMeta
+	if s.hello.made != nil {
+		room-- // for MetaSchema
+	}
+	if len(own)+len(s.meta) > room {
 		// The program would take the frame for a broken one, and hang up on everybody.
-		return nil, cellproto.Errorf("call", cellproto.TooLarge, "%d entries of meta, with the nucleus's own at most %d", len(own), maxMeta)
+		return nil, cellproto.Errorf("call", cellproto.TooLarge, "%d entries of meta, with the nucleus's own at most %d", len(own), room)
 	}
 	maps.Copy(own, s.meta)
 	return own, nil
@@ -267,7 +278,7 @@ func (s *session) wake(r *cellproto.Relay, f *cellproto.Frame, lost error) {
 				f.Header.Budget = max(f.Header.Budget-time.Since(begin), time.Microsecond)
 				begin = time.Now()
 			}
-			if _, refused := s.fits(ctx, up, f.Header.Func); refused != nil { // what cannot be told by now does not count
+			if _, refused := s.fits(ctx, up, f); refused != nil { // what cannot be told by now does not count
 				s.turnAway(refused)
 				r.Fail(cmp.Or(lost, refused))
 				return

@@ -141,7 +141,7 @@ func (w *world) change(now time.Time, key, value string) (err error) {
 		w.snap.Load.Others, err = number, nerr
 	case "free":
 		w.snap.Load.Free, err = int64(number*1e6), nerr
-	case "ours":
+	case "memory":
 		w.snap.Load.Ours, err = int64(number*1e6), nerr
 	case "busy":
 		w.snap.Load.DiskBusy, err = number, nerr
