@@ -402,10 +402,7 @@ func randomService(r *rand.Rand) service {
 			switch r.IntN(4) {
 			case 0:
 				tag = ",omitempty"
-				if plainStruct(typ) { // of a struct JSON and CBOR may differ in what is zero: an empty list is not nil
-					tag = ""
-				}
-				if typ == "time.Time" {
+				if plainStruct(typ) { // encoding/json finds none of them empty
 					tag = ",omitzero"
 				}
 			}
@@ -473,5 +470,5 @@ func randomType(r *rand.Rand, own, depth int) string {
 		}
 		return "*bool"
 	}
-	return fmt.Sprintf("[%d]%s", 1+r.IntN(3), basic[r.IntN(13)])
+	return fmt.Sprintf("[%d]%s", 1+r.IntN(3), randomType(r, own, depth+1))
 }
