@@ -125,7 +125,32 @@ func TestLegalSchemasCompile(t *testing.T) {
 		}
 	}
 	w.command("go", "vet", "./...")
+	w.write("arrays/zero_test.go", zeroTest)
+	w.command("go", "test", "./arrays")
 }
+
+// zeroTest is what encoding/json says of omitzero.
+const zeroTest = `package x
+
+import "testing"
+
+func TestZero(t *testing.T) {
+	if !zeroF0ArgsO(new(F0ArgsO)) {
+		t.Error("it is not empty")
+	}
+	for i, fill := range []func(o *F0ArgsO){
+		func(o *F0ArgsO) { o.A[1] = []string{} },
+		func(o *F0ArgsO) { o.B[1][2] = map[string]string{} },
+		func(o *F0ArgsO) { o.C[1].X = []any{} },
+		func(o *F0ArgsO) { o.E[1] = 0 },
+	} {
+		var o F0ArgsO
+		if fill(&o); zeroF0ArgsO(&o) {
+			t.Error(i, "is empty")
+		}
+	}
+}
+`
 
 // Only Go cannot have every name in a tag.
 func TestNamesOfFields(t *testing.T) {
