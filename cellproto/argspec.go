@@ -284,7 +284,10 @@ func (s *ArgSpec) badArg(format string, args ...any) error {
 	return Errorf("arguments", BadInput, format, args...).WithHint("Expected: %s", s.Usage(""))
 }
 
-func (s *ArgSpec) label(name string) string { return cutText(name, 80) + ":" + s.typeOf(name).String() }
+func (s *ArgSpec) label(name string) string { return shownArg(name) + ":" + s.typeOf(name).String() }
+
+// shownArg is the name of an argument, a stranger's, as part of a line that people read.
+func shownArg(name string) string { return placeName(cutText(name, 80)) }
 
 // Usage gives one line that shows how the function is called, as "add a:integer b:integer"; what is
 // optional stands in brackets, and what has no place is written "c=integer".
@@ -311,7 +314,7 @@ func (s *ArgSpec) Usage(name string) string {
 	}
 	for _, arg := range sortedKeys(s.types) {
 		if !placed[arg] {
-			add(arg, cutText(arg, 80)+"="+s.typeOf(arg).String())
+			add(arg, shownArg(arg)+"="+s.typeOf(arg).String())
 		}
 	}
 	if s.open {
