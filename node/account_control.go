@@ -89,7 +89,7 @@ func (o *account) entries(from uint64, own bool) (list [][]byte) {
 			put(e)
 		}
 		b.Cheques(func(c *ledger.SignedCheque) bool {
-			if c.Donor == o.id || b.Owner(c.To) == o.id {
+			if c.Donor == o.id || own && b.Owner(c.To) == o.id {
 				put(c)
 			}
 			return true

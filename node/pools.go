@@ -143,9 +143,10 @@ func (n *nucleus) ctlPools(ctx context.Context, r *http.Request, _ *ctl.Writer) 
 	if err != nil {
 		return nil, err
 	}
-	if err := o.ready(ctx, op); err != nil {
+	if err := o.here(op); err != nil {
 		return nil, err
 	}
+	o.gather(ctx)
 	var ids []ledger.Key
 	if text := r.URL.Query().Get("pool"); text != "" {
 		ids = make([]ledger.Key, 1)
@@ -342,7 +343,7 @@ func (n *nucleus) ctlPoolTake(ctx context.Context, r *http.Request, _ *ctl.Write
 	if err != nil {
 		return nil, err
 	}
-	if err := o.ready(ctx, op); err != nil {
+	if err := o.here(op); err != nil {
 		return nil, err
 	}
 	data, err := io.ReadAll(io.LimitReader(r.Body, ctl.MaxPoolFile+1))
@@ -366,6 +367,9 @@ func (n *nucleus) ctlPoolTake(ctx context.Context, r *http.Request, _ *ctl.Write
 	}
 	if !r.URL.Query().Has("sign") {
 		return o.poolFile(id, draft, false)
+	}
+	if err := o.ready(ctx, op); err != nil {
+		return nil, err
 	}
 	done, err := o.a.led.SignDraft(time.Now(), draft, o.key)
 	if err != nil {
