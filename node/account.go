@@ -321,10 +321,18 @@ func (o *account) here(op string) error {
 	return nil
 }
 
-// ready waits until the key log may be written.
-func (o *account) ready(ctx context.Context, op string) error {
+// ready waits until the key log may be written, and tells w, unless it is nil, that it does.
+func (o *account) ready(ctx context.Context, op string, w *ctl.Writer) error {
 	if err := o.here(op); err != nil {
 		return err
+	}
+	select {
+	case <-o.asked:
+		return nil
+	default:
+	}
+	if w != nil {
+		_ = w.Progress("asking neighbours how long the account's key log is") // a caller that left has ended ctx
 	}
 	select {
 	case <-o.asked:
@@ -338,7 +346,7 @@ func (o *account) ready(ctx context.Context, op string) error {
 // begin makes the account's key log, and the home cell's host the account's, as far as that is not so. o.writing
 // is not held.
 func (o *account) begin(ctx context.Context, now time.Time) error {
-	if err := o.ready(ctx, "begin the account's key log"); err != nil {
+	if err := o.ready(ctx, "begin the account's key log", nil); err != nil {
 		return err
 	}
 	o.writing.Lock()

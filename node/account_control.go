@@ -176,13 +176,13 @@ func keyOfText(op, text string) (k ledger.Key, err error) {
 	return gossip.KeyOf(p)
 }
 
-func (n *nucleus) ctlRevoke(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
+func (n *nucleus) ctlRevoke(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
 	const op = "revoke a host"
 	o, err := n.account()
 	if err != nil {
 		return nil, err
 	}
-	if err := o.ready(ctx, op); err != nil {
+	if err := o.ready(ctx, op, w); err != nil {
 		return nil, err
 	}
 	o.writing.Lock()
@@ -265,13 +265,13 @@ func (o *account) hosts() []ctl.WalletHost {
 	return rows
 }
 
-func (n *nucleus) ctlDonate(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
+func (n *nucleus) ctlDonate(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
 	const op = "donate"
 	o, err := n.account()
 	if err != nil {
 		return nil, err
 	}
-	if err := o.ready(ctx, op); err != nil {
+	if err := o.ready(ctx, op, w); err != nil {
 		return nil, err
 	}
 	q := r.URL.Query()
