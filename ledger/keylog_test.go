@@ -160,6 +160,29 @@ func TestHostOfTwo(t *testing.T) {
 	}
 }
 
+// A delegation that is renewed before its end counts on; one that is not does not.
+func TestDelegationIsRenewed(t *testing.T) {
+	b, a := newTestBook(9), newAuthor(t, 1)
+	a.delegate(2)
+	later := &Delegate{Host: pub(2), Cell: "cell", NotAfter: nowMS + 5e9}
+	if err := later.SignConsent(testNet, pub(1), testKey(2)); err != nil {
+		t.Fatal(err)
+	}
+	a.add(later)
+	for _, e := range a.log {
+		b.expect(t, Stored, wire(t, e))
+	}
+	if r := b.Ingest(nowMS+2e9, wire(t, dual(t, testReceipt(7, 2, 1000), 7, 2))); r.Verdict != Stored {
+		t.Errorf("after the end of the first delegation: %v", r.Verdict)
+	}
+	if r := b.Ingest(nowMS+6e9, wire(t, dual(t, testReceipt(7, 2, 2000), 7, 2))); r.Verdict != Banned {
+		t.Errorf("after the end of both: %v", r.Verdict)
+	}
+	if given, _ := b.Balance(pub(1)); given != 1000 {
+		t.Errorf("given %d", given)
+	}
+}
+
 // pool makes a pool whose log says that keys 20 to 24 are members, of whom 3 sign.
 func pool(t testing.TB) *author {
 	a := newAuthor(t, 5)

@@ -107,7 +107,7 @@ func (o *account) keep(ctx context.Context, now time.Time) {
 	o.mu.Lock()
 	due := !now.Before(o.again)
 	o.mu.Unlock()
-	fresh := known && time.UnixMilli(int64(min(d.NotAfter, 1<<62))).Sub(now) > hostRenew
+	fresh := known && lasts(d.NotAfter, now)
 	switch {
 	case d.Revoked || !due && !fresh:
 	case o.atHome():
@@ -115,7 +115,7 @@ func (o *account) keep(ctx context.Context, now time.Time) {
 			o.attempted(now, o.begin(ctx, now))
 		}
 	case fresh:
-		if err := o.hear(ctx); err != nil {
+		if err := o.hear(ctx, false); err != nil {
 			o.a.log.Debug("the home cell was not heard", zap.Error(err))
 		}
 	default:
@@ -145,6 +145,11 @@ func (o *account) announce(ctx context.Context) {
 	if err != nil && !notRunning(err) {
 		o.a.log.Debug("the home cell does not know of this one", zap.Error(err))
 	}
+}
+
+// lasts says whether a delegation needs not be renewed yet.
+func lasts(notAfter uint64, now time.Time) bool {
+	return time.UnixMilli(int64(min(notAfter, 1<<62))).Sub(now) > hostRenew
 }
 
 // Between attempts to become the account's.
@@ -217,14 +222,14 @@ func (o *account) told(entry []byte) error {
 	return nil
 }
 
-// hear asks the home cell, if it runs, what is new.
-func (o *account) hear(ctx context.Context) error {
+// hear asks the home cell, if it runs, what is new of the account; with own of what its hosts have given and taken, too.
+func (o *account) hear(ctx context.Context, own bool) error {
 	if o.atHome() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, askPatience)
 	defer cancel()
-	err := (&ctl.Client{Dir: o.home}).Entries(ctx, o.state(o.id).Len, true, o.told)
+	err := (&ctl.Client{Dir: o.home}).Entries(ctx, o.state(o.id).Len, own, o.told)
 	if notRunning(err) {
 		return nil
 	}
@@ -235,7 +240,7 @@ func (o *account) hear(ctx context.Context) error {
 // the home cell has it all.
 func (o *account) gather(ctx context.Context) {
 	if !o.atHome() {
-		if err := o.hear(ctx); err != nil {
+		if err := o.hear(ctx, true); err != nil {
 			o.a.log.Debug("the home cell was not heard", zap.Error(err))
 		}
 		return
@@ -304,14 +309,30 @@ func (o *account) confirm(ctx context.Context, p peer.ID) bool {
 	return true
 }
 
-// ready waits until the key log may be written.
-func (o *account) ready(ctx context.Context, op string) error {
+// here refuses what only the home cell's nucleus can do.
+func (o *account) here(op string) error {
 	if !o.atHome() {
 		return cellproto.Errorf(op, cellproto.Unsupported, "%s is not the home cell, which has the account's key", o.a.n.cfg.Cell.Name).
 			WithHint("Name no directory: then the home cell is asked.")
 	}
 	if o.a.led == nil {
 		return o.a.ill()
+	}
+	return nil
+}
+
+// ready waits until the key log may be written, and tells w, unless it is nil, that it does.
+func (o *account) ready(ctx context.Context, op string, w *ctl.Writer) error {
+	if err := o.here(op); err != nil {
+		return err
+	}
+	select {
+	case <-o.asked:
+		return nil
+	default:
+	}
+	if w != nil {
+		_ = w.Progress("asking neighbours how long the account's key log is") // a caller that left has ended ctx
 	}
 	select {
 	case <-o.asked:
@@ -325,7 +346,7 @@ func (o *account) ready(ctx context.Context, op string) error {
 // begin makes the account's key log, and the home cell's host the account's, as far as that is not so. o.writing
 // is not held.
 func (o *account) begin(ctx context.Context, now time.Time) error {
-	if err := o.ready(ctx, "begin the account's key log"); err != nil {
+	if err := o.ready(ctx, "begin the account's key log", nil); err != nil {
 		return err
 	}
 	o.writing.Lock()
@@ -362,7 +383,7 @@ func (o *account) delegate(d *ledger.Delegate, now time.Time) error {
 			return cellproto.Errorf("delegate "+d.Cell, cellproto.Denied, "this host was revoked").
 				WithHint("It needs a new key: stop the cell, remove keys/host.key and ledger/, and start it.")
 		}
-		if left := time.UnixMilli(int64(min(h.NotAfter, 1<<62))).Sub(now); left > hostRenew && h.Cell == d.Cell {
+		if lasts(h.NotAfter, now) && h.Cell == d.Cell {
 			return nil
 		}
 	}

@@ -89,7 +89,7 @@ func (o *account) entries(from uint64, own bool) (list [][]byte) {
 			put(e)
 		}
 		b.Cheques(func(c *ledger.SignedCheque) bool {
-			if c.Donor == o.id || b.Owner(c.To) == o.id {
+			if c.Donor == o.id || own && b.Owner(c.To) == o.id {
 				put(c)
 			}
 			return true
@@ -176,13 +176,13 @@ func keyOfText(op, text string) (k ledger.Key, err error) {
 	return gossip.KeyOf(p)
 }
 
-func (n *nucleus) ctlRevoke(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
+func (n *nucleus) ctlRevoke(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
 	const op = "revoke a host"
 	o, err := n.account()
 	if err != nil {
 		return nil, err
 	}
-	if err := o.ready(ctx, op); err != nil {
+	if err := o.ready(ctx, op, w); err != nil {
 		return nil, err
 	}
 	o.writing.Lock()
@@ -265,13 +265,13 @@ func (o *account) hosts() []ctl.WalletHost {
 	return rows
 }
 
-func (n *nucleus) ctlDonate(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
+func (n *nucleus) ctlDonate(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
 	const op = "donate"
 	o, err := n.account()
 	if err != nil {
 		return nil, err
 	}
-	if err := o.ready(ctx, op); err != nil {
+	if err := o.ready(ctx, op, w); err != nil {
 		return nil, err
 	}
 	q := r.URL.Query()

@@ -90,7 +90,7 @@ func (n *nucleus) ownerOnly(next http.Handler) http.Handler {
 			http.Error(w, "only the cell's owner may", http.StatusForbidden)
 			return
 		}
-		if r.URL.Path == ctl.RouteMetrics { // who only watches keeps no nucleus from retiring
+		if r.URL.Path == ctl.RouteMetrics || r.URL.Path == ctl.RouteEntries { // who only watches keeps no nucleus from retiring
 			next.ServeHTTP(w, r)
 			return
 		}

@@ -143,9 +143,10 @@ func (n *nucleus) ctlPools(ctx context.Context, r *http.Request, _ *ctl.Writer) 
 	if err != nil {
 		return nil, err
 	}
-	if err := o.ready(ctx, op); err != nil {
+	if err := o.here(op); err != nil {
 		return nil, err
 	}
+	o.gather(ctx)
 	var ids []ledger.Key
 	if text := r.URL.Query().Get("pool"); text != "" {
 		ids = make([]ledger.Key, 1)
@@ -231,7 +232,7 @@ func proposalOf(e *ledger.KeyEntry, s *ledger.KeyState) ctl.PoolProposal {
 	return p
 }
 
-func (n *nucleus) ctlPoolCreate(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
+func (n *nucleus) ctlPoolCreate(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
 	const op = "create a pool"
 	o, err := n.account()
 	if err != nil {
@@ -257,6 +258,9 @@ func (n *nucleus) ctlPoolCreate(ctx context.Context, r *http.Request, _ *ctl.Wri
 			ledger.MaxMembers, len(members), len(members)/2+1, t)
 	}
 	if err := o.pools.check("", q.Get("name")); err != nil {
+		return nil, err
+	}
+	if err := o.ready(ctx, op, w); err != nil {
 		return nil, err
 	}
 	if err := o.begin(ctx, time.Now()); err != nil { // its members are accounts
@@ -300,13 +304,13 @@ func (o *account) poolFile(id ledger.Key, draft *ledger.KeyEntry, done bool) (ct
 	return out, nil
 }
 
-func (n *nucleus) ctlPoolBudget(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
+func (n *nucleus) ctlPoolBudget(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
 	const op = "propose a budget"
 	o, err := n.account()
 	if err != nil {
 		return nil, err
 	}
-	if err := o.ready(ctx, op); err != nil {
+	if err := o.ready(ctx, op, w); err != nil {
 		return nil, err
 	}
 	q := r.URL.Query()
@@ -336,13 +340,13 @@ func (n *nucleus) ctlPoolBudget(ctx context.Context, r *http.Request, _ *ctl.Wri
 	return o.poolFile(id, e, done)
 }
 
-func (n *nucleus) ctlPoolTake(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
+func (n *nucleus) ctlPoolTake(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
 	const op = "read a pool's file"
 	o, err := n.account()
 	if err != nil {
 		return nil, err
 	}
-	if err := o.ready(ctx, op); err != nil {
+	if err := o.here(op); err != nil {
 		return nil, err
 	}
 	data, err := io.ReadAll(io.LimitReader(r.Body, ctl.MaxPoolFile+1))
@@ -366,6 +370,9 @@ func (n *nucleus) ctlPoolTake(ctx context.Context, r *http.Request, _ *ctl.Write
 	}
 	if !r.URL.Query().Has("sign") {
 		return o.poolFile(id, draft, false)
+	}
+	if err := o.ready(ctx, op, w); err != nil {
+		return nil, err
 	}
 	done, err := o.a.led.SignDraft(time.Now(), draft, o.key)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -69,5 +70,20 @@ func TestHostDirs(t *testing.T) {
 	}
 	if err := checkDir("test", dir); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestDelegationLasts(t *testing.T) {
+	now := time.UnixMilli(1_800_000_000_000)
+	for _, c := range []struct {
+		end  time.Time
+		want bool
+	}{{now.Add(hostTerm), true}, {now.Add(hostRenew + time.Hour), true}, {now.Add(hostRenew - time.Hour), false}, {now, false}, {now.Add(-hostTerm), false}} {
+		if got := lasts(uint64(c.end.UnixMilli()), now); got != c.want {
+			t.Errorf("until %v: %v", c.end, got)
+		}
+	}
+	if !lasts(1<<63, now) {
+		t.Error("for ever is too short")
 	}
 }

@@ -238,6 +238,10 @@ func (n *nucleus) checkLedger() ctl.Check {
 	if err := a.trouble(); err != nil {
 		return wrong(name, "df -h "+quote(n.cfg.Dir)+"; then cellctl restart "+quote(n.cfg.Dir), "%v; calls are served, and counted in memory if it could be read", err)
 	}
+	if d := a.own.state(a.own.id).Hosts[a.self]; d.Revoked {
+		return wrong(name, "cellctl stop "+quote(n.cfg.Dir)+"; rm -r "+quote(n.cfg.Dir)+"/keys/host.key "+quote(n.cfg.Dir)+"/ledger; cellctl start "+quote(n.cfg.Dir),
+			"this host was revoked: others take nothing from it any more")
+	}
 	peers, groups := a.groups()
 	if bad := a.report.Damaged; len(bad) > 0 {
 		return good(name, "a part was damaged and is put aside (%s); what it had comes back from those who signed it", bad)

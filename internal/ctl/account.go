@@ -11,8 +11,8 @@ import (
 
 // Routes of the account: what its key signs. All but RouteEntries are answered by the home cell alone.
 const (
-	// GET log: the account's key log from this entry on, and its cheques. With own=1 what consumers have signed of
-	// registers of the account's hosts, too. Items Exported, one entry each; result null.
+	// GET log: the account's key log from this entry on, and its cheques. With own=1 those to it, too, and what
+	// consumers have signed of registers of its hosts. Items Exported, one entry each; result null.
 	RouteEntries  = "/v1/account/entries"
 	RouteDelegate = "/v1/account/delegate" // POST, the body is a Delegation; items Exported: the key log; result null
 	RouteRevoke   = "/v1/account/revoke"   // POST host (a peer ID, or the name of a cell); result WalletHost
@@ -78,7 +78,7 @@ func (c *Client) Delegate(ctx context.Context, d Delegation, each func(entry []b
 }
 
 // Entries calls each for each entry of the account's key log from one on, for its cheques, and with own for
-// what its hosts have given and taken.
+// what it was given, and its hosts have given and taken.
 func (c *Client) Entries(ctx context.Context, log uint64, own bool, each func(entry []byte) error) error {
 	q := url.Values{"log": {strconv.FormatUint(log, 10)}}
 	if own {
