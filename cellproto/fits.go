@@ -35,7 +35,6 @@ func (f Function) FitArguments(codec Codec, payload []byte) error {
 }
 
 func fit(what string, kind Kind, schema json.RawMessage, codec Codec, payload []byte) error {
-	op := "check the " + what
 	if schema == nil || len(payload) > maxFitBytes {
 		return nil
 	}
@@ -54,7 +53,7 @@ func fit(what string, kind Kind, schema json.RawMessage, codec Codec, payload []
 		return nil
 	}
 	if err != nil {
-		return Errorf(op, kind, "cannot be decoded: %w", err)
+		return Errorf("check the "+what, kind, "cannot be decoded: %w", err)
 	}
 	root, err := parseNode(schema)
 	if err != nil {
@@ -62,7 +61,7 @@ func fit(what string, kind Kind, schema json.RawMessage, codec Codec, payload []
 	}
 	w := fitting{root: root}
 	if w.value(what, schema, v, 0); w.fault != "" {
-		return Errorf(op, kind, "%s", w.fault)
+		return Errorf("check the "+what, kind, "%s", w.fault)
 	}
 	return nil
 }

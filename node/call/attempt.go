@@ -24,16 +24,23 @@ const connectTime = 3 * time.Second
 // describeTime is how long a call waits for the schema that says how boldly it may be retried.
 const describeTime = 2 * time.Second
 
+// outgoing is one call to a published cell.
+type outgoing struct {
+	res   Result
+	p     policy
+	tried peerSet
+}
+
 // callRemote calls a published cell: pick a provider, call it, and go on to the next while that is
 // allowed.
 func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Request) (*Result, error) {
-	p := &policy{}
-	tried := new(peerSet)
-	res := &Result{}
+	out := &outgoing{} // one allocation for all of it
+	res, p, tried := &out.res, &out.p, &out.tried
 	var last error
 	var pause grace
 	for len(tried.peers) < attempts || pause.again(ctx, c, r, tried, last) {
-		who, err := c.pick(ctx, r, tried, res)
+		now, described := time.Now(), r.described.Load() != nil
+		who, err := c.pick(ctx, r, tried, res, now)
 		if err != nil {
 			if pause.again(ctx, c, r, tried, cmp.Or(last, err)) {
 				continue
@@ -43,8 +50,11 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 		if err := p.prepare(ctx, c, r, who, req); err != nil {
 			return nil, r.worse(last, err)
 		}
+		if res.Raced || !described { // that took time
+			now = time.Now()
+		}
 		tried.add(who.Peer)
-		a := c.hedged(ctx, r, who, req, p, tried)
+		a := c.hedged(ctx, r, who, req, p, tried, now)
 		c.spotCheck(r, p, req, &a)
 		if a.err == nil {
 			res.Reply, res.Provider, res.Source = a.reply, string(a.from.Peer), a.from.Source
@@ -63,11 +73,17 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 }
 
 // peerSet is the few peers that one call has used up.
-type peerSet struct{ peers []cellproto.PeerID }
+type peerSet struct {
+	peers []cellproto.PeerID
+	room  [2]cellproto.PeerID // for the first ones
+}
 
 func (s *peerSet) has(p cellproto.PeerID) bool { return slices.Contains(s.peers, p) }
 
 func (s *peerSet) add(p cellproto.PeerID) {
+	if s.peers == nil {
+		s.peers = s.room[:0]
+	}
 	if !s.has(p) {
 		s.peers = append(s.peers, p)
 	}
@@ -169,8 +185,8 @@ func (p *policy) final(a *attempt) bool {
 
 // pick gives whom to call: the cached winner, else the next of the last ranking, else the winner of
 // a race that this call waits for. A ranking that is too old is not used until a race has confirmed it.
-func (c *Caller) pick(ctx context.Context, r *remote, tried *peerSet, res *Result) (race.Ranked, error) {
-	if who, ok := c.known(r, tried, res); ok {
+func (c *Caller) pick(ctx context.Context, r *remote, tried *peerSet, res *Result, now time.Time) (race.Ranked, error) {
+	if who, ok := c.known(r, tried, res, now); ok {
 		res.Cached = true
 		return who, nil
 	}
@@ -190,10 +206,10 @@ func (c *Caller) pick(ctx context.Context, r *remote, tried *peerSet, res *Resul
 }
 
 // known picks from the last race, if that was not too long ago.
-func (c *Caller) known(r *remote, tried *peerSet, res *Result) (race.Ranked, bool) {
+func (c *Caller) known(r *remote, tried *peerSet, res *Result, now time.Time) (race.Ranked, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	now, d := time.Now(), r.decision
+	d := r.decision
 	if d == nil {
 		return race.Ranked{}, false
 	}
@@ -203,9 +219,9 @@ func (c *Caller) known(r *remote, tried *peerSet, res *Result) (race.Ranked, boo
 	}
 	res.Decided = d.At
 	if r.winner.Serves(now, c.cfg.Policy) && !tried.has(r.winner.Peer) && !c.lied(r.winner.Peer) {
-		for _, k := range d.Ranking {
-			if k.Peer == r.winner.Peer {
-				return k, true
+		for i := range d.Ranking {
+			if k := &d.Ranking[i]; k.Peer == r.winner.Peer {
+				return *k, true
 			}
 		}
 	}
@@ -252,9 +268,8 @@ func (a attempt) account(now time.Time) attempt {
 	return a
 }
 
-// callPeer makes one attempt with one provider, and notes what that says about it.
-func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request) attempt {
-	begin := time.Now()
+// callPeer makes one attempt with one provider, at begin, and notes what that says about it.
+func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, begin time.Time) attempt {
 	a := c.exchange(ctx, r, who, req, begin)
 	a.fits(r, req)
 	now := time.Now()

@@ -208,9 +208,9 @@ func (c *cache) load(r *remote) {
 		if m, err := signed.OpenManifest(r.id, block); err == nil {
 			s, err := cellproto.ParseSchema(c.read(cell, "schema.json"))
 			if err == nil && s.Hash() == m.SchemaHash {
-				r.manifest, r.schema = m, s
+				r.describe(m, s)
 			} else if !m.Schema.Defined() {
-				r.manifest = m
+				r.describe(m, nil)
 			}
 		}
 	}

@@ -111,7 +111,7 @@ func NewCaller(cfg CallerConfig, deps CallerDeps) *Caller {
 		watchers: map[chan race.Log]cid.Cid{},
 	}
 	c.reputation = c.cache.reputation()
-	c.liars.Store(c.reputation.Len() > 0)
+	c.liars.Store(c.reputation.Liars())
 	c.place = c.placeOf
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.links = newLinks(deps.Host, cfg.Agent, deps.Log)
@@ -171,7 +171,8 @@ func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := withTimeout(ctx)
+	now := time.Now()
+	ctx, cancel := withTimeoutAt(ctx, now)
 	if quorum.Ask > 0 {
 		defer cancel()
 		req, _ = takeMade(req)
@@ -195,7 +196,7 @@ func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request
 	case t.mirrorOf.Defined():
 		res, err = c.callMirror(ctx, t, req)
 	case t.cell.Defined():
-		r := c.remote(t.cell)
+		r := c.remoteAt(t.cell, now)
 		r.made.Store(t.made)
 		res, err = c.callRemote(ctx, r, req)
 	default:
@@ -231,10 +232,14 @@ func takeMade(req *cellproto.Request) (*cellproto.Request, string) {
 
 // withTimeout sees to it that ctx has a deadline.
 func withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	return withTimeoutAt(ctx, time.Now())
+}
+
+func withTimeoutAt(ctx context.Context, now time.Time) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {} // a call leaves nothing behind that would have to be canceled
 	}
-	return cellproto.WithTimeout(ctx, time.Now(), cellproto.DefaultTimeout)
+	return cellproto.WithTimeout(ctx, now, cellproto.DefaultTimeout)
 }
 
 // closer runs then once the body is closed.

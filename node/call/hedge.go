@@ -12,13 +12,17 @@ import (
 // hedged calls who. When a pure function stays silent for a few times its usual time, an idempotent one for
 // half of the time that is left, or either until its provider does not answer a ping, further candidates are
 // asked too, one after the other, and the first answer counts.
-func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, p *policy, tried *peerSet) attempt {
-	if !p.idempotent || req.Body != nil {
-		return c.callPeer(ctx, r, who, req)
+func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, p *policy, tried *peerSet, now time.Time) attempt {
+	if p.idempotent && req.Body == nil {
+		if _, ok := c.nextBest(r, tried); ok {
+			return c.callHedged(ctx, r, who, req, p, tried)
+		}
 	}
-	if _, ok := c.nextBest(r, tried); !ok {
-		return c.callPeer(ctx, r, who, req)
-	}
+	return c.callPeer(ctx, r, who, req, now)
+}
+
+// callHedged is hedged for a call that may be made elsewhere too. What its hedge shares with it is allocated here.
+func (c *Caller) callHedged(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, p *policy, tried *peerSet) attempt {
 	first, cancelFirst := context.WithCancel(ctx)
 	rest, cancelRest := context.WithCancel(ctx)
 	h := &hedge{c: c, r: r, req: *req, p: p, tried: tried}
@@ -42,7 +46,7 @@ func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *ce
 		}
 		over <- b
 	})
-	a := c.callPeer(first, r, who, req)
+	a := c.callPeer(first, r, who, req, time.Now())
 	if timer.Stop() || p.final(&a) && h.settled.CompareAndSwap(false, true) {
 		cancelRest() // the hedge, if it runs, ends and drops what it has
 		return a.until(cancelFirst)
@@ -119,7 +123,7 @@ func (h *hedge) ask(ctx context.Context, who race.Ranked, answers chan<- attempt
 	ctx, cancel := context.WithCancel(ctx)
 	req := h.req
 	call := func() {
-		a := h.c.callPeer(ctx, h.r, who, &req)
+		a := h.c.callPeer(ctx, h.r, who, &req, time.Now())
 		if h.p.final(&a) && cellproto.KindOf(a.err) != cellproto.Canceled {
 			if a.counts = h.settled.CompareAndSwap(false, true); !a.counts {
 				a.discard()

@@ -18,16 +18,19 @@ import (
 // raceAgain begins a race in the background, if there is reason to.
 func (c *Caller) raceAgain(now time.Time, r *remote) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
+	c.raceAgainLocked(now, r)
+}
+
+// raceAgainLocked is raceAgain with r.mu held.
+func (c *Caller) raceAgainLocked(now time.Time, r *remote) {
 	why := r.winner.ShouldRace(now, c.cfg.Policy)
 	if why == race.NoReason && r.hurry > 0 && r.decision != nil && now.Sub(r.decision.At) >= r.hurry {
 		why = race.Missed
 	}
-	if why == race.NoReason || r.racing != nil {
-		r.mu.Unlock()
-		return
+	if why != race.NoReason && r.racing == nil {
+		c.beginRace(r, why, true)
 	}
-	c.beginRace(r, why, true)
-	r.mu.Unlock()
 }
 
 // maxInfos bounds the peers whose addresses are remembered for one cell.

@@ -355,7 +355,7 @@ func (p *poll) ask(ctx context.Context, n int) {
 
 // voteOf gets the whole reply of one provider.
 func (c *Caller) voteOf(ctx context.Context, r *remote, v voter, req *cellproto.Request) vote {
-	out := vote{voter: v, a: c.callPeer(ctx, r, v.Ranked, req)}
+	out := vote{voter: v, a: c.callPeer(ctx, r, v.Ranked, req, time.Now())}
 	if a := &out.a; a.err == nil && a.reply.Body != nil {
 		payload, err := a.reply.Bytes(maxVote)
 		a.reply.Payload, a.reply.Body, a.err = payload, nil, err

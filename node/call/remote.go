@@ -33,10 +33,27 @@ type remote struct {
 	unchecked map[string]time.Time               // functions whose replies are not checked until then
 	hurry     time.Duration                      // how soon CallerDeps.Raced wants another race; 0: as usual
 	searched  func() string                      // how far the search of the last race got; nil: none was
-	manifest  *signed.Manifest
-	schema    *cellproto.Schema
 
-	describing chan struct{} // taken while manifest and schema are fetched
+	described  atomic.Pointer[description] // nil: it is not known yet
+	describing chan struct{}               // taken while it is fetched
+}
+
+// description is what a cell's owner says of it.
+type description struct {
+	manifest *signed.Manifest
+	schema   *cellproto.Schema // nil: the manifest names none
+}
+
+func (r *remote) describe(m *signed.Manifest, s *cellproto.Schema) {
+	r.described.Store(&description{m, s})
+}
+
+// description gives what is known already; nil when nothing is.
+func (r *remote) description() (*signed.Manifest, *cellproto.Schema) {
+	if d := r.described.Load(); d != nil {
+		return d.manifest, d.schema
+	}
+	return nil, nil
 }
 
 // madeFor is the hash of a schema as bytes, "" for none.
@@ -45,7 +62,8 @@ type madeFor struct{ p atomic.Pointer[string] }
 // Store notes what the last call was made for. It allocates only when that is another one.
 func (m *madeFor) Store(hash string) {
 	if m.load() != hash {
-		m.p.Store(&hash)
+		kept := hash // not hash itself, which would be allocated each time then
+		m.p.Store(&kept)
 	}
 }
 
@@ -76,8 +94,10 @@ type running struct {
 }
 
 // remote gives what is known of a published cell, from memory or else from the cache.
-func (c *Caller) remote(id cid.Cid) *remote {
-	now := time.Now()
+func (c *Caller) remote(id cid.Cid) *remote { return c.remoteAt(id, time.Now()) }
+
+// remoteAt is remote for who knows the time.
+func (c *Caller) remoteAt(id cid.Cid, now time.Time) *remote {
 	c.mu.Lock()
 	r := c.remotes[id]
 	if r != nil {
@@ -116,9 +136,7 @@ func (c *Caller) forgetOldest() {
 
 // fits checks that the schema that a peer serves is the manifest's.
 func (r *remote) fits(schema []byte) error {
-	r.mu.Lock()
-	m := r.manifest
-	r.mu.Unlock()
+	m, _ := r.description()
 	return fits(r.name, m, schema)
 }
 
@@ -132,9 +150,7 @@ func fits(cell cellproto.CellID, m *signed.Manifest, schema []byte) error {
 // suits checks that a provider says in its advert that it serves callers who know the cell by the schema of
 // its manifest. One that names no schema is judged by its hello.
 func (r *remote) suits(claim *race.Claim) error {
-	r.mu.Lock()
-	m := r.manifest
-	r.mu.Unlock()
+	m, _ := r.description()
 	if m == nil || m.SchemaHash.IsZero() || len(claim.Provided)+len(claim.Accepted) == 0 || claim.Fits([]cellproto.SchemaHash{m.SchemaHash}) {
 		return nil
 	}
@@ -144,8 +160,9 @@ func (r *remote) suits(claim *race.Claim) error {
 // vet checks what a provider has said of itself against the manifest, which was perhaps not known
 // when it said so: the schema of its hello, and the program of its advert.
 func (r *remote) vet(p cellproto.PeerID, schema []byte) error {
+	m, _ := r.description()
 	r.mu.Lock()
-	m, binary := r.manifest, r.binaries[p]
+	binary := r.binaries[p]
 	r.mu.Unlock()
 	if err := fits(r.name, m, schema); err != nil {
 		return err
@@ -164,12 +181,12 @@ func runs(cell cellproto.CellID, m *signed.Manifest, binary signed.Digest) error
 // claims notes which program a provider's advert names, and checks it if the manifest is known.
 func (r *remote) claims(p cellproto.PeerID, binary signed.Digest) error {
 	r.mu.Lock()
-	m := r.manifest
 	if len(r.binaries) >= maxInfos {
 		clear(r.binaries)
 	}
 	r.binaries[p] = binary
 	r.mu.Unlock()
+	m, _ := r.description()
 	return runs(r.name, m, binary)
 }
 
@@ -179,8 +196,8 @@ func (c *Caller) succeeded(now time.Time, r *remote, p cellproto.PeerID, took ti
 	if r.winner.Peer == p {
 		r.winner.Called(took)
 	}
+	c.raceAgainLocked(now, r)
 	r.mu.Unlock()
-	c.raceAgain(now, r)
 }
 
 func (c *Caller) failed(now time.Time, r *remote, p cellproto.PeerID) {
@@ -188,6 +205,6 @@ func (c *Caller) failed(now time.Time, r *remote, p cellproto.PeerID) {
 	if r.winner.Peer == p {
 		r.winner.Failed()
 	}
+	c.raceAgainLocked(now, r)
 	r.mu.Unlock()
-	c.raceAgain(now, r)
 }

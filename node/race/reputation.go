@@ -92,6 +92,16 @@ func NewReputation() *Reputation {
 // Len is how many peers are remembered.
 func (r *Reputation) Len() int { return len(r.peers) }
 
+// Liars says whether the last ban of anybody that is remembered was for wrong answers.
+func (r *Reputation) Liars() bool {
+	for _, rec := range r.peers {
+		if rec.Lying {
+			return true
+		}
+	}
+	return false
+}
+
 // Called records what became of a call: err's kind (0: it succeeded) and how long it took from
 // request to reply. This is the one method that a caller needs after each call, except Wrong.
 //
