@@ -63,7 +63,7 @@ func (s *session) admit(c *cellproto.Conn, f *cellproto.Frame) error {
 	if f.Header.Func == cellproto.FuncToken {
 		return s.prove(c, f)
 	}
-	if err := s.authorise(f); err != nil {
+	if err := s.authorise(f, c.ReadAt()); err != nil {
 		return err
 	}
 	if strings.HasPrefix(f.Header.Func, cellproto.ReservedPrefix) {
@@ -244,13 +244,14 @@ func (s *session) metaFor(meta map[string]string) (map[string]string, error) {
 	if len(meta) == 0 {
 		return s.meta, nil
 	}
-	delete(meta, metaPeer)
-	if len(meta)+len(s.meta) > maxMeta {
+	own := maps.Clone(meta)
+	delete(own, metaPeer)
+	if len(own)+len(s.meta) > maxMeta {
 		// The program would take the frame for a broken one, and hang up on everybody.
-		return nil, cellproto.Errorf("call", cellproto.TooLarge, "%d entries of meta, with the nucleus's own at most %d", len(meta), maxMeta)
+		return nil, cellproto.Errorf("call", cellproto.TooLarge, "%d entries of meta, with the nucleus's own at most %d", len(own), maxMeta)
 	}
-	maps.Copy(meta, s.meta)
-	return meta, nil
+	maps.Copy(own, s.meta)
+	return own, nil
 }
 
 // wake starts the sleeping program for a request that waits. A program that leaves between being
