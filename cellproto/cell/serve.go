@@ -100,7 +100,8 @@ func (cfg Config) Serve(ctx context.Context, t cellproto.Transport, functions ..
 type server struct {
 	cfg       Config
 	schema    cellproto.Schema
-	canonical []byte
+	canonical []byte               // of schema
+	hash      cellproto.SchemaHash // of canonical: each connection says it
 	functions map[string]*Function
 
 	base    context.Context // of all calls
@@ -141,6 +142,7 @@ func newServer(cfg Config, functions []*Function) (*server, error) {
 		return nil, err
 	}
 	s.canonical = s.schema.Canonical()
+	s.hash = cellproto.BLAKE3(s.canonical)
 	answer := func(context.Context, []byte) ([]byte, error) { return s.canonical, nil }
 	s.functions[cellproto.FuncSchema] = &Function{name: cellproto.FuncSchema, raw: answer, codec: cellproto.JSON}
 	return s, nil
@@ -149,9 +151,8 @@ func newServer(cfg Config, functions []*Function) (*server, error) {
 const agent = "celld-go-sdk"
 
 func (s *server) hello() cellproto.Hello {
-	hash := s.schema.Hash()
 	h := cellproto.Hello{
-		Schema: hash[:], Codecs: []uint{uint(cellproto.JSON), uint(cellproto.CBOR)}, Agent: agent,
+		Schema: s.hash[:], Codecs: []uint{uint(cellproto.JSON), uint(cellproto.CBOR)}, Agent: agent,
 		Cell: s.cfg.Name, Functions: sortedNames(s.schema.Functions),
 	}
 	if s.cfg.Background != nil {
