@@ -10,7 +10,8 @@ import (
 // version is the functions that callers of one version of the cell know.
 type version struct {
 	schema    cellproto.Schema
-	canonical []byte
+	canonical []byte               // of schema
+	hash      cellproto.SchemaHash // of canonical: each connection says it
 	functions map[string]*Function
 }
 
@@ -33,6 +34,7 @@ func (v *version) declare(name string, functions []*Function) error {
 		return err
 	}
 	v.canonical = v.schema.Canonical()
+	v.hash = cellproto.BLAKE3(v.canonical)
 	answer := func(context.Context, []byte) ([]byte, error) { return v.canonical, nil }
 	v.functions[cellproto.FuncSchema] = &Function{name: cellproto.FuncSchema, raw: answer, codec: cellproto.JSON}
 	return nil
@@ -48,7 +50,7 @@ func (s *server) addOlder() error {
 		if s.older == nil {
 			s.older = map[string]*version{}
 		}
-		s.older[v.schema.Hash().String()] = v
+		s.older[v.hash.String()] = v
 		s.schema.Older = append(s.schema.Older, &v.schema)
 	}
 	return nil

@@ -135,9 +135,8 @@ func newServer(cfg Config, functions []*Function) (*server, error) {
 const agent = "celld-go-sdk"
 
 func (s *server) hello() cellproto.Hello {
-	hash := s.schema.Hash()
 	h := cellproto.Hello{
-		Schema: hash[:], Codecs: []uint{uint(cellproto.JSON), uint(cellproto.CBOR)}, Agent: agent,
+		Schema: s.hash[:], Codecs: []uint{uint(cellproto.JSON), uint(cellproto.CBOR)}, Agent: agent,
 		Cell: s.cfg.Name, Functions: sortedNames(s.schema.Functions),
 	}
 	if s.cfg.Background != nil {

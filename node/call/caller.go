@@ -89,6 +89,8 @@ type Caller struct {
 	cancel context.CancelFunc
 	work   group
 
+	forwards forwards
+
 	mu         sync.Mutex
 	remotes    map[cid.Cid]*remote
 	cids       map[string]cid.Cid // decoded
@@ -115,6 +117,7 @@ func NewCaller(cfg CallerConfig, deps CallerDeps) *Caller {
 	c.liars.Store(c.reputation.Liars())
 	c.place = c.placeOf
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.forwards.next = make(chan forwarded)
 	c.links = newLinks(deps.Host, cfg.Agent, deps.Log)
 	c.links.heard = deps.Heard
 	c.links.self = deps.Identity.Peer.String()
@@ -129,6 +132,7 @@ func (c *Caller) Close() {
 	c.cancel()
 	c.links.close()
 	c.work.wait()
+	c.forwards.tasks.Wait()
 	c.remember(0)
 }
 
@@ -274,50 +278,6 @@ type closer struct {
 func (b *closer) Close() error {
 	defer b.then()
 	return b.ReadCloser.Close()
-}
-
-// Accept answers the program's own calls to other cells (header "to"), for the connection to the
-// program. It is a cellproto.Config.Accept.
-func (c *Caller) Accept(conn *cellproto.Conn, f *cellproto.Frame) {
-	refuse := func(err error) {
-		_ = conn.Queue(cellproto.ErrorReply(f.ID, err)) // a program that is gone needs no answer; so below
-		conn.FlushLater(conn)
-	}
-	if f.Header.To == "" {
-		refuse(cellproto.Errorf("call", cellproto.BadInput, "no target: whom to call is in the header's to"))
-		return
-	}
-	if !c.work.begin() {
-		refuse(cellproto.Errorf("call", cellproto.Unavailable, "the nucleus is stopping"))
-		return
-	}
-	body := f.More
-	in := conn.Inbound(c.ctx, f)
-	go func() {
-		defer c.work.end()
-		c.forward(in, body)
-	}()
-}
-
-// forward makes one of the program's calls to another cell.
-func (c *Caller) forward(in *cellproto.Inbound, body bool) {
-	h := in.Header
-	h.To, h.Budget, h.Token = "", 0, nil
-	req := &cellproto.Request{Header: h, Payload: in.Payload}
-	if body {
-		req.Body = in.Body()
-	}
-	res, err := c.Call(in.Context(), in.Header.To, req)
-	if err != nil {
-		_ = in.ReplyError(err)
-		return
-	}
-	if res.Reply.Body == nil {
-		_ = in.Reply(res.Reply.Header, res.Reply.Payload)
-		return
-	}
-	defer res.Reply.Body.Close()
-	_ = in.ReplyBody(res.Reply.Header, res.Reply.Body)
 }
 
 // callDirect calls a nucleus that was named, not found: a local directory, a socket, a multiaddr.

@@ -35,7 +35,7 @@ var Languages = []Language{
 // beside the program would hide from all that it uses.
 func module(cell string) string {
 	name := snake(cell, names{})
-	if pythonModules[name] {
+	if pythonModules[name] > 0 {
 		name += "_cell"
 	}
 	return name
