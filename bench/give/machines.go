@@ -199,7 +199,7 @@ func feed(dir string) (stop func()) {
 	go func() {
 		defer close(ended)
 		for ctx.Err() == nil {
-			if use(ctx, dir, "", "eat", 500) == nil {
+			if use(ctx, dir, "", "eat", 3000) == nil { // longer than calls may go on when it is paused
 				continue
 			}
 			select {
