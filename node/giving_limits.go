@@ -68,7 +68,7 @@ func (l *limiter) Set(c give.Caps) error {
 		CPU: c.CPU / 100 * float64(runtime.NumCPU()), Memory: c.Memory, Disk: c.Disk,
 	})
 	l.opened = err == nil // somebody may have removed it: the next time it is made again
-	l.pool.GiveWay(true)
+	l.pool.GiveWay(!c.Firm)
 	return err
 }
 

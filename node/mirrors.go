@@ -305,7 +305,11 @@ func (n *nucleus) ctlMirrorRemove(ctx context.Context, r *http.Request, w *ctl.W
 }
 
 func (n *nucleus) ctlCollect(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
-	list, err := n.mirrors.store.Collect(ctx, r.URL.Query().Has("dry"))
+	dry := r.URL.Query().Has("dry")
+	list, err := n.mirrors.store.Collect(ctx, dry)
+	if err == nil && !dry && n.cfg.Headless() { // it publishes nothing: what it has is of others
+		_, err = n.blocks.Keep(ctx)
+	}
 	return rowsOf(list), err
 }
 

@@ -18,7 +18,14 @@ case ${1:-} in
 esac
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/celld-give.XXXXXX")
-trap 'rm -rf "$work"' EXIT
+# What was interrupted leaves daemons. Those that host come first: they would start the hosted ones again.
+clean() {
+	for dir in "$work"/*/owner/home "$work"/*/owner/foreign/* "$work"/*/*/home "$work"/*/*/hungry "$work"/*/*/caller; do
+		if [ -e "$dir/run/pid" ]; then stop_nucleus "$work/bin/cellctl" "$dir"; fi
+	done
+	rm -rf "$work"
+}
+trap clean EXIT
 trap 'exit 130' HUP INT TERM
 scripts/build.sh "$work/bin" >&2
 mkdir "$work/stranger" # what it may read, and nothing else

@@ -179,16 +179,16 @@ func (m *machine) place(what offer.Offer) (dir string, err error) {
 	return g.Hosted[0].Dir, nil
 }
 
-// use calls a function of a cell through the nucleus in dir.
-func use(ctx context.Context, dir, target, fn string, ms int) error {
+// use calls a function of a cell through the nucleus in dir, and gives who has answered.
+func use(ctx context.Context, dir, target, fn string, ms int) (provider string, err error) {
 	req := ctl.UseRequest{Target: target, Func: fn, Argv: []string{fmt.Sprint(ms)}, Timeout: patience, CallerDir: dir}
 	reply, err := (&ctl.Client{Dir: dir}).Use(ctx, req, nil)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer reply.Close()
 	_, err = io.Copy(io.Discard, reply)
-	return err
+	return reply.Provider, err
 }
 
 // feed keeps the program of the mirror in dir at its meal until stop is called. While it is paused it is asked again
@@ -199,7 +199,7 @@ func feed(dir string) (stop func()) {
 	go func() {
 		defer close(ended)
 		for ctx.Err() == nil {
-			if use(ctx, dir, "", "eat", 500) == nil {
+			if _, err := use(ctx, dir, "", "eat", 3000); err == nil { // longer than calls may go on when it is paused
 				continue
 			}
 			select {

@@ -225,8 +225,8 @@ func (o options) idle() error {
 		want string
 		span time.Duration
 	}{
-		{[]string{"give", "stop"}, "a home nucleus that does not give", "", o.span / 4},
-		{[]string{"give", "--busy", "100%"}, "one that gives, and has nothing to do", "<= 0.2 %", o.span},
+		{[]string{"give", "stop"}, "a home nucleus that does not give", "", o.span / 6},
+		{[]string{"give", "--busy", "100%"}, "one that gives, and has nothing to do", "<= 0.2 %", o.span * 3 / 4},
 	} {
 		if _, err := m.ctl(step.args...); err != nil {
 			return err

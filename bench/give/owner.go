@@ -19,7 +19,7 @@ import (
 
 // The owner's own work, with what is hosted beside it, through the daemons and commands that people use.
 
-// settle is what a machine that has worked needs until its load of the last seconds is no reason any more not to
+// settle is what a machine that has worked needs at least until its load of the last seconds is no reason any more not to
 // give.
 const settle = 8 * time.Second
 
@@ -50,7 +50,7 @@ func (o options) ownWork() error {
 		if round == o.rounds {
 			break
 		}
-		time.Sleep(settle)
+		time.Sleep(max(settle, d*3/4))
 		d, stands, err := o.compileBeside(donor, what)
 		if err != nil {
 			return err
@@ -192,8 +192,11 @@ func (o options) pauses() error {
 	if err != nil {
 		return err
 	}
-	hungry := feed(dir)
 	calls := callsOf(self, what.Cell.String())
+	if err := stranger.elsewhere(cell, self, what.Cell.String(), calls); err != nil {
+		return err
+	}
+	hungry := feed(dir)
 	if err := donor.until("it eats", func(g ctl.Giving) bool { return g.Used.CPU > 100*share/2 }); err != nil {
 		return err
 	}
@@ -204,14 +207,15 @@ func (o options) pauses() error {
 	begin := time.Now()
 	burnFor(8 * time.Second)
 	at := watched()
-	made, lost := calls()
+	calls.stop()
 	hungry()
+	made, there, lost := calls.made.Load(), calls.elsewhere.Load(), calls.lost.Load()
 	stood := 8 * time.Second
 	if !at.IsZero() {
 		stood = at.Sub(begin)
 	}
 	row("load above the mark to the last instruction", fmt.Sprintf("%.1f s", stood.Seconds()), "<= 5 s", stood <= 5*time.Second)
-	row("calls lost by that pause", fmt.Sprintf("%d of %d", lost, made), "0", lost == 0 && made > 0)
+	row("calls lost by that pause", fmt.Sprintf("%d of %d, %d of them to it", lost, made, there), "0", lost == 0 && there > 0)
 	return o.paused(donor, dir)
 }
 
@@ -231,28 +235,77 @@ func (o options) caller(bootstrap string) (m *machine, self string, err error) {
 	return
 }
 
-// callsOf calls a cell from the one in dir, two calls at a time, until it is told to stop, and gives how many calls
-// there were and how many failed.
-func callsOf(dir, target string) (stop func() (made, lost int64)) {
+// calls are calls of a cell by somebody, two at a time, until they are stopped.
+type calls struct {
+	made, lost, elsewhere atomic.Int64 // elsewhere: not by its first provider
+	last                  atomic.Pointer[string]
+	home                  atomic.Pointer[string] // that provider
+	stop                  func()
+}
+
+// callsOf begins to call a cell from the one in dir.
+func callsOf(dir, target string) *calls {
 	ctx, cancel := context.WithCancel(context.Background())
-	var made, lost atomic.Int64
+	c := &calls{}
 	var work sync.WaitGroup
+	c.stop = func() { cancel(); work.Wait() }
 	for range 2 {
 		work.Go(func() {
 			for ctx.Err() == nil {
-				made.Add(1)
-				err := use(context.Background(), dir, target, "nap", 20)
+				provider, err := use(context.Background(), dir, target, "nap", 20)
+				c.made.Add(1)
 				if err == nil {
+					c.last.Store(&provider)
+					if home := c.home.Load(); home != nil && *home != provider {
+						c.elsewhere.Add(1)
+					}
 					continue
 				}
-				if lost.Add(1) <= 3 {
+				if c.lost.Add(1) <= 3 {
 					fmt.Fprintln(os.Stderr, "give: a call failed:", err)
 				}
 				time.Sleep(100 * time.Millisecond) // it may fail at once, again and again
 			}
 		})
 	}
-	return func() (int64, int64) { cancel(); work.Wait(); return made.Load(), lost.Load() }
+	return c
+}
+
+// elsewhere has the calls of a cell, from the one in the directory self, go to the machine that hosts it, by its provider
+// being away for a moment. They are counted from then on.
+func (m *machine) elsewhere(cell, self, target string, c *calls) error {
+	status, err := ask[ctl.Status](m, "status", cell)
+	if err != nil {
+		return err
+	}
+	c.home.Store(&status.PeerID)
+	if _, err := m.ctl("stop", cell); err != nil {
+		return err
+	}
+	wait := func(what string, ok func() bool) error {
+		for deadline := time.Now().Add(patience); !ok(); time.Sleep(100 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				return fmt.Errorf("still not: %s", what)
+			}
+		}
+		return nil
+	}
+	if err := wait("the copy answers", func() bool { p := c.last.Load(); return p != nil && *p != status.PeerID }); err != nil {
+		return err
+	}
+	if _, err := m.ctl("start", cell); err != nil {
+		return err
+	}
+	err = wait("the original is back", func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		rows, err := (&ctl.Client{Dir: self}).Race(ctx, target)
+		return err == nil && slices.ContainsFunc(rows, func(r ctl.RaceRow) bool { return r.Peer == status.PeerID })
+	})
+	c.made.Store(0)
+	c.lost.Store(0)
+	c.elsewhere.Store(0)
+	return err
 }
 
 // burnFor has all processors work.

@@ -18,8 +18,8 @@ func (a *app) giveCmd() *cobra.Command {
 		Use:   "give",
 		Short: "Lend what this machine does not use to strangers' cells",
 		Long: "Have this machine run strangers' cells while nobody uses it, confined and within limits.\n" +
-			"It pauses within a second when somebody comes to the machine, on battery, with the lid closed, on a\n" +
-			"metered network, and when others need the machine; it goes on after a quiet minute.\n\n" +
+			"It pauses within a second when somebody comes to the machine, within two on battery, with the lid closed,\n" +
+			"on a metered network, and when others need the machine; it goes on after a quiet minute.\n\n" +
 			"What a flag does not name stays as it was set last. The limits are those of all hosted cells together.\n" +
 			"Whoever owns a machine can read what it runs: those whose cells you host can be read by you.",
 		Example: "  cellctl give\n" +

@@ -453,6 +453,18 @@ func TestDeniedWhilePaused(t *testing.T) {
 	if refusal == nil || refusal.Kind != cellproto.Denied || !strings.Contains(refusal.Error(), "does not want this cell") {
 		t.Errorf("offered again it is told: %v", refusal)
 	}
+	// What was fetched for it is a cache, which gc empties.
+	blocks := func() []string {
+		list, _ := filepath.Glob(filepath.Join(donor.root, "home", "cache", "blocks", "store", "*", "*.data")) // the pattern is good
+		return list
+	}
+	if len(blocks()) == 0 {
+		t.Error("there is no cache")
+	}
+	donor.Must(donor.root, "gc")
+	if left := blocks(); len(left) > 0 {
+		t.Errorf("gc has left %v", left)
+	}
 }
 
 // A cell that its owner gives to friends only is not placed at strangers: his own caller gets a copy at home.

@@ -25,7 +25,13 @@ type Caps struct {
 	CPU    float64 `json:"cpu_percent"` // of the machine
 	Memory int64   `json:"memory"`      // bytes
 	Disk   int64   `json:"disk_bps"`    // bytes a second; 0: no limit
+	// Firm is that hosted cells get this however busy others are; else they get what nobody else wants of it.
+	Firm bool `json:"firm,omitempty"`
 }
+
+// always is the mark of an owner who does not want hosted cells paused for the load of others: it would be no favour
+// to have them starve instead.
+const always = 100.0
 
 // State is what Decide has to know of what it decided before. Its zero value is the beginning.
 type State struct {
@@ -134,12 +140,13 @@ func against(now time.Time, s Snapshot, set Settings) (string, time.Time) {
 func capsOf(set Settings, l Load) Caps {
 	free := l.Free - int64(float64(l.Total)*spareMemory/100)
 	if set.Max {
-		return Caps{CPU: max(100-l.Others-maxLeaves, minPercent), Memory: max(free, 0), Disk: unlimitedBPS}
+		return Caps{CPU: max(100-l.Others-maxLeaves, minPercent), Memory: max(free, 0), Disk: unlimitedBPS, Firm: set.Busy >= always}
 	}
 	return Caps{
 		CPU:    set.CPU,
 		Memory: max(min(int64(float64(l.Total)*set.RAM/100), free), 0),
 		Disk:   set.Disk,
+		Firm:   set.Busy >= always,
 	}
 }
 

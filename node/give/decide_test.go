@@ -105,6 +105,9 @@ func (w *world) do(line string) string {
 	if d.Run {
 		text = fmt.Sprintf("%v run: cpu %.4g%%, memory %d MB, disk %d kB/s", after, d.Caps.CPU, d.Caps.Memory/1e6, d.Caps.Disk/1e3)
 	}
+	if d.Caps.Firm {
+		text += ", whoever else is busy"
+	}
 	if d.Over {
 		text += "; over"
 	}
