@@ -16,7 +16,9 @@ import (
 
 // Schemas that no client is made for, in no language: they are refused when they are read.
 func TestSchemasThatAreRefused(t *testing.T) {
-	object := func(more string) string { return `{"type": "object", "properties": {"a": {"type": "string"}}` + more + `}` }
+	object := func(more string) string {
+		return `{"type": "object", "properties": {"a": {"type": "string"}}` + more + `}`
+	}
 	fn := func(input string) string { return `{"cell": "c", "functions": {"f": {"input": ` + input + `}}}` }
 	many := make([]string, cellproto.MaxFunctions+1)
 	for i := range many {
