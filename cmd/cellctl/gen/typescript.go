@@ -257,7 +257,7 @@ func (g *typescript) method(fn *function, name string) {
 	if fn.args != nil {
 		param := "args: " + g.hint(fn.args)
 		if fn.args.kind == structKind && !slices.ContainsFunc(fn.args.fields, func(f field) bool { return f.sure || f.sendNull }) {
-			param += " = {}"
+			param += " = " + noArgs(fn.args)
 		}
 		params, args = append(params, param), "plain(args)"
 	}
@@ -269,6 +269,19 @@ func (g *typescript) method(fn *function, name string) {
 	params = append(params, options)
 	gives, body := g.gives(fn, call)
 	g.p("  async %s(%s): Promise<%s> {\n    %s;\n  }", name, strings.Join(params, ", "), gives, body)
+}
+
+// noArgs gives what is without arguments: what every object has by itself is none of them.
+func noArgs(t *typ) string {
+	if slices.ContainsFunc(t.fields, func(f field) bool { return objectMembers[f.json] }) {
+		return "Object.create(null)"
+	}
+	return "{}"
+}
+
+var objectMembers = map[string]bool{
+	"constructor": true, "hasOwnProperty": true, "isPrototypeOf": true, "propertyIsEnumerable": true, "toLocaleString": true,
+	"toString": true, "valueOf": true,
 }
 
 // gives says what a function gives, and the statement that does it.
