@@ -35,7 +35,8 @@ func Go(s *cellproto.Schema) (pkg string, code []byte, err error) {
 	if err != nil {
 		return "", nil, cellproto.Errorf("generate "+s.Cell, cellproto.Failed, "what was written is no Go: %w", err)
 	}
-	return g.pkg, code, nil
+	code, err = bounded(s.Cell, code)
+	return g.pkg, code, err
 }
 
 // checkTags says whether encoding/json would take the name of each field from a tag.
@@ -67,7 +68,7 @@ func packageName(cell string) string {
 }
 
 // maxCode is how long a client may become, in bytes: a schema can say in a few words what takes many lines.
-const maxCode = 8 << 20
+const maxCode = 4 << 20
 
 // printer collects lines, up to maxCode.
 type printer struct{ bytes.Buffer }
@@ -79,11 +80,13 @@ func (p *printer) p(format string, args ...any) {
 }
 
 // code gives what was written: TooLarge if that is not all.
-func (p *printer) code(cell string) ([]byte, error) {
-	if p.Len() > maxCode {
+func (p *printer) code(cell string) ([]byte, error) { return bounded(cell, p.Bytes()) }
+
+func bounded(cell string, code []byte) ([]byte, error) {
+	if len(code) > maxCode {
 		return nil, cellproto.Errorf("generate "+cell, cellproto.TooLarge, "the client would have more than %d MiB", maxCode>>20)
 	}
-	return p.Bytes(), nil
+	return code, nil
 }
 
 // comment writes text, a stranger's, as a comment. Whatever could end it or drive a terminal is replaced.

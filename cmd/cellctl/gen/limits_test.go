@@ -82,7 +82,7 @@ func TestBounds(t *testing.T) {
 		}
 		for _, lang := range Languages {
 			client, err := lang.Generate(s)
-			if err != nil && cellproto.KindOf(err) != cellproto.TooLarge || len(client.Code) > 2*maxCode {
+			if err != nil && cellproto.KindOf(err) != cellproto.TooLarge || len(client.Code) > maxCode {
 				t.Errorf("%s in %s: %d bytes, %v", name, lang.Name, len(client.Code), err)
 			}
 			t.Logf("%s in %s: %d bytes of %d, %v", name, lang.Name, len(client.Code), len(s.Canonical()), err)
