@@ -205,7 +205,7 @@ func (a *adapter) ask(c *cellproto.Conn, f *cellproto.Frame, args []byte) error 
 		return e
 	}
 	before := len(a.queue)
-	queue, err := appendRequest(a.queue, a.next+1, f.Header.Func, args)
+	queue, err := appendRequest(a.queue, a.next+1, f.Header.Func, f.Header.Meta[cellproto.MetaSchema], args)
 	if err != nil {
 		a.queue = a.queue[:before]
 		return err

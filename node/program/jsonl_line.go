@@ -40,15 +40,18 @@ func appendCalled(dst []byte, id uint64, reply []byte, err error) []byte {
 	return append(append(append(dst, `,"kind":"`...), cellproto.KindOf(err).String()...), "\"}\n"...)
 }
 
-// appendRequest appends the line that asks a jsonl program to run fn. args is JSON that CheckJSON has
-// accepted, or empty for none.
-func appendRequest(dst []byte, id uint64, fn string, args []byte) ([]byte, error) {
+// appendRequest appends the line that asks a jsonl program to run fn, as the older version whose schema has the hash as,
+// "" for the newest. args is JSON that CheckJSON has accepted, or empty for none.
+func appendRequest(dst []byte, id uint64, fn, as string, args []byte) ([]byte, error) {
 	name, err := json.Marshal(fn)
 	if err != nil {
 		return dst, cellproto.Errorf("call "+fn, cellproto.BadInput, "%w", err)
 	}
 	dst = strconv.AppendUint(append(dst, `{"id":`...), id, 10)
 	dst = append(append(dst, `,"fn":`...), name...)
+	if as != "" { // the nucleus has made it: it needs no quoting
+		dst = append(append(append(dst, `,"schema":"`...), as...), '"')
+	}
 	dst = append(dst, `,"args":`...)
 	if len(args) == 0 {
 		dst = append(dst, "{}"...)

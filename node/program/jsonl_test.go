@@ -357,14 +357,17 @@ func TestParseAnswer(t *testing.T) {
 }
 
 func TestAppendRequest(t *testing.T) {
-	got, err := appendRequest([]byte("x"), 7, "greet", []byte("{ \"a\" : \"\\n\",\n\"b\":1}"))
+	got, err := appendRequest([]byte("x"), 7, "greet", "", []byte("{ \"a\" : \"\\n\",\n\"b\":1}"))
 	if want := `x{"id":7,"fn":"greet","args":{"a":"\n","b":1}}` + "\n"; err != nil || string(got) != want {
 		t.Errorf("%q, %v", got, err)
 	}
-	if got, err := appendRequest(nil, 1, "f", nil); err != nil || string(got) != `{"id":1,"fn":"f","args":{}}`+"\n" {
+	if got, err := appendRequest(nil, 1, "f", "", nil); err != nil || string(got) != `{"id":1,"fn":"f","args":{}}`+"\n" {
 		t.Errorf("%q, %v", got, err)
 	}
-	if _, err := appendRequest(nil, 1, "f", []byte("{")); cellproto.KindOf(err) != cellproto.BadInput {
+	if got, err := appendRequest(nil, 1, "f", "ab12", nil); err != nil || string(got) != `{"id":1,"fn":"f","schema":"ab12","args":{}}`+"\n" {
+		t.Errorf("%s, %v", got, err)
+	}
+	if _, err := appendRequest(nil, 1, "f", "", []byte("{")); cellproto.KindOf(err) != cellproto.BadInput {
 		t.Error(err)
 	}
 }
