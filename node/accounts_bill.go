@@ -149,6 +149,10 @@ func (a *accounts) settle(ctx context.Context, d *debtor, u call.Usage, now time
 	for try := 0; ; try++ {
 		a.mu.Lock()
 		total, acked, err := a.total(d, u, now)
+		if acked != nil && acked.Credit > total.Credit { // lost here, and heard from neighbours since
+			d.base = acked.Receipt
+			total, acked, err = a.total(d, u, now)
+		}
 		a.mu.Unlock()
 		if err != nil {
 			return err
