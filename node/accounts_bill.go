@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -24,6 +25,18 @@ type debtor struct {
 	signed  uint64         // credit that it has signed for
 	tried   time.Time      // to have it sign
 	refused error          // why it has not; nil: it has, or was not asked
+	sent    []uint64       // credit of the bills of this nucleus since the last receipt, and of that
+}
+
+// maxSent bounds debtor.sent.
+const maxSent = 64
+
+// heard goes on from what a caller has signed for, if that is more than this host remembered, and not a bill of
+// this nucleus's: what it uses in this nucleus's life comes on top. It came back from the caller, or from a neighbour.
+func (d *debtor) heard(acked *ledger.Signed) {
+	if acked != nil && acked.Credit > d.base.Credit && !slices.Contains(d.sent, acked.Credit) {
+		d.base = acked.Receipt
+	}
 }
 
 // lender is a host that was called, and has sent a bill.
@@ -149,6 +162,12 @@ func (a *accounts) settle(ctx context.Context, d *debtor, u call.Usage, now time
 	for try := 0; ; try++ {
 		a.mu.Lock()
 		total, acked, err := a.total(d, u, now)
+		if err == nil {
+			d.heard(acked)
+			if total, acked, err = a.total(d, u, now); err == nil {
+				d.sent = append(d.sent[max(0, len(d.sent)-maxSent):], total.Credit)
+			}
+		}
 		a.mu.Unlock()
 		if err != nil {
 			return err
@@ -171,16 +190,16 @@ func (a *accounts) settle(ctx context.Context, d *debtor, u call.Usage, now time
 		if err != nil {
 			return err
 		}
-		again, err := a.receive(d, answer, total)
+		again, err := a.receive(d, answer, total, acked)
 		if err != nil || !again || try == 2 {
 			return err
 		}
 	}
 }
 
-// receive takes the answer to a bill. It says again when the consumer has signed for more than this host
-// remembered: what was used comes on top of that.
-func (a *accounts) receive(d *debtor, answer []byte, total ledger.Receipt) (again bool, err error) {
+// receive takes the answer to a bill that came with the receipt before, or none. It says again when the consumer
+// has signed for more than that since.
+func (a *accounts) receive(d *debtor, answer []byte, total ledger.Receipt, before *ledger.Signed) (again bool, err error) {
 	const op = "take receipt"
 	s, _, err := ledger.DecodeReceipt(answer)
 	if err != nil {
@@ -203,14 +222,15 @@ func (a *accounts) receive(d *debtor, answer []byte, total ledger.Receipt) (agai
 	}
 	d.signed = acked.Credit
 	a.grown[total.RegKey()] = true
-	if acked.Credit > total.Credit {
-		d.base = acked.Receipt
+	d.heard(acked)
+	switch {
+	case acked.Credit == total.Credit:
+		d.sent = []uint64{acked.Credit}
+		return false, nil
+	case acked.Credit > total.Credit || before == nil || acked.Credit > before.Credit:
 		return true, nil
 	}
-	if acked.Credit < total.Credit {
-		return false, cellproto.Errorf(op, cellproto.Denied, "the caller has signed for less than the bill")
-	}
-	return false, nil
+	return false, cellproto.Errorf(op, cellproto.Denied, "the caller has signed for less than the bill")
 }
 
 // Sign answers a bill; see gossip.Books.
@@ -233,8 +253,8 @@ func (a *accounts) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 		return nil, cellproto.Errorf(op, cellproto.BadInput, "the bill is not of the two hosts that talk")
 	}
 	acked := a.register(r.RegKey()).Ack
-	if acked != nil && acked.Credit >= r.Credit {
-		return acked.Encode()
+	if acked != nil && (acked.Credit >= r.Credit || !shows(before, acked)) {
+		return acked.Encode() // which the provider has lost, or never got
 	}
 	a.mu.Lock()
 	l := a.lenders[from]
@@ -263,6 +283,12 @@ func (a *accounts) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 	a.grown[r.RegKey()] = true
 	a.mu.Unlock()
 	return s.Encode()
+}
+
+// shows says whether a provider has the newest receipt that this host has signed: its bill has to follow that one.
+func shows(before []byte, acked *ledger.Signed) bool {
+	s, _, err := ledger.DecodeReceipt(before)
+	return err == nil && s.RegKey() == acked.RegKey() && s.Credit == acked.Credit && s.Log == acked.Log
 }
 
 // seen gives what this host knows of its own calls to a provider.

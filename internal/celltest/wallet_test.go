@@ -88,13 +88,22 @@ func TestHostsOfAnAccount(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "export")
 	bert.Must(bert.root, "wallet", "export", file)
-	var checked struct {
+	type export struct {
 		OK         bool
 		Donations  []struct{ UWH uint64 }
 		Identities []struct{ Hosts, Revoked []string }
 	}
+	has := func(x export, hosts, revoked int) bool { // among others: who was given something has a key log, too
+		for _, id := range x.Identities {
+			if len(id.Hosts) == hosts && len(id.Revoked) == revoked {
+				return true
+			}
+		}
+		return false
+	}
+	var checked export
 	decode(t, n.Must(t.TempDir(), "ledger", "verify", file, "--json"), &checked)
-	if !checked.OK || len(checked.Donations) != 1 || len(checked.Identities) != 1 || len(checked.Identities[0].Hosts) != 2 {
+	if !checked.OK || len(checked.Donations) != 1 || !has(checked, 2, 0) {
 		t.Errorf("the export says %+v", checked)
 	}
 
@@ -104,8 +113,9 @@ func TestHostsOfAnAccount(t *testing.T) {
 	}
 	hears(t, "the caller knows that the host was revoked", func() bool {
 		bert.Must(bert.root, "wallet", "export", file)
+		var checked export
 		decode(t, n.Must(t.TempDir(), "ledger", "verify", file, "--json"), &checked)
-		return len(checked.Identities[0].Revoked) == 1
+		return has(checked, 1, 1)
 	})
 	if _, _, err := bert.home.Use(t.Context(), cid, "burn", "k", "50"); err != nil {
 		t.Fatal(err)
