@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -377,8 +378,32 @@ func (h *hosting) renewAll() {
 		if !h.mayRun() {
 			return nil
 		}
+		if err == nil && report.Decision.Run && elsewhere(dir, report.Groups) {
+			if err := h.leave(ctx, c, dir); err != nil {
+				return err
+			}
+		}
 		return h.renew(ctx, c, dir)
 	})
+}
+
+// elsewhere says that a hosted mirror was placed within other control groups than those that hold the caps now.
+func elsewhere(dir string, groups map[string]string) bool {
+	p, err := give.ReadPlacement(dir)
+	return err == nil && p != nil && !maps.Equal(p.Groups, groups)
+}
+
+// leave has one end whose place nobody bounds any more as it should: it is started anew in today's. c.op is held.
+func (h *hosting) leave(ctx context.Context, c *hostedCell, dir string) error {
+	h.log.Info("a hosted mirror is started anew: the control group that holds the caps is another one", zap.String("dir", dir))
+	err := giveBack(ctx, dir, "it is started anew", h.log)
+	if err == nil {
+		err = mirror.Stop(ctx, dir)
+	}
+	if err != nil {
+		h.set(c, stateFailed, err)
+	}
+	return err
 }
 
 // renew lets one go on, starts it if it sleeps, and looks at what it uses. One that nobody calls any more

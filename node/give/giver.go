@@ -415,8 +415,9 @@ type Report struct {
 	By       string // what holds the caps
 	Used     Rates
 	Rows     []Row
-	Refused  []Refusal // the newest first
-	Err      error     // why something is not as it should be
+	Groups   map[string]string // that hold the caps; none: shares do
+	Refused  []Refusal         // the newest first
+	Err      error             // why something is not as it should be
 }
 
 // Status gives how the giving stands.
@@ -431,6 +432,7 @@ func (g *Giver) Status(ctx context.Context) (Report, error) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		r.Settings, r.Decision, r.Snapshot, r.Used, r.Refused = g.set, g.decision, g.snapshot, g.used, g.refused
+		r.Groups = g.groups
 		r.By, r.Err = g.deps.Limiter.By(), errors.Join(g.broken, g.failed)
 		return nil
 	})

@@ -26,6 +26,7 @@ const (
 	cpuPeriod   = 50_000 // µs: short enough that a program that is held back still answers
 	minCPUQuota = 1_000  // µs, the kernel's
 	groupPrefix = "cellbox-"
+	ownerLeaf   = groupPrefix + "owner" // where delegate moves this process
 	rmdirTries  = 50
 	rmdirPause  = 2 * time.Millisecond
 	sweepAge    = time.Minute
@@ -156,7 +157,7 @@ func delegate(dir string) bool {
 	if err != nil || strings.TrimSpace(string(procs)) != strconv.Itoa(os.Getpid()) {
 		return false
 	}
-	leaf := filepath.Join(dir, groupPrefix+"owner")
+	leaf := filepath.Join(dir, ownerLeaf)
 	if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		return false
 	}

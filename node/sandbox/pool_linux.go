@@ -159,6 +159,9 @@ func openPoolV2(own, name string) (*Pool, error) {
 	if own == "" {
 		return nil, errors.New("there are no control groups (v2)")
 	}
+	if filepath.Base(own) == ownerLeaf { // this process, or the one that it replaces, has moved down to make one
+		own = filepath.Dir(own)
+	}
 	var why error
 	for _, parent := range []string{own, filepath.Dir(own)} {
 		dir := filepath.Join(parent, name)
