@@ -43,8 +43,8 @@ type adapter struct {
 	out    *output
 	bad    *atomic.Uint64 // lines
 	schema *cellproto.Schema
-	fits   map[string]func() *cellproto.Fit // what each function promises of its replies
-	json   []byte                           // the schema's, canonical; nil when there is none
+	fits   map[calledAs]func() *cellproto.Fit // what each function promises of its replies
+	json   []byte                             // the schema's, canonical; nil when there is none
 	hello  cellproto.Hello
 	far    *cellproto.Conn
 	stdin  *os.File
@@ -69,11 +69,14 @@ type adapter struct {
 
 // lineCall is a call that the program has been asked to answer.
 type lineCall struct {
-	in    *cellproto.Inbound
-	fn    string
+	in *cellproto.Inbound
+	calledAs
 	begin int64       // where its line begins in what is queued
 	stop  func() bool // ends the watch for the caller's giving up
 }
+
+// calledAs is a function of one version of the schema: as is the hash of an older one, in hex, "" for the schema's own.
+type calledAs struct{ as, fn string }
 
 // loadSchema reads the schema.json of a program that does not derive its own. Without the file it
 // gives nil.
@@ -107,9 +110,10 @@ func newAdapter(cfg Config, t cellproto.Transport, schema *cellproto.Schema) (*a
 		hash := schema.Hash()
 		a.hello.Schema = hash[:]
 		a.hello.Functions = slices.Sorted(maps.Keys(schema.Functions))
-		a.fits = make(map[string]func() *cellproto.Fit, len(schema.Functions))
-		for name, fn := range schema.Functions {
-			a.fits[name] = sync.OnceValue(fn.ReplyFit)
+		a.fits = make(map[calledAs]func() *cellproto.Fit, len(schema.Functions))
+		a.promises("", schema)
+		for _, older := range schema.Older {
+			a.promises(older.Hash().String(), older)
 		}
 		for i := range a.hello.Functions {
 			a.hello.Slow = append(a.hello.Slow, uint(i+1)) // none is answered inline
@@ -118,6 +122,12 @@ func newAdapter(cfg Config, t cellproto.Transport, schema *cellproto.Schema) (*a
 	var err error
 	a.far, err = cellproto.NewConn(t, cellproto.Config{Hello: a.hello, Accept: a.accept})
 	return a, err
+}
+
+func (a *adapter) promises(as string, schema *cellproto.Schema) {
+	for name, fn := range schema.Functions {
+		a.fits[calledAs{as, name}] = sync.OnceValue(fn.ReplyFit)
+	}
 }
 
 // run moves requests and answers until the connection and the process's output have ended.
@@ -205,7 +215,8 @@ func (a *adapter) ask(c *cellproto.Conn, f *cellproto.Frame, args []byte) error 
 		return e
 	}
 	before := len(a.queue)
-	queue, err := appendRequest(a.queue, a.next+1, f.Header.Func, f.Header.Meta[cellproto.MetaSchema], args)
+	called := calledAs{f.Header.Meta[cellproto.MetaSchema], f.Header.Func}
+	queue, err := appendRequest(a.queue, a.next+1, called.fn, called.as, args)
 	if err != nil {
 		a.queue = a.queue[:before]
 		return err
@@ -213,7 +224,7 @@ func (a *adapter) ask(c *cellproto.Conn, f *cellproto.Frame, args []byte) error 
 	a.queue = queue
 	a.next++
 	id := a.next
-	call := &lineCall{in: c.Inbound(context.Background(), f), fn: f.Header.Func, begin: a.queued}
+	call := &lineCall{in: c.Inbound(context.Background(), f), calledAs: called, begin: a.queued}
 	a.queued += int64(len(queue) - before)
 	a.pending[id] = call
 	call.stop = context.AfterFunc(call.in.Context(), func() { a.abandon(id) })
@@ -370,7 +381,7 @@ func (a *adapter) line(line []byte, cut int) {
 		_ = call.in.ReplyError(&cellproto.Error{Kind: cellproto.FuncError, Err: errors.New(ans.Error)})
 		return
 	}
-	if err := a.check(call.fn, ans.Reply); err != nil {
+	if err := a.check(call.calledAs, ans.Reply); err != nil {
 		a.badLine(line, err)
 		_ = call.in.ReplyError(err)
 		return
@@ -379,13 +390,13 @@ func (a *adapter) line(line []byte, cut int) {
 }
 
 // check says whether an answer is what the schema promises: such a program has nothing else that would.
-func (a *adapter) check(fn string, reply []byte) error {
-	fit := a.fits[fn]
+func (a *adapter) check(called calledAs, reply []byte) error {
+	fit := a.fits[called]
 	if fit == nil {
 		return nil
 	}
 	if err := fit().Check(cellproto.JSON, reply); err != nil {
-		return cellproto.Errorf("call "+fn, cellproto.BadReply, "the program's answer is not what its schema promises: %w", err).
+		return cellproto.Errorf("call "+called.fn, cellproto.BadReply, "the program's answer is not what its schema promises: %w", err).
 			WithHint("Mend the program, or its schema.json.")
 	}
 	return nil

@@ -116,7 +116,8 @@ func TestLinesAnswers(t *testing.T) {
 func TestLinesReplyThatDoesNotFit(t *testing.T) {
 	const schema = `{"cell": "greet", "functions": {"ok": {"output": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}},
 		"lacks": {"output": {"type": "object", "properties": {"b": {"type": "integer"}}, "required": ["b"]}},
-		"other": {"output": {"type": "string"}}, "free": {}}}`
+		"other": {"output": {"type": "string"}}, "free": {}},
+		"older": [{"cell": "greet", "functions": {"other": {"output": {"type": "object"}}}}]}`
 	p := newProgram(t, shellCell(t, `#!/bin/sh
 while read -r line; do
   id=${line#*\"id\":}; id=${id%%,*}
@@ -135,6 +136,16 @@ done
 	wantError(t, err, cellproto.BadReply, "reply is of type object, not string", "schema.json")
 	if n := p.State().Counters.BadLines; n != 2 {
 		t.Errorf("%d bad lines were counted", n)
+	}
+	whole, err := cellproto.ParseSchema([]byte(schema))
+	if err != nil {
+		t.Fatal(err)
+	}
+	reply, err := mustConn(t, p).Call(ctx, &cellproto.Request{Header: cellproto.Header{
+		Func: "other", Codec: cellproto.JSON, Meta: map[string]string{cellproto.MetaSchema: whole.Older[0].Hash().String()},
+	}})
+	if err != nil || string(reply.Payload) != `{"a":7}` {
+		t.Errorf("called as an older version, which promises another reply: %+v, %v", reply, err)
 	}
 }
 
