@@ -1,8 +1,6 @@
 package cellproto
 
 import (
-	"encoding/json"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -47,109 +45,6 @@ func (t jsonTypes) String() string {
 	return strings.Join(names, "|")
 }
 
-// parseTypes reads the value of "type": a name or a list of names.
-func parseTypes(raw json.RawMessage) (jsonTypes, error) {
-	var names []string
-	if json.Unmarshal(raw, &names) != nil {
-		names = make([]string, 1)
-		if err := json.Unmarshal(raw, &names[0]); err != nil {
-			return 0, Errorf("type", BadInput, "neither a name nor a list of names")
-		}
-	}
-	var t jsonTypes
-	for _, name := range names {
-		i := slices.Index(jsonTypeNames[:], name)
-		if i < 0 {
-			return 0, Errorf("type", BadInput, "%.80q is none of %s", name, strings.Join(jsonTypeNames[:], ", "))
-		}
-		t |= 1 << i
-	}
-	if t == 0 {
-		return 0, Errorf("type", BadInput, "the list is empty")
-	}
-	return t, nil
-}
-
-// schemaNode is one JSON Schema, as far as this package reads it.
-type schemaNode struct {
-	never      bool // the schema is false
-	keys       map[string]json.RawMessage
-	types      jsonTypes
-	properties map[string]json.RawMessage
-	required   []string
-}
-
-func parseNode(raw json.RawMessage) (n schemaNode, err error) {
-	n.types = anyType
-	switch string(raw) {
-	case "true":
-		return n, nil
-	case "false":
-		return schemaNode{never: true}, nil
-	}
-	if n.keys, err = objectMembers(raw); err != nil {
-		return n, Errorf("", BadInput, "a JSON Schema is an object, true or false")
-	}
-	if t, ok := n.keys["type"]; ok {
-		if n.types, err = parseTypes(t); err != nil {
-			return n, err
-		}
-	} else if values, ok := n.keys["enum"]; ok {
-		var list []json.RawMessage
-		if json.Unmarshal(values, &list) == nil && len(list) > 0 {
-			n.types = 0
-			for _, v := range list {
-				n.types |= typeOf(v)
-			}
-		}
-	} else if v, ok := n.keys["const"]; ok {
-		n.types = typeOf(v)
-	}
-	if p, ok := n.keys["properties"]; ok {
-		if n.properties, err = objectMembers(p); err != nil {
-			return n, wrapAt("", "properties", err)
-		}
-	}
-	if r, ok := n.keys["required"]; ok {
-		if err = decodeMember(r, &n.required); err != nil {
-			return n, wrapAt("", "required", err)
-		}
-	}
-	return n, nil
-}
-
-// maxRefs bounds a chain of references, so that a circle of them ends.
-const maxRefs = 8
-
-// resolve follows "$ref" within root. What it cannot follow (another document, an anchor, a circle)
-// is the schema that says nothing.
-func resolve(root schemaNode, raw json.RawMessage) (schemaNode, error) {
-	for range maxRefs {
-		n, err := parseNode(raw)
-		if err != nil {
-			return n, err
-		}
-		var ref string
-		if r, ok := n.keys["$ref"]; !ok {
-			return n, nil
-		} else if err := decodeMember(r, &ref); err != nil {
-			return n, wrapAt("", "$ref", err)
-		}
-		name, ok := strings.CutPrefix(ref, "#/$defs/")
-		if !ok {
-			break
-		}
-		defs, err := objectMembers(root.keys["$defs"])
-		if err != nil {
-			break
-		}
-		if raw, ok = defs[strings.NewReplacer("~1", "/", "~0", "~").Replace(name)]; !ok {
-			return n, Errorf("$ref", BadInput, "%.80q is not there", ref)
-		}
-	}
-	return schemaNode{types: anyType}, nil
-}
-
 // Spec reads the function's input. Without one every argument is allowed. The error is BadInput: the
 // input is not a JSON Schema, or not one of an object.
 func (f Function) Spec() (*ArgSpec, error) {
@@ -157,11 +52,7 @@ func (f Function) Spec() (*ArgSpec, error) {
 	if f.Input == nil {
 		return s, nil
 	}
-	root, err := parseNode(f.Input)
-	if err != nil {
-		return nil, err
-	}
-	input, err := resolve(root, f.Input)
+	input, err := compileSchema(f.Input).root.resolve()
 	if err != nil {
 		return nil, err
 	}
@@ -170,8 +61,8 @@ func (f Function) Spec() (*ArgSpec, error) {
 	}
 	s.required = input.required
 	s.types = make(map[string]jsonTypes, len(input.properties))
-	for _, name := range sortedKeys(input.properties) {
-		p, err := resolve(root, input.properties[name])
+	for _, name := range input.names {
+		p, err := input.properties[name].resolve()
 		if err != nil {
 			return nil, wrapAt("", name, err)
 		}
@@ -189,32 +80,15 @@ func (f Function) Spec() (*ArgSpec, error) {
 	return s, nil
 }
 
-// openEnded reports that names beyond the properties may be given. JSON Schema allows them unless it
-// is told otherwise; here a schema that lists properties means those, so that a misspelt argument is
-// an error even of schemas written by hand.
-func (n schemaNode) openEnded() bool {
-	for _, key := range []string{"patternProperties", "allOf", "anyOf", "oneOf", "if", "$dynamicRef", "$ref"} {
-		if _, ok := n.keys[key]; ok {
-			return true
-		}
-	}
-	additional, ok := n.keys["additionalProperties"]
-	if !ok {
-		return n.properties == nil
-	}
-	return string(additional) != "false"
-}
-
 func defaultOrder(s *ArgSpec) []string {
-	var order []string
-	for _, name := range s.required {
-		if s.has(name) && !slices.Contains(order, name) {
-			order = append(order, name)
-		}
-	}
-	for _, name := range sortedKeys(s.types) {
-		if !slices.Contains(order, name) {
-			order = append(order, name)
+	order := make([]string, 0, len(s.types))
+	placed := make(map[string]bool, len(s.types))
+	for _, names := range [][]string{s.required, sortedKeys(s.types)} {
+		for _, name := range names {
+			if s.has(name) && !placed[name] {
+				placed[name] = true
+				order = append(order, name)
+			}
 		}
 	}
 	return order
@@ -410,7 +284,10 @@ func (s *ArgSpec) badArg(format string, args ...any) error {
 	return Errorf("arguments", BadInput, format, args...).WithHint("Expected: %s", s.Usage(""))
 }
 
-func (s *ArgSpec) label(name string) string { return cutText(name, 80) + ":" + s.typeOf(name).String() }
+func (s *ArgSpec) label(name string) string { return shownArg(name) + ":" + s.typeOf(name).String() }
+
+// shownArg is the name of an argument, a stranger's, as part of a line that people read.
+func shownArg(name string) string { return placeName(cutText(name, 80)) }
 
 // Usage gives one line that shows how the function is called, as "add a:integer b:integer"; what is
 // optional stands in brackets, and what has no place is written "c=integer".
@@ -425,8 +302,9 @@ func (f Function) Usage(name string) string {
 // Usage is Function.Usage; with no name it gives the arguments alone.
 func (s *ArgSpec) Usage(name string) string {
 	words := []string{name}
+	required, placed := keySet(s.required...), keySet(s.order...)
 	add := func(arg, word string) {
-		if !slices.Contains(s.required, arg) {
+		if !required[arg] {
 			word = "[" + word + "]"
 		}
 		words = append(words, word)
@@ -435,8 +313,8 @@ func (s *ArgSpec) Usage(name string) string {
 		add(arg, s.label(arg))
 	}
 	for _, arg := range sortedKeys(s.types) {
-		if !slices.Contains(s.order, arg) {
-			add(arg, cutText(arg, 80)+"="+s.typeOf(arg).String())
+		if !placed[arg] {
+			add(arg, shownArg(arg)+"="+s.typeOf(arg).String())
 		}
 	}
 	if s.open {

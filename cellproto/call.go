@@ -368,6 +368,8 @@ type Inbound struct {
 	in      *bodyIn
 	out     *bodyOut
 	once    sync.Once
+
+	together bool // see Together
 }
 
 // Inbound makes f, just accepted, a call that is answered later, on any goroutine. Its context
@@ -403,12 +405,28 @@ func (in *Inbound) Reply(h Header, payload []byte) error {
 	if len(payload) > ChunkSize {
 		return in.ReplyBody(h, bytes.NewReader(payload))
 	}
-	return in.finish(func() error { return in.c.Send(&Frame{Type: TypeReply, ID: in.id, Header: h, Payload: payload}) })
+	return in.finish(func() error { return in.send(&Frame{Type: TypeReply, ID: in.id, Header: h, Payload: payload}) })
 }
 
 // ReplyError ends the call with an error.
 func (in *Inbound) ReplyError(err error) error {
-	return in.finish(func() error { return in.c.Send(ErrorReply(in.id, err)) })
+	return in.finish(func() error { return in.send(ErrorReply(in.id, err)) })
+}
+
+// Together has a reply in one frame leave with those that other goroutines are about to give: for who answers on
+// many that wait for something, and compute little. It is to be called before Reply.
+func (in *Inbound) Together() { in.together = true }
+
+func (in *Inbound) send(reply *Frame) error {
+	if !in.together {
+		return in.c.Send(reply)
+	}
+	if err := in.c.Queue(reply); err != nil {
+		return err
+	}
+	inbound, _ := in.c.InFlight()
+	in.c.flushTogether(inbound == 0)
+	return nil
 }
 
 // ReplyBody ends the call with a result of any length, and returns when all of it has been sent, or

@@ -452,7 +452,7 @@ func (c *Conn) Flush() {
 
 // flushTogether is Flush for a caller. When other calls are in flight, more callers are likely to be
 // about to call: one read has answered several. One of them lets the others run for as long as that
-// brings more frames, and then writes for all; alone, a caller waits for nobody.
+// brings more frames, and then writes for all; alone, a caller waits for nobody. See also Inbound.Together.
 func (c *Conn) flushTogether(alone bool) {
 	if !alone {
 		if !c.gathering.CompareAndSwap(false, true) {

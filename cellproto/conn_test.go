@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -84,6 +85,43 @@ func TestCallThroughRelay(t *testing.T) {
 				}
 			}
 		})
+	}
+	wg.Wait()
+}
+
+// Replies that wait for each other all leave.
+func TestTogether(t *testing.T) {
+	a, b := socketPair(t)
+	var wg sync.WaitGroup
+	run(t, b, Config{Accept: func(c *Conn, f *Frame) {
+		in := c.Inbound(context.Background(), f)
+		in.Together()
+		wg.Go(func() {
+			if in.Payload[0] == 'e' {
+				_ = in.ReplyError(Errorf("", FuncError, "%s", in.Payload)) // else its caller waits in vain; so below
+				return
+			}
+			_ = in.Reply(Header{}, in.Payload)
+		})
+	}})
+	c := run(t, a, Config{Opener: true})
+	for _, callers := range []int{1, 64} {
+		var calls sync.WaitGroup
+		for i := range callers {
+			calls.Go(func() {
+				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+				defer cancel()
+				for j := range 100 {
+					want := fmt.Sprintf("%c%d/%d", "re"[j%2], i, j)
+					r, err := c.Call(ctx, &Request{Header: Header{Func: "echo"}, Payload: []byte(want)})
+					if j%2 == 1 && (KindOf(err) != FuncError || !strings.Contains(err.Error(), want)) || j%2 == 0 && (err != nil || string(r.Payload) != want) {
+						t.Errorf("call %s: %v %v", want, r, err)
+						return
+					}
+				}
+			})
+		}
+		calls.Wait()
 	}
 	wg.Wait()
 }

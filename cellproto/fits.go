@@ -3,10 +3,10 @@ package cellproto
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"math/big"
-	"slices"
 	"unicode/utf8"
 
 	"github.com/fxamacker/cbor/v2"
@@ -15,28 +15,49 @@ import (
 // Bounds of checking one value. A schema is a stranger's, and can ask for any amount of work: past them the
 // value passes.
 const (
-	maxFitSteps = 20_000
-	maxFitBytes = 256 << 10 // of a reply; a larger one passes
+	maxFitSteps = 20_000 // and one more for each byte of the value
+	maxFitBytes = 256 << 10
 )
 
-// FitReply says whether a reply is what the function's output promises: types, members, elements, lists of
-// values and bounds of numbers; constraints beyond that are not looked at. The error is BadReply and names
-// the place. A raw reply has no type, and passes.
-func (f Function) FitReply(codec Codec, payload []byte) error {
-	if f.BodyOut {
+// Fit checks values against what a function's schema says of its reply or its arguments. It is read once, and
+// checks many, concurrently. nil lets everything pass.
+type Fit struct {
+	what string
+	kind Kind
+	root *schemaNode
+}
+
+// ReplyFit is for replies: whether they are what the function's output promises in types, members, elements, lists
+// of values and bounds; constraints beyond that are not looked at. Its errors are BadReply and name the place. A raw
+// reply and a body have no type, and pass.
+func (f Function) ReplyFit() *Fit {
+	if f.BodyOut || f.Output == nil {
 		return nil
 	}
-	return fit("reply", BadReply, f.Output, codec, payload)
+	return &Fit{what: "reply", kind: BadReply, root: compileSchema(f.Output).root}
 }
 
-// FitArguments is FitReply for arguments and the function's input: BadInput.
+// ArgumentsFit is ReplyFit for arguments and the function's input: BadInput.
+func (f Function) ArgumentsFit() *Fit {
+	if f.Input == nil {
+		return nil
+	}
+	return &Fit{what: "arguments", kind: BadInput, root: compileSchema(f.Input).root}
+}
+
+// FitReply is ReplyFit and Check. It reads the schema each time.
+func (f Function) FitReply(codec Codec, payload []byte) error {
+	return f.ReplyFit().Check(codec, payload)
+}
+
+// FitArguments is ArgumentsFit and Check.
 func (f Function) FitArguments(codec Codec, payload []byte) error {
-	return fit("arguments", BadInput, f.Input, codec, payload)
+	return f.ArgumentsFit().Check(codec, payload)
 }
 
-func fit(what string, kind Kind, schema json.RawMessage, codec Codec, payload []byte) error {
-	op := "check the " + what
-	if schema == nil || len(payload) > maxFitBytes {
+// Check says whether a value fits. What is past 256 KiB, or nested deeper than 64, passes.
+func (t *Fit) Check(codec Codec, payload []byte) error {
+	if t == nil || len(payload) > maxFitBytes || t.root == anyNode {
 		return nil
 	}
 	var v any
@@ -50,19 +71,18 @@ func fit(what string, kind Kind, schema json.RawMessage, codec Codec, payload []
 		}
 	case CBOR:
 		err = fitCBOR.Unmarshal(payload, &v)
+		if deep := (*cbor.MaxNestedLevelError)(nil); errors.As(err, &deep) {
+			return nil
+		}
 	default:
 		return nil
 	}
 	if err != nil {
-		return Errorf(op, kind, "cannot be decoded: %w", err)
+		return Errorf("check the "+t.what, t.kind, "cannot be decoded: %w", err)
 	}
-	root, err := parseNode(schema)
-	if err != nil {
-		return nil
-	}
-	w := fitting{root: root}
-	if w.value(what, schema, v, 0); w.fault != "" {
-		return Errorf(op, kind, "%s", w.fault)
+	w := fitting{steps: maxFitSteps + len(payload), cbor: codec == CBOR}
+	if m := w.value(t.root, v, 0); m != nil {
+		return Errorf("check the "+t.what, t.kind, "%s %s", cutText(t.what+m.at, MaxErrorText/2), m.what)
 	}
 	return nil
 }
@@ -80,135 +100,198 @@ var fitCBOR = func() cbor.DecMode {
 
 // fitting checks one value.
 type fitting struct {
-	root  schemaNode
-	steps int
-	fault string // the first; "": none
+	steps int  // that are left
+	cbor  bool // the value was in CBOR
+	quiet bool // nobody reads what does not fit
 }
 
-func (w *fitting) fail(at, format string, args ...any) {
-	if w.fault == "" {
-		w.fault = cutText(at, MaxErrorText/2) + " " + fmt.Sprintf(format, args...)
+// misfit is why a value does not fit: at is its place below the value that was asked about.
+type misfit struct{ at, what string }
+
+var somewhere = &misfit{what: "is none of what is allowed"}
+
+func (w *fitting) fail(format string, args ...any) *misfit {
+	if w.quiet {
+		return somewhere
 	}
+	return &misfit{what: fmt.Sprintf(format, args...)}
 }
 
-func (w *fitting) value(at string, raw json.RawMessage, v any, depth int) {
-	if w.steps++; w.steps > maxFitSteps || depth > maxCompDepth || w.fault != "" {
-		return
+// under puts a place in front of that of m. Long places are cut.
+func (w *fitting) under(m *misfit, place func() string) *misfit {
+	if m != nil && !w.quiet && len(m.at) < MaxErrorText/2 {
+		m.at = place() + m.at
 	}
-	n, err := resolve(w.root, raw)
-	if err != nil {
-		return
+	return m
+}
+
+func (w *fitting) underName(m *misfit, name string) *misfit {
+	return w.under(m, func() string { return "." + placeName(name) })
+}
+
+// value checks v, and what stands beside a reference as well as where that leads.
+func (w *fitting) value(n *schemaNode, v any, depth int) *misfit {
+	for range maxRefs {
+		if w.steps--; w.steps < 0 || depth > maxCompDepth || n.bad != nil || n == anyNode {
+			return nil
+		}
+		if m := w.own(n, v, depth); m != nil || n.target == nil {
+			return m
+		}
+		n = n.target
 	}
-	if n.never {
-		w.fail(at, "has no value that is allowed")
-		return
+	return nil
+}
+
+// own checks v against what n itself says.
+func (w *fitting) own(n *schemaNode, v any, depth int) *misfit {
+	switch {
+	case n.never:
+		return w.fail("has no value that is allowed")
+	case v == nil && w.cbor && n.time: // a time that is not set
+		return nil
 	}
-	if alternatives, ok := n.keys["anyOf"]; ok {
-		w.anyOf(at, alternatives, v, depth)
+	if n.anyOf != nil {
+		if m := w.anyOf(n, v, depth); m != nil {
+			return m
+		}
 	}
 	got := typesOfValue(v)
 	if n.types&got == 0 {
-		w.fail(at, "is of type %v, not %v", got&^typeNumber|got&typeNumber, n.types)
-		return
+		return w.fail("is of type %v, not %v", got, n.types)
 	}
-	if allowed, ok := values(n); ok && !slices.ContainsFunc(allowed, func(a json.RawMessage) bool { return sameValue(a, v) }) {
-		w.fail(at, "has a value that is not listed")
-		return
+	if n.listed != nil && !n.listed.has(v) {
+		return w.fail("has a value that is not listed")
 	}
 	switch v := v.(type) {
 	case map[string]any:
-		w.members(at, n, len(v), func(name string) (any, bool) { m, ok := v[name]; return m, ok }, depth)
-		w.additional(at, n, v, depth)
+		return w.members(n, v, depth)
 	case map[any]any:
-		named := make(map[string]any, len(v))
-		for k, m := range v {
-			name, ok := k.(string)
-			if !ok {
-				w.fail(at, "has a key that is not text")
-				return
-			}
-			named[name] = m
-		}
-		w.value(at, raw, named, depth)
+		return w.anyMembers(n, v, depth)
 	case []any:
-		w.count(at, n, "minItems", "maxItems", len(v))
-		if items := n.keys["items"]; items != nil {
-			for i, e := range v {
-				w.value(fmt.Sprintf("%s[%d]", at, i), items, e, depth+1)
-			}
-		}
+		return w.elements(n, v, depth)
 	case string:
-		w.count(at, n, "minLength", "maxLength", utf8.RuneCountInString(v))
+		if n.bounds != nil {
+			w.steps -= len(v) / 16
+			return w.count(n, "minLength", "maxLength", utf8.RuneCountInString(v))
+		}
 	default:
-		w.bounds(at, n, v)
+		return w.bounds(n, v)
 	}
+	return nil
 }
 
 // anyOf passes a value that fits one of the alternatives.
-func (w *fitting) anyOf(at string, alternatives json.RawMessage, v any, depth int) {
-	var list []json.RawMessage
-	if json.Unmarshal(alternatives, &list) != nil {
-		return
+func (w *fitting) anyOf(n *schemaNode, v any, depth int) *misfit {
+	if n.orNull != nil {
+		if v == nil {
+			return nil
+		}
+		return w.value(n.orNull, v, depth+1)
 	}
-	for _, raw := range list {
-		try := fitting{root: w.root, steps: w.steps}
-		try.value(at, raw, v, depth+1)
-		if w.steps = try.steps; try.fault == "" {
-			return
+	quiet := w.quiet
+	w.quiet = true
+	defer func() { w.quiet = quiet }()
+	for _, in := range n.anyOf {
+		if w.value(in, v, depth+1) == nil {
+			return nil
 		}
 	}
-	w.fail(at, "is none of what is allowed")
+	return &misfit{what: somewhere.what}
 }
 
-func (w *fitting) members(at string, n schemaNode, count int, get func(string) (any, bool), depth int) {
-	w.count(at, n, "minProperties", "maxProperties", count)
-	for _, name := range n.required {
-		if _, ok := get(name); !ok {
-			w.fail(at, "lacks %.80q", name)
+func (w *fitting) elements(n *schemaNode, v []any, depth int) *misfit {
+	if m := w.count(n, "minItems", "maxItems", len(v)); m != nil || n.items == nil {
+		return m
+	}
+	for i, e := range v {
+		if m := w.value(n.items, e, depth+1); m != nil {
+			return w.under(m, func() string { return fmt.Sprintf("[%d]", i) })
 		}
 	}
-	for _, name := range sortedKeys(n.properties) {
-		if m, ok := get(name); ok {
-			w.value(at+"."+cutText(name, MaxFuncName), n.properties[name], m, depth+1)
-		}
-	}
+	return nil
 }
 
-// additional checks the members that the schema does not name.
-func (w *fitting) additional(at string, n schemaNode, v map[string]any, depth int) {
-	more, ok := n.keys["additionalProperties"]
-	if _, patterns := n.keys["patternProperties"]; !ok || patterns {
-		return
+// anyMembers is members of a map whose keys may be anything, as far as the decoder knows.
+func (w *fitting) anyMembers(n *schemaNode, v map[any]any, depth int) *misfit {
+	named := make(map[string]any, len(v))
+	for k, m := range v {
+		name, ok := k.(string)
+		if !ok {
+			return w.fail("has a key that is not text")
+		}
+		named[name] = m
+	}
+	return w.members(n, named, depth)
+}
+
+func (w *fitting) members(n *schemaNode, v map[string]any, depth int) *misfit {
+	if m := w.count(n, "minProperties", "maxProperties", len(v)); m != nil {
+		return m
+	}
+	for _, name := range n.required { // all but the last one that is looked at are members
+		if _, ok := v[name]; !ok {
+			return w.fail("lacks %.80q", name)
+		}
+	}
+	names := n.names
+	if len(v) < len(names) {
+		names = sortedKeys(v)
+	}
+	for _, name := range names {
+		m, there := v[name]
+		if p := n.properties[name]; there && p != nil {
+			if m := w.value(p, m, depth+1); m != nil {
+				return w.underName(m, name)
+			}
+		}
+	}
+	return w.others(n, v, depth)
+}
+
+// others checks the members that the schema does not name.
+func (w *fitting) others(n *schemaNode, v map[string]any, depth int) *misfit {
+	if _, patterns := find(n.rest, "patternProperties"); patterns || n.additional == nil {
+		return nil
 	}
 	for _, name := range sortedKeys(v) {
 		if n.properties[name] == nil {
-			w.value(at+"."+cutText(name, MaxFuncName), more, v[name], depth+1)
+			if m := w.value(n.additional, v[name], depth+1); m != nil {
+				return w.underName(m, name)
+			}
 		}
 	}
+	return nil
 }
 
-func (w *fitting) count(at string, n schemaNode, least, most string, count int) {
-	w.limit(at, n, least, func(x float64) bool { return float64(count) >= x })
-	w.limit(at, n, most, func(x float64) bool { return float64(count) <= x })
-}
-
-func (w *fitting) limit(at string, n schemaNode, key string, ok func(float64) bool) {
-	raw, there := n.keys[key]
-	var x float64
-	if there && json.Unmarshal(raw, &x) == nil && !ok(x) {
-		w.fail(at, "is past %s %.40s", key, raw)
+func (w *fitting) count(n *schemaNode, least, most string, count int) *misfit {
+	for _, c := range n.bounds {
+		x, err := c.number.Float64()
+		if err == nil && (c.key == least && float64(count) < x || c.key == most && float64(count) > x) {
+			return w.past(c)
+		}
 	}
+	return nil
 }
 
-func (w *fitting) bounds(at string, n schemaNode, v any) {
+func (w *fitting) past(c constraint) *misfit { return w.fail("is past %s %.40s", c.key, c.number) }
+
+func (w *fitting) bounds(n *schemaNode, v any) *misfit {
 	x, ok := number(v)
 	if !ok {
-		return
+		return nil
 	}
-	w.limit(at, n, "minimum", func(y float64) bool { return x >= y })
-	w.limit(at, n, "maximum", func(y float64) bool { return x <= y })
-	w.limit(at, n, "exclusiveMinimum", func(y float64) bool { return x > y })
-	w.limit(at, n, "exclusiveMaximum", func(y float64) bool { return x < y })
+	for _, c := range n.bounds {
+		y, err := c.number.Float64()
+		if err != nil {
+			continue
+		}
+		if c.key == "minimum" && x < y || c.key == "maximum" && x > y ||
+			c.key == "exclusiveMinimum" && x <= y || c.key == "exclusiveMaximum" && x >= y {
+			return w.past(c)
+		}
+	}
+	return nil
 }
 
 func number(v any) (float64, bool) {
@@ -255,21 +338,16 @@ func typesOfValue(v any) jsonTypes {
 	return anyType
 }
 
-// sameValue compares a value that a schema lists with a decoded one.
-func sameValue(listed json.RawMessage, v any) bool {
+// has says whether a decoded value is listed.
+func (l *listed) has(v any) bool {
 	switch v := v.(type) {
 	case string:
-		var s string
-		return json.Unmarshal(listed, &s) == nil && s == v
+		return l.texts[v]
 	case nil:
-		return string(listed) == "null"
+		return l.null
 	case bool:
-		return string(listed) == fmt.Sprint(v)
+		return l.bools[boolIndex(v)]
 	}
 	x, ok := number(v)
-	if !ok {
-		return true // lists and maps of values are not looked at
-	}
-	var y float64
-	return json.Unmarshal(listed, &y) == nil && x == y
+	return !ok || l.numbers[x] // lists and maps are not compared
 }

@@ -2,6 +2,7 @@ package cellproto
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -30,7 +31,11 @@ func TestFitReply(t *testing.T) {
 		{`{"enum":[1,null]}`, `null`, ""},
 		{`{"enum":[1,null]}`, `2`, "not listed"},
 		{`{"anyOf":[{"$ref":"#/$defs/p"},{"type":"null"}],"$defs":{"p":` + point + `}}`, `null`, ""},
-		{`{"anyOf":[{"$ref":"#/$defs/p"},{"type":"null"}],"$defs":{"p":` + point + `}}`, `{"x":"a"}`, "none of what is allowed"},
+		{`{"anyOf":[{"$ref":"#/$defs/p"},{"type":"null"}],"$defs":{"p":` + point + `}}`, `{"x":"a"}`, "reply.x is of type string, not integer"},
+		{`{"anyOf":[{"type":"string"},{"type":"integer"}]}`, `7`, ""},
+		{`{"anyOf":[{"type":"string"},{"type":"integer"}]}`, `[7]`, "none of what is allowed"},
+		{`{"$ref":"#/$defs/p","minProperties":2,"$defs":{"p":` + point + `}}`, `{"x":1}`, "past minProperties 2"},
+		{`{"type":"object","additionalProperties":{"type":"array","items":{"type":"string"}}}`, `{"a\u001b[31m":["x",7]}`, `reply."a\x1b[31m"[1] is of type number, not string`},
 		{`{"$ref":"#/$defs/n","$defs":{"n":{"type":"object","properties":{"next":{"$ref":"#/$defs/n"},"v":{"type":"integer"}}}}}`, `{"v":1,"next":{"v":2,"next":{"v":"x"}}}`, "reply.next.next.v is of type string"},
 		{`false`, `1`, "no value that is allowed"},
 		{`true`, `{"any":["thing"]}`, ""},
@@ -67,18 +72,94 @@ func TestFitReply(t *testing.T) {
 	}
 }
 
-// A schema that would take for ever is given up on, and the value passes.
-func TestFitReplyIsBounded(t *testing.T) {
-	defs := `"d0":{"type":"integer"}`
-	for i := 1; i < 60; i++ {
-		prev := `{"$ref":"#/$defs/d` + string(rune('0'+(i-1)/10)) + string(rune('0'+(i-1)%10)) + `"}`
-		if i == 1 {
-			prev = `{"$ref":"#/$defs/d0"}`
+// In CBOR a time that is not set is null, wherever a time may stand; in JSON it is text.
+func TestFitReplyTimeNotSet(t *testing.T) {
+	const at = `{"type":"string","format":"date-time"}`
+	for _, c := range []struct {
+		output string
+		reply  any
+	}{
+		{at, nil},
+		{`{"type":"object","properties":{"at":` + at + `},"required":["at"]}`, map[string]any{"at": nil}},
+		{`{"type":"array","items":` + at + `}`, []any{nil}},
+		{`{"type":"object","additionalProperties":{"$ref":"#/$defs/T"},"$defs":{"T":` + at + `}}`, map[string]any{"x": nil}},
+	} {
+		f := Function{Output: []byte(c.output)}
+		payload, err := cbor.Marshal(c.reply)
+		if err != nil {
+			t.Fatal(err)
 		}
-		defs += `,"d` + string(rune('0'+i/10)) + string(rune('0'+i%10)) + `":{"anyOf":[` + prev + `,` + prev + `]}`
+		if err := f.FitReply(CBOR, payload); err != nil {
+			t.Errorf("%s: %v", c.output, err)
+		}
+		if payload, err = json.Marshal(c.reply); err != nil {
+			t.Fatal(err)
+		}
+		if KindOf(f.FitReply(JSON, payload)) != BadReply {
+			t.Errorf("%s: null passes in JSON", c.output)
+		}
 	}
-	f := Function{Output: []byte(`{"$ref":"#/$defs/d59","$defs":{` + defs + `}}`)}
-	_ = f.FitReply(JSON, []byte(`"x"`)) // it returns
+}
+
+// A value that is nested deeper than is looked at is no bad one.
+func TestFitReplyDeep(t *testing.T) {
+	f := Function{Output: []byte(`{"$ref":"#/$defs/L","$defs":{"L":{"type":"array","items":{"$ref":"#/$defs/L"}}}}`)}
+	for codec, payload := range map[Codec]string{
+		JSON: strings.Repeat("[", 200) + strings.Repeat("]", 200), CBOR: strings.Repeat("\x81", 200) + "\x80",
+	} {
+		if err := f.FitReply(codec, []byte(payload)); err != nil {
+			t.Error(codec, err)
+		}
+	}
+}
+
+// Whatever a schema asks for, checking a value takes a number of steps that the value's length bounds.
+func TestFitReplyIsBounded(t *testing.T) {
+	var alternatives, many strings.Builder
+	for i := 1; i < 60; i++ {
+		fmt.Fprintf(&alternatives, `,"d%d":{"anyOf":[{"$ref":"#/$defs/d%d"},{"$ref":"#/$defs/d%d"}]}`, i, i-1, i-1)
+	}
+	for i := range 4000 {
+		fmt.Fprintf(&many, `,"D%d":{"type":"array","items":{"type":"string"}}`, i)
+	}
+	wide := strings.TrimPrefix(strings.ReplaceAll(many.String(), `"D`, `"p`), ",")
+	for name, c := range map[string]struct{ output, reply string }{
+		"alternatives": {`{"$ref":"#/$defs/d59","$defs":{"d0":{"type":"integer"}` + alternatives.String() + `}}`, `"x"`},
+		"definitions":  {`{"type":"array","items":{"$ref":"#/$defs/D1"},"$defs":{"D":{}` + many.String() + `}}`, "[" + strings.Repeat("[],", 80_000) + "[]]"},
+		"properties":   {`{"type":"array","items":{"type":"object","properties":{` + wide + `}}}`, "[" + strings.Repeat("{},", 80_000) + "{}]"},
+		"circle":       {`{"$ref":"#/$defs/a","$defs":{"a":{"$ref":"#/$defs/b"},"b":{"$ref":"#/$defs/a"}}}`, "[]"},
+	} {
+		fit := Function{Output: []byte(c.output)}.ReplyFit()
+		var v any
+		if err := decodeJSONForTest(c.reply, &v); err != nil {
+			t.Fatal(err)
+		}
+		w := fitting{steps: maxFitSteps + len(c.reply)}
+		w.value(fit.root, v, 0)
+		t.Logf("%s: %d steps for %d bytes", name, maxFitSteps+len(c.reply)-w.steps, len(c.reply))
+		if w.steps < -1000 {
+			t.Errorf("%s: %d steps too many", name, -w.steps)
+		}
+	}
+}
+
+// What has been read once serves all checks: one of a small value is not dearer for a large schema.
+func TestFitAllocatesForTheValueOnly(t *testing.T) {
+	var many strings.Builder
+	for i := range 2000 {
+		fmt.Fprintf(&many, `,"D%d":{"type":"array","items":{"type":"string"}}`, i)
+	}
+	allocs := func(more string) float64 {
+		fit := Function{Output: []byte(`{"type":"array","items":{"$ref":"#/$defs/D"},"$defs":{"D":{"type":"string"}` + more + `}}`)}.ReplyFit()
+		return testing.AllocsPerRun(20, func() {
+			if err := fit.Check(JSON, []byte(`["a","b"]`)); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	if small, large := allocs(""), allocs(many.String()); large > small {
+		t.Errorf("%v allocations with 2000 definitions, %v with one", large, small)
+	}
 }
 
 func decodeJSONForTest(text string, v *any) error { return json.Unmarshal([]byte(text), v) }
@@ -92,6 +173,55 @@ func FuzzFitReply(f *testing.F) {
 		}
 		if err := (Function{Output: output}).FitReply(codec, reply); err != nil && KindOf(err) != BadReply {
 			t.Fatal(err)
+		}
+	})
+}
+
+// BenchmarkFit checks a reply of 600 structs of 8 texts, beside what it takes to decode it.
+func BenchmarkFit(b *testing.B) {
+	var properties []string
+	item := map[string]string{}
+	for i := range 8 {
+		name := fmt.Sprintf("field%d", i)
+		properties = append(properties, `"`+name+`":{"type":"string"}`)
+		item[name] = "some value of it"
+	}
+	list := make([]map[string]string, 600)
+	for i := range list {
+		list[i] = item
+	}
+	text, err := json.Marshal(list)
+	if err != nil {
+		b.Fatal(err)
+	}
+	binary, err := cbor.Marshal(list)
+	if err != nil {
+		b.Fatal(err)
+	}
+	f := Function{Output: []byte(`{"type":"array","items":{"$ref":"#/$defs/I"},"$defs":{"I":{"type":"object","properties":{` +
+		strings.Join(properties, ",") + `},"required":["field0"]}}}`)}
+	fit := f.ReplyFit()
+	for _, c := range []struct {
+		name    string
+		codec   Codec
+		payload []byte
+	}{{"json", JSON, text}, {"cbor", CBOR, binary}} {
+		b.Run(c.name, func(b *testing.B) {
+			b.SetBytes(int64(len(c.payload)))
+			for b.Loop() {
+				if err := fit.Check(c.codec, c.payload); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+	b.Run("decode", func(b *testing.B) {
+		b.SetBytes(int64(len(text)))
+		for b.Loop() {
+			var into []struct{ Field0, Field1, Field2, Field3, Field4, Field5, Field6, Field7 string }
+			if err := json.Unmarshal(text, &into); err != nil {
+				b.Fatal(err)
+			}
 		}
 	})
 }

@@ -140,15 +140,15 @@ func FrameSize(data []byte) (int, error) {
 // is not all there. Errors are of kind TooLarge, BadInput or Unsupported; after one the connection
 // cannot be read further.
 func ParseFrame(data []byte) (f Frame, n int, err error) {
-	n, err = parseFrame(&f, data)
+	n, err = parseFrame(&f, data, nil)
 	if err != nil || n == 0 {
 		return Frame{}, 0, err
 	}
 	return f, n, nil
 }
 
-// parseFrame is ParseFrame into f, which holds nothing of use unless n > 0.
-func parseFrame(f *Frame, data []byte) (n int, err error) {
+// parseFrame is ParseFrame into f, which holds nothing of use unless n > 0. meta is for Header.parse.
+func parseFrame(f *Frame, data []byte, meta *lastMeta) (n int, err error) {
 	n, err = FrameSize(data)
 	if err != nil || n == 0 || len(data) < n {
 		return 0, err
@@ -166,7 +166,7 @@ func parseFrame(f *Frame, data []byte) (n int, err error) {
 		if len(rest) < 2+size {
 			return 0, Errorf("read frame", BadInput, "header of %d bytes in a frame of %d", size, len(rest))
 		}
-		if err := f.Header.parse(rest[2 : 2+size]); err != nil {
+		if err := f.Header.parse(rest[2:2+size], meta); err != nil {
 			return 0, err
 		}
 		rest = rest[2+size:]

@@ -1,6 +1,7 @@
 package cellproto
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math"
 	"slices"
@@ -29,7 +30,7 @@ type Header struct {
 	Token      []byte            // 4: <= 1 KiB
 	Trace      []byte            // 5: W3C traceparent (<= 64 bytes)
 	Key        []byte            // 6: idempotency key (<= 64 bytes)
-	Meta       map[string]string // 7: <= 16 entries, keys <= 64 and values <= 512 bytes
+	Meta       map[string]string // 7: <= 16 entries, keys <= 64 and values <= 512 bytes; not to be written to in a frame that was read
 	Kind       Kind              // 8: of an error reply
 	RetryAfter time.Duration     // 9: ms, with kind Overloaded
 	Codec      Codec             // 10: of the payload
@@ -161,6 +162,11 @@ func appendBytesField(b []byte, key byte, v []byte) []byte {
 
 // appendMeta writes the entries in canonical order: shorter keys first, then bytewise.
 func appendMeta(b []byte, meta map[string]string) []byte {
+	if len(meta) == 1 {
+		for k, v := range meta {
+			return appendText(appendText(append(b, cborMap|1), k), v)
+		}
+	}
 	keys := make([]string, 0, len(meta))
 	for k := range meta {
 		keys = append(keys, k)
@@ -190,6 +196,14 @@ func compareKeys(a, b string) int {
 type headerReader struct {
 	data []byte
 	err  error
+	last *lastMeta // nil: each meta is read
+}
+
+// lastMeta is what meta was read last on a connection. Most calls of one caller have the same: it is read once,
+// and shared.
+type lastMeta struct {
+	wire []byte // as it came; empty: none did
+	meta map[string]string
 }
 
 func (r *headerReader) fail(format string, args ...any) {
@@ -267,6 +281,24 @@ func (r *headerReader) bytes(name string, major byte, least, limit int) []byte {
 }
 
 func (r *headerReader) meta() map[string]string {
+	last := r.last
+	if last == nil {
+		return r.readMeta()
+	}
+	// No item begins with another one: what has it as its beginning is it.
+	if len(last.wire) > 0 && bytes.HasPrefix(r.data, last.wire) {
+		r.data = r.data[len(last.wire):]
+		return last.meta
+	}
+	from := r.data
+	meta := r.readMeta()
+	if r.err == nil {
+		last.wire, last.meta = append(last.wire[:0], from[:len(from)-len(r.data)]...), meta
+	}
+	return meta
+}
+
+func (r *headerReader) readMeta() map[string]string {
 	major, n := r.head()
 	if r.err == nil && (major != cborMap || n == 0 || n > maxMeta) {
 		r.fail("meta is not a map of 1 to %d entries", maxMeta)
@@ -289,9 +321,9 @@ func (r *headerReader) meta() map[string]string {
 	return meta
 }
 
-// parse reads a header map into h, which is zero. Its byte fields alias data.
-func (h *Header) parse(data []byte) error {
-	r := headerReader{data: data}
+// parse reads a header map into h, which is zero. Its byte fields alias data. meta is the connection's, or nil.
+func (h *Header) parse(data []byte, meta *lastMeta) error {
+	r := headerReader{data: data, last: meta}
 	major, n := r.head()
 	if r.err == nil && (major != cborMap || n == 0 || n > 11) {
 		r.fail("not a map of 1 to 11 entries")

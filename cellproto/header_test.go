@@ -117,7 +117,7 @@ func TestHeaderIsCanonicalCBOR(t *testing.T) {
 			t.Fatalf("got  %x\nwant %x", got, want)
 		}
 		var back Header
-		if err := back.parse(got); err != nil {
+		if err := back.parse(got, nil); err != nil {
 			t.Fatal(err)
 		}
 		if !reflect.DeepEqual(back, h) {
@@ -132,7 +132,7 @@ func compareWithOracle(t interface {
 	Fatalf(string, ...any)
 }, data []byte) {
 	var got Header
-	err := got.parse(data)
+	err := got.parse(data, nil)
 	want, ok := oracleParse(t, data)
 	if (err == nil) != ok {
 		t.Fatalf("%x: %v, but the other codec says %t: %+v", data, err, ok, want)
@@ -158,6 +158,41 @@ func TestHeaderAgainstOracle(t *testing.T) {
 		}
 		compareWithOracle(t, data[:rapid.IntRange(1, len(data)).Draw(t, "size")])
 	})
+}
+
+// What was read last on a connection changes nothing but that the same meta is one map.
+func TestHeaderAfterAnother(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var last lastMeta
+		var before Header
+		for range rapid.IntRange(1, 8).Draw(t, "headers") {
+			h := before
+			if !rapid.Bool().Draw(t, "the same") {
+				h = drawHeader(t)
+			}
+			data := h.appendTo(nil, h.fields())
+			if cut := rapid.IntRange(0, len(data)*4).Draw(t, "size"); cut < len(data) {
+				data = data[:cut]
+			}
+			var alone, after Header
+			want, got := alone.parse(data, nil), after.parse(data, &last)
+			if (want == nil) != (got == nil) || want == nil && !reflect.DeepEqual(after, alone) {
+				t.Fatalf("%x:\n got %+v, %v\nwant %+v, %v", data, after, got, alone, want)
+			}
+			before = h
+		}
+	})
+	h := Header{Func: "f", Meta: map[string]string{"peer": "p"}}
+	data := h.appendTo(nil, h.fields())
+	var last lastMeta
+	if n := testing.AllocsPerRun(100, func() {
+		var got Header
+		if got.parse(data, &last) != nil || got.Meta["peer"] != "p" {
+			t.Fatal("it is read wrong")
+		}
+	}); n > 1 { // the function's name
+		t.Errorf("%v allocations for a meta that was read before", n)
+	}
 }
 
 func FuzzParseHeader(f *testing.F) {

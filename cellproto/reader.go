@@ -23,6 +23,7 @@ type reader struct {
 	from    int
 	to      int
 	frame   Frame     // the one that is being handled; used again for the next
+	meta    lastMeta  // of the frames up to it
 	partial bool      // the frame at hand is known to be incomplete
 	readAt  time.Time // of the last read
 	flushAt time.Time // of the last flush since then; zero: none
@@ -71,7 +72,7 @@ func (c *Conn) dispatchAll(r *reader) bool {
 		default:
 		}
 		f := &r.frame
-		n, err := parseFrame(f, r.buf[r.from:r.to])
+		n, err := parseFrame(f, r.buf[r.from:r.to], &r.meta)
 		if err != nil {
 			c.refuse(err)
 			return false

@@ -3,7 +3,6 @@ package cellproto
 import (
 	"encoding/hex"
 	"encoding/json"
-	"slices"
 	"strings"
 )
 
@@ -11,6 +10,7 @@ import (
 type Schema struct {
 	Cell      string              `json:"cell"` // the cell's name
 	Functions map[string]Function `json:"functions"`
+	Older     []*Schema           `json:"older,omitempty"` // versions whose callers the program serves as well, the newest first
 }
 
 // Function is one function of a cell.
@@ -52,8 +52,10 @@ func ParseSchema(data []byte) (*Schema, error) {
 			err = decodeMember(raw, &s.Cell)
 		case "functions":
 			s.Functions, err = parseFunctions(op, raw)
+		case "older":
+			s.Older, err = parseOlder(op, raw)
 		default:
-			err = unknownKey(key, "cell", "functions")
+			err = unknownKey(key, "cell", "functions", "older")
 		}
 		if err != nil {
 			return nil, wrapAt(op, key, err)
@@ -158,13 +160,16 @@ func (s Schema) Validate() error {
 	return s.validate(op)
 }
 
-func (s Schema) validate(op string) error {
+func (s *Schema) validate(op string) error {
 	if !ValidCellName(s.Cell) {
 		return Errorf(op, BadInput, "%.80q is not the name of a cell", s.Cell).
 			WithHint("A cell's name is 1 to 63 of a-z, 0-9 and '-', not '-' in front.")
 	}
 	if len(s.Functions) > MaxFunctions {
 		return Errorf(op, TooLarge, "%d functions, the limit is %d", len(s.Functions), MaxFunctions)
+	}
+	if err := s.validateOlder(op); err != nil {
+		return err
 	}
 	for _, name := range sortedKeys(s.Functions) {
 		if strings.HasPrefix(name, ReservedPrefix) {
@@ -183,21 +188,23 @@ func (s Schema) validate(op string) error {
 
 func (f Function) validate() error {
 	if f.Output != nil {
-		if _, err := parseNode(f.Output); err != nil {
-			return wrapAt("", "output", err)
+		if bad := compileSchema(f.Output).root.bad; bad != nil {
+			return wrapAt("", "output", bad)
 		}
 	}
 	spec, err := f.Spec()
 	if err != nil {
 		return wrapAt("", "input", err)
 	}
-	for i, name := range f.Order {
+	placed := make(map[string]bool, len(f.Order))
+	for _, name := range f.Order {
 		if !spec.has(name) {
 			return Errorf("order", BadInput, "%.80q is not a property of the input", name)
 		}
-		if slices.Contains(f.Order[:i], name) {
+		if placed[name] {
 			return Errorf("order", BadInput, "%q is named twice", name)
 		}
+		placed[name] = true
 	}
 	return nil
 }

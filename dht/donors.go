@@ -3,7 +3,6 @@ package dht
 import (
 	"context"
 	"crypto/sha256"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -13,6 +12,8 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 	mh "github.com/multiformats/go-multihash"
+
+	"github.com/celldnet/celld/internal/addrgroup"
 )
 
 const (
@@ -64,7 +65,7 @@ func donorPrefixes(network string, addrs []ma.Multiaddr) [][]string {
 			if _, err := a.ValueForProtocol(ma.P_CIRCUIT); err == nil || network == Public && !manet.IsPublicAddr(a) {
 				continue
 			}
-			ip, ok := ipOf(a)
+			ip, ok := addrgroup.IP(a)
 			if !ok {
 				continue
 			}
@@ -85,15 +86,6 @@ func donorPrefixes(network string, addrs []ma.Multiaddr) [][]string {
 		levels = append(levels, []string{everywhere})
 	}
 	return levels
-}
-
-func ipOf(a ma.Multiaddr) (netip.Addr, bool) {
-	ip, err := manet.ToIP(a)
-	if err != nil {
-		return netip.Addr{}, false
-	}
-	addr, ok := netip.AddrFromSlice(ip)
-	return addr.Unmap(), ok
 }
 
 func (d *DHT) donorLevels() [][]string { return donorPrefixes(d.cfg.Network, d.host.Addrs()) }

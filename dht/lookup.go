@@ -2,13 +2,14 @@ package dht
 
 import (
 	"context"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/celldnet/celld/internal/addrgroup"
 )
 
 // maxPerGroup is how many peers of one address group take part in one lookup. 25 identities in one
@@ -21,33 +22,16 @@ const maxClaims = 32
 // dnsGroup is the group of all addresses whose IP is behind a name: names cost nothing.
 const dnsGroup = "dns"
 
-// groupOf gives the address group of a: the /24 of a public IPv4 address, the /48 of a public IPv6
-// address, one group for all DNS names, and "" for what is not limited (loopback, private,
-// link-local). /48 because that is the most that one site is usually assigned (RFC 6177); a /64
-// would give the holder of a single /48 65,536 groups. The address of a relay counts for those
-// behind it.
+// groupOf gives the address group of a: that of addrgroup.Of where it is public, one for all DNS names, and "" for
+// what is not limited (loopback, private, link-local). The address of a relay counts for those behind it.
 func groupOf(a ma.Multiaddr) string {
 	if a == nil || !manet.IsPublicAddr(a) {
 		return ""
 	}
-	ip, err := manet.ToIP(a)
-	if err != nil {
-		return dnsGroup
+	if g := addrgroup.Of(a); g != "" {
+		return g
 	}
-	addr, ok := netip.AddrFromSlice(ip)
-	if !ok {
-		return ""
-	}
-	addr = addr.Unmap()
-	bits := 48
-	if addr.Is4() {
-		bits = 24
-	}
-	prefix, err := addr.Prefix(bits)
-	if err != nil {
-		return ""
-	}
-	return prefix.String()
+	return dnsGroup
 }
 
 // grouper gives the address group of an address, "" when it is not limited. It is groupOf but in

@@ -62,7 +62,9 @@ func (p *plan) cellToml() ([]byte, error) {
 	b.WriteString("\n[resources]\n")
 	cpu, memory, concurrency := float64(m.Resources.CPUMilli)/1000, m.Resources.MemoryBytes, m.Resources.Concurrency
 	add("cpu", clamp(cpu, d.Resources.CPU, minCPU, maxCPU))
-	add("memory", clamp(memory, d.Resources.Memory, minMemory, maxMemory))
+	if memory > 0 {
+		add("memory", min(max(memory, minMemory), maxMemory))
+	}
 	add("concurrency", clamp(concurrency, int64(d.Resources.Concurrency), 1, cellproto.MaxStreams))
 	b.WriteString("\n[slo]\nclone_on_violation = false\n\n[network]\n")
 	if p.of == "" {

@@ -24,8 +24,13 @@ const KeepUnused = 7 * 24 * time.Hour
 // one that goes on at the moment.
 const keepFetching = time.Hour
 
-// maxFetching bounds how many programs that are not whole are kept.
-const maxFetching = 8
+// maxFetching bounds how many programs that are not whole are kept, and maxFetchingBytes how large they are together, but
+// for those that were written to within stillFetching.
+const (
+	maxFetching      = 8
+	maxFetchingBytes = 1 << 30
+	stillFetching    = 10 * time.Minute
+)
 
 const (
 	askTimeout = 2 * time.Second  // for a nucleus to say how it is
@@ -184,7 +189,7 @@ func (s *Store) sweep(ctx context.Context, root *os.Root, sub string) error {
 func (s *Store) makeRoom(root *os.Root, but string) error { return s.trim(root, but, 0) }
 
 // trim removes from .fetch what was not written to for the given time, if that is not 0, and the oldest
-// of more than maxFetching; what is named but stays. A fetch that goes on in another process would lose
+// of more than maxFetching, or of more bytes than are kept; what is named but stays. A fetch that goes on in another process would lose
 // its file and say so: what it writes to is never among the oldest.
 func (s *Store) trim(root *os.Root, but string, unused time.Duration) error {
 	entries, err := fs.ReadDir(root.FS(), fetchDir)
@@ -194,17 +199,20 @@ func (s *Store) trim(root *os.Root, but string, unused time.Duration) error {
 	type file struct {
 		name string
 		at   time.Time
+		size int64
 	}
 	var files []file
 	for _, e := range entries {
 		if info, err := e.Info(); err == nil && (but == "" || !strings.Contains(e.Name(), but)) {
-			files = append(files, file{e.Name(), info.ModTime()})
+			files = append(files, file{e.Name(), info.ModTime(), info.Size()})
 		}
 	}
 	slices.SortFunc(files, func(a, b file) int { return b.at.Compare(a.at) })
-	now := s.deps.Now()
+	now, bytes := s.deps.Now(), int64(0)
 	for i, f := range files {
-		if i < maxFetching-1 && (unused == 0 || now.Sub(f.at) < unused) {
+		bytes += f.size
+		age := now.Sub(f.at)
+		if i < maxFetching-1 && (unused == 0 || age < unused) && (bytes <= maxFetchingBytes || age < stillFetching) {
 			continue
 		}
 		if err := root.RemoveAll(path.Join(fetchDir, f.name)); err != nil {

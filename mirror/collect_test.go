@@ -3,6 +3,7 @@ package mirror
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,6 +74,43 @@ func TestCollectFetches(t *testing.T) {
 	}
 	if rest, err := os.ReadDir(filepath.Join(s.cfg.Root, fetchDir)); err != nil || len(rest) > 0 {
 		t.Errorf("%d are kept: %v", len(rest), err)
+	}
+}
+
+// Programs that are not whole are kept up to so many bytes, but for what is still written to.
+func TestFetchingTakesLittleRoom(t *testing.T) {
+	c := &clock{now: time.Now()}
+	s := newTestStore(t, lying(program), c.Now)
+	root, err := s.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root.Close()
+	part := func(name string, age time.Duration) {
+		path := filepath.Join(s.cfg.Root, fetchDir, name)
+		err := os.WriteFile(path, nil, 0o600)
+		if err == nil {
+			err = os.Truncate(path, maxFetchingBytes/2)
+		}
+		if err == nil {
+			err = os.Chtimes(path, c.now.Add(-age), c.now.Add(-age))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 5 {
+		part(string(rune('a'+i)), 2*stillFetching+time.Duration(i)*time.Minute)
+	}
+	part("fresh", time.Minute)
+	mustAdd(t, s, want(t, artefact(t, program), nil, nil))
+	var names []string
+	rest, err := os.ReadDir(filepath.Join(s.cfg.Root, fetchDir))
+	for _, e := range rest {
+		names = append(names, e.Name())
+	}
+	if err != nil || strings.Join(names, " ") != "a fresh" {
+		t.Errorf("%v are kept: %v", names, err)
 	}
 }
 

@@ -3,9 +3,12 @@ package mirror
 import (
 	"context"
 	"fmt"
+	"net/netip"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -295,13 +298,12 @@ func FuzzParseTree(f *testing.F) {
 }
 
 // building leaves what a build leaves.
-type building func(dir, command, output string, tools Tools) error
+type building func(job Job) error
 
-func (b building) Build(_ context.Context, dir, command, output string, tools Tools) error {
-	return b(dir, command, output, tools)
-}
+func (b building) Build(_ context.Context, job Job) error { return b(job) }
 
-// Without a program for this machine one is built from the pinned commit; it is nobody else's business.
+// Without a program for this machine, or for any, one is built from the pinned commit; the mirror knows what it has
+// built from what.
 func TestAddFromSource(t *testing.T) {
 	r := newRepository(t)
 	r.put("go.mod", "module x\n", 0o644)
@@ -313,21 +315,17 @@ func TestAddFromSource(t *testing.T) {
 	var asked string
 	s := newTestStore(t, lying(program), nil)
 	s.cfg.FileRepos = true
-	built := building(func(dir, command, output string, tools Tools) error {
-		asked = command
-		if _, err := os.Lstat(filepath.Join(dir, output)); err == nil {
+	var hosted bool
+	built := building(func(job Job) error {
+		asked, hosted = job.Command, job.Hosted
+		if _, err := os.Lstat(filepath.Join(job.Dir, job.Output)); err == nil {
 			t.Error("what the tree has in the place of the program is still there")
 		}
-		return os.WriteFile(filepath.Join(dir, output), program, 0o4755)
+		return os.WriteFile(filepath.Join(job.Dir, job.Output), program, 0o4755)
 	})
-	public := w
-	public.Public = true
-	s.deps.Build = built
-	refused(t, s, public, cellproto.Unsupported, "cannot be public")
-	s.deps.Build = nil
 	refused(t, s, w, cellproto.Unsupported, "only for linux/riscv64")
-	s.deps.Build = building(func(dir, _, output string, _ Tools) error {
-		return os.Symlink("/etc/passwd", filepath.Join(dir, output))
+	s.deps.Build = building(func(job Job) error {
+		return os.Symlink("/etc/passwd", filepath.Join(job.Dir, job.Output))
 	})
 	refused(t, s, w, cellproto.Failed, "take what was built")
 	other := filepath.Join(s.cfg.Root, "12345678-other-aaaaaaaaaaaa") // another mirror, below the same root
@@ -338,11 +336,11 @@ func TestAddFromSource(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, link := range []struct{ to, at string }{{"../../../12345678-other-aaaaaaaaaaaa/keys/host.key", "bin/calculator"}, {"../../12345678-other-aaaaaaaaaaaa/keys", "bin"}} {
-		s.deps.Build = building(func(dir, _, _ string, _ Tools) error {
-			if err := os.RemoveAll(filepath.Join(dir, link.at)); err != nil {
+		s.deps.Build = building(func(job Job) error {
+			if err := os.RemoveAll(filepath.Join(job.Dir, link.at)); err != nil {
 				return err
 			}
-			return os.Symlink(link.to, filepath.Join(dir, link.at))
+			return os.Symlink(link.to, filepath.Join(job.Dir, link.at))
 		})
 		if _, _, err := s.Add(t.Context(), w, silent); cellproto.KindOf(err) != cellproto.Failed {
 			t.Errorf("a build that leaves a link to %s: %v", link.to, err)
@@ -351,7 +349,7 @@ func TestAddFromSource(t *testing.T) {
 	if err := os.RemoveAll(other); err != nil {
 		t.Fatal(err)
 	}
-	s.deps.Build = building(func(string, string, string, Tools) error {
+	s.deps.Build = building(func(Job) error {
 		return cellproto.Errorf("build", cellproto.Failed, "it ended with status 1")
 	})
 	refused(t, s, w, cellproto.Failed, "status 1")
@@ -361,8 +359,52 @@ func TestAddFromSource(t *testing.T) {
 	if err != nil || info.Mode() != 0o755 {
 		t.Errorf("%v: %v", info.Mode(), err)
 	}
-	if !strings.HasPrefix(asked, "go build ") || m.Source != src.Repo+"@"+src.Commit {
+	if !strings.HasPrefix(asked, "go build ") || hosted || m.Source != src.Repo+"@"+src.Commit {
 		t.Errorf("it was built by %q, its source is %s", asked, m.Source)
+	}
+	sum, manifest := signed.Digest(cellproto.BLAKE3(program)), &signed.Manifest{Source: src}
+	if !m.BuiltFrom(manifest, sum) || m.BuiltFrom(manifest, signed.Digest{1}) || m.BuiltFrom(&signed.Manifest{}, sum) {
+		t.Errorf("it knows its program as %v", m.Built)
+	}
+	elsewhere := *src
+	elsewhere.Commit = strings.Repeat("0", 40)
+	if m.BuiltFrom(&signed.Manifest{Source: &elsewhere}, sum) {
+		t.Error("it is taken for one of another commit")
+	}
+	w = want(t, a, nil, func(m *signed.Manifest) { m.Source, m.Artefacts = src, nil })
+	w.Public, w.Hosted, w.AskedBy = true, true, "x"
+	if m := mustAdd(t, s, w); !hosted || !m.Public || !m.Hosted || !m.BuiltFrom(manifest, sum) {
+		t.Errorf("for others it is built as %+v", m)
+	}
+}
+
+// What others want built here is fetched from the internet alone, by addresses that were looked up once.
+func TestStrangersReach(t *testing.T) {
+	s := newTestStore(t, lying(program), nil)
+	for _, repo := range []string{
+		"https://127.0.0.1/x", "https://10.1.2.3:8443/x", "https://192.168.0.1/x", "https://169.254.169.254/x", "https://[::1]/x",
+		"https://[fe80::1]/x", "https://[fd00::1]/x", "https://[::ffff:10.0.0.1]/x", "https://0.0.0.0/x", "https://localhost/x",
+	} {
+		if as, err := s.stranger(t.Context(), repo); cellproto.KindOf(err) != cellproto.Denied && cellproto.KindOf(err) != cellproto.NotFound {
+			t.Errorf("%s is fetched, by %q: %v", repo, as.config, err)
+		}
+	}
+	if as, err := s.stranger(t.Context(), "https://93.184.215.14/x"); err != nil || !slices.Contains(as.config, "http.followRedirects=false") {
+		t.Errorf("by %q: %v", as.config, err)
+	}
+	u, err := url.Parse("https://example.org/x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, private := netip.MustParseAddr("93.184.215.14"), netip.MustParseAddr("10.0.0.1")
+	if pin, err := pinned(u, []netip.Addr{public, netip.MustParseAddr("2606:2800:21f:cb07::1")}); err != nil || pin != "example.org:443:93.184.215.14,2606:2800:21f:cb07::1" {
+		t.Errorf("pinned to %q: %v", pin, err)
+	}
+	if pin, err := pinned(u, []netip.Addr{public, private}); err == nil {
+		t.Errorf("pinned to %q", pin)
+	}
+	if as, err := s.stranger(t.Context(), "ssh://10.0.0.1/x"); err != nil || as.allows("clone", "ssh://10.0.0.1/x") == nil {
+		t.Errorf("by ssh: %v", err)
 	}
 }
 

@@ -33,6 +33,9 @@ type Want struct {
 	// Before is called with the directory of a mirror that is complete, before anybody sees it; nil: nothing is.
 	Before  func(dir string) error
 	Network Network // that it is announced in
+	// Arrived is told how many bytes of the program are there, each time that more have come, and may wait: nothing
+	// comes meanwhile. nil: nobody asks.
+	Arrived func(done int64)
 }
 
 // Add makes a mirror, and reports whether it did: if there is one already, or somebody else makes one
@@ -87,11 +90,17 @@ func (s *Store) again(op string, m *Mirror, err error, w Want) (*Mirror, bool, e
 	switch {
 	case err != nil:
 	case m.Hosted && !w.Hosted:
-		m.Hosted, m.AskedBy, m.Public = false, "", w.Public
-		err = m.write(m.Dir)
+		err = change(m.Dir, func(r *Record) bool {
+			r.Hosted, r.AskedBy, r.Public = false, "", w.Public
+			m.Record = *r
+			return true
+		})
 	case w.Public && !m.Public:
-		m.Public = true
-		err = m.write(m.Dir)
+		err = change(m.Dir, func(r *Record) bool {
+			r.Public = true
+			m.Record = *r
+			return true
+		})
 	}
 	if err != nil {
 		return nil, false, err
@@ -116,6 +125,7 @@ type plan struct {
 	Want
 	manifest *signed.Manifest
 	artefact signed.Artefact // zero: it is built from source
+	built    signed.Digest   // the program, when it has been
 	name     string          // of the directory
 	binary   string          // of the program, within it
 	toml     []byte
@@ -145,10 +155,13 @@ func (s *Store) plan(op string, w Want, m *signed.Manifest) (*plan, error) {
 			WithHint("Without --public it is a mirror for this machine alone.")
 	}
 	a, ok := m.Artefact(s.cfg.OS, s.cfg.Arch)
-	if err := s.buildable(w, m); !ok && err != nil {
+	if err := s.buildable(m); !ok && err != nil {
 		var have []string
 		for _, a := range m.Artefacts {
 			have = append(have, a.OS+"/"+a.Arch)
+		}
+		if have == nil {
+			have = []string{"no platform"}
 		}
 		return nil, cellproto.Errorf(op, cellproto.Unsupported, "there is no program for %s/%s, only for %s, %w",
 			s.cfg.OS, s.cfg.Arch, strings.Join(have, ", "), errors.Unwrap(err))
@@ -238,7 +251,13 @@ func (s *Store) fetch(ctx context.Context, root *os.Root, p *plan, progress func
 		return err
 	}
 	progress(fmt.Sprintf("fetching the program, %s", size(p.artefact.Size)))
-	return s.deps.Fetch.Fetch(ctx, p.artefact, p.From, filepath.Join(s.cfg.Root, p.fetched()), percent(p.artefact.Size, progress))
+	show := percent(p.artefact.Size, progress)
+	return s.deps.Fetch.Fetch(ctx, p.artefact, p.From, filepath.Join(s.cfg.Root, p.fetched()), func(done, total int64) {
+		if p.Arrived != nil {
+			p.Arrived(done)
+		}
+		show(done, total)
+	})
 }
 
 // verify checks the file at path against what the manifest says of it, and makes it a program.
@@ -295,7 +314,7 @@ func (p *plan) writeFiles(root *os.Root, dir string, now time.Time) error {
 		r.AskedBy = p.AskedBy.String()
 	}
 	if p.artefact.Size == 0 {
-		r.Source = p.manifest.Source.Repo + "@" + p.manifest.Source.Commit
+		r.Source, r.Built = sourceOf(p.manifest.Source), &p.built
 	}
 	return writeCell(root, dir, files, r)
 }

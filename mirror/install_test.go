@@ -473,7 +473,8 @@ func TestResources(t *testing.T) {
 	for _, r := range []signed.Resources{{}, {CPUMilli: 1, MemoryBytes: 1, Concurrency: 1}, {CPUMilli: 1 << 50, MemoryBytes: 1 << 50, Concurrency: 1 << 50}} {
 		w := want(t, artefact(t, program), nil, func(m *signed.Manifest) { m.Resources = r })
 		m := mustAdd(t, newTestStore(t, lying(program), nil), w)
-		if toml, err := celltoml.Load(m.Dir); err != nil || toml.Resources.Memory < minMemory || toml.Resources.Memory > maxMemory {
+		toml, err := celltoml.Load(m.Dir)
+		if err != nil || toml.Resources.Memory < minMemory != (r.MemoryBytes == 0) || toml.Resources.Memory > maxMemory {
 			t.Error(fmt.Errorf("%+v: %+v, %w", r, toml, err))
 		}
 	}

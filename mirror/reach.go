@@ -3,6 +3,8 @@ package mirror
 import (
 	"bytes"
 	"context"
+	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"os/exec"
@@ -10,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/celldnet/celld/cellproto"
 )
@@ -29,6 +33,52 @@ func (s *Store) anybody() reach {
 		r.protocols = append(r.protocols, "file")
 	}
 	return r
+}
+
+// lookupTimeout bounds the asking of the resolver.
+const lookupTimeout = 10 * time.Second
+
+// stranger fetches what somebody else has offered to have built here: nothing of this machine's own network, which a
+// stranger could reach by it else, whatever the name resolves to by the time, and wherever a server sends git to.
+func (s *Store) stranger(ctx context.Context, repo string) (reach, error) {
+	r := s.anybody()
+	u, err := url.Parse(repo)
+	if err != nil || u.Scheme != "https" {
+		return r, err // allows says whether that will do
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", u.Hostname())
+	if err != nil {
+		return r, cellproto.Errorf("look up "+u.Hostname(), cellproto.KindOf(err), "%w", err)
+	}
+	pin, err := pinned(u, addrs)
+	if err != nil {
+		return r, err
+	}
+	r.config = append(r.config, "-c", "http.followRedirects=false")
+	if net.ParseIP(u.Hostname()) == nil {
+		r.config = append(r.config, "-c", "http.curloptResolve="+pin)
+	}
+	return r, nil
+}
+
+// pinned has git go to the addresses of a URL's host that were found, all of which have to be public.
+func pinned(u *url.URL, addrs []netip.Addr) (string, error) {
+	port := u.Port()
+	if port == "" {
+		port = "443"
+	}
+	var list []string
+	for _, a := range addrs {
+		a = a.Unmap()
+		m, err := manet.FromIP(a.AsSlice())
+		if err != nil || !manet.IsPublicAddr(m) {
+			return "", cellproto.Errorf("clone "+u.Redacted(), cellproto.Denied, "its host is not on the internet")
+		}
+		list = append(list, a.String())
+	}
+	return u.Hostname() + ":" + port + ":" + strings.Join(list, ","), nil
 }
 
 // passed are the variables of a person's environment that git and ssh need to get out.

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"time"
 
+	"github.com/gofrs/flock"
 	"github.com/google/renameio/v2"
 	"github.com/ipfs/go-cid"
 
@@ -38,6 +39,8 @@ type Record struct {
 	LastUsed time.Time `json:"last_used"`
 	State    string    `json:"state"` // StateReady
 
+	Built *signed.Digest `json:"built,omitempty"` // BLAKE3 of the program, if it was built from Source
+
 	Repo   string `json:"repo,omitempty"`   // of a dependency by git
 	Commit string `json:"commit,omitempty"` // of it
 
@@ -49,6 +52,14 @@ const (
 	SourceArtefact = "artefact" // the program was fetched by its CID
 	StateReady     = "ready"    // it is complete
 )
+
+// sourceOf names a source at its commit.
+func sourceOf(s *signed.Source) string { return s.Repo + "@" + s.Commit }
+
+// BuiltFrom says whether a program is the one that was built here from the very source that a manifest names.
+func (r *Record) BuiltFrom(m *signed.Manifest, program signed.Digest) bool {
+	return r.CID != "" && m.Source != nil && m.Source.Commit != "" && r.Source == sourceOf(m.Source) && r.Built != nil && *r.Built == program
+}
 
 // ParseRecord reads a record: TooLarge past 16 KiB, else BadInput for what is none.
 func ParseRecord(data []byte) (*Record, error) {
@@ -128,21 +139,39 @@ func (r *Record) marshal() ([]byte, error) {
 
 // Replace notes that a newer version than that of the mirror in dir serves; "": none does any more.
 func Replace(dir, by string) error {
-	r, err := ReadRecord(dir)
-	if err != nil || r == nil || r.ReplacedBy == by {
-		return err
-	}
-	r.ReplacedBy = by
-	return r.write(dir)
+	return change(dir, func(r *Record) bool {
+		changed := r.ReplacedBy != by
+		r.ReplacedBy = by
+		return changed
+	})
 }
 
 // Touch notes that the mirror in dir was used at a time.
 func Touch(dir string, at time.Time) error {
+	return change(dir, func(r *Record) bool {
+		if !at.After(r.LastUsed) {
+			return false
+		}
+		r.LastUsed = at.UTC()
+		return true
+	})
+}
+
+// change rewrites the record of the mirror in dir, if do says that it has changed. Several nuclei do, each of
+// which knows something else: they take turns. The lock is on the directory, which is there as long as the mirror
+// is. Of what is no mirror nothing is changed.
+func change(dir string, do func(*Record) bool) error {
+	lock := flock.New(dir, flock.SetFlag(os.O_RDONLY))
+	if err := lock.Lock(); os.IsNotExist(err) {
+		return nil
+	} else if err != nil {
+		return cellproto.Errorf("lock "+dir, cellproto.KindOf(err), "%w", err)
+	}
+	defer lock.Close()
 	r, err := ReadRecord(dir)
-	if err != nil || r == nil || !at.After(r.LastUsed) {
+	if err != nil || r == nil || !do(r) {
 		return err
 	}
-	r.LastUsed = at.UTC()
 	return r.write(dir)
 }
 

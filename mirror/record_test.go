@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -72,6 +73,35 @@ func TestReadRecord(t *testing.T) {
 		}
 		if r, err := ReadRecord(dir); err != nil || !r.LastUsed.Equal(used) || r.Name != "calculator" {
 			t.Errorf("%+v: %v", r, err)
+		}
+	}
+}
+
+// What several nuclei note of a mirror at the same time is all noted.
+func TestRecordIsChangedByMany(t *testing.T) {
+	dir := t.TempDir()
+	if err := Touch(filepath.Join(dir, "none"), time.Now()); err != nil {
+		t.Errorf("of what is not there: %v", err)
+	}
+	for i := range 200 {
+		if err := os.WriteFile(filepath.Join(dir, RecordFile), []byte(goodRecord), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		used := time.Date(2026, 2, 1, 0, 0, i, 0, time.UTC)
+		var all sync.WaitGroup
+		for _, note := range []func() error{
+			func() error { return Touch(dir, used) },
+			func() error { return Replace(dir, "newer") },
+		} {
+			all.Go(func() {
+				if err := note(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if r, err := ReadRecord(dir); err != nil || !r.LastUsed.Equal(used) || r.ReplacedBy != "newer" {
+			t.Fatalf("the %dth time: %+v, %v", i, r, err)
 		}
 	}
 }

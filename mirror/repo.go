@@ -186,7 +186,7 @@ func (s *Store) fillRepo(ctx context.Context, root *os.Root, dir string, repo ce
 	r, err := recognise(root, work, src, c.Cell.Binary)
 	switch {
 	case err == nil:
-		err = s.buildIn(ctx, root, work, r, c.Cell.Binary, to, progress)
+		err = s.buildIn(ctx, root, work, r, c.Cell.Binary, to, false, progress)
 	case cellproto.KindOf(err) == cellproto.Unsupported: // a script is there as it is
 		if taken := takeBuilt(tree, c.Cell.Binary, root, to, s.cfg); taken == nil {
 			err = nil

@@ -35,8 +35,8 @@ func repoStore(t *testing.T, built building) *Store {
 	return s
 }
 
-func makesIt(dir, _, output string, _ Tools) error {
-	path := filepath.Join(dir, output)
+func makesIt(job Job) error {
+	path := filepath.Join(job.Dir, job.Output)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
@@ -50,9 +50,9 @@ func TestAddRepo(t *testing.T) {
 	src := r.commit()
 	repo := celltoml.Repo{URL: src.Repo, Ref: "main"}
 	var asked string
-	s := repoStore(t, func(dir, command, output string, tools Tools) error {
-		asked = command
-		return makesIt(dir, command, output, tools)
+	s := repoStore(t, func(job Job) error {
+		asked = job.Command
+		return makesIt(job)
 	})
 	m, made, err := s.AddRepo(t.Context(), repo, src.Commit, silent)
 	if err != nil || !made {
@@ -150,14 +150,14 @@ func TestAddRepoRefuses(t *testing.T) {
 		{"nothing to build by", func(r repository) {
 			r.put(celltoml.FileName, "[cell]\nname = \"x\"\nbinary = \"bin/x\"\n", 0o644)
 		}, makesIt, cellproto.Unsupported, "nothing says how"},
-		{"a build that fails", func(r repository) { r.cell() }, func(string, string, string, Tools) error {
+		{"a build that fails", func(r repository) { r.cell() }, func(Job) error {
 			return cellproto.Errorf("build", cellproto.Failed, "it ended with status 1")
 		}, cellproto.Failed, "status 1"},
-		{"a build that leaves a link", func(r repository) { r.cell() }, func(dir, _, output string, _ Tools) error {
-			if err := os.Mkdir(filepath.Join(dir, "out"), 0o755); err != nil {
+		{"a build that leaves a link", func(r repository) { r.cell() }, func(job Job) error {
+			if err := os.Mkdir(filepath.Join(job.Dir, "out"), 0o755); err != nil {
 				return err
 			}
-			return os.Symlink("/etc/passwd", filepath.Join(dir, output))
+			return os.Symlink("/etc/passwd", filepath.Join(job.Dir, job.Output))
 		}, cellproto.Failed, "take what was built"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

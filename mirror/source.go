@@ -10,15 +10,25 @@ import (
 	"path/filepath"
 	"strings"
 
+	"lukechampine.com/blake3"
+
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/signed"
 )
 
 // Builder builds what somebody else has written, confined and without a network.
 type Builder interface {
-	// Build runs a command in the directory dir, which has the source, and gives dir the file output, a
-	// path within it, if it succeeds. tools says what it needs besides the system's own programs.
-	Build(ctx context.Context, dir, command, output string, tools Tools) error
+	// Build runs a job's command in its directory and, if that succeeds, gives that the output.
+	Build(ctx context.Context, job Job) error
+}
+
+// Job is a build.
+type Job struct {
+	Dir     string // has the source
+	Command string
+	Output  string // a path within Dir
+	Tools   Tools  // that it needs besides the system's own programs
+	Hosted  bool   // it is for others: within what this machine gives
 }
 
 // Tools are what a build needs.
@@ -79,15 +89,13 @@ func recognise(root *os.Root, dir string, src *signed.Source, output string) (re
 }
 
 // buildable says whether a manifest's source may be built here, and why not.
-func (s *Store) buildable(w Want, m *signed.Manifest) error {
+func (s *Store) buildable(m *signed.Manifest) error {
 	op := "build " + m.Name
 	switch {
 	case m.Source == nil || s.deps.Build == nil:
 		return cellproto.Errorf(op, cellproto.Unsupported, "and no source is named")
 	case m.Source.Commit == "":
 		return cellproto.Errorf(op, cellproto.Unsupported, "and its source is not pinned to a commit")
-	case w.Public:
-		return cellproto.Errorf(op, cellproto.Unsupported, "and what is built here has another hash than others accept: it cannot be public")
 	}
 	return nil
 }
@@ -104,24 +112,51 @@ func (s *Store) buildProgram(ctx context.Context, root *os.Root, p *plan, dir st
 		return err
 	}
 	progress("cloning " + src.Repo + " at " + src.Commit[:12])
-	if err := s.clone(ctx, root, work, src, s.anybody()); err != nil {
+	as := s.anybody()
+	if p.Hosted {
+		if as, err = s.stranger(ctx, src.Repo); err != nil {
+			return err
+		}
+	}
+	if err := s.clone(ctx, root, work, src, as); err != nil {
 		return err
 	}
 	r, err := recognise(root, work, src, p.binary)
 	if err != nil {
 		return err
 	}
-	return s.buildIn(ctx, root, work, r, p.binary, path.Join(dir, p.binary), progress)
+	to := path.Join(dir, p.binary)
+	if err := s.buildIn(ctx, root, work, r, p.binary, to, p.Hosted, progress); err != nil {
+		return err
+	}
+	p.built, err = digest(root, to)
+	return err
+}
+
+// digest gives the BLAKE3 of the file at path.
+func digest(root *os.Root, path string) (sum signed.Digest, err error) {
+	f, err := root.Open(path)
+	if err != nil {
+		return sum, err
+	}
+	defer f.Close()
+	h := blake3.New(len(sum), nil)
+	if _, err := io.Copy(h, f); err != nil {
+		return sum, err
+	}
+	h.Sum(sum[:0])
+	return sum, nil
 }
 
 // buildIn builds the source in work, which makes output there, and puts that to the path to.
-func (s *Store) buildIn(ctx context.Context, root *os.Root, work string, r recipe, output, to string, progress func(string)) error {
+func (s *Store) buildIn(ctx context.Context, root *os.Root, work string, r recipe, output, to string, hosted bool, progress func(string)) error {
 	progress("building it in a sandbox: " + strings.Join(strings.Fields(r.command), " "))
 	// What the tree has under the program's name is not what was built.
 	if err := root.RemoveAll(path.Join(work, output)); err != nil {
 		return err
 	}
-	if err := s.deps.Build.Build(ctx, filepath.Join(s.cfg.Root, work), r.command, output, r.tools); err != nil {
+	job := Job{Dir: filepath.Join(s.cfg.Root, work), Command: r.command, Output: output, Tools: r.tools, Hosted: hosted}
+	if err := s.deps.Build.Build(ctx, job); err != nil {
 		return err
 	}
 	tree, err := root.OpenRoot(work)

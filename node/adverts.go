@@ -80,6 +80,9 @@ func (a *adverts) make(m *signed.Manifest, id cid.Cid, now time.Time) signed.Adv
 		Relayed: a.n.relayedOnly(), Repo: a.n.cfg.Artefact.Repo, Ref: a.n.cfg.Artefact.Ref,
 		SchemasAccepted: m.Accepted, BinaryBLAKE3: a.n.serving.digest(),
 	}
+	if a.n.builtFrom(m, ad.BinaryBLAKE3) {
+		ad.Repo, ad.Ref = m.Source.Repo, m.Source.Commit
+	}
 	if s := a.n.server.Serving(); s.Schema != nil {
 		ad.SchemasProvided = []cellproto.SchemaHash{s.Hash}
 	}

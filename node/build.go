@@ -10,6 +10,8 @@ import (
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/mirror"
+	"github.com/celldnet/celld/mirror/offer"
+	"github.com/celldnet/celld/node/give"
 	"github.com/celldnet/celld/node/program"
 	"github.com/celldnet/celld/node/sandbox"
 )
@@ -26,18 +28,21 @@ const (
 	maxBuildTail = 300              // bytes of what a build has printed, for its error
 )
 
-// Build runs command in dir. What it prints goes to log/build.log of this cell.
-func (b builder) Build(ctx context.Context, dir, command, output string, tools mirror.Tools) error {
-	op := "build " + filepath.Base(dir)
+// Build does a job. What it prints goes to log/build.log of this cell.
+func (b builder) Build(ctx context.Context, job mirror.Job) error {
+	op := "build " + filepath.Base(job.Dir)
 	launcher, err := sandbox.FindLauncher(os.Getenv)
 	if err != nil {
 		return err
 	}
 	c := sandbox.Config{
-		Dir: dir, Program: "/bin/sh", Args: []string{"-c", "mkdir -p bin && " + command}, Memory: buildMemory, LogStdout: true,
-		Build: &sandbox.Build{Disk: buildDisk, Timeout: buildTimeout, Output: []string{output}},
+		Dir: job.Dir, Program: "/bin/sh", Args: []string{"-c", "mkdir -p bin && " + job.Command}, Memory: buildMemory, LogStdout: true,
+		Build: &sandbox.Build{Disk: buildDisk, Timeout: buildTimeout, Output: []string{job.Output}},
 	}
-	if c.Read, c.Env, err = toolchain(ctx, tools); err != nil {
+	if job.Hosted {
+		boundBuild(&c, b.n.giver.BuildPlace(ctx))
+	}
+	if c.Read, c.Env, err = toolchain(ctx, job.Tools); err != nil {
 		return cellproto.Errorf(op, cellproto.KindOf(err), "%w", err).WithHint("%s", cellproto.HintOf(err))
 	}
 	log, err := program.OpenLog(filepath.Join(b.n.cfg.Dir, "log", "build.log"))
@@ -77,7 +82,7 @@ func (b builder) Build(ctx context.Context, dir, command, output string, tools m
 	case ctx.Err() != nil:
 		return cellproto.Errorf(op, cellproto.KindOf(ctx.Err()), "%w", ctx.Err())
 	case end.Why == sandbox.WhyTimeout:
-		return cellproto.Errorf(op, cellproto.Timeout, "it takes longer than %v", buildTimeout)
+		return cellproto.Errorf(op, cellproto.Timeout, "it takes longer than %v", c.Build.Timeout)
 	case end.Err() != nil:
 		return cellproto.Errorf(op, cellproto.Failed, "%w", end.Err()).WithHint("%s", cellproto.HintOf(end.Err()))
 	case end.Exit != 0 || end.Signal != "":
@@ -89,6 +94,17 @@ func (b builder) Build(ctx context.Context, dir, command, output string, tools m
 			WithHint("A build has no network: its source has to bring what it needs. See log/build.log.")
 	}
 	return nil
+}
+
+// boundBuild keeps a build for others within what this machine gives: in the group of all that is hosted, else
+// with the share of one cell. There it takes as long as whoever asks for it waits.
+func boundBuild(c *sandbox.Config, p *give.Placement) {
+	c.Build.Disk = min(c.Build.Disk, max(p.Memory/3, leastMemory)) // it is in memory
+	c.Memory = max(min(c.Memory, p.Memory-c.Build.Disk), leastMemory)
+	c.Build.Timeout = offer.TakeTimeout
+	if c.Pool = p.Groups; len(c.Pool) == 0 {
+		c.CPU = max(p.CPU, leastCPU)
+	}
 }
 
 // harmless takes out of a text what could drive a terminal.

@@ -60,7 +60,7 @@ func TestBuild(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
 			put(filepath.Join(dir, "Makefile"), "all:\n\techo made > bin/x\n")
-			err := b.Build(t.Context(), dir, c.command, "bin/x", mirror.NoTools)
+			err := b.Build(t.Context(), mirror.Job{Dir: dir, Command: c.command, Output: "bin/x"})
 			if c.kind == 0 && err != nil || c.kind != 0 && cellproto.KindOf(err) != c.kind || err != nil && !strings.Contains(err.Error(), c.says) {
 				t.Errorf("%v", err)
 			}
@@ -77,7 +77,7 @@ func TestBuild(t *testing.T) {
 		dir := t.TempDir()
 		// Without a network there is no address to speak from, not even loopback.
 		put(filepath.Join(dir, "net.sh"), "#!/bin/bash\nexec 3<>/dev/tcp/127.0.0.1/1 && echo x > bin/x\n")
-		if err := b.Build(t.Context(), dir, "./net.sh", "bin/x", mirror.NoTools); cellproto.KindOf(err) != cellproto.Failed {
+		if err := b.Build(t.Context(), mirror.Job{Dir: dir, Command: "./net.sh", Output: "bin/x"}); cellproto.KindOf(err) != cellproto.Failed {
 			t.Errorf("%v", err)
 		}
 	})
@@ -88,7 +88,7 @@ func TestBuild(t *testing.T) {
 		dir := t.TempDir()
 		put(filepath.Join(dir, "go.mod"), "module x\n")
 		put(filepath.Join(dir, "main.go"), "package main\n\nfunc main() { println(\"built\") }\n")
-		if err := b.Build(t.Context(), dir, "go build -o bin/x .", "bin/x", mirror.Go); err != nil {
+		if err := b.Build(t.Context(), mirror.Job{Dir: dir, Command: "go build -o bin/x .", Output: "bin/x", Tools: mirror.Go}); err != nil {
 			t.Fatal(err)
 		}
 		if out, err := exec.Command(filepath.Join(dir, "bin/x")).CombinedOutput(); err != nil || string(out) != "built\n" {

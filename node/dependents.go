@@ -14,8 +14,13 @@ import (
 	"github.com/celldnet/celld/internal/ctl"
 )
 
-// lockCheckTimeout bounds one check of a dependency.
-const lockCheckTimeout = 10 * time.Second
+const (
+	// lockCheckTimeout bounds one check of a dependency.
+	lockCheckTimeout = 10 * time.Second
+	// lockCheckEvery is how long a dependency is left alone after it was checked: who serves it can say at any
+	// time that it has changed, and comparing two schemas is work.
+	lockCheckEvery = 5 * time.Second
+)
 
 // checks compares what the cells of cell.lock are now with what this cell was made for, whenever one of them says
 // which schema it has: when it is connected to, and when that changes.
@@ -32,6 +37,7 @@ type checks struct {
 
 	mu     sync.Mutex
 	wanted map[string]bool                  // targets to be checked
+	begun  map[string]time.Time             // the last check of a target, within lockCheckEvery
 	heard  map[[2]cellproto.SchemaHash]bool // made for, and what was said last
 	rows   map[string]ctl.DependencyCheck   // by target
 }
@@ -44,7 +50,7 @@ func newChecks(n *nucleus, started *closers) *checks {
 		schema: func(ctx context.Context, target string) (*cellproto.Schema, error) {
 			return n.caller.Schema(ctx, target)
 		},
-		wanted: map[string]bool{}, heard: map[[2]cellproto.SchemaHash]bool{}, rows: map[string]ctl.DependencyCheck{},
+		wanted: map[string]bool{}, begun: map[string]time.Time{}, heard: map[[2]cellproto.SchemaHash]bool{}, rows: map[string]ctl.DependencyCheck{},
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.work.Go(c.run)
@@ -87,20 +93,47 @@ func (c *checks) hear(made, live cellproto.SchemaHash) {
 }
 
 func (c *checks) run() {
+	later := time.NewTimer(0) // for those that are left alone for a while
+	defer later.Stop()
 	for {
 		select {
 		case <-c.due:
+		case <-later.C:
 		case <-c.ctx.Done():
 			return
 		}
-		c.mu.Lock()
-		wanted := c.wanted
-		c.wanted = map[string]bool{}
-		c.mu.Unlock()
-		for target := range wanted {
+		ripe, wait := c.ripe(time.Now())
+		for _, target := range ripe {
 			c.check(target)
 		}
+		if wait > 0 {
+			later.Reset(wait)
+		}
 	}
+}
+
+// ripe takes the targets that may be checked now, and says how long it is until another one may; 0: there is none.
+func (c *checks) ripe(now time.Time) (ripe []string, wait time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for target, at := range c.begun {
+		if now.Sub(at) >= lockCheckEvery {
+			delete(c.begun, target)
+		}
+	}
+	for target := range c.wanted {
+		at, ok := c.begun[target]
+		if !ok {
+			delete(c.wanted, target)
+			c.begun[target] = now
+			ripe = append(ripe, target)
+			continue
+		}
+		if left := lockCheckEvery - now.Sub(at); wait == 0 || left < wait {
+			wait = left
+		}
+	}
+	return ripe, wait
 }
 
 // check compares one cell, by asking it: an older version that goes on for this cell is not what it has become.

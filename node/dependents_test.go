@@ -1,11 +1,16 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/celllock"
@@ -42,4 +47,39 @@ func TestDependencyRow(t *testing.T) {
 			t.Errorf("%s: %+v, want %s and %q", tc.name, row, tc.state, tc.changes)
 		}
 	}
+}
+
+// However often a cell says that it has changed, it is asked and compared once in a while, and the last word counts.
+func TestChecksAreRare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		made := cellproto.SchemaHash{1}
+		cells := map[string]celllock.Cell{"a": {Target: "a", Cell: "a", Schema: made}}
+		asked := 0
+		c := &checks{
+			lock: &locked{}, log: zap.NewNop(), due: make(chan struct{}, 1), wanted: map[string]bool{}, begun: map[string]time.Time{},
+			heard: map[[2]cellproto.SchemaHash]bool{}, rows: map[string]ctl.DependencyCheck{},
+			schema: func(context.Context, string) (*cellproto.Schema, error) { asked++; return nil, errors.New("nobody") },
+		}
+		c.lock.now.Store(&cells)
+		c.ctx, c.cancel = context.WithCancel(t.Context())
+		c.work.Go(c.run)
+		defer func() { c.cancel(); c.work.Wait() }()
+		for i := range 100 {
+			c.hear(made, cellproto.SchemaHash{2, byte(i)})
+			synctest.Wait()
+		}
+		if asked != 1 {
+			t.Errorf("asked %d times at once", asked)
+		}
+		time.Sleep(lockCheckEvery)
+		synctest.Wait()
+		if asked != 2 {
+			t.Errorf("asked %d times, want once more for all that was said since", asked)
+		}
+		time.Sleep(10 * lockCheckEvery)
+		synctest.Wait()
+		if asked != 2 || len(c.begun) > 1 {
+			t.Errorf("asked %d times, though nothing was said", asked)
+		}
+	})
 }

@@ -20,8 +20,10 @@ func (n *nucleus) startGiving(cfg Config, started *closers) error {
 		return err
 	}
 	log := n.log.Named("give")
-	n.giver = give.New(give.Config{Dir: home}, give.Deps{Sensors: give.NewSensors(log), Limiter: newLimiter(home, log), Log: log})
+	limits := newLimiter(home, log)
+	n.giver = give.New(give.Config{Dir: home}, give.Deps{Sensors: give.NewSensors(log), Limiter: limits, Log: log})
 	hosted := newHosting(n)
+	limits.fetched = &hosted.intake.bytes
 	n.giver.Attach(hosted)
 	started.add(hosted.stop)
 	n.giver.Start()
@@ -96,6 +98,10 @@ func changeOf(c *ctl.GiveChange) (func(*give.Settings), error) {
 		return nil, cellproto.Errorf("give", cellproto.BadInput, "%v is over already", c.Until.Local().Format(time.DateTime)).
 			WithHint("--until 08:00, or --until never")
 	}
+	if c.GPU != nil && *c.GPU {
+		return nil, cellproto.Errorf("give", cellproto.Unsupported, "a GPU cannot be given: a program in a sandbox sees none, and nobody else's runs outside of one").
+			WithHint("Give without --gpu.")
+	}
 	return func(s *give.Settings) {
 		set(&s.On, c.On)
 		set(&s.CPU, c.CPU)
@@ -131,7 +137,7 @@ func givingOf(r give.Report) ctl.Giving {
 		Memory: d.Caps.Memory, LimitBy: r.By, Used: ctl.GivenUse{CPU: r.Used.CPUPercent, RSS: r.Used.RSS, Disk: r.Used.DiskBPS},
 		Max: s.Max, Busy: s.Busy, Until: timeOrNil(s.Until), Schedule: s.Schedule.String(), Hosts: s.Policy.Hosts,
 		Allow: orEmpty(s.Policy.Allow), Deny: orEmpty(s.Policy.Deny), GPU: s.Policy.GPU, Source: s.Policy.BuildFromSource,
-		CreditTo: s.Policy.CreditTo, Sensors: []ctl.SensorRow{}, Looked: timeOrNil(snap.At),
+		CreditTo: s.Policy.CreditTo, Sensors: []ctl.SensorRow{}, Looked: timeOrNil(snap.At), Places: r.Places(), Refused: []ctl.Refused{},
 	}
 	if d.Run && s.Max {
 		g.CPU, g.Disk = d.Caps.CPU, d.Caps.Disk
@@ -148,8 +154,11 @@ func givingOf(r give.Report) ctl.Giving {
 	for _, row := range r.Rows {
 		g.Hosted = append(g.Hosted, ctl.HostedRow{
 			CID: row.CID, Name: row.Name, Version: row.Version, Dir: row.Dir, Publisher: row.Publisher, ForWhom: row.ForWhom,
-			State: row.State, Since: row.Since, CPU: row.CPUPercent, RSS: row.RSS, Disk: row.DiskBPS, Error: row.Error,
+			State: row.State, Since: row.Since, CPU: row.CPUPercent, RSS: row.RSS, Memory: row.Memory, Disk: row.DiskBPS, Error: row.Error,
 		})
+	}
+	for _, refusal := range r.Refused {
+		g.Refused = append(g.Refused, ctl.Refused(refusal))
 	}
 	for _, sensor := range snap.Sensors {
 		g.Sensors = append(g.Sensors, ctl.SensorRow(sensor))

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 	"lukechampine.com/blake3"
@@ -29,6 +30,8 @@ type limiter struct {
 	pool   *sandbox.Pool // nil: shares
 	asked  bool          // systemd was, and gave
 	why    error         // there is no pool
+
+	fetched *atomic.Int64 // bytes of programs that came for what is hosted, which are no load of others; nil: none
 }
 
 func newLimiter(home string, log *zap.Logger) *limiter {
@@ -65,7 +68,14 @@ func (l *limiter) Set(c give.Caps) error {
 		CPU: c.CPU / 100 * float64(runtime.NumCPU()), Memory: c.Memory, Disk: c.Disk,
 	})
 	l.opened = err == nil // somebody may have removed it: the next time it is made again
+	l.pool.GiveWay(!c.Firm)
 	return err
+}
+
+func (l *limiter) Leave() {
+	if l.pool != nil {
+		l.pool.GiveWay(false)
+	}
 }
 
 func (l *limiter) Groups() map[string]string {
@@ -89,6 +99,14 @@ func (l *limiter) By() string {
 }
 
 func (l *limiter) Used(rows []give.Row) give.Usage {
+	u := l.usedBy(rows)
+	if l.fetched != nil {
+		u.Disk += l.fetched.Load()
+	}
+	return u
+}
+
+func (l *limiter) usedBy(rows []give.Row) give.Usage {
 	if l.pool != nil {
 		return give.Usage(l.pool.Used())
 	}

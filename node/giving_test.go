@@ -13,11 +13,11 @@ import (
 
 // Every field of a change reaches the settings, and nothing else changes.
 func TestChangeOf(t *testing.T) {
-	yes, number, rate, hosts, text := true, 33.0, int64(1e6), 7, "mon 10:00-12:00"
+	yes, no, number, rate, hosts, text := true, false, 33.0, int64(1e6), 7, "mon 10:00-12:00"
 	until, list := time.Now().Add(time.Hour), []string{"x"}
 	c := ctl.GiveChange{
 		On: &yes, CPU: &number, RAM: &number, Disk: &rate, Max: &yes, Busy: &number, Until: &until, Schedule: &text, Allow: &list, Deny: &list,
-		GPU: &yes, Hosts: &hosts, BuildFromSource: &yes, CreditTo: &text,
+		GPU: &no, Hosts: &hosts, BuildFromSource: &yes, CreditTo: &text,
 	}
 	change, err := changeOf(&c)
 	if err != nil {
@@ -28,10 +28,11 @@ func TestChangeOf(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := give.Defaults()
+	got.Policy.GPU = true // as an earlier version has let it be set
 	change(&got)
 	want := give.Settings{
 		On: true, CPU: 33, RAM: 33, Disk: 1e6, Max: true, Busy: 33, Until: until, Schedule: schedule,
-		Policy: give.Policy{Allow: list, Deny: list, GPU: true, Hosts: 7, BuildFromSource: true, CreditTo: text},
+		Policy: give.Policy{Allow: list, Deny: list, Hosts: 7, BuildFromSource: true, CreditTo: text},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
@@ -49,13 +50,15 @@ func TestChangeOf(t *testing.T) {
 	if nothing(&got); !reflect.DeepEqual(got, want) {
 		t.Errorf("nothing became %+v", got)
 	}
-	no := false
 	off, err := changeOf(&ctl.GiveChange{On: &no})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if off(&got); got.On || !got.Until.IsZero() || got.CPU != 33 {
 		t.Errorf("off is %+v", got)
+	}
+	if _, err := changeOf(&ctl.GiveChange{GPU: &yes}); cellproto.KindOf(err) != cellproto.Unsupported {
+		t.Errorf("a GPU that no program would see: %v", err)
 	}
 	past := time.Now().Add(-time.Second)
 	if _, err := changeOf(&ctl.GiveChange{Until: &past}); cellproto.KindOf(err) != cellproto.BadInput {

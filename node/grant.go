@@ -29,7 +29,7 @@ func (n *nucleus) grant(ctx context.Context, conn *net.UnixConn, who call.Who, h
 	if up, err := n.program.Conn(ctx); err != nil || n.serving.learn(ctx, up) != nil {
 		return false
 	}
-	if !n.program.Grant(ctx, conn, subject, until) {
+	if !n.program.Grant(ctx, conn, subject, until, func(live []byte) bool { return n.fitting.whole(hello.MadeFor, live) }) {
 		return false
 	}
 	n.holds(who, hello)

@@ -39,7 +39,7 @@ const (
 // States of what is hosted, besides those of ctl.
 const (
 	stateTaking  = "taking up"
-	stateRunning = ctl.Running
+	stateRunning = give.StateRunning
 	statePaused  = "paused"
 	stateFailed  = "failed"
 )
@@ -53,12 +53,14 @@ type hosting struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 	kick   chan struct{} // holds one: look at all now
+	intake *intake
 
 	admission sync.Mutex // one cell is admitted at a time
 
 	mu      sync.Mutex
 	cells   map[string]*hostedCell // by CID
 	running bool
+	since   time.Time     // it has been running
 	open    bool          // offers are taken
 	paused  chan struct{} // closed while what is hosted does not run
 }
@@ -71,6 +73,7 @@ type hostedCell struct {
 	used   time.Time // when it was seen to have answered more calls than before
 	served int64
 	cpu    int64 // ms, as of
+	disk   int64 // bytes, as of
 	at     time.Time
 }
 
@@ -78,6 +81,7 @@ type hostedCell struct {
 func newHosting(n *nucleus) *hosting {
 	h := &hosting{
 		n: n, log: n.log.Named("hosting"), kick: make(chan struct{}, 1), cells: map[string]*hostedCell{}, paused: make(chan struct{}),
+		intake: newIntake(time.Now),
 	}
 	close(h.paused)
 	h.ctx, h.cancel = context.WithCancel(context.Background())
@@ -88,7 +92,11 @@ func newHosting(n *nucleus) *hosting {
 	}
 	for _, m := range list {
 		if m.Hosted {
-			h.cells[m.CID] = &hostedCell{row: rowOfHosted(&m, statePaused), used: time.Now()}
+			c := &hostedCell{row: rowOfHosted(&m, statePaused), used: time.Now()}
+			if p, err := give.ReadPlacement(m.Dir); err == nil && p != nil {
+				c.row.Memory = p.Memory
+			}
+			h.cells[m.CID] = c
 		}
 	}
 	h.work.Go(h.keep)
@@ -179,7 +187,7 @@ func (h *hosting) set(c *hostedCell, state string, err error) {
 		c.row.Error = err.Error()
 	}
 	if state != stateRunning {
-		c.row.CPUPercent, c.row.RSS = 0, 0
+		c.row.CPUPercent, c.row.RSS, c.row.DiskBPS = 0, 0, 0
 	}
 }
 
@@ -192,29 +200,42 @@ func (h *hosting) Pause(ctx context.Context, why string) error {
 		close(h.paused)
 	}
 	h.mu.Unlock()
+	h.look()
 	return h.each(func(c *hostedCell, dir string) error { return h.yield(ctx, c, dir, why) })
+}
+
+// look has all that is hosted be looked at soon.
+func (h *hosting) look() {
+	select {
+	case h.kick <- struct{}{}:
+	default:
+	}
 }
 
 // yield has one give the machine back.
 func (h *hosting) yield(ctx context.Context, c *hostedCell, dir, why string) error {
 	c.op.Lock()
 	defer c.op.Unlock()
-	soon, cancel := context.WithTimeout(ctx, yieldWait)
-	_, err := (&ctl.Client{Dir: dir}).Yield(soon, why)
-	cancel()
-	if errors.Is(err, ctl.ErrNotRunning) || errors.Is(err, ctl.ErrLost) {
-		err = nil
-	}
-	if err != nil { // it does not do as it is told: it ends, and its program with it
-		h.log.Warn("a hosted mirror does not yield, and is killed", zap.String("dir", dir), zap.Error(err))
-		err = killNucleus(ctx, dir)
-	}
+	err := giveBack(ctx, dir, why, h.log)
 	state := statePaused
 	if err != nil {
 		state = stateFailed
 	}
 	h.set(c, state, err)
 	return err
+}
+
+// giveBack has the nucleus of a hosted mirror give the machine back. One that does not do as it is told is killed, and
+// its program with it.
+func giveBack(ctx context.Context, dir, why string, log *zap.Logger) error {
+	soon, cancel := context.WithTimeout(ctx, yieldWait)
+	defer cancel()
+	_, err := (&ctl.Client{Dir: dir}).Yield(soon, why)
+	if err == nil || errors.Is(err, ctl.ErrNotRunning) || errors.Is(err, ctl.ErrLost) {
+		return nil
+	}
+	log.Warn("a hosted mirror does not yield, and is killed", zap.String("dir", dir), zap.Error(err))
+	return killNucleus(ctx, dir)
 }
 
 // killNucleus kills the nucleus that listens in a cell's directory, whatever it is doing.
@@ -238,7 +259,7 @@ func killNucleus(ctx context.Context, dir string) error {
 func (h *hosting) Resume(context.Context) error {
 	h.mu.Lock()
 	if !h.running {
-		h.running, h.paused = true, make(chan struct{})
+		h.running, h.since, h.paused = true, time.Now(), make(chan struct{})
 	}
 	opened := !h.open
 	h.open = true
@@ -247,10 +268,7 @@ func (h *hosting) Resume(context.Context) error {
 		h.n.handle(cellproto.ProtocolHost, func(s network.Stream) error { return h.server.Serve(s) })
 		h.n.dht.AnnounceDonor(true)
 	}
-	select {
-	case h.kick <- struct{}{}:
-	default:
-	}
+	h.look()
 	return nil
 }
 
@@ -285,10 +303,20 @@ func (h *hosting) Rows(context.Context) []give.Row {
 	defer h.mu.Unlock()
 	rows := make([]give.Row, 0, len(h.cells))
 	for _, c := range h.cells {
-		rows = append(rows, c.row)
+		row := c.row
+		row.Used, row.Idle = c.used, h.idle(c, time.Now())
+		rows = append(rows, row)
 	}
 	slices.SortFunc(rows, func(a, b give.Row) int { return strings.Compare(a.CID, b.CID) })
 	return rows
+}
+
+// idle is for how long a mirror could have been called, and was not. h.mu is held.
+func (h *hosting) idle(c *hostedCell, now time.Time) time.Duration {
+	if !h.running || c.row.State != stateRunning {
+		return 0
+	}
+	return min(now.Sub(c.used), now.Sub(h.since), now.Sub(c.row.Since))
 }
 
 // keep renews the leases of what is hosted, while it may run.
@@ -309,10 +337,17 @@ func (h *hosting) keep() {
 		case <-tick.C:
 		case <-h.kick:
 		}
-		if h.mayRun() {
+		if h.any() {
 			h.work.Go(h.renewAll) // one that hangs is not to cost the others their leases
 		}
 	}
+}
+
+// any says that something is hosted.
+func (h *hosting) any() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.cells) > 0
 }
 
 func (h *hosting) mayRun() bool {
@@ -321,21 +356,26 @@ func (h *hosting) mayRun() bool {
 	return h.running
 }
 
-// renewAll renews the leases of all, but for those that are told something at the moment, and removes what the
-// owner of this machine does not want any more.
+// renewAll renews the leases of all, while they may run, but for those that are told something at the moment, and
+// removes, also while they may not, what the owner of this machine does not want any more.
 func (h *hosting) renewAll() {
 	limited, cancel := context.WithTimeout(h.ctx, renewTimeout)
 	defer cancel()
 	ctx, end := h.whileRunning(limited)
 	defer end()
-	report, err := h.n.giver.Status(ctx)
+	report, err := h.n.giver.Status(limited)
+	surplus := report.Surplus()
 	_ = h.each(func(c *hostedCell, dir string) error { // each row says how it went
 		if !c.op.TryLock() {
 			return nil // it is just being taken up, or paused, or does not answer
 		}
 		defer c.op.Unlock()
-		if err == nil && !h.wanted(c, report.Settings.Policy) {
-			return h.remove(ctx, c)
+		tooMany := slices.ContainsFunc(surplus, func(r give.Row) bool { return r.CID == c.row.CID })
+		if err == nil && (tooMany || !h.wanted(c, report.Settings.Policy)) {
+			return h.remove(limited, c)
+		}
+		if !h.mayRun() {
+			return nil
 		}
 		return h.renew(ctx, c, dir)
 	})
@@ -353,7 +393,11 @@ func (h *hosting) renew(ctx context.Context, c *hostedCell, dir string) error {
 	client := &ctl.Client{Dir: dir}
 	_, err := client.Return(ctx, leaseFor)
 	if errors.Is(err, ctl.ErrNotRunning) {
-		if err = h.n.giver.Place(h.forWhom(c)).Write(dir); err == nil { // what may be used may be another since
+		if err = h.place(c.row.CID, dir); cellproto.KindOf(err) == cellproto.Overloaded { // what may be used may be less since
+			h.set(c, statePaused, err)
+			return nil
+		}
+		if err == nil {
 			err = wake(ctx, dir)
 		}
 		if err == nil {
@@ -373,7 +417,8 @@ func (h *hosting) renew(ctx context.Context, c *hostedCell, dir string) error {
 	if err != nil {
 		return nil // the next time
 	}
-	if h.note(c, &metrics, time.Now()) >= hostedUnused {
+	disk := give.TreeUsage("/proc", []int{metrics.Nucleus.PID}).Disk
+	if h.note(c, &metrics, disk, time.Now()) >= hostedUnused {
 		h.log.Info("nobody calls a hosted mirror any more", zap.String("dir", dir))
 		return h.remove(ctx, c)
 	}
@@ -384,24 +429,20 @@ func (h *hosting) renew(ctx context.Context, c *hostedCell, dir string) error {
 func (h *hosting) wanted(c *hostedCell, p give.Policy) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return !slices.Contains(p.Deny, c.row.CID) && (len(p.Allow) == 0 || slices.Contains(p.Allow, c.row.Publisher))
+	return p.Wants(c.row.CID, c.row.Publisher)
 }
 
-func (h *hosting) forWhom(c *hostedCell) string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return c.row.ForWhom
-}
-
-// note takes in what a hosted mirror has used, and gives for how long nobody has called it.
-func (h *hosting) note(c *hostedCell, m *ctl.Metrics, now time.Time) (unused time.Duration) {
+// note takes in what a hosted mirror has used, with how many bytes it has read from and written to disks, and gives
+// for how long nobody has called it.
+func (h *hosting) note(c *hostedCell, m *ctl.Metrics, disk int64, now time.Time) (unused time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	cpu := m.Nucleus.CPUMS + m.Program.CPUMS
 	if took := now.Sub(c.at).Milliseconds(); !c.at.IsZero() && took > 0 && cpu >= c.cpu {
 		c.row.CPUPercent = 100 * float64(cpu-c.cpu) / float64(took) / float64(runtime.NumCPU())
+		c.row.DiskBPS = max(disk-c.disk, 0) * 1000 / took // what has ended counts no more
 	}
-	c.cpu, c.at, c.row.RSS = cpu, now, m.Nucleus.RSS+m.Program.RSS
+	c.cpu, c.disk, c.at, c.row.RSS = cpu, disk, now, m.Nucleus.RSS+m.Program.RSS
 	if m.Served > c.served { // fewer: its nucleus has been started anew
 		c.used = now
 	}

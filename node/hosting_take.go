@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	"time"
 
@@ -27,11 +28,31 @@ const (
 )
 
 // Consider says whether a cell is taken up now.
-func (h *hosting) Consider(ctx context.Context, from peer.ID, o offer.Offer, m *signed.Manifest) error {
+func (h *hosting) Consider(ctx context.Context, from offer.Asker, o offer.Offer, m *signed.Manifest) error {
+	err := h.consider(ctx, from, o, m)
+	if err != nil && h.mayRun() { // that it is paused the owner sees anyway
+		h.n.giver.Refused(o.Cell.String(), m.Name, whyOf(err))
+	}
+	return err
+}
+
+// whyOf gives what an error says, without what was being done.
+func whyOf(err error) string {
+	var e *cellproto.Error
+	if errors.As(err, &e) && e.Err != nil {
+		return e.Err.Error()
+	}
+	return err.Error()
+}
+
+func (h *hosting) consider(ctx context.Context, from offer.Asker, o offer.Offer, m *signed.Manifest) error {
 	if hosted, err := h.known(o); hosted || err != nil {
 		return err
 	}
-	if err := h.answer(ctx, o, m); err != nil {
+	if _, err := h.answer(ctx, from, o, m); err != nil {
+		return err
+	}
+	if err := h.payable(from, o, m); err != nil {
 		return err
 	}
 	want, err := h.want(from, o)
@@ -64,38 +85,78 @@ func (h *hosting) known(o offer.Offer) (hosted bool, err error) {
 }
 
 // answer asks the owner's settings and the machine.
-func (h *hosting) answer(ctx context.Context, o offer.Offer, m *signed.Manifest) error {
+func (h *hosting) answer(ctx context.Context, from offer.Asker, o offer.Offer, m *signed.Manifest) (give.Answer, error) {
 	_, artefact := m.Artefact(runtime.GOOS, runtime.GOARCH)
 	a := h.n.giver.Take(ctx, give.Need{
 		CID: o.Cell.String(), Publisher: string(m.Owner), CPU: float64(m.Resources.CPUMilli) / 1000, Memory: m.Resources.MemoryBytes,
-		GPU: m.Resources.GPU != "", Source: !artefact,
+		GPU: m.Resources.GPU != "", Source: !artefact, ForWhom: from.Peer.String(), Network: from.Group,
 	})
 	if a.OK {
+		return a, nil
+	}
+	no := cellproto.Errorf("take it up", cellproto.Denied, "%s", a.Why)
+	if a.When > 0 {
+		no.Kind, no.RetryAfter = cellproto.Overloaded, a.When
+	}
+	return a, no
+}
+
+// makeRoom removes a mirror that nobody has called for long, unless somebody does now.
+func (h *hosting) makeRoom(ctx context.Context, id string) error {
+	h.mu.Lock()
+	c := h.cells[id]
+	h.mu.Unlock()
+	if c == nil {
 		return nil
 	}
-	err := cellproto.Errorf("take it up", cellproto.Denied, "%s", a.Why)
-	if a.When > 0 {
-		err.Kind, err.RetryAfter = cellproto.Overloaded, a.When
+	c.op.Lock()
+	defer c.op.Unlock()
+	h.mu.Lock()
+	dir := c.row.Dir
+	h.mu.Unlock()
+	m, err := (&ctl.Client{Dir: dir}).Metrics(ctx)
+	if err == nil && h.note(c, &m, give.TreeUsage("/proc", []int{m.Nucleus.PID}).Disk, time.Now()) < give.IdleRoom {
+		late := cellproto.Errorf("take it up", cellproto.Overloaded, "this machine hosts as many cells as it may")
+		late.RetryAfter = give.IdleRoom
+		return late
 	}
-	return err
+	h.log.Info("a hosted mirror that nobody calls makes room for another", zap.String("dir", dir))
+	return h.remove(ctx, c)
 }
 
 // want is the mirror that an offer asks for, but for its schema.
-func (h *hosting) want(from peer.ID, o offer.Offer) (mirror.Want, error) {
+func (h *hosting) want(from offer.Asker, o offer.Offer) (mirror.Want, error) {
 	net, err := h.n.mirrors.network()
 	return mirror.Want{
-		CID: o.Cell, Block: o.Block, From: o.Providers, Public: true, Hosted: true, AskedBy: from, Network: net,
-		Before: func(dir string) error { return h.n.giver.Place(from.String()).Write(dir) },
+		CID: o.Cell, Block: o.Block, From: o.Providers, Public: true, Hosted: true, AskedBy: from.Peer, Network: net,
+		Before: func(dir string) error { return h.place(o.Cell.String(), dir) },
 	}, err
 }
 
+// place has a hosted mirror keep within what there is for it now.
+func (h *hosting) place(cid, dir string) error {
+	h.mu.Lock()
+	c := h.cells[cid]
+	if c == nil {
+		h.mu.Unlock()
+		return cellproto.Errorf("give it a place", cellproto.Unavailable, "it is hosted no more")
+	}
+	row := c.row
+	h.mu.Unlock()
+	p, err := h.n.giver.Place(h.ctx, row)
+	if err != nil {
+		return err
+	}
+	return p.Write(dir)
+}
+
 // Take takes a cell up, and gives where its mirror is.
-func (h *hosting) Take(ctx context.Context, from peer.ID, o offer.Offer, m *signed.Manifest, step func(string)) (peer.AddrInfo, error) {
+func (h *hosting) Take(ctx context.Context, from offer.Asker, o offer.Offer, m *signed.Manifest, step func(string)) (peer.AddrInfo, error) {
 	c, fresh, err := h.admit(ctx, from, o, m)
 	if err != nil {
 		return peer.AddrInfo{}, err
 	}
-	h.log.Info("taking a cell up", zap.Stringer("cell", o.Cell), zap.String("name", m.Name), zap.Stringer("for", from))
+	h.log.Info("taking a cell up", zap.Stringer("cell", o.Cell), zap.String("name", m.Name), zap.Stringer("for", from.Peer))
 	ctx, cancel := h.whileRunning(ctx)
 	defer cancel()
 	row, status, err := h.make(ctx, c, from, o, m, step)
@@ -133,12 +194,18 @@ func (h *hosting) Take(ctx context.Context, from peer.ID, o offer.Offer, m *sign
 }
 
 // admit gives the cell of an offer its place, which it has from now on.
-func (h *hosting) admit(ctx context.Context, from peer.ID, o offer.Offer, m *signed.Manifest) (c *hostedCell, fresh bool, err error) {
+func (h *hosting) admit(ctx context.Context, from offer.Asker, o offer.Offer, m *signed.Manifest) (c *hostedCell, fresh bool, err error) {
 	h.admission.Lock()
 	defer h.admission.Unlock()
+	var answer give.Answer
 	hosted, err := h.known(o)
 	if err == nil && !hosted {
-		err = h.answer(ctx, o, m)
+		if answer, err = h.answer(ctx, from, o, m); err == nil {
+			err = h.payable(from, o, m)
+		}
+		if err == nil && answer.Instead != "" {
+			err = h.makeRoom(ctx, answer.Instead)
+		}
 	}
 	if err != nil {
 		return nil, false, err
@@ -151,7 +218,8 @@ func (h *hosting) admit(ctx context.Context, from peer.ID, o offer.Offer, m *sig
 	}
 	now := time.Now()
 	c = &hostedCell{used: now, row: give.Row{
-		CID: id, Name: m.Name, Version: m.Version, Publisher: string(m.Owner), ForWhom: from.String(), State: stateTaking, Since: now,
+		CID: id, Name: m.Name, Version: m.Version, Publisher: string(m.Owner), ForWhom: from.Peer.String(), State: stateTaking, Since: now,
+		Memory: answer.Memory, Network: from.Group,
 	}}
 	h.cells[id] = c
 	return c, true, nil
@@ -176,7 +244,7 @@ func (h *hosting) whileRunning(ctx context.Context) (context.Context, context.Ca
 }
 
 // make makes a hosted mirror and starts it.
-func (h *hosting) make(ctx context.Context, c *hostedCell, from peer.ID, o offer.Offer, m *signed.Manifest, step func(string)) (row ctl.MirrorRow, status ctl.Status, err error) {
+func (h *hosting) make(ctx context.Context, c *hostedCell, from offer.Asker, o offer.Offer, m *signed.Manifest, step func(string)) (row ctl.MirrorRow, status ctl.Status, err error) {
 	want, err := h.want(from, o)
 	if err == nil {
 		err = canConfine(ctx)
@@ -184,6 +252,7 @@ func (h *hosting) make(ctx context.Context, c *hostedCell, from peer.ID, o offer
 	if err != nil {
 		return row, status, err
 	}
+	want.Arrived = h.intake.begin(ctx, from, h.n.giver.Caps().Disk)
 	if m.Schema.Defined() {
 		step("fetching the schema")
 		if want.Schema, err = h.schema(ctx, want.From, m); err != nil {
@@ -192,7 +261,22 @@ func (h *hosting) make(ctx context.Context, c *hostedCell, from peer.ID, o offer
 	}
 	c.op.Lock()
 	defer c.op.Unlock()
-	return h.n.mirrors.make(ctx, want, step)
+	row, status, err = h.n.mirrors.make(ctx, want, step)
+	var failed notStarted
+	if errors.As(err, &failed) && ctx.Err() == nil { // else the owner came back, or who asked has left
+		h.intake.notStarted(incomingOf(o, m))
+	}
+	return row, status, err
+}
+
+// payable says whether fetching the program of an offer is within bounds.
+func (h *hosting) payable(from offer.Asker, o offer.Offer, m *signed.Manifest) error {
+	return h.intake.admit(from, incomingOf(o, m), h.n.giver.Caps().Disk, roomOnDisk(h.n.cfg.Dir))
+}
+
+func incomingOf(o offer.Offer, m *signed.Manifest) incoming {
+	a, _ := m.Artefact(runtime.GOOS, runtime.GOARCH) // none: it is built
+	return incoming{cell: o.Cell.String(), publisher: string(m.Owner), size: a.Size}
 }
 
 // schema fetches the schema of a cell from those who provide it, or from whoever has it.

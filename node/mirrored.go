@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"time"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/celltoml"
+	"github.com/celldnet/celld/cellproto/signed"
 	"github.com/celldnet/celld/mirror"
 	"github.com/celldnet/celld/node/give"
 	"github.com/celldnet/celld/node/program"
@@ -36,6 +38,11 @@ func asMirror(cfg *celltoml.Config) (*mirror.Record, error) {
 	return r, nil
 }
 
+// builtFrom says whether this is a mirror whose program was built here from the source that a manifest names.
+func (n *nucleus) builtFrom(m *signed.Manifest, program signed.Digest) bool {
+	return n.mirror != nil && n.mirror.BuiltFrom(m, program)
+}
+
 // place has the nucleus of a hosted cell keep within the bounds of who hosts it, whoever has started it.
 // Without the group that holds them it does not start.
 func (n *nucleus) place() (err error) {
@@ -46,6 +53,7 @@ func (n *nucleus) place() (err error) {
 		return cellproto.Errorf("start "+n.cfg.Cell.Name, cellproto.BadInput, "%s is there, and it is no mirror", give.PlacementFile).
 			WithHint("Remove %s, or the cell.", filepath.Join(n.cfg.Dir, give.PlacementFile))
 	}
+	lower()
 	if len(n.placed.Groups) > 0 {
 		n.cgroup, err = sandbox.EnterPool(n.placed.Groups, filepath.Base(n.cfg.Dir))
 	}
@@ -83,7 +91,7 @@ func (n *nucleus) sandboxOf() (*program.Sandbox, error) {
 		return nil, err
 	}
 	box := &program.Sandbox{Launcher: launcher, Config: sandbox.Config{
-		Tier: tier, CPU: cfg.Resources.CPU, Memory: max(cfg.Resources.Memory, leastMemory),
+		Tier: tier, CPU: cfg.Resources.CPU, Memory: max(cmp.Or(cfg.Resources.Memory, celltoml.DefaultMemory), leastMemory),
 	}}
 	bound(&box.Config, n.placed, n.cgroup)
 	return box, nil

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/signed"
@@ -124,7 +125,7 @@ func (m *mirrors) make(ctx context.Context, want mirror.Want, say func(string)) 
 	if err != nil {
 		if fresh {
 			// Its time may be over: what does not run is removed all the same.
-			if _, rerr := m.store.Remove(context.WithoutCancel(ctx), made.CID); rerr != nil {
+			if rerr := m.undo(context.WithoutCancel(ctx), made); rerr != nil {
 				say("it cannot be removed: " + rerr.Error())
 			}
 		}
@@ -135,6 +136,23 @@ func (m *mirrors) make(ctx context.Context, want mirror.Want, say func(string)) 
 	row.State, row.SandboxTier, row.Made = status.State, status.SandboxTier, fresh
 	return row, status, nil
 }
+
+// undo removes a mirror that does not run as it should. The program of one that is hosted for others is stopped where it
+// stands first: the machine may be needed by its owner, and to end in good order takes as long as the program likes.
+func (m *mirrors) undo(ctx context.Context, made *mirror.Mirror) error {
+	if made.Hosted {
+		if err := giveBack(ctx, made.Dir, "it did not start", m.n.log); err != nil {
+			m.n.log.Warn("a hosted mirror that did not start goes on", zap.String("dir", made.Dir), zap.Error(err))
+		}
+	}
+	_, err := m.store.Remove(ctx, made.CID)
+	return err
+}
+
+// notStarted is why the program of a mirror does not run whose nucleus does.
+type notStarted struct{ error }
+
+func (e notStarted) Unwrap() error { return e.error }
 
 // own frees a mirror that is this person's of the bounds that it had if it was hosted for others before.
 func (m *mirrors) own(ctx context.Context, dir string) error {
@@ -180,7 +198,7 @@ func (m *mirrors) start(ctx context.Context, made *mirror.Mirror, announce bool)
 	}
 	status, err := client.Run(ctx)
 	if err != nil {
-		return status, fromControl("start "+made.Dir, err)
+		return status, notStarted{fromControl("start "+made.Dir, err)}
 	}
 	return status, nil
 }
@@ -287,7 +305,11 @@ func (n *nucleus) ctlMirrorRemove(ctx context.Context, r *http.Request, w *ctl.W
 }
 
 func (n *nucleus) ctlCollect(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
-	list, err := n.mirrors.store.Collect(ctx, r.URL.Query().Has("dry"))
+	dry := r.URL.Query().Has("dry")
+	list, err := n.mirrors.store.Collect(ctx, dry)
+	if err == nil && !dry && n.cfg.Headless() { // it publishes nothing: what it has is of others
+		_, err = n.blocks.Keep(ctx)
+	}
 	return rowsOf(list), err
 }
 

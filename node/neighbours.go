@@ -1,15 +1,14 @@
 package node
 
 import (
-	"net/netip"
 	"slices"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
-	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/internal/addrgroup"
 	"github.com/celldnet/celld/ledger"
 )
 
@@ -55,27 +54,12 @@ func diverse(peers []peer.ID, group map[peer.ID]string, n int) (picked []peer.ID
 	return picked
 }
 
-// addrGroup names the network that an address is in, as far as who has one address there is likely to
-// have others.
+// addrGroup names the network that an address is in; all that have no IP address are one.
 func addrGroup(a ma.Multiaddr) string {
-	ip, err := manet.ToIP(a)
-	if err != nil {
-		return "relayed"
+	if g := addrgroup.Wide(a); g != "" {
+		return g
 	}
-	addr, ok := netip.AddrFromSlice(ip)
-	if !ok {
-		return "relayed"
-	}
-	addr = addr.Unmap()
-	bits := 32
-	if addr.Is4() {
-		bits = 16
-	}
-	prefix, err := addr.Prefix(bits)
-	if err != nil {
-		return addr.String()
-	}
-	return prefix.String()
+	return "relayed"
 }
 
 // groups says how many different networks the neighbours are in.

@@ -94,6 +94,7 @@ type nucleus struct {
 	depends     *depends
 	locked      *locked
 	schemas     *schemas
+	fitting     *fitting
 	olds        *olds
 	checks      atomic.Pointer[checks] // nil: the caller is not there yet
 	friends     friends
@@ -403,6 +404,7 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 	n.schemas = openSchemas(n.cfg.Dir, n.log.Named("schemas"))
 	n.serving = newServing(n)
 	n.olds = openOlds(n)
+	n.fitting = newFitting(n)
 	n.swaps = newSwaps(n)
 	started.add(n.swaps.wait)
 	var prog call.Program
@@ -418,7 +420,8 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 	agent := "celld/" + n.version
 	n.server = call.NewServer(call.ServerConfig{
 		Name: n.cfg.Cell.Name, Agent: agent, Challenge: string(n.cfg.Auth.Challenge), AllowedKeys: allowed,
-		TokenTTL: n.cfg.Auth.TokenTTL, ShowSchema: n.cfg.Cell.Schema, CheckArgs: n.cfg.Cell.Speaks == celltoml.JSONL, OwnerUID: os.Getuid(), Had: n.schemas.has, Elsewhere: func(made []byte) bool { return n.olds.route(made) != "" },
+		TokenTTL: n.cfg.Auth.TokenTTL, ShowSchema: n.cfg.Cell.Schema, CheckArgs: n.cfg.Cell.Speaks == celltoml.JSONL, OwnerUID: os.Getuid(), Had: n.schemas.has,
+		Elsewhere: func(made []byte) bool { return n.olds.route(made) != "" }, Fit: n.fitting.of,
 	}, call.ServerDeps{Program: prog, Identity: n.identity, Outgoing: outgoing, Rank: n.rank, Log: n.log.Named("server")})
 	n.friends.know(n.server, n.mirrors.account, allowed)
 	n.placer = newPlacer(n, started) // ends after the caller, which tells it

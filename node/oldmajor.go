@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -45,7 +46,13 @@ type oldRecord struct {
 	Retired bool                 `json:"retired,omitempty"`
 }
 
+// readOld reads the record of a directory that nobody but this user can have written: its program is run.
 func readOld(dir string) (*oldRecord, error) {
+	for _, path := range []string{dir, filepath.Join(dir, oldFile), filepath.Join(dir, celltoml.FileName)} {
+		if err := mine(path); err != nil && !(path != dir && errors.Is(err, fs.ErrNotExist)) {
+			return nil, err
+		}
+	}
 	data, err := readBounded(filepath.Join(dir, oldFile), maxOldFile)
 	if err != nil {
 		return nil, err
@@ -55,6 +62,24 @@ func readOld(dir string) (*oldRecord, error) {
 		return nil, cellproto.Errorf("read "+filepath.Join(dir, oldFile), cellproto.Corrupt, "%w", err)
 	}
 	return r, nil
+}
+
+// mine says what is wrong with a path that is to be this user's own.
+func mine(path string) error {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return cellproto.Errorf("read "+path, cellproto.KindOf(err), "%w", err)
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	switch {
+	case !info.IsDir() && !info.Mode().IsRegular():
+		return cellproto.Errorf("read "+path, cellproto.Denied, "it is a link, or no file")
+	case !ok || int(stat.Uid) != os.Getuid():
+		return cellproto.Errorf("read "+path, cellproto.Denied, "it belongs to somebody else")
+	case info.Mode().Perm()&0o022 != 0:
+		return cellproto.Errorf("read "+path, cellproto.Denied, "others may write to it (mode %#o)", info.Mode().Perm())
+	}
+	return nil
 }
 
 func (r *oldRecord) write(dir string) error {
@@ -105,9 +130,10 @@ func (o *olds) route(made []byte) string {
 	if !o.any.Load() || len(made) != len(cellproto.SchemaHash{}) {
 		return ""
 	}
-	hash, serving := cellproto.SchemaHash(made), o.n.server.Serving()
+	hash := cellproto.SchemaHash(made)
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	serving := o.n.server.Serving() // not before: what is noted under it has to hold for it
 	if o.routeOf != serving {
 		o.routeOf = serving
 		clear(o.routes)
@@ -128,12 +154,18 @@ func (o *olds) route(made []byte) string {
 
 // look finds that out. o.mu is held.
 func (o *olds) look(made cellproto.SchemaHash, now *cellproto.Schema) string {
+	if now == nil || now.Version(made) != nil {
+		return ""
+	}
 	schema := o.n.schemas.get(made)
-	if schema == nil || now == nil || len(cellproto.Compatible(schema, now)) == 0 {
+	if schema != nil && len(cellproto.Compatible(schema, now)) == 0 {
 		return ""
 	}
 	for dir, hash := range o.dirs {
-		if old := o.n.schemas.get(hash); hash == made || old != nil && len(cellproto.Compatible(schema, old)) == 0 {
+		if hash == made { // also when that schema was lost
+			return dir
+		}
+		if old := o.n.schemas.get(hash); schema != nil && old != nil && len(cellproto.Compatible(schema, old)) == 0 {
 			return dir
 		}
 	}
@@ -261,7 +293,8 @@ func (o *olds) place(ctx context.Context, op, dir string) error {
 	case err == nil && old.Of == n.cfg.Dir:
 		x, xerr := program.Digest(from)
 		y, yerr := program.Digest(filepath.Join(dir, n.cfg.Cell.Binary))
-		if xerr == nil && yerr == nil && x == y && !old.Retired {
+		toml, terr := readBounded(filepath.Join(dir, celltoml.FileName), cellproto.MaxManifest)
+		if xerr == nil && yerr == nil && terr == nil && x == y && string(toml) == o.toml() && !old.Retired {
 			return nil
 		}
 		if err := (&ctl.Client{Dir: dir}).Stop(ctx); err == nil {
@@ -298,15 +331,13 @@ func acquireFree(ctx context.Context, dir string) (*runLock, error) {
 // newest. The record comes first: what is cut short is known for what it is.
 func (o *olds) fill(dir, binary string) error {
 	n, serving := o.n, o.n.server.Serving()
-	cfg := *n.cfg
-	cfg.Cell.Version = n.serving.releaseVersion()
-	cfg.LifeCycle.NucleusTimeout = cfg.LifeCycle.RetireAfter
-	cfg.LifeCycle.AutoCleanup = false
-	cfg.Network.Listen = anyPorts(n.cfg.Network.Listen)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, "keys"), 0o700); err != nil { // whatever the mask says
 		return err
 	}
-	record := oldRecord{Of: n.cfg.Dir, Version: cfg.Cell.Version, Schema: serving.Hash}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return err
+	}
+	record := oldRecord{Of: n.cfg.Dir, Version: n.serving.releaseVersion(), Schema: serving.Hash}
 	if err := record.write(dir); err != nil {
 		return err
 	}
@@ -330,8 +361,17 @@ func (o *olds) fill(dir, binary string) error {
 	if err := copyFile(filepath.Join(dir, n.cfg.Cell.Binary), binary); err != nil {
 		return err
 	}
-	text := "# Version " + cfg.Cell.Version + " of " + cfg.Cell.Name + ", for callers who have not moved on yet.\n" + string(cfg.Marshal())
-	return renameio.WriteFile(filepath.Join(dir, celltoml.FileName), []byte(text), 0o644)
+	return renameio.WriteFile(filepath.Join(dir, celltoml.FileName), []byte(o.toml()), 0o644)
+}
+
+// toml gives the cell.toml of the version that runs, as an old one.
+func (o *olds) toml() string {
+	cfg := *o.n.cfg
+	cfg.Cell.Version = o.n.serving.releaseVersion()
+	cfg.LifeCycle.NucleusTimeout = cfg.LifeCycle.RetireAfter
+	cfg.LifeCycle.AutoCleanup = false
+	cfg.Network.Listen = anyPorts(cfg.Network.Listen)
+	return "# Version " + cfg.Cell.Version + " of " + cfg.Cell.Name + ", for callers who have not moved on yet.\n" + string(cfg.Marshal())
 }
 
 // copyFiles copies the regular files of a directory, not those below.

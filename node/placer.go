@@ -31,8 +31,6 @@ const (
 	thereGrace = 20 * time.Second
 	// brokenFor is how long a donor is not asked that has said yes and then not done it.
 	brokenFor = 15 * time.Minute
-	// maxBroken bounds those that are remembered.
-	maxBroken = 1024
 	// compareAgain is how often a cell is compared with the mirrors of other versions.
 	compareAgain = 5 * time.Minute
 )
@@ -45,9 +43,8 @@ type placer struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 
-	mu     sync.Mutex
-	cells  map[cid.Cid]*placement
-	broken map[cellproto.PeerID]time.Time // donors that have not kept their word, and until when they are not asked
+	mu    sync.Mutex
+	cells map[cid.Cid]*placement
 }
 
 // placement is what the placer knows of one cell. placer.mu guards it.
@@ -72,7 +69,7 @@ type there struct {
 }
 
 func newPlacer(n *nucleus, started *closers) *placer {
-	p := &placer{n: n, cells: map[cid.Cid]*placement{}, broken: map[cellproto.PeerID]time.Time{}}
+	p := &placer{n: n, cells: map[cid.Cid]*placement{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	started.add(func() { p.cancel(); p.work.Wait() })
 	return p
@@ -155,25 +152,11 @@ func (p *placer) lookThere(c *placement, now time.Time) {
 		c.there.seen, c.there.raced = now, true
 	case now.Sub(c.there.seen) > thereGrace:
 		if !c.there.raced {
-			p.avoid(c.there.donor, now.Add(brokenFor))
+			p.n.caller.AvoidDonor(c.there.donor, brokenFor)
 		}
 		c.there = nil
 		c.situation.AskedDonors, c.situation.Donors = time.Time{}, nil
 	}
-}
-
-// avoid has a donor not be asked for a while. p.mu is held.
-func (p *placer) avoid(donor cellproto.PeerID, until time.Time) {
-	if len(p.broken) >= maxBroken {
-		clear(p.broken)
-	}
-	p.broken[donor] = until
-}
-
-func (p *placer) avoids(donor cellproto.PeerID) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return time.Now().Before(p.broken[donor])
 }
 
 // act begins what is due about a cell, and reports whether it did. p.mu is held.

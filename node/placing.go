@@ -146,13 +146,13 @@ func (t *pursuit) say(text string) {
 
 // strike has a donor count as one that has said no, and not be asked for a while.
 func (t *pursuit) strike(donor cellproto.PeerID, why error) {
-	now, pause := time.Now(), brokenFor
+	pause := brokenFor
 	if after := cellproto.RetryAfterOf(why); after > 0 {
 		pause = min(pause, after) // it says so itself
 	}
+	t.p.n.caller.AvoidDonor(donor, pause)
 	t.p.mu.Lock()
 	defer t.p.mu.Unlock()
-	t.p.avoid(donor, now.Add(pause))
 	donors := slices.Clone(t.c.situation.Donors)
 	for i := range donors {
 		if donors[i].Peer == donor {
@@ -210,7 +210,7 @@ func (t *pursuit) askAll(ctx context.Context) (answers []mirror.Donor) {
 		})
 	}
 	add := func(info peer.AddrInfo) {
-		if !t.p.avoids(cellproto.PeerID(info.ID.String())) {
+		if !n.caller.AvoidsDonor(cellproto.PeerID(info.ID.String())) {
 			list.add(info)
 		}
 	}

@@ -137,6 +137,11 @@ func (s *serving) accepted(schema *cellproto.Schema) []cellproto.SchemaHash {
 	}
 	slices.SortFunc(before, func(a, b version) int { return cmp.Compare(b.created, a.created) })
 	out := []cellproto.SchemaHash{schema.Hash()}
+	for _, one := range schema.Older {
+		if h := one.Hash(); !slices.Contains(out, h) {
+			out = append(out, h)
+		}
+	}
 	for _, v := range before {
 		if h := v.schema.Hash(); len(out) < maxAccepted && !slices.Contains(out, h) && len(cellproto.Compatible(v.schema, schema)) == 0 {
 			out = append(out, h)

@@ -53,6 +53,9 @@ func (s *schemas) keep(schema *cellproto.Schema) {
 	if schema == nil {
 		return
 	}
+	for _, one := range schema.Older {
+		s.keep(one)
+	}
 	hash := schema.Hash()
 	s.mu.Lock()
 	defer s.mu.Unlock()

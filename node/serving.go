@@ -219,13 +219,13 @@ func (s *serving) write(name string, data []byte) error {
 }
 
 // savedManifest gives the manifest of the last publish, if it still fits: this program is among its
-// artefacts. s.mu is held.
+// artefacts, or was built here from its source. s.mu is held.
 func (s *serving) savedManifest() (*signed.Manifest, cid.Cid) {
 	m, id := s.lastPublished()
 	if m == nil {
 		return nil, cid.Undef
 	}
-	if s.stat != nil && fits(m, s.binary) {
+	if s.stat != nil && s.fits(m) {
 		return m, id
 	}
 	s.n.log.Info("the program is not the one that was published", zap.Stringer("cid", id))
@@ -374,7 +374,7 @@ func (s *serving) settle(ctx context.Context) (changed bool) {
 		s.n.log.Warn("the program cannot be read", zap.Error(err))
 		return false
 	}
-	if s.manifest != nil && !fits(s.manifest, s.binary) {
+	if s.manifest != nil && !s.fits(s.manifest) {
 		s.n.log.Warn("the program is not the one that was published any more: it is not served under its CID until it is published",
 			zap.Stringer("cid", s.id))
 		s.withdraw()
@@ -443,9 +443,9 @@ func (s *serving) noteRun() {
 	s.n.swaps.runs.started(row)
 }
 
-// fits says whether a program is one of a manifest's.
-func fits(m *signed.Manifest, binary signed.Digest) bool {
-	return slices.ContainsFunc(m.Artefacts, func(a signed.Artefact) bool { return a.BLAKE3 == binary })
+// fits says whether the program is one of a manifest's, or was built here from its source. s.mu is held.
+func (s *serving) fits(m *signed.Manifest) bool {
+	return s.n.builtFrom(m, s.binary) || slices.ContainsFunc(m.Artefacts, func(a signed.Artefact) bool { return a.BLAKE3 == s.binary })
 }
 
 const schemaTimeout = 5 * time.Second // for the program to give its schema

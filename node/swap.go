@@ -224,6 +224,7 @@ func (t *turn) fit(ctx context.Context, c *cellproto.Conn) error {
 		}
 		t.manifest = &m
 	}
+	n.schemas.keep(t.schema) // from now on calls are held against it
 	return nil
 }
 

@@ -32,6 +32,12 @@ func (n *nucleus) keepUsers(started *closers) {
 		}
 	}
 	n.server.Remember(before, time.Now())
+	if n.taken != nil && n.program != nil && n.program.GrantedUse().Conns > 0 {
+		touches := n.server.StillHolds(before)
+		n.grantedMu.Lock()
+		n.holders = append(n.holders, touches[:min(len(touches), maxHolders)]...)
+		n.grantedMu.Unlock()
+	}
 	stop, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)

@@ -77,7 +77,7 @@ func (l *lease) watch() {
 		l.mu.Unlock()
 		switch due {
 		case leaseOver:
-			l.yield(l.ctx, "nobody says any more that it may run")
+			l.expire()
 		case leaseForgotten:
 			l.n.log.Info("it has been at rest for long: ending")
 			l.n.stop()
@@ -108,11 +108,28 @@ func leaseDue(now, until, since time.Time) (due int, again time.Duration) {
 	return leaseHolds, yieldKept - now.Sub(since)
 }
 
+// expire has the mirror yield, unless it was told meanwhile that it may go on.
+func (l *lease) expire() {
+	l.changes.Lock()
+	defer l.changes.Unlock()
+	l.mu.Lock()
+	due, _ := leaseDue(time.Now(), l.until, l.since)
+	l.mu.Unlock()
+	if due == leaseOver {
+		l.rest(l.ctx, "nobody says any more that it may run")
+	}
+}
+
 // yield gives the machine back: callers leave, calls in flight have yieldGrace, and then nothing of the
 // program runs. It reports how many calls were cut. Again it does nothing.
 func (l *lease) yield(ctx context.Context, why string) (cut int) {
 	l.changes.Lock()
 	defer l.changes.Unlock()
+	return l.rest(ctx, why)
+}
+
+// rest is yield; l.changes is held.
+func (l *lease) rest(ctx context.Context, why string) (cut int) {
 	if l.yielded.Swap(true) {
 		return 0
 	}

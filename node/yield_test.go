@@ -4,6 +4,10 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/node/call"
 )
 
 func TestLeaseDue(t *testing.T) {
@@ -27,6 +31,23 @@ func TestLeaseDue(t *testing.T) {
 	}
 	if 2*renewEvery >= leaseFor {
 		t.Error("one renewal that is late ends a lease")
+	}
+}
+
+// A lease that is over is not, if it was renewed by the time that the mirror would yield.
+func TestLeaseIsRenewedAtTheEnd(t *testing.T) {
+	n := &nucleus{log: zap.NewNop()}
+	n.server = call.NewServer(call.ServerConfig{}, call.ServerDeps{Log: n.log})
+	l := &lease{n: n, ctx: t.Context(), news: make(chan struct{}, 1), until: time.Now().Add(-time.Second)}
+	l.renew(time.Hour)
+	l.expire()
+	if l.yielded.Load() {
+		t.Error("it yields for want of the word that it has")
+	}
+	l.until = time.Now().Add(-time.Second)
+	l.expire()
+	if !l.yielded.Load() {
+		t.Error("it does not yield")
 	}
 }
 

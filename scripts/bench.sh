@@ -3,7 +3,7 @@
 #
 # usage: scripts/bench.sh [--write] [--hour] [--no-kubo] [FLAGS OF THE DRIVER] [SECTION...]
 #
-# Sections: remote local swap use first artefact patch rest. All of them take half an hour. One more, cpu, is
+# Sections: remote local swap use typed first artefact patch rest. All of them take half an hour. One more, cpu, is
 # run only when it is named: the CPU time of a call, for who changes the code.
 #   --write    put the table into docs/benchmarks.md
 #   --hour     call a nucleus for an hour to see whether it grows, not for five minutes
@@ -40,7 +40,7 @@ for build in one two; do
 done
 go build -ldflags '-s -w -X main.version=1 -X main.name=one' -o "$bin/large-one" ./bench/large
 go build -ldflags '-s -w -X main.version=2 -X main.name=two' -o "$bin/large-two" ./bench/large
-(cd bench/peers && go build -ldflags '-s -w' -o "$bin/" . ./hello)
+(cd bench/peers && go build -ldflags '-s -w' -o "$bin/" . ./hello ./typed)
 rm -f "$bin/pingpong" # of an earlier run, with a compiler
 if command -v cc >/dev/null; then
 	cc -std=c11 -O2 -Wall -o "$bin/pingpong" bench/peers/pingpong/pingpong.c
@@ -53,7 +53,7 @@ wants_kubo=$kubo
 for word in "$@"; do
 	case $word in
 	artefact) wants_kubo=$kubo && break ;;
-	remote | local | swap | use | first | patch | rest | cpu) wants_kubo=no ;;
+	remote | local | swap | use | typed | first | patch | rest | cpu) wants_kubo=no ;;
 	esac
 done
 if [ "$wants_kubo" = yes ]; then extra="$extra -kubo $(bench/kubo.sh)"; fi

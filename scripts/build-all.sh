@@ -9,12 +9,18 @@
 # As root it installs xz if it is missing.
 set -eu
 out=${1:-}
+first=$out
 if [ $# -gt 0 ]; then shift; fi
 case $out in '' | /*) ;; *) out=$PWD/$out ;; esac
 . "$(dirname "$0")/lib.sh"
 need go 'see https://go.dev/dl'
 out=${out:-$root/dist}
 wanted=$*
+platforms='linux-amd64 linux-arm64 linux-armv7 darwin-arm64 router-amd64 router-arm64 router-armv7 router-mipsle'
+for name in $wanted; do
+	case " $platforms " in *" $name "*) ;; *) die "there is no platform $name, only $platforms" ;; esac
+done
+case " $platforms " in *" ${first:-none} "*) die "$first is a platform: give a directory before it" ;; esac
 version=${VERSION:-$(git describe --tags --always --dirty 2>/dev/null || echo dev)}
 
 if ! command -v xz >/dev/null 2>&1 && [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then

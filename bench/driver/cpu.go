@@ -89,29 +89,32 @@ func cpuCosts(b *bench) error {
 	if err != nil {
 		return err
 	}
-	far, err := b.procs.worker(b.self(), "role", "call-cid", cid, st.Addrs[0], filepath.Join(b.dir, "callers"))
+	byCID, err := b.procs.worker(b.self(), "role", "call-cid", cid, st.Addrs[0], filepath.Join(b.dir, "callers"))
 	if err != nil {
 		return err
 	}
-	var direct, copier, grpc int
-	for _, p := range b.procs.made {
-		switch {
-		case len(p.cmd.Args) > 1 && p.cmd.Args[1] == "listen":
-			direct = p.cmd.Process.Pid
-		case len(p.cmd.Args) > 2 && p.cmd.Args[2] == "copy":
-			copier = p.cmd.Process.Pid
-		case len(p.cmd.Args) > 1 && p.cmd.Args[1] == "grpc-serve-unix":
-			grpc = p.cmd.Process.Pid
-		}
+	apart, err := b.farPeers()
+	if err != nil {
+		return err
 	}
-	pid := func(w *worker) int { return w.pr.cmd.Process.Pid }
+	pid := func(p *proc) int { return p.cmd.Process.Pid }
+	through := func(what string, w *worker, nucleus string, between, program int) way {
+		return way{"cpu: " + what, w, []string{"caller", nucleus, "program"}, []int{pid(w.pr), between, program}}
+	}
+	straight := func(what string, w *worker, server int) way {
+		return way{"cpu: " + what, w, []string{"caller", "server"}, []int{pid(w.pr), server}}
+	}
+	direct, copier, grpc := b.procs.role("listen"), b.procs.role("copy"), b.procs.role("grpc-serve-unix")
 	return b.cpu(
-		way{"cpu: relay, 64 callers", w["relay"], []string{"caller", "nucleus", "program"}, []int{pid(w["relay"]), c.pid(), program}},
-		way{"cpu: through a process that only copies bytes", w["copied frames"], []string{"caller", "copier", "program"}, []int{pid(w["copied frames"]), copier, direct}},
-		way{"cpu: direct socket, same frames", w["direct frames"], []string{"caller", "program"}, []int{pid(w["direct frames"]), direct}},
-		way{"cpu: granted", w["granted"], []string{"caller", "nucleus", "program"}, []int{pid(w["granted"]), c.pid(), program}},
-		way{"cpu: granted slow", w["granted slow"], []string{"caller", "program"}, []int{pid(w["granted slow"]), program}},
-		way{"cpu: by CID", far, []string{"caller", "nucleus", "program"}, []int{pid(far), c.pid(), program}},
-		way{"cpu: gRPC unary over a Unix socket", w["grpc"], []string{"caller", "server"}, []int{pid(w["grpc"]), grpc}},
+		through("relay, 64 callers", w["relay"], "nucleus", c.pid(), program),
+		through("through a process that only copies bytes", w["copied frames"], "copier", copier, direct),
+		straight("direct socket, same frames", w["direct frames"], direct),
+		through("granted", w["granted"], "nucleus", c.pid(), program),
+		straight("granted slow", w["granted slow"], program),
+		through("by CID", byCID, "nucleus", c.pid(), program),
+		through("frames on a libp2p stream, through a process that only copies bytes", apart.w["frames far"], "copier", pid(apart.libp2p), pid(apart.program)),
+		straight("frames on a libp2p stream, echo in the server's process", apart.w["frames"], pid(apart.libp2p)),
+		straight("gRPC unary over a Unix socket", w["grpc"], grpc),
+		straight("gRPC unary over TLS", apart.w["grpc"], pid(apart.tls)),
 	)
 }

@@ -43,6 +43,7 @@ var sections = []struct {
 	{name: "local", run: local},
 	{name: "swap", run: swapped},
 	{name: "use", run: use},
+	{name: "typed", run: typed},
 	{name: "first", run: first},
 	{name: "artefact", run: artefact},
 	{name: "patch", run: patched},

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -83,6 +84,16 @@ func (p *procs) serve(name string, args ...string) (*proc, string, error) {
 		return nil, "", fmt.Errorf("%s said %q", filepath.Base(name), line)
 	}
 	return pr, where, nil
+}
+
+// role gives the number of the first process that was started in a role, 0 without one.
+func (p *procs) role(name string) int {
+	for _, pr := range p.made {
+		if args := pr.cmd.Args; slices.Contains(args[1:min(len(args), 3)], name) {
+			return pr.cmd.Process.Pid
+		}
+	}
+	return 0
 }
 
 // line waits for one line of the process's standard output.

@@ -33,49 +33,19 @@ func remote(b *bench) error {
 	if err := n.awaitProviders(1, cid); err != nil {
 		return err
 	}
-	driver, peers := b.self(), filepath.Join(b.o.bin, "peers")
-	ours, err := b.procs.worker(driver, "role", "call-cid", cid, st.Addrs[0], filepath.Join(b.dir, "callers"))
+	ours, err := b.procs.worker(b.self(), "role", "call-cid", cid, st.Addrs[0], filepath.Join(b.dir, "callers"))
 	if err != nil {
 		return err
 	}
-	viaOwn, err := b.procs.worker(driver, "role", "call-socket", ctl.SocketPath(caller.dir, ctl.CellSocket), cid)
+	viaOwn, err := b.procs.worker(b.self(), "role", "call-socket", ctl.SocketPath(caller.dir, ctl.CellSocket), cid)
 	if err != nil {
 		return err
 	}
-	echoSock, programSock := filepath.Join(b.dir, "echo.sock"), filepath.Join(b.dir, "program.sock")
-	if _, _, err := b.procs.serve(peers, "unix-echo", echoSock); err != nil {
-		return err
-	}
-	if _, _, err := b.procs.serve(filepath.Join(b.o.bin, "echo"), "listen", programSock); err != nil {
-		return err
-	}
-	_, addr, err := b.procs.serve(peers, "libp2p-serve", echoSock, programSock)
+	far, err := b.farPeers()
 	if err != nil {
 		return err
 	}
-	echoFar, err := b.procs.worker(peers, "libp2p-call-echo-far", addr)
-	if err != nil {
-		return err
-	}
-	framesFar, err := b.procs.worker(peers, "libp2p-call-frames-far", addr)
-	if err != nil {
-		return err
-	}
-	echo, err := b.procs.worker(peers, "libp2p-call-echo", addr)
-	if err != nil {
-		return err
-	}
-	frames, err := b.procs.worker(peers, "libp2p-call-frames", addr)
-	if err != nil {
-		return err
-	}
-	if _, addr, err = b.procs.serve(peers, "grpc-serve-tls", b.dir); err != nil {
-		return err
-	}
-	grpc, err := b.procs.worker(peers, "grpc-call-tls", addr, b.dir)
-	if err != nil {
-		return err
-	}
+	echo, echoFar, frames, framesFar, grpc := far.w["echo"], far.w["echo far"], far.w["frames"], far.w["frames far"], far.w["grpc"]
 	for _, c := range []comparison{
 		{
 			what: "remote: one caller, p50 / echo on a long-lived libp2p stream",
@@ -115,4 +85,45 @@ func remote(b *bench) error {
 		}
 	}
 	return nil
+}
+
+// farPeers are the peers of a call to another host: their clients by name, and the processes that serve them.
+type farPeers struct {
+	w                    map[string]*worker
+	libp2p, program, tls *proc // program is behind libp2p
+}
+
+func (b *bench) farPeers() (*farPeers, error) {
+	peers := filepath.Join(b.o.bin, "peers")
+	echoSock, programSock := filepath.Join(b.dir, "echo.sock"), filepath.Join(b.dir, "program.sock")
+	if _, _, err := b.procs.serve(peers, "unix-echo", echoSock); err != nil {
+		return nil, err
+	}
+	f := &farPeers{w: map[string]*worker{}}
+	var err error
+	if f.program, _, err = b.procs.serve(filepath.Join(b.o.bin, "echo"), "listen", programSock); err != nil {
+		return nil, err
+	}
+	var libp2p, tls string
+	if f.libp2p, libp2p, err = b.procs.serve(peers, "libp2p-serve", echoSock, programSock); err != nil {
+		return nil, err
+	}
+	if f.tls, tls, err = b.procs.serve(peers, "grpc-serve-tls", b.dir); err != nil {
+		return nil, err
+	}
+	for _, s := range []struct {
+		name string
+		args []string
+	}{
+		{"echo", []string{"libp2p-call-echo", libp2p}},
+		{"echo far", []string{"libp2p-call-echo-far", libp2p}},
+		{"frames", []string{"libp2p-call-frames", libp2p}},
+		{"frames far", []string{"libp2p-call-frames-far", libp2p}},
+		{"grpc", []string{"grpc-call-tls", tls, b.dir}},
+	} {
+		if f.w[s.name], err = b.procs.worker(peers, s.args...); err != nil {
+			return nil, err
+		}
+	}
+	return f, nil
 }

@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -75,8 +74,6 @@ func host(args []string) {
 		fail(err)
 	}
 }
-
-var work atomic.Int64 // so that the loop of burn has something to do
 
 // burn takes all processors.
 func burn([]string) {

@@ -100,6 +100,10 @@ func BenchmarkServe(b *testing.B) {
 			return in, nil
 		}))
 	})
+	b.Run("raw-meta", func(b *testing.B) { // of a stranger
+		meta := map[string]string{metaPeer: "12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf"}
+		batches(b, cellproto.Header{FuncNum: 1, Meta: meta}, payload, FuncRaw("echo", echo))
+	})
 	b.Run("json", func(b *testing.B) {
 		batches(b, cellproto.Header{FuncNum: 1, Codec: cellproto.JSON}, []byte(`{"a":3,"b":4}`), Func("add", add))
 	})

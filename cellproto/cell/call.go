@@ -31,7 +31,7 @@ func CallerFrom(ctx context.Context) cellproto.PeerID {
 // MetaFrom gives a value of the call's meta, "" when there is none.
 func MetaFrom(ctx context.Context, key string) string {
 	if c := callFrom(ctx); c != nil {
-		return c.given.meta[key]
+		return c.meta[key]
 	}
 	return ""
 }
@@ -62,8 +62,9 @@ func callFrom(ctx context.Context) *call {
 type call struct {
 	s        *server
 	conn     *cellproto.Conn
-	by       *counted      // that counts the call; nil: the nucleus does
-	given    *given        // never nil
+	by       *counted // that counts the call; nil: the nucleus does
+	given    *given   // never nil
+	meta     map[string]string
 	deadline time.Duration // after server.born; 0: none
 	timed    time.Duration // when it began, after server.born, if it is timed
 
@@ -77,7 +78,6 @@ type call struct {
 type given struct {
 	key   string
 	trace string
-	meta  map[string]string
 }
 
 var nothing given
@@ -100,9 +100,10 @@ func (s *server) begin(conn *cellproto.Conn, f *cellproto.Frame) *call {
 	s.slab = s.slab[1:]
 	s.slabMu.Unlock()
 	c.s, c.conn, c.frame, c.given = s, conn, f, &nothing
-	if h := &f.Header; len(h.Key) > 0 || len(h.Trace) > 0 || len(h.Meta) > 0 {
-		c.given = &given{key: string(h.Key), trace: string(h.Trace), meta: h.Meta}
+	if h := &f.Header; len(h.Key) > 0 || len(h.Trace) > 0 {
+		c.given = &given{key: string(h.Key), trace: string(h.Trace)}
 	}
+	c.meta = f.Header.Meta
 	if f.Header.Budget > 0 {
 		c.deadline = time.Since(s.born) + min(f.Header.Budget, farAway)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"reflect"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -42,7 +43,11 @@ var (
 	})
 	// For the transcoders.
 	plainEncoder = mustMode(func() (cbor.EncMode, error) { return cbor.CoreDetEncOptions().EncMode() })
-	plainDecoder = mustMode(func() (cbor.DecMode, error) { return cborOptions().DecMode() })
+	plainDecoder = mustMode(func() (cbor.DecMode, error) {
+		o := cborOptions()
+		o.IntDec = cbor.IntDecConvertNone // encoding/json writes a uint64 as it is, and a big.Int as an object
+		return o.DecMode()
+	})
 )
 
 func cborOptions() cbor.DecOptions {
@@ -101,6 +106,9 @@ func plainNumbers(v any) (any, error) {
 	case json.Number:
 		if i, err := v.Int64(); err == nil {
 			return i, nil
+		}
+		if u, err := strconv.ParseUint(v.String(), 10, 64); err == nil {
+			return u, nil
 		}
 		return v.Float64()
 	case []any:

@@ -279,7 +279,7 @@ func (d *derivation) object(t reflect.Type, def *definition) (node, error) {
 		if err != nil {
 			return nil, fmt.Errorf("field %s.%s: %w", t, f.Name, err)
 		}
-		if f.optional && d.output {
+		if f.optional && d.output && !mayHoldNull(f.Type) {
 			n = notNull(n)
 		}
 		if doc := f.Tag.Get("doc"); doc != "" {
@@ -306,6 +306,18 @@ func (d *derivation) object(t reflect.Type, def *definition) (node, error) {
 		def.pointer.required = def.shape.required
 	}
 	return n, nil
+}
+
+// mayHoldNull says that a field of type t which is not empty can still be null: a pointer to what is nil.
+func mayHoldNull(t reflect.Type) bool {
+	if t.Kind() != reflect.Pointer {
+		return false
+	}
+	switch t.Elem().Kind() {
+	case reflect.Pointer, reflect.Slice, reflect.Map, reflect.Interface:
+		return true
+	}
+	return false
 }
 
 // notNull takes back container's null of a field that is left out instead.

@@ -206,15 +206,25 @@ func (h *handoff) accept(subject string, share *atomic.Int32) func(*cellproto.Co
 				"calls to other cells go over a connection without %q in its hello", cellproto.CapHandoff))
 			return
 		}
-		delete(f.Header.Meta, metaPeer)
-		if subject != "" {
-			if f.Header.Meta = maps.Clone(f.Header.Meta); f.Header.Meta == nil {
-				f.Header.Meta = map[string]string{}
-			}
-			f.Header.Meta[metaPeer] = subject
-		}
+		f.Header.Meta = withPeer(f.Header.Meta, subject)
 		h.s.acceptCounted(c, f, by)
 	}
+}
+
+// withPeer gives the meta of a call with its caller, "" for the owner, in the place of whom it names itself, and
+// without what only a nucleus says. The map may be one that calls share.
+func withPeer(meta map[string]string, subject string) map[string]string {
+	_, named := meta[metaPeer]
+	if _, told := meta[cellproto.MetaSchema]; !named && !told && subject == "" {
+		return meta
+	}
+	own := make(map[string]string, len(meta)+1)
+	maps.Copy(own, meta)
+	delete(own, cellproto.MetaSchema)
+	if own[metaPeer] = subject; subject == "" {
+		delete(own, metaPeer)
+	}
+	return own
 }
 
 // leaveForGood is leave for a program that stops.

@@ -16,12 +16,19 @@ import (
 // handOver starts a program that takes connections, and gives one to it.
 func handOver(t testing.TB, functions ...*Function) (p *program, caller *cellproto.Conn) {
 	t.Helper()
+	return handOverTo(t, Config{}, nil, functions...)
+}
+
+// handOverTo is handOver with a configuration, and a caller that was made for a schema.
+func handOverTo(t testing.TB, cfg Config, made []byte, functions ...*Function) (p *program, caller *cellproto.Conn) {
+	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Close(fds[0]) })
-	p = start(t, programConfig{Config: Config{handoff: os.NewFile(uintptr(fds[1]), "handoff")}}, functions...)
+	cfg.handoff = os.NewFile(uintptr(fds[1]), "handoff")
+	p = start(t, programConfig{Config: cfg}, functions...)
 	if _, err := p.PeerHello(limited(t)); err != nil { // as the nucleus does
 		t.Fatal(err)
 	}
@@ -52,7 +59,7 @@ func handOver(t testing.TB, functions ...*Function) (p *program, caller *cellpro
 		t.Fatal(err)
 	}
 	far.Close()
-	caller, err = cellproto.NewConn(near, cellproto.Config{Opener: true})
+	caller, err = cellproto.NewConn(near, cellproto.Config{Opener: true, Hello: cellproto.Hello{MadeFor: made}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,5 +119,35 @@ func TestNothingBeginsWithoutANucleus(t *testing.T) {
 	close(release)
 	if err := <-busy; err != nil {
 		t.Logf("the call that was in flight: %v", err)
+	}
+}
+
+// A caller that the program serves itself says in its hello by which version it knows the cell.
+func TestHandedOverCallersOfOlderVersions(t *testing.T) {
+	cfg := Config{Name: "maths", Older: [][]*Function{{Func("mul", mulPair)}}}
+	old, err := newServer(Config{Name: "maths"}, cfg.Older[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash := old.schema.Hash()
+	for _, tc := range []struct {
+		made []byte
+		args string
+		meta map[string]string
+		kind cellproto.Kind
+	}{
+		{hash[:], `{"a":3,"b":4}`, nil, 0},
+		{hash[:], `{"left":3,"right":4}`, nil, cellproto.BadInput},
+		{nil, `{"left":3,"right":4}`, nil, 0},
+		{nil, `{"left":3,"right":4}`, map[string]string{cellproto.MetaSchema: hash.String()}, 0}, // that is for the nucleus to say
+		{make([]byte, len(hash)), `{"left":3,"right":4}`, nil, 0},
+	} {
+		_, caller := handOverTo(t, cfg, tc.made, Func("mul", mulFactors))
+		_, err := caller.Call(limited(t), &cellproto.Request{
+			Header: cellproto.Header{Func: "mul", Codec: cellproto.JSON, Meta: tc.meta}, Payload: []byte(tc.args),
+		})
+		if cellproto.KindOf(err) != tc.kind {
+			t.Errorf("%s, made for %x: %v", tc.args, tc.made, err)
+		}
 	}
 }

@@ -27,6 +27,10 @@ type Config struct {
 	Background func(ctx context.Context) error
 	// Drain bounds the calls in flight after the program was told to stop. 0: cellproto.DrainTimeout.
 	Drain time.Duration
+	// Older has the functions of earlier versions whose callers this one would break, and which it serves as well: all
+	// functions of each, as they were, the newest version first, at most cellproto.MaxOlder. Who was made for one of them
+	// (a client that cellctl gen wrote says so) gets its functions; everybody else those that are served.
+	Older [][]*Function
 	// Log takes the stacks of panics. Default: the standard error, which is the cell's log.
 	Log io.Writer
 
@@ -98,10 +102,9 @@ func (cfg Config) Serve(ctx context.Context, t cellproto.Transport, functions ..
 
 // server is what serves the connection to the nucleus, and those that the nucleus hands over.
 type server struct {
-	cfg       Config
-	schema    cellproto.Schema
-	canonical []byte
-	functions map[string]*Function
+	cfg Config
+	version
+	older map[string]*version // by the hash of the schema, in hex; nil: there are none
 
 	base    context.Context // of all calls
 	stop    context.CancelFunc
@@ -121,37 +124,19 @@ func newServer(cfg Config, functions []*Function) (*server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	s := &server{
-		cfg: cfg, born: time.Now(), functions: make(map[string]*Function, len(functions)+1),
-		schema: cellproto.Schema{Cell: cfg.Name, Functions: make(map[string]cellproto.Function, len(functions))},
-	}
+	s := &server{cfg: cfg, born: time.Now()}
 	s.flights.init()
-	for _, declared := range functions {
-		f := *declared // it may be served twice, or be declared further
-		if s.functions[f.name] != nil {
-			return nil, cellproto.Errorf("serve", cellproto.BadInput, "two functions are named %q", f.name)
-		}
-		schema, err := f.compile()
-		if err != nil {
-			return nil, err
-		}
-		s.functions[f.name], s.schema.Functions[f.name] = &f, schema
-	}
-	if err := s.schema.Validate(); err != nil {
+	if err := s.addOlder(); err != nil {
 		return nil, err
 	}
-	s.canonical = s.schema.Canonical()
-	answer := func(context.Context, []byte) ([]byte, error) { return s.canonical, nil }
-	s.functions[cellproto.FuncSchema] = &Function{name: cellproto.FuncSchema, raw: answer, codec: cellproto.JSON}
-	return s, nil
+	return s, s.version.declare(cfg.Name, functions)
 }
 
 const agent = "celld-go-sdk"
 
 func (s *server) hello() cellproto.Hello {
-	hash := s.schema.Hash()
 	h := cellproto.Hello{
-		Schema: hash[:], Codecs: []uint{uint(cellproto.JSON), uint(cellproto.CBOR)}, Agent: agent,
+		Schema: s.hash[:], Codecs: []uint{uint(cellproto.JSON), uint(cellproto.CBOR)}, Agent: agent,
 		Cell: s.cfg.Name, Functions: sortedNames(s.schema.Functions),
 	}
 	if s.cfg.Background != nil {
@@ -176,6 +161,7 @@ func (s *server) refuse(conn *cellproto.Conn, f *cellproto.Frame, err error) {
 // counted is where the calls on a connection that was handed over are counted.
 type counted struct {
 	page  *cellproto.Page
+	as    *version      // that its caller knows; nil: not looked at yet, or there is one only
 	share *atomic.Int32 // in flight of the same stranger; nil: the owner's are not limited
 }
 
@@ -215,11 +201,15 @@ func (s *server) enter(by *counted) error {
 
 // acceptCounted takes a call; by is nil for those that the nucleus counts.
 func (s *server) acceptCounted(conn *cellproto.Conn, f *cellproto.Frame, by *counted) {
-	fn := s.functions[f.Header.Func]
-	var err error
+	v, err := &s.version, error(nil)
+	if s.older != nil {
+		v, err = s.versionOf(conn, f, by)
+	}
+	fn := v.functions[f.Header.Func]
 	switch {
+	case err != nil:
 	case fn == nil:
-		_, err = s.schema.Function(f.Header.Func)
+		_, err = v.schema.Function(f.Header.Func)
 	case f.More && !fn.flags.BodyIn:
 		err = cellproto.Errorf("call "+fn.name, cellproto.BadInput, "it takes no body")
 	default:

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/celldnet/celld/cellproto"
 )
 
 // shape is what the decoders do not check: that an object has the fields of its struct, spelled so,
@@ -117,9 +119,18 @@ func (s *shape) checkLength(n int) error {
 
 func (s *shape) checkText(text []byte) error {
 	if s.enum != nil && !slices.Contains(s.enum, string(text)) {
-		return fault{"", "must be one of " + strings.Join(s.enum, ", ")}
+		return fault{"", "must be one of " + shownValues(s.enum)}
 	}
 	return nil
+}
+
+// shownValues lists values as they are, unless one could drive a terminal: then as they are written in Go.
+func shownValues(values []string) string {
+	line := strings.Join(values, ", ")
+	if strings.ContainsFunc(line, cellproto.Unprintable) {
+		line = fmt.Sprintf("%q", values)
+	}
+	return line
 }
 
 func (s *shape) checkNull() error {

@@ -55,7 +55,7 @@ func (s *Stub) do(ctx context.Context, r *Request) (*Reply, error) {
 
 // Invoke makes a typed call: args is what a generated client has encoded, parse reads the reply. A callee
 // that reads no CBOR gets JSON, from the second call on at once. A reply that is not what parse reads is
-// BadReply.
+// BadReply, in either codec.
 func Invoke[Out any](ctx context.Context, s *Stub, r Request, args *wire.Writer, parse func(*wire.Reader) Out) (Out, error) {
 	var none Out
 	reply, err := s.send(ctx, &r, args)
@@ -67,7 +67,7 @@ func Invoke[Out any](ctx context.Context, s *Stub, r Request, args *wire.Writer,
 		return none, err
 	}
 	if reply.reply.Header.Codec != cellproto.CBOR {
-		return decoded[Out](reply.reply.Header.Codec, data)
+		return decoded(reply.reply.Header.Codec, data, parse)
 	}
 	w := wire.NewReader(data)
 	out := parse(&w)
@@ -77,11 +77,25 @@ func Invoke[Out any](ctx context.Context, s *Stub, r Request, args *wire.Writer,
 	return out, nil
 }
 
-// decoded is apart, so that what it gives is on the heap only here.
-func decoded[Out any](codec cellproto.Codec, data []byte) (Out, error) {
+// decoded reads a reply that is not in CBOR: JSON by the same checks. It is apart, so that what it gives is on the
+// heap only here.
+func decoded[Out any](codec cellproto.Codec, data []byte, parse func(*wire.Reader) Out) (Out, error) {
 	var out Out
-	if err := decodeReply(codec, data, &out); err != nil {
-		return out, remote(err)
+	if codec != cellproto.JSON {
+		err := decodeReply(codec, data, &out)
+		if err != nil {
+			err = remote(err)
+		}
+		return out, err
+	}
+	r, err := wire.NewJSONReader(data)
+	if err == nil {
+		out = parse(&r)
+		err = r.Done()
+	}
+	if err != nil {
+		var none Out
+		return none, remote(err)
 	}
 	return out, nil
 }

@@ -80,10 +80,14 @@ const (
 	ChallengeSig    Challenge = "sig"    // that it holds one of AllowedKeys
 )
 
+// DefaultMemory is what a confined program may use, in bytes, whose cell does not say how much it needs. It is a
+// bound and no need: a machine that has less to give may give less.
+const DefaultMemory = 256 << 20
+
 // Resources is what one instance needs.
 type Resources struct {
 	CPU         float64 // cores; 0.01 to 1024
-	Memory      int64   // bytes; 1 MiB to 16 TiB
+	Memory      int64   // bytes; 1 MiB to 16 TiB; 0: not said, see DefaultMemory
 	Disk        int64   // bytes that its state may take in data/store; 1 MiB to 16 TiB
 	GPU         string  // always "" for now
 	Concurrency int     // calls in flight in the program; 1 to cellproto.MaxStreams
@@ -175,7 +179,7 @@ func Default() *Config {
 		Cell:        Cell{Version: "0.1.0", Schema: true, Speaks: Frames},
 		LifeCycle:   LifeCycle{FreezeAfter: 30 * time.Second, IdleTimeout: 600 * time.Second, RetireAfter: 7 * 24 * time.Hour, KeepLog: true},
 		Auth:        Auth{Challenge: ChallengeSimple, TokenTTL: 10 * time.Minute},
-		Resources:   Resources{CPU: 1, Memory: 256 << 20, Disk: 64 << 20, Concurrency: 100},
+		Resources:   Resources{CPU: 1, Disk: 64 << 20, Concurrency: 100},
 		SLO:         SLO{MaxP99Ms: 150, MinBandwidthMbps: 100, CloneOnViolation: true},
 		Caller:      Caller{SpotCheck: 0.01},
 		Deps:        map[string]string{},

@@ -35,7 +35,7 @@ type key struct {
 	path     string
 	kind     kind
 	at       func(*Config) any   // where the value goes: the pointer that kind names
-	optional bool                // of texts: may be ""
+	optional bool                // of texts: may be ""; of sizes: may be 0, which says nothing
 	choices  []string            // of texts: the only ones
 	check    func(string) *fault // of a text that is not "", of every text of a list or table
 	min, max float64             // of numbers; of durations in s, of sizes in bytes; of lists and tables max is the count
@@ -77,7 +77,7 @@ var keys = [...]key{
 	{path: "auth.token_ttl", kind: duration, at: func(c *Config) any { return &c.Auth.TokenTTL }, min: 1, max: maxTokenTTL},
 
 	{path: "resources.cpu", kind: number, at: func(c *Config) any { return &c.Resources.CPU }, min: 0.01, max: maxCPU},
-	{path: "resources.memory", kind: size, at: func(c *Config) any { return &c.Resources.Memory }, min: minMemory, max: maxMemory},
+	{path: "resources.memory", kind: size, at: func(c *Config) any { return &c.Resources.Memory }, optional: true, min: minMemory, max: maxMemory},
 	{path: "resources.disk", kind: size, at: func(c *Config) any { return &c.Resources.Disk }, min: minMemory, max: maxMemory},
 	{path: "resources.gpu", kind: text, at: func(c *Config) any { return &c.Resources.GPU }, optional: true, check: checkGPU},
 	{path: "resources.concurrency", kind: integer, at: func(c *Config) any { return &c.Resources.Concurrency }, min: 1, max: cellproto.MaxStreams},

@@ -67,6 +67,9 @@ func (k *key) validate(c *Config) *fault {
 	case *float64:
 		return k.inRange(*p, "")
 	case *int64:
+		if *p == 0 && k.optional {
+			return nil
+		}
 		return k.inRange(float64(*p), " bytes")
 	case *time.Duration:
 		return k.inRange(p.Seconds(), " s")

@@ -1,11 +1,11 @@
 package wire
 
 import (
+	"encoding/base64"
 	"encoding/binary"
 	"fmt"
 	"math"
 	"math/bits"
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -15,10 +15,11 @@ import (
 // Reader reads one item. The first error stays: from then on everything is zero, and maps and lists are
 // empty, so that it is enough to look at Done in the end.
 type Reader struct {
-	data  []byte
-	pos   int
-	depth int
-	err   error
+	data   []byte
+	pos    int
+	depth  int
+	err    error
+	base64 bool // byte strings are texts: it was JSON
 }
 
 // NewReader reads data, which it keeps. Texts and byte strings are copies.
@@ -153,7 +154,19 @@ func (r *Reader) Text() string {
 
 // Bytes reads a byte string: never nil.
 func (r *Reader) Bytes() []byte {
+	if r.base64 {
+		return r.decoded(r.span(majorText))
+	}
 	return append(make([]byte, 0), r.span(majorBytes)...)
+}
+
+func (r *Reader) decoded(text []byte) []byte {
+	b := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
+	n, err := base64.StdEncoding.Decode(b, text)
+	if err != nil {
+		r.fail("bytes that are not in base64")
+	}
+	return b[:n]
 }
 
 // Int reads an integer of so many bits: 8, 16, 32 or 64.
@@ -326,7 +339,12 @@ func (r *Reader) OneOf(known []string) string {
 		}
 	}
 	if r.err == nil {
-		r.fail("%.64q is not one of %s", value, strings.Join(known, ", "))
+		const shown = 16 // they are a stranger's words, and may be many
+		more := ""
+		if n := len(known) - shown; n > 0 {
+			more = fmt.Sprintf(" and %d more", n)
+		}
+		r.fail("%.64q is not one of %.64q%s", value, known[:min(len(known), shown)], more)
 	}
 	return value
 }

@@ -126,6 +126,20 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// The words of an enumeration are a stranger's: they are quoted, and not all are shown.
+func TestOneOfQuotes(t *testing.T) {
+	known := []string{"\x1b[31mred", "\u202eblue"}
+	for range 100 {
+		known = append(known, strings.Repeat("x", 1000))
+	}
+	r := NewReader([]byte("\x62\x1b["))
+	r.OneOf(known)
+	err := r.Done().Error()
+	if strings.ContainsFunc(err, cellproto.Unprintable) || !strings.Contains(err, `"\x1b[31mred"`) || !strings.Contains(err, "and 86 more") || len(err) > 2000 {
+		t.Errorf("%d bytes: %q", len(err), err)
+	}
+}
+
 // FuzzReader holds that what is passed over is what the library finds well-formed, and that nothing is read
 // past the end.
 func FuzzReader(f *testing.F) {

@@ -81,6 +81,7 @@ func parse(args []string, w io.Writer) (options, error) {
 	})
 	fs.BoolVar(&c.LogStdout, "log-stdout", false, "its standard output is a log too")
 	fs.StringVar(&c.Cgroup, "cgroup", "", "a control group (v2) of this process's, as a `directory`, or none")
+	fs.Var(list{o.pool}, "pool", "`controller=directory` of a control group that is entered first, which bounds more than this program; may be repeated")
 	fs.DurationVar(&c.Grace, "grace", 0, "how long it may take to end after SIGTERM (default 5s)")
 	fs.DurationVar(&c.Every, "every", 0, "how often --report says what it uses (default 1s)")
 	build, isBuild := sandbox.Build{}, false
@@ -114,6 +115,18 @@ func parse(args []string, w io.Writer) (options, error) {
 		return o, fmt.Errorf("--disk, --inodes, --timeout and --output are for --build")
 	}
 	return o, o.finish(fs)
+}
+
+func (o *options) pool(s string) error {
+	controller, dir, ok := strings.Cut(s, "=")
+	if !ok {
+		return fmt.Errorf("%.80q is not controller=directory", s)
+	}
+	if o.config.Pool == nil {
+		o.config.Pool = map[string]string{}
+	}
+	o.config.Pool[controller] = dir
+	return nil
 }
 
 func (o *options) keepFD(s string) error {

@@ -34,6 +34,9 @@ func TestCommandLine(t *testing.T) {
 			c.Every = time.Duration(rapid.Int64Range(int64(100*time.Millisecond), int64(time.Minute)).Draw(t, "every"))
 			c.LogStdout, c.Cgroup = full.Draw(t, "stdout"), rapid.SampledFrom([]string{"", "none", "/sys/x"}).Draw(t, "cgroup")
 		}
+		if c.Cgroup == "" && full.Draw(t, "pool") {
+			c.Pool = map[string]string{"cpu": "/sys/a=b", "": "/sys/c"}
+		}
 		if full.Draw(t, "build") {
 			c.Build = &sandbox.Build{Output: []string{"bin/a b"}}
 			if full.Draw(t, "build limits") {
@@ -74,7 +77,8 @@ func TestCommandLine(t *testing.T) {
 func TestParseRefuses(t *testing.T) {
 	for _, line := range []string{
 		"", "--dir /x", "-- prog", "--dir / -- prog", "--dir /x --memory 1 -- prog", "--dir /x --memory lots -- prog",
-		"--dir /x --cpu 0% -- prog", "--dir /x --cpu 101% -- prog", "--dir /x --tier T4 -- prog", "--dir /x --keep-fd 2 -- prog",
+		"--dir /x --cpu 0% -- prog", "--dir /x --pool /sys/x -- prog", "--dir /x --pool cpu=sys -- prog",
+		"--dir /x --pool cpu=/sys/x --cgroup none -- prog", "--dir /x --cpu 101% -- prog", "--dir /x --tier T4 -- prog", "--dir /x --keep-fd 2 -- prog",
 		"--dir /x --keep-fd x -- prog", "--dir /x --owner-fd 1 -- prog", "--dir /x --owner-fd -1 -- prog", "--dir /x --system some -- prog",
 		"--dir /x --output a -- prog", "--dir /x --build --output ../a -- prog", "--dir /x --build --tier T2 -- prog",
 		"--probe prog", "--version prog", "--dir /x --what -- prog", "--dir /x --env novalue -- prog", "--dir /x --read rel -- prog",

@@ -34,7 +34,7 @@ func run(o options) int {
 	// Before the start: who hears that the program runs may send a signal that would end this process.
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, listened...)
-	box, err := sandbox.Start(o.config, deps)
+	box, err := start(o.config, deps)
 	if err != nil {
 		complain(err)
 		if deps.Report != nil {
@@ -54,6 +54,17 @@ func run(o options) int {
 			return ended(box.Wait())
 		}
 	}
+}
+
+// start starts the program, in a pool if one is named.
+func start(c sandbox.Config, deps sandbox.Deps) (box *sandbox.Box, err error) {
+	if len(c.Pool) > 0 {
+		if c.Cgroup, err = sandbox.EnterPool(c.Pool, "cellbox"); err != nil {
+			return nil, err
+		}
+		c.Pool = nil
+	}
+	return sandbox.Start(c, deps)
 }
 
 // awaitOwner gives a channel that is closed when the owner has: he holds the other end of the pipe fd,
@@ -84,6 +95,8 @@ func ended(r sandbox.Report) int {
 		return exitNoOutput
 	case sandbox.WhyGuard:
 		fmt.Fprintln(os.Stderr, "cellbox: the process that guards the program was killed")
+	case sandbox.WhyUnseen:
+		fmt.Fprintln(os.Stderr, "cellbox: the program was ended: /proc shows nothing of it (hidepid?), and no control group holds its limits")
 	}
 	if r.LogDropped > 0 {
 		fmt.Fprintf(os.Stderr, "cellbox: %d bytes of its log were dropped; they came too fast\n", r.LogDropped)

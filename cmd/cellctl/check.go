@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,6 +39,7 @@ const (
 	stateSame       = "same"
 	stateCompatible = "compatible" // another schema, which serves the clients
 	stateBreaking   = "breaking"
+	stateStale      = "stale"   // a client is not there, or was made from another schema than the lock says
 	stateUnknown    = "unknown" // nobody could be asked
 	stateUpdated    = "updated"
 )
@@ -45,7 +49,8 @@ func (a *app) checkCmd() *cobra.Command {
 		Use:   "check",
 		Short: "Check that the generated clients still fit their cells",
 		Long: `Compares the schema of each cell in cell.lock with the one that its clients were generated from. Exit 1 when one does
-not serve its clients any more, with what has changed. For "go generate" and for continuous integration.`,
+not serve its clients any more, with what has changed, or when a client is not the one in cell.lock. For "go generate" and
+for continuous integration.`,
 		Args:              args(0, 0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
@@ -61,8 +66,8 @@ not serve its clients any more, with what has changed. For "go generate" and for
 			return cellproto.Errorf("check", cellproto.NotFound, "there is no %s in %s", celllock.FileName, l.dir).WithHint("cellctl gen TARGET writes a client, and the lock.")
 		}
 		rows := []*checked{}
-		for i := range l.Cells {
-			row := a.checkOne(cmd, l, l.Cells[i], *offline, *timeout)
+		for _, c := range slices.Clone(l.Cells) {
+			row := a.checkOne(cmd, l, c, *offline, *timeout)
 			if *update && row.State == stateCompatible {
 				if err := l.renew(row); err != nil {
 					return err
@@ -78,6 +83,10 @@ not serve its clients any more, with what has changed. For "go generate" and for
 // checkOne compares one cell with its lock.
 func (a *app) checkOne(cmd *cobra.Command, l *lock, c celllock.Cell, offline bool, timeout time.Duration) *checked {
 	row := &checked{Target: c.Target, Cell: c.Cell, State: stateUnknown, Locked: c.Schema.String(), locked: c}
+	if stale := l.stale(&c); len(stale) > 0 {
+		row.State, row.Affected = stateStale, stale
+		return row
+	}
 	t, err := l.target(&c)
 	if err == nil {
 		if !offline {
@@ -112,9 +121,22 @@ func (a *app) checkOne(cmd *cobra.Command, l *lock, c celllock.Cell, offline boo
 	return row
 }
 
+// stale gives the clients of a cell that are not there, or were not made from the schema in the lock: they have its hash.
+func (l *lock) stale(c *celllock.Cell) (files []string) {
+	for _, file := range c.Files() {
+		code, err := celllock.ReadSmall(filepath.Join(l.dir, file), maxClient)
+		if err != nil || !bytes.Contains(code, []byte(c.Schema.String())) {
+			files = append(files, file)
+		}
+	}
+	return files
+}
+
+const maxClient = 16 << 20 // bytes of a client
+
 func unreachable(err error) bool {
 	kind := cellproto.KindOf(err)
-	return kind == cellproto.Unavailable || kind == cellproto.Timeout || kind == cellproto.NotFound
+	return kind == cellproto.Unavailable || kind == cellproto.Timeout
 }
 
 // known gives what was seen last of a cell, without asking anybody: a directory's own cache, or what the
@@ -124,32 +146,63 @@ func (a *app) known(l *lock, t target, c *celllock.Cell) (*described, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir := t.dir
-	if toml, err := celltoml.Load(caller); dir == "" && err == nil {
-		if dep := toml.Deps[t.text]; strings.HasPrefix(dep, ".") || filepath.IsAbs(dep) {
-			if dir = dep; !filepath.IsAbs(dep) {
-				dir = toml.Path(dep)
-			}
-		}
+	dir, id := t.dir, ""
+	if dir == "" {
+		dir, id = stoodFor(caller, t.text)
 	}
-	path, source := filepath.Join(caller, ".cell-cache", c.CID, "schema.json"), "what was seen last"
-	if dir != "" {
-		path, source = filepath.Join(dir, "cache", "schema.json"), "the cache of "+dir
-	} else if c.CID == "" {
-		return nil, cellproto.Errorf("check "+c.Target, cellproto.NotFound, "nothing is known of it here")
+	live := &described{}
+	live.CID = id
+	switch {
+	case dir != "":
+		live.source = "the cache of " + dir
+		live.schema, err = readCached(filepath.Join(dir, "cache", "schema.json"))
+	case id == "":
+		return nil, cellproto.Errorf("check "+c.Target, cellproto.NotFound, "it is not known here what it stands for").WithHint("Without --offline it is asked for.")
+	case id == c.CID: // of which there is one version only
+		live.source, live.Version = "its CID", c.Release
+		live.schema, err = c.ReadSchema(l.dir)
+	default:
+		live.source = "what was seen last"
+		live.schema, err = readCached(filepath.Join(caller, ".cell-cache", id, "schema.json"))
 	}
-	data, err := celllock.ReadSmall(path, cellproto.MaxSchema)
 	if err != nil {
-		return nil, cellproto.Errorf("check "+c.Target, cellproto.KindOf(err), "nothing is known of it here: %w", err).
+		return nil, cellproto.Errorf("check "+c.Target, cellproto.KindOf(err), "its schema is not known here: %w", err).
 			WithHint("Without --offline the cell is asked.")
 	}
-	s, err := cellproto.ParseSchema(data)
+	return live, nil
+}
+
+// stoodFor gives the directory or the CID for which a target stands, as far as that is known without a network; "" for
+// both if it is not.
+func stoodFor(caller, target string) (dir, id string) {
+	if toml, err := celltoml.Load(caller); err == nil {
+		if to, ok := toml.Deps[target]; ok {
+			if strings.HasPrefix(to, ".") {
+				return toml.Path(to), ""
+			}
+			target = to
+		}
+	}
+	if filepath.IsAbs(target) {
+		return target, ""
+	}
+	if strings.HasPrefix(target, "bafyrei") && filepath.IsLocal(target) { // a dag-cbor block, as publish writes it
+		return "", target
+	}
+	data, err := celllock.ReadSmall(filepath.Join(caller, ".cell-cache", "names.json"), cellproto.MaxSchema)
+	names := map[string]string{}
+	if err != nil || json.Unmarshal(data, &names) != nil || !filepath.IsLocal(names[target]) {
+		return "", ""
+	}
+	return "", names[target]
+}
+
+func readCached(path string) (*cellproto.Schema, error) {
+	data, err := celllock.ReadSmall(path, cellproto.MaxSchema)
 	if err != nil {
 		return nil, err
 	}
-	live := &described{schema: s, source: source}
-	live.CID, live.Version = c.CID, c.Release
-	return live, nil
+	return cellproto.ParseSchema(data)
 }
 
 // renew generates the clients of a cell again.
@@ -170,15 +223,17 @@ func (l *lock) renew(row *checked) error {
 		return err
 	}
 	row.State = stateUpdated
-	return l.write()
+	return nil
 }
 
 func (a *app) showChecked(rows []*checked) error {
-	breaking, unknown := 0, 0
+	breaking, stale, unknown := 0, 0, 0
 	for _, r := range rows {
 		switch r.State {
 		case stateBreaking:
 			breaking++
+		case stateStale:
+			stale++
 		case stateUnknown:
 			unknown++
 		}
@@ -194,6 +249,9 @@ func (a *app) showChecked(rows []*checked) error {
 	case breaking > 0:
 		return cellproto.Errorf("check", cellproto.Failed, "%d of %d cells do not fit their clients any more", breaking, len(rows)).
 			WithHint("Generate them again (cellctl gen), and mend what does not compile then; or pin the version before by its CID.")
+	case stale > 0:
+		return cellproto.Errorf("check", cellproto.Failed, "the clients of %d of %d cells are not those of %s", stale, len(rows), celllock.FileName).
+			WithHint("Take them from version control again, or write them again: cellctl gen TARGET.")
 	case unknown > 0:
 		return cellproto.Errorf("check", cellproto.Unavailable, "%d of %d cells could not be checked", unknown, len(rows))
 	}

@@ -14,8 +14,9 @@ func (a *app) gcCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "gc",
 		Short: "Remove mirrors that nobody uses",
-		Long:  "Remove the mirrors that are stopped and were not used for 7 days, and what was left half-way of others.",
-		Args:  args(0, 0),
+		Long: "Remove the mirrors that are stopped and were not used for 7 days, what was left half-way of others, and what\n" +
+			"is kept of blocks that were fetched.",
+		Args: args(0, 0),
 	}
 	dry := cmd.Flags().Bool("dry-run", false, "only name them")
 	timeout := timeoutFlag(cmd, 2*time.Minute)

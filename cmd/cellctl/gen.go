@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,9 +57,6 @@ nearest cell.toml; "cellctl check" says when a cell does not fit any more.`,
 				return err
 			}
 			written = append(written, c)
-			if err := l.write(); err != nil { // what is done is done, whatever comes next
-				return err
-			}
 		}
 		return a.showGenerated(written)
 	}
@@ -124,17 +122,17 @@ func (a *app) describe(cmd *cobra.Command, t target, timeout time.Duration) (*de
 	return live, err
 }
 
-// generate writes the clients of one cell, and puts it into the lock.
+// generate writes the clients of one cell, and puts it into the lock. Clients in other languages, in the same directory,
+// are written again: all of one cell are made from one schema.
 func (l *lock) generate(t target, live *described, dir string, langs []gen.Language) (celllock.Cell, error) {
 	s := live.schema
 	c := celllock.Cell{
 		Target: l.name(t), Cell: s.Cell, CID: live.CID, Release: live.Version, Schema: s.Hash(),
 		File: filepath.ToSlash(filepath.Join(dir, s.Cell+".schema.json")),
 	}
-	for _, other := range l.Cells {
-		if other.File == c.File && other.Target != c.Target {
-			return c, cellproto.Errorf("generate a client of "+c.Target, cellproto.BadInput, "%s was generated from %s, another cell of that name", c.File, other.Target).
-				WithHint("Give it a directory of its own: cellctl gen %s -o DIR", c.Target)
+	for _, lang := range gen.Languages {
+		if !slices.ContainsFunc(langs, func(l gen.Language) bool { return l.Name == lang.Name }) && l.has(&c, lang.Name) {
+			langs = append(slices.Clip(langs), lang)
 		}
 	}
 	files := []gen.Client{{File: s.Cell + ".schema.json", Code: append(s.Canonical(), '\n')}}
@@ -146,6 +144,9 @@ func (l *lock) generate(t target, live *described, dir string, langs []gen.Langu
 		files = append(files, client)
 		c.Clients = append(c.Clients, celllock.Client{Lang: lang.Name, File: filepath.ToSlash(filepath.Join(dir, client.Dir, client.File))})
 	}
+	if err := l.free(&c); err != nil {
+		return c, err
+	}
 	for _, f := range files {
 		path := filepath.Join(l.dir, dir, f.Dir, f.File)
 		err := os.MkdirAll(filepath.Dir(path), 0o755)
@@ -156,8 +157,31 @@ func (l *lock) generate(t target, live *described, dir string, langs []gen.Langu
 			return c, cellproto.Errorf("write "+path, cellproto.KindOf(err), "%w", err)
 		}
 	}
-	l.Put(c)
-	return c, nil
+	return c, l.put(c) // what is done is done, whatever comes next
+}
+
+// has says whether the lock has a client in a language of the same cell in the same directory.
+func (l *lock) has(c *celllock.Cell, lang string) bool {
+	return slices.ContainsFunc(l.Cells, func(o celllock.Cell) bool {
+		return o.Target == c.Target && o.File == c.File && slices.ContainsFunc(o.Clients, func(client celllock.Client) bool { return client.Lang == lang })
+	})
+}
+
+// free says whether none of a cell's files is that of another cell.
+func (l *lock) free(c *celllock.Cell) error {
+	for _, other := range l.Cells {
+		if other.Target == c.Target {
+			continue
+		}
+		theirs := append(other.Files(), other.File)
+		for _, file := range append(c.Files(), c.File) {
+			if slices.Contains(theirs, file) {
+				return cellproto.Errorf("generate a client of "+c.Target, cellproto.BadInput, "%s was generated from %s, another cell of such a name", file, other.Target).
+					WithHint("Give it a directory of its own: cellctl gen %s -o DIR", c.Target)
+			}
+		}
+	}
+	return nil
 }
 
 func (a *app) showGenerated(cells []celllock.Cell) error {

@@ -18,8 +18,8 @@ func (a *app) giveCmd() *cobra.Command {
 		Use:   "give",
 		Short: "Lend what this machine does not use to strangers' cells",
 		Long: "Have this machine run strangers' cells while nobody uses it, confined and within limits.\n" +
-			"It pauses within a second when somebody comes to the machine, on battery, with the lid closed, on a\n" +
-			"metered network, and when others need the machine; it goes on after a quiet minute.\n\n" +
+			"It pauses within a second when somebody comes to the machine, within two on battery, with the lid closed,\n" +
+			"on a metered network, and when others need the machine; it goes on after a quiet minute.\n\n" +
 			"What a flag does not name stays as it was set last. The limits are those of all hosted cells together.\n" +
 			"Whoever owns a machine can read what it runs: those whose cells you host can be read by you.",
 		Example: "  cellctl give\n" +
@@ -119,9 +119,9 @@ func addGiveFlags(cmd *cobra.Command) *giveFlags {
 	set.StringVar(&f.until, "until", "never", "when to stop: 08:00, 2h, 2030-01-31T08:00, or never")
 	set.StringVar(&f.schedule, "schedule", "always", `when in the week, such as "mon-fri 22:00-07:00, sat,sun"`)
 	set.StringArrayVar(&f.allow, "allow", nil, "peer `ID` of a publisher whose cells are taken up, or all; may be repeated")
-	set.StringArrayVar(&f.deny, "deny", nil, "`CID` of a cell that is not taken up, or none; may be repeated")
+	set.StringArrayVar(&f.deny, "deny", nil, "`CID` of a cell that is not taken up, or peer ID of a publisher, or none; may be repeated")
 	set.IntVar(&f.hosts, "hosts", 4, "how many cells at once")
-	set.BoolVar(&f.gpu, "gpu", false, "take up cells that want a GPU")
+	set.BoolVar(&f.gpu, "gpu", false, "refused: a program in a sandbox sees no GPU")
 	set.BoolVar(&f.source, "build-from-source", false, "build cells that have no program for this machine, in a sandbox")
 	set.StringVar(&f.credit, "credit-to", "self", "peer ID of the account or pool that is credited, the `name` of a pool, or self")
 	return f
@@ -253,6 +253,17 @@ func parseUntil(text string, now time.Time) (time.Time, error) {
 		WithHint("A time is 08:00, 2h, 2030-01-31T08:00, or never.")
 }
 
+// shownRefused is of how many offers that were not taken people are told.
+const shownRefused = 3
+
+// refusedRows says why offers were not taken of late.
+func refusedRows(list []ctl.Refused) (rows [][]string) {
+	for _, r := range list[:min(len(list), shownRefused)] {
+		rows = append(rows, []string{"refused", fmt.Sprintf("%s: %s (%s, %d times)", r.Name, r.Why, r.At.Local().Format("15:04"), r.Times)})
+	}
+	return rows
+}
+
 func (a *app) showGiving(g ctl.Giving) error {
 	state := "off"
 	switch {
@@ -274,7 +285,15 @@ func (a *app) showGiving(g ctl.Giving) error {
 	if g.Disk > 0 {
 		disk = bytesText(g.Disk) + "/s"
 	}
-	add("at most", fmt.Sprintf("%.4g %% of the processors, %.4g %% of the memory, %s of disk, %d cells", g.CPU, g.RAM, disk, g.Hosts))
+	cells := fmt.Sprintf("%d cells", g.Hosts)
+	if g.Places > 0 && g.Places < g.Hosts {
+		cells += fmt.Sprintf(" (there is memory for %d)", g.Places)
+	}
+	if g.Max && !g.Running {
+		add("at most", "all that nobody else uses, "+cells)
+	} else {
+		add("at most", fmt.Sprintf("%.4g %% of the processors, %.4g %% of the memory, %s of disk, %s", g.CPU, g.RAM, disk, cells))
+	}
 	add("held by", g.LimitBy)
 	add("busy above", fmt.Sprintf("%.4g %%", g.Busy))
 	add("used now", fmt.Sprintf("%.1f %% of the processors, %s of memory, %s/s of disk", g.Used.CPU, bytesText(g.Used.RSS), bytesText(g.Used.Disk)))
@@ -288,6 +307,9 @@ func (a *app) showGiving(g ctl.Giving) error {
 	for _, id := range g.Deny {
 		add("denied", id)
 	}
+	if g.Source {
+		add("builds", "what has no program for this machine")
+	}
 	for _, s := range g.Sensors {
 		text := s.Says
 		if s.By != "" {
@@ -296,11 +318,15 @@ func (a *app) showGiving(g ctl.Giving) error {
 		add(s.Of, text)
 	}
 	add("error", g.Error)
-	if err := a.table(rows); err != nil || len(g.Hosted) == 0 {
+	if err := a.table(append(rows, refusedRows(g.Refused)...)); err != nil || len(g.Hosted) == 0 {
 		return err
 	}
+	return a.showHosted(g.Hosted)
+}
+
+func (a *app) showHosted(hosted []ctl.HostedRow) error {
 	table := [][]string{{"CELL", "VERSION", "FOR", "STATE", "CPU", "MEMORY", "SINCE"}}
-	for _, h := range g.Hosted {
+	for _, h := range hosted {
 		table = append(table, []string{
 			h.Name, h.Version, h.ForWhom, h.State, fmt.Sprintf("%.1f %%", h.CPU), bytesText(h.RSS), h.Since.Local().Format(time.DateTime),
 		})

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
+	"github.com/gofrs/flock"
 	"github.com/google/renameio/v2"
 
 	"github.com/celldnet/celld/cellproto"
@@ -34,16 +38,33 @@ func readLock() (*lock, error) {
 	return &lock{File: *f, dir: dir}, nil
 }
 
-func (l *lock) write() error {
-	data, err := json.MarshalIndent(l.File, "", "  ")
+// put adds or replaces a cell in the file. What another process has put there meanwhile stays.
+func (l *lock) put(c celllock.Cell) error {
+	path := filepath.Join(l.dir, celllock.FileName)
+	only := flock.New(l.dir, flock.SetFlag(os.O_RDONLY))
+	ctx, cancel := context.WithTimeout(context.Background(), lockWait)
+	defer cancel()
+	if _, err := only.TryLockContext(ctx, lockWait/100); err != nil {
+		return cellproto.Errorf("write "+path, cellproto.KindOf(err), "another process holds %s: %w", l.dir, err)
+	}
+	defer only.Close()
+	f, err := celllock.Read(l.dir)
+	if err != nil {
+		return err
+	}
+	f.Put(c)
+	l.File = *f
+	data, err := json.MarshalIndent(f, "", "  ")
 	if err == nil {
-		err = renameio.WriteFile(filepath.Join(l.dir, celllock.FileName), append(data, '\n'), 0o644)
+		err = renameio.WriteFile(path, append(data, '\n'), 0o644)
 	}
 	if err != nil {
-		return cellproto.Errorf("write "+filepath.Join(l.dir, celllock.FileName), cellproto.KindOf(err), "%w", err)
+		return cellproto.Errorf("write "+path, cellproto.KindOf(err), "%w", err)
 	}
 	return nil
 }
+
+const lockWait = 5 * time.Second // for a process that writes the same file
 
 // target gives the target of a locked cell as a command takes it.
 func (l *lock) target(c *celllock.Cell) (target, error) {

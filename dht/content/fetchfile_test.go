@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/internal/addrgroup"
 )
 
 // What an interrupted fetch leaves is used by the next one, also in another process; what was
@@ -133,7 +134,7 @@ func TestFetchStoppedKeepsPart(t *testing.T) {
 func TestFetchOverloaded(t *testing.T) {
 	a := newArtefact(t, 32, artefactSize)
 	s := newStore(t, Config{}, nil)
-	self := taker{s.self().ID, groupOf(s.self().Addrs[0])}
+	self := taker{s.self().ID, addrgroup.Of(s.self().Addrs[0])}
 	for range maxFetchesPeer {
 		if !a.slots.take(self) {
 			t.Fatal("there is no place")

@@ -7,37 +7,22 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	ma "github.com/multiformats/go-multiaddr"
-	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/celldnet/celld/internal/addrgroup"
 )
 
 // groupShare is which part of all places the peers of one group may have: an attacker makes as many
 // identities as he likes, but has few networks.
 const groupShare = 4
 
-// taker is who wants a place: a peer, and the group of its address.
+// taker is who wants a place: a peer, and the group of its address; of a relayed one, the relay's. What has no IP
+// address is a group of its own.
 type taker struct {
 	peer  peer.ID
 	group string
 }
 
-func takerOf(c network.Conn) taker { return taker{c.RemotePeer(), groupOf(c.RemoteMultiaddr())} }
-
-// groupOf names the /24 that an address is in, or the /48 of IPv6; of a relayed one, the relay's. What
-// has no IP address is a group of its own.
-func groupOf(a ma.Multiaddr) string {
-	if a == nil {
-		return ""
-	}
-	ip, err := manet.ToIP(a)
-	if err != nil {
-		return ""
-	}
-	if v4 := ip.To4(); v4 != nil {
-		return string(v4[:3])
-	}
-	return string(ip[:6])
-}
+func takerOf(c network.Conn) taker { return taker{c.RemotePeer(), addrgroup.Of(c.RemoteMultiaddr())} }
 
 // shares hands out places so that neither one peer nor one group has them all.
 type shares struct {

@@ -8,28 +8,7 @@ import (
 	"testing/synctest"
 
 	"github.com/libp2p/go-libp2p/core/peer"
-	ma "github.com/multiformats/go-multiaddr"
 )
-
-func TestGroupOf(t *testing.T) {
-	const relay = "/p2p/12D3KooWRCfXnWx4nR85rsHNLgphbFceeitFJcUeszkpmb2bS2mz/p2p-circuit"
-	for _, c := range []struct {
-		a, b string
-		same bool
-	}{
-		{"/ip4/1.2.3.4/tcp/1", "/ip4/1.2.3.250/udp/9/quic-v1", true},
-		{"/ip4/1.2.3.4/tcp/1", "/ip4/1.2.4.4/tcp/1", false},
-		{"/ip4/1.2.3.4/tcp/1", "/ip6/::ffff:1.2.3.9/tcp/1", true},
-		{"/ip6/2001:db8:1:2::1/tcp/1", "/ip6/2001:db8:1:ffff::9/tcp/1", true},
-		{"/ip6/2001:db8:1:2::1/tcp/1", "/ip6/2001:db8:2:2::1/tcp/1", false},
-		{"/ip4/1.2.3.4/tcp/1" + relay, "/ip4/1.2.3.7/tcp/1", true},
-		{"/dns4/example.org/tcp/1", "/ip4/1.2.3.4/tcp/1", false},
-	} {
-		if got := groupOf(ma.StringCast(c.a)) == groupOf(ma.StringCast(c.b)); got != c.same {
-			t.Errorf("%s and %s are in one group: %t, want %t", c.a, c.b, got, c.same)
-		}
-	}
-}
 
 // Whatever is taken and freed: no bound is passed, and nothing is left over in the end.
 func TestSharesKeepTheirBounds(t *testing.T) {

@@ -45,6 +45,7 @@ var table = []line{
 	{0, "cellproto/patch/delta", "cellproto cellproto/patch", "github.com/klauspost/compress/zstd"},
 	{0, "cellproto/wire", "cellproto", none},
 	{0, "cellproto/signed", "cellproto", "github.com/fxamacker/cbor/v2 github.com/ipfs/go-cid github.com/libp2p/go-libp2p/core github.com/multiformats"},
+	{0, "internal/addrgroup", none, "github.com/multiformats/go-multiaddr"},
 	{0, "internal/ctl", none, none},
 
 	{1, "dht", "0", free},

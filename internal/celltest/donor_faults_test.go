@@ -80,11 +80,11 @@ type hostileDonor struct {
 	take func(ctx context.Context, o offer.Offer, step func(string)) (peer.AddrInfo, error)
 }
 
-func (hostileDonor) Consider(context.Context, peer.ID, offer.Offer, *signed.Manifest) error {
+func (hostileDonor) Consider(context.Context, offer.Asker, offer.Offer, *signed.Manifest) error {
 	return nil
 }
 
-func (d hostileDonor) Take(ctx context.Context, _ peer.ID, o offer.Offer, _ *signed.Manifest, step func(string)) (peer.AddrInfo, error) {
+func (d hostileDonor) Take(ctx context.Context, _ offer.Asker, o offer.Offer, _ *signed.Manifest, step func(string)) (peer.AddrInfo, error) {
 	return d.take(ctx, o, step)
 }
 

@@ -220,7 +220,7 @@ func TestDonorPauses(t *testing.T) {
 	Eventually(t, "the original is back", func() bool {
 		return strings.Contains(caller.Must("race", cell, "--json"), provider.Status().PeerID)
 	})
-	// One call takes longer than a pause waits: it is cut, and made again elsewhere.
+	// Calls take longer than a pause waits: those at the copy are cut, and made again elsewhere.
 	long := make(chan string, 1)
 	go func() {
 		reply, meta, err := caller.Use(context.Background(), cell, "slow", "4000")
@@ -426,6 +426,44 @@ func TestDonorRefuses(t *testing.T) {
 	}
 	if entries, _ := filepath.Glob(filepath.Join(donor.root, "foreign", "[^.]*")); len(entries) != 0 {
 		t.Errorf("these are left: %v", entries)
+	}
+}
+
+// What the donor's owner wants no more goes at once, also while nothing may run; a publisher can be denied as a whole.
+func TestDeniedWhilePaused(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	provider, published := n.provide("calculator")
+	donor := n.donor()
+	talk := newStranger(t).ask(t, donor, provider.offerOf(published.CID))
+	if talk.Refusal != nil {
+		t.Fatal(talk.Refusal)
+	}
+	if _, err := talk.Take(t.Context(), func(string) {}); err != nil {
+		t.Fatal(err)
+	}
+	publisher := donor.hosted(1, ctl.Running)[0].Publisher
+	donor.giving("give", "--schedule", neverNow(time.Now()))
+	donor.hosted(1, "paused")
+	donor.giving("give", "--deny", publisher)
+	donor.hosted(0, "")
+	donor.mirrors(t, 0)
+	donor.giving("give", "--schedule", "always")
+	refusal := newStranger(t).ask(t, donor, provider.offerOf(published.CID)).Refusal
+	if refusal == nil || refusal.Kind != cellproto.Denied || !strings.Contains(refusal.Error(), "does not want this cell") {
+		t.Errorf("offered again it is told: %v", refusal)
+	}
+	// What was fetched for it is a cache, which gc empties.
+	blocks := func() []string {
+		list, _ := filepath.Glob(filepath.Join(donor.root, "home", "cache", "blocks", "store", "*", "*.data")) // the pattern is good
+		return list
+	}
+	if len(blocks()) == 0 {
+		t.Error("there is no cache")
+	}
+	donor.Must(donor.root, "gc")
+	if left := blocks(); len(left) > 0 {
+		t.Errorf("gc has left %v", left)
 	}
 }
 

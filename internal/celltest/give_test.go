@@ -33,6 +33,9 @@ func TestHostedCellIsBounded(t *testing.T) {
 	if line := boxOf(t, n.At(dir).Status().ProgramPID); !strings.Contains(line, "--memory 134217728") || !strings.Contains(line, "--cpu 0.2") {
 		t.Errorf("its program runs under %s", line)
 	}
+	if s := n.At(dir).Status(); niceOf(t, s.NucleusPID) != 10 || niceOf(t, s.ProgramPID) != 10 {
+		t.Errorf("its nucleus runs at %d, its program at %d", niceOf(t, s.NucleusPID), niceOf(t, s.ProgramPID))
+	}
 	n.Must(n.root, "stop", dir)
 
 	// In a group.
@@ -85,6 +88,22 @@ func TestHostedCellIsBounded(t *testing.T) {
 	if r := n.Ctl(n.root, "start", dir); r.Code == 0 || !strings.Contains(r.Stderr, "is no control group any more") {
 		t.Errorf("exit code %d: %s", r.Code, r.Stderr)
 	}
+}
+
+// niceOf gives the priority of a process.
+func niceOf(t *testing.T, pid int) (nice int) {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), ") ")
+	fields := strings.Fields(rest) // from the third field on; it is the 19th
+	if len(fields) < 17 {
+		t.Fatalf("process %d says %q", pid, text)
+	}
+	fmt.Sscan(fields[16], &nice)
+	return nice
 }
 
 // inPool says whether what /proc/PID/cgroup has for a controller is below a pool.

@@ -50,7 +50,8 @@ type steadyLoad struct {
 	aim     atomic.Pointer[aim]
 	work    sync.WaitGroup
 	stop    chan struct{}
-	late    atomic.Int64 // ns
+	late    atomic.Int64 // ns, since somebody looked
+	latest  atomic.Int64 // ns
 
 	mu    sync.Mutex
 	calls []made
@@ -77,6 +78,7 @@ func (l *steadyLoad) run(caller int) {
 		select {
 		case now := <-timer.C:
 			l.late.Store(max(l.late.Load(), int64(now.Sub(at))))
+			l.latest.Store(max(l.latest.Load(), int64(now.Sub(at))))
 			due := at // not when it was late
 			l.work.Go(func() { l.call(caller, i, due) })
 		case <-l.stop:
@@ -90,6 +92,9 @@ func (l *steadyLoad) run(caller int) {
 // lateness gives by how much the load itself was late at most since it was asked last: a machine that is
 // busy with other things makes every call look slow.
 func (l *steadyLoad) lateness() time.Duration { return time.Duration(l.late.Swap(0)) }
+
+// busy says that the load itself was late once by more than a call near by takes.
+func (l *steadyLoad) busy() bool { return time.Duration(l.latest.Load()) > wished*time.Millisecond }
 
 // call makes the i-th call of a caller. Of ten, two are of a pure function and one is of a function that must
 // not be repeated.

@@ -20,7 +20,7 @@ type GiveChange struct {
 	Until           *time.Time `json:"until,omitempty"`        // the zero time: nothing ends it
 	Schedule        *string    `json:"schedule,omitempty"`     // "mon-fri 22:00-07:00, sat,sun"; "always"
 	Allow           *[]string  `json:"allow,omitempty"`        // peer IDs of publishers; none: all
-	Deny            *[]string  `json:"deny,omitempty"`         // CIDs
+	Deny            *[]string  `json:"deny,omitempty"`         // CIDs, and peer IDs of publishers
 	GPU             *bool      `json:"gpu,omitempty"`
 	Hosts           *int       `json:"hosts,omitempty"` // cells at once
 	BuildFromSource *bool      `json:"build_from_source,omitempty"`
@@ -73,6 +73,7 @@ type Giving struct {
 	Hosted []HostedRow `json:"hosted"`
 
 	Memory   int64       `json:"memory"`  // bytes that RAM is now; less where others need it
+	Places   int         `json:"places"`  // cells for which there is memory now, at most Hosts; 0: paused
 	LimitBy  string      `json:"held_by"` // what holds these limits
 	Used     GivenUse    `json:"used"`
 	Max      bool        `json:"max"`
@@ -89,6 +90,16 @@ type Giving struct {
 	Looked   *time.Time  `json:"looked,omitempty"` // when everything was looked at last
 	Again    *time.Time  `json:"again,omitempty"`  // when it is at the latest
 	Error    string      `json:"error,omitempty"`  // what is not as it should be
+	Refused  []Refused   `json:"refused"`          // offers that were not taken of late, the newest first
+}
+
+// Refused is an offer that was not taken.
+type Refused struct {
+	At    time.Time `json:"at"` // the last time
+	CID   string    `json:"cid"`
+	Name  string    `json:"name"`
+	Why   string    `json:"why"`
+	Times int       `json:"times"`
 }
 
 // GivenUse is what all hosted cells together use now.
@@ -110,6 +121,7 @@ type HostedRow struct {
 	Since     time.Time `json:"since"`
 	CPU       float64   `json:"cpu_percent"` // of the machine
 	RSS       int64     `json:"rss"`         // bytes
+	Memory    int64     `json:"memory"`      // bytes that its program may use
 	Disk      int64     `json:"disk_bps"`
 	Error     string    `json:"error,omitempty"`
 }

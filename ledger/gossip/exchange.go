@@ -14,8 +14,10 @@ import (
 	"github.com/celldnet/celld/ledger"
 )
 
-// timeout is for a whole exchange, on either side.
-const timeout = 20 * time.Second
+const (
+	timeout   = 20 * time.Second // for a whole exchange, on either side
+	lingering = 2 * time.Second  // for a peer to read why its bill is not signed
+)
 
 // KeyOf gives the key of a host as the ledger has it. Kind: Unsupported for a host without an Ed25519 key.
 func KeyOf(p peer.ID) (k ledger.Key, err error) {
@@ -166,7 +168,18 @@ func Serve(s network.Stream, books Books) error {
 	if _, err := s.Write(answer); err != nil {
 		return err
 	}
+	if serr != nil {
+		awaitEnd(s)
+	}
 	return serr
+}
+
+// awaitEnd returns when the peer has ended the stream, which it does once it has read the answer, or after lingering.
+// Whoever gets an error from Serve resets the stream, and a reset takes with it what was not read yet.
+func awaitEnd(s network.Stream) {
+	_ = s.SetReadDeadline(time.Now().Add(lingering)) // fails on a stream that has ended
+	_ = s.CloseWrite()
+	_, _ = s.Read(make([]byte, 1))
 }
 
 func servePull(w io.Writer, m message, books Books) error {

@@ -38,20 +38,13 @@ const (
 	stepEvery = stepTimeout / 3
 )
 
-// Takes that go on at once.
-const (
-	maxTakes     = 2
-	maxPeerTakes = 1
-	takesRetry   = 20 * time.Second // what who comes too late is told
-)
-
 // Donor is what the machine of a donor can do.
 type Donor interface {
 	// Consider says whether a cell is taken up now. nil: yes; a *cellproto.Error with RetryAfter: then.
 	// The manifest's hash and signature have been checked.
-	Consider(ctx context.Context, from peer.ID, o Offer, m *signed.Manifest) error
+	Consider(ctx context.Context, from Asker, o Offer, m *signed.Manifest) error
 	// Take takes the cell up, and gives where its mirror is. It is asked only after a yes.
-	Take(ctx context.Context, from peer.ID, o Offer, m *signed.Manifest, step func(string)) (peer.AddrInfo, error)
+	Take(ctx context.Context, from Asker, o Offer, m *signed.Manifest, step func(string)) (peer.AddrInfo, error)
 }
 
 // Server answers offers.
@@ -194,114 +187,10 @@ func reply(st stream, kind byte, body any) error {
 
 // consider asks the machine, and says no for it while it takes up as many as it can at once.
 func (s *Server) consider(ctx context.Context, from Asker, o Offer, m *signed.Manifest) error {
-	if err := s.room(from.Peer, o.Cell); err != nil {
+	if err := s.room(from, o.Cell); err != nil {
 		return err
 	}
-	return s.donor.Consider(ctx, from.Peer, o, m)
-}
-
-// room says whether another take may begin. Who waits for one that goes on needs none.
-func (s *Server) room(from peer.ID, cell cid.Cid) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.roomLocked(from, cell)
-}
-
-func (s *Server) roomLocked(from peer.ID, cell cid.Cid) error {
-	if s.takes[cell] != nil {
-		return nil
-	}
-	own := 0
-	for _, t := range s.takes {
-		if t.by == from {
-			own++
-		}
-	}
-	if len(s.takes) < maxTakes && own < maxPeerTakes {
-		return nil
-	}
-	err := cellproto.Errorf("take a cell up", cellproto.Overloaded, "%d others are being taken up, %d of them for this peer", len(s.takes), own)
-	err.RetryAfter = takesRetry
-	return err
-}
-
-// taking is a cell that is being taken up. All who ask for it meanwhile wait for the same.
-type taking struct {
-	by     peer.ID // who came first
-	cancel context.CancelFunc
-	done   chan struct{}
-	info   peer.AddrInfo // set before done is closed, as is err
-	err    error
-
-	mu      sync.Mutex
-	waiting int // who wait for it; when nobody does, it is given up
-	step    string
-	news    chan struct{} // closed, and replaced, when step is another one
-}
-
-// join gives the taking of a cell, which is begun if nobody has. leave is due.
-func (s *Server) join(from Asker, o Offer, m *signed.Manifest) (t *taking, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.ctx.Err(); err != nil {
-		return nil, cellproto.Errorf("take a cell up", cellproto.Unavailable, "the donor is stopping")
-	}
-	if t = s.takes[o.Cell]; t != nil && t.enter() {
-		return t, nil
-	}
-	if err := s.roomLocked(from.Peer, o.Cell); err != nil || t != nil {
-		if err == nil { // it is just being given up
-			late := cellproto.Errorf("take a cell up", cellproto.Overloaded, "it was given up a moment ago")
-			late.RetryAfter = time.Second
-			err = late
-		}
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(s.ctx, TakeTimeout)
-	t = &taking{by: from.Peer, cancel: cancel, done: make(chan struct{}), waiting: 1, news: make(chan struct{})}
-	s.takes[o.Cell] = t
-	s.work.Go(func() {
-		defer cancel()
-		t.info, t.err = s.donor.Take(ctx, from.Peer, o, m, t.say)
-		s.mu.Lock()
-		delete(s.takes, o.Cell)
-		s.mu.Unlock()
-		close(t.done)
-	})
-	return t, nil
-}
-
-// enter is one more who waits, unless it is being given up.
-func (t *taking) enter() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.waiting == 0 {
-		return false
-	}
-	t.waiting++
-	return true
-}
-
-func (t *taking) leave() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.waiting--; t.waiting == 0 {
-		t.cancel()
-	}
-}
-
-func (t *taking) say(text string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.step = plain(text)
-	close(t.news)
-	t.news = make(chan struct{})
-}
-
-func (t *taking) latest() (step string, news <-chan struct{}) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.step, t.news
+	return s.donor.Consider(ctx, from, o, m)
 }
 
 // take takes a cell up and tells the peer how that goes, until it is done or the peer has left.
@@ -331,6 +220,7 @@ func (s *Server) take(st stream, from Asker, o Offer, m *signed.Manifest) error 
 		select {
 		case <-news:
 		case <-tick.C:
+			t.hurry(s.now())
 		case <-left:
 			return cellproto.Errorf("take a cell up", cellproto.Canceled, "who asked for it has left")
 		case <-t.done:

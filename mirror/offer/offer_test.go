@@ -37,9 +37,9 @@ type machine struct {
 	takes int
 }
 
-func (m *machine) Consider(context.Context, peer.ID, Offer, *signed.Manifest) error { return m.refusal }
+func (m *machine) Consider(context.Context, Asker, Offer, *signed.Manifest) error { return m.refusal }
 
-func (m *machine) Take(ctx context.Context, _ peer.ID, _ Offer, _ *signed.Manifest, step func(string)) (peer.AddrInfo, error) {
+func (m *machine) Take(ctx context.Context, _ Asker, _ Offer, _ *signed.Manifest, step func(string)) (peer.AddrInfo, error) {
 	m.mu.Lock()
 	m.takes++
 	m.mu.Unlock()

@@ -9,6 +9,7 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/internal/addrgroup"
 )
 
 // Offers that are looked at in a minute. A signature costs some 100 µs, and identities cost nothing, but
@@ -79,21 +80,13 @@ func (q *quota) take(now time.Time, from Asker) error {
 	return nil
 }
 
-// GroupOf names the network that an address is in: the /24, or the /48 of IPv6; of a private or
-// loopback address itself, since there is no cheap supply of those from afar.
+// GroupOf names the network that an address is in: addrgroup.Of; of a private or loopback address itself, since
+// there is no cheap supply of those from afar.
 func GroupOf(a ma.Multiaddr) string {
-	if a == nil {
-		return ""
+	if a != nil && !manet.IsPublicAddr(a) {
+		if ip, ok := addrgroup.IP(a); ok {
+			return ip.String()
+		}
 	}
-	ip, err := manet.ToIP(a)
-	if err != nil {
-		return ""
-	}
-	if !manet.IsPublicAddr(a) {
-		return string(ip)
-	}
-	if v4 := ip.To4(); v4 != nil {
-		return string(v4[:3])
-	}
-	return string(ip[:6])
+	return addrgroup.Of(a)
 }

@@ -24,27 +24,42 @@ const connectTime = 3 * time.Second
 // describeTime is how long a call waits for the schema that says how boldly it may be retried.
 const describeTime = 2 * time.Second
 
+// outgoing is one call to a published cell.
+type outgoing struct {
+	res   Result
+	p     policy
+	tried peerSet
+}
+
 // callRemote calls a published cell: pick a provider, call it, and go on to the next while that is
 // allowed.
 func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Request) (*Result, error) {
-	p := &policy{}
-	tried := new(peerSet)
-	res := &Result{}
+	out := &outgoing{} // one allocation for all of it
+	res, p, tried := &out.res, &out.p, &out.tried
 	var last error
 	var pause grace
 	for len(tried.peers) < attempts || pause.again(ctx, c, r, tried, last) {
-		who, err := c.pick(ctx, r, tried, res)
+		now, described := time.Now(), r.described.Load() != nil
+		who, err := c.pick(ctx, r, tried, res, now)
 		if err != nil {
 			if pause.again(ctx, c, r, tried, cmp.Or(last, err)) {
 				continue
 			}
 			return nil, r.worse(last, err)
 		}
+		if len(tried.peers) == 0 {
+			who = c.onTrial(r, who, req)
+		}
 		if err := p.prepare(ctx, c, r, who, req); err != nil {
+			c.tried(r, who, 0, cellproto.KindOf(err))
 			return nil, r.worse(last, err)
 		}
+		if res.Raced || !described { // that took time
+			now = time.Now()
+		}
 		tried.add(who.Peer)
-		a := c.hedged(ctx, r, who, req, p, tried)
+		a := c.hedged(ctx, r, who, req, p, tried, now)
+		c.tried(r, who, a.took, a.kindFrom(who))
 		c.spotCheck(r, p, req, &a)
 		if a.err == nil {
 			res.Reply, res.Provider, res.Source = a.reply, string(a.from.Peer), a.from.Source
@@ -63,11 +78,17 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 }
 
 // peerSet is the few peers that one call has used up.
-type peerSet struct{ peers []cellproto.PeerID }
+type peerSet struct {
+	peers []cellproto.PeerID
+	room  [2]cellproto.PeerID // for the first ones
+}
 
 func (s *peerSet) has(p cellproto.PeerID) bool { return slices.Contains(s.peers, p) }
 
 func (s *peerSet) add(p cellproto.PeerID) {
+	if s.peers == nil {
+		s.peers = s.room[:0]
+	}
 	if !s.has(p) {
 		s.peers = append(s.peers, p)
 	}
@@ -117,7 +138,7 @@ func (p *policy) prepare(ctx context.Context, c *Caller, r *remote, who race.Ran
 			return nil // it is only called less boldly
 		}
 	}
-	return p.read(schema, req)
+	return p.read(r.as(ctx, schema), req)
 }
 
 // read learns it from a schema that is at hand, which may be nil.
@@ -169,8 +190,8 @@ func (p *policy) final(a *attempt) bool {
 
 // pick gives whom to call: the cached winner, else the next of the last ranking, else the winner of
 // a race that this call waits for. A ranking that is too old is not used until a race has confirmed it.
-func (c *Caller) pick(ctx context.Context, r *remote, tried *peerSet, res *Result) (race.Ranked, error) {
-	if who, ok := c.known(r, tried, res); ok {
+func (c *Caller) pick(ctx context.Context, r *remote, tried *peerSet, res *Result, now time.Time) (race.Ranked, error) {
+	if who, ok := c.known(r, tried, res, now); ok {
 		res.Cached = true
 		return who, nil
 	}
@@ -190,10 +211,10 @@ func (c *Caller) pick(ctx context.Context, r *remote, tried *peerSet, res *Resul
 }
 
 // known picks from the last race, if that was not too long ago.
-func (c *Caller) known(r *remote, tried *peerSet, res *Result) (race.Ranked, bool) {
+func (c *Caller) known(r *remote, tried *peerSet, res *Result, now time.Time) (race.Ranked, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	now, d := time.Now(), r.decision
+	d := r.decision
 	if d == nil {
 		return race.Ranked{}, false
 	}
@@ -203,9 +224,9 @@ func (c *Caller) known(r *remote, tried *peerSet, res *Result) (race.Ranked, boo
 	}
 	res.Decided = d.At
 	if r.winner.Serves(now, c.cfg.Policy) && !tried.has(r.winner.Peer) && !c.lied(r.winner.Peer) {
-		for _, k := range d.Ranking {
-			if k.Peer == r.winner.Peer {
-				return k, true
+		for i := range d.Ranking {
+			if k := &d.Ranking[i]; k.Peer == r.winner.Peer {
+				return *k, true
 			}
 		}
 	}
@@ -221,6 +242,15 @@ type attempt struct {
 	counts bool // of a hedge: this is the answer
 	mute   bool // of a hedge: who was asked first did not answer a ping either
 	link   *link
+	took   time.Duration // by from alone
+}
+
+// kindFrom is the kind of error that a call of who ended with: Timeout when somebody else was quicker.
+func (a *attempt) kindFrom(who race.Ranked) cellproto.Kind {
+	if a.from.Peer != who.Peer {
+		return cellproto.Timeout
+	}
+	return cellproto.KindOf(a.err)
 }
 
 // discard drops a reply that nobody wants any more.
@@ -252,17 +282,17 @@ func (a attempt) account(now time.Time) attempt {
 	return a
 }
 
-// callPeer makes one attempt with one provider, and notes what that says about it.
-func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request) attempt {
-	begin := time.Now()
+// callPeer makes one attempt with one provider, at begin, and notes what that says about it.
+func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, begin time.Time) attempt {
 	a := c.exchange(ctx, r, who, req, begin)
-	a.fits(r, req)
+	a.fits(ctx, r, req)
 	now := time.Now()
 	a = a.account(now)
 	if a.err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return a // we gave up: that says nothing about the peer
 	}
 	took := now.Sub(begin)
+	a.took = took
 	c.observe(now, who.Peer, a.err, took)
 	switch cellproto.KindOf(a.err) {
 	case 0, cellproto.FuncError, cellproto.BadInput:
@@ -278,20 +308,14 @@ func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *
 }
 
 // fits has a reply that its schema does not promise count as none. Bodies are not looked at.
-func (a *attempt) fits(r *remote, req *cellproto.Request) {
+func (a *attempt) fits(ctx context.Context, r *remote, req *cellproto.Request) {
 	if a.err != nil || a.reply.Body != nil {
 		return
 	}
-	_, schema := r.description()
-	if schema == nil {
-		return
-	}
-	if fn, ok := schema.Functions[req.Header.Func]; ok {
-		if err := fn.FitReply(a.reply.Header.Codec, a.reply.Payload); err != nil {
-			a.err = cellproto.Errorf("use "+string(r.name), cellproto.BadReply, "%s replied what its schema does not promise: %w", a.from.Peer, err).
-				WithHint("The provider is not asked for a while; its function may have run.")
-			a.reply = nil
-		}
+	if err := r.fit(ctx, req.Header.Func).Check(a.reply.Header.Codec, a.reply.Payload); err != nil {
+		a.err = cellproto.Errorf("use "+string(r.name), cellproto.BadReply, "%s replied what its schema does not promise: %w", a.from.Peer, err).
+			WithHint("The provider is not asked for a while; its function may have run.")
+		a.reply = nil
 	}
 }
 
@@ -299,7 +323,7 @@ func (a *attempt) fits(r *remote, req *cellproto.Request) {
 func (c *Caller) exchange(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, begin time.Time) attempt {
 	a := attempt{from: who}
 	bulk := req.Body != nil
-	hoping := !bulk && r.givesBody(req.Header.Func) && c.links.hopeful(who.Peer)
+	hoping := !bulk && r.givesBody(ctx, req.Header.Func) && c.links.hopeful(who.Peer)
 	lk, err := c.connect(ctx, r, who.Peer, bulk || hoping)
 	if hoping {
 		bulk = err == nil
@@ -341,7 +365,7 @@ func ownWord(ctx context.Context, fn string, err error) error {
 // the manifest names, and knows who we are.
 func (c *Caller) connect(ctx context.Context, r *remote, p cellproto.PeerID, bulk bool) (*link, error) {
 	if !bulk {
-		if lk := c.links.live(p, string(r.name), r.madeFor()); lk != nil {
+		if lk := c.links.live(p, string(r.name), r.madeFor(ctx)); lk != nil {
 			if hello, ok := lk.ready(); ok {
 				return lk, r.vet(p, hello.Schema)
 			}
@@ -368,9 +392,9 @@ func (c *Caller) reach(ctx context.Context, r *remote, p cellproto.PeerID, bulk 
 		return nil, cellproto.Errorf("call "+string(p), cellproto.Unavailable, "no address of this peer is known")
 	}
 	if bulk {
-		lk, err = c.links.bulk(ctx, info, string(r.name), r.madeFor())
+		lk, err = c.links.bulk(ctx, info, string(r.name), r.madeFor(ctx))
 	} else {
-		lk, err = c.links.peer(ctx, info, string(r.name), r.madeFor())
+		lk, err = c.links.peer(ctx, info, string(r.name), r.madeFor(ctx))
 	}
 	if err != nil {
 		return nil, err

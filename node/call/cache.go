@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/renameio/v2"
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 	"go.uber.org/zap"
@@ -28,6 +29,7 @@ import (
 // deleted at any time, and what cannot be read counts as deleted.
 //
 //	reputation.json             of all peers
+//	names.json                  what names stood for last: name -> CID
 //	<cell>/manifest.cbor        the manifest's block
 //	<cell>/schema.json          its schema
 //	<cell>/winner.json          the winner of the last race, and where the providers were
@@ -45,6 +47,7 @@ type cache struct {
 
 const (
 	cacheDir      = ".cell-cache"
+	namesFile     = "names.json"
 	maxCells      = 256
 	maxCacheFile  = 8 << 20 // bytes; the largest is reputation.json
 	maxTokenStore = 64 << 10
@@ -187,6 +190,18 @@ func (c *cache) reputation() *race.Reputation {
 	return rep
 }
 
+// named keeps what a name stands for, for those who ask while there is no network. Nothing is called by it.
+func (c *cache) named(name string, id cid.Cid) {
+	known := map[string]string{}
+	if err := json.Unmarshal(c.read(namesFile), &known); err != nil || len(known) >= maxNames {
+		known = map[string]string{}
+	}
+	known[name] = id.String()
+	if data, err := json.Marshal(known); err == nil {
+		c.write(data, 0o600, namesFile)
+	}
+}
+
 func (c *cache) setReputation(data []byte) { c.write(data, 0o600, "reputation.json") }
 
 // winnerFile is winner.json.
@@ -208,9 +223,9 @@ func (c *cache) load(r *remote) {
 		if m, err := signed.OpenManifest(r.id, block); err == nil {
 			s, err := cellproto.ParseSchema(c.read(cell, "schema.json"))
 			if err == nil && s.Hash() == m.SchemaHash {
-				r.manifest, r.schema = m, s
+				r.describe(m, s)
 			} else if !m.Schema.Defined() {
-				r.manifest = m
+				r.describe(m, nil)
 			}
 		}
 	}

@@ -255,10 +255,11 @@ func FuzzCache(f *testing.F) {
 		c.write(winner, 0o600, "reputation.json")
 		r := &remote{id: cell.id, name: cellproto.CellID(cell.id.String())}
 		c.load(r)
-		if r.manifest != nil && !bytes.Equal(manifest, cell.block) {
+		m, s := r.description()
+		if m != nil && !bytes.Equal(manifest, cell.block) {
 			t.Error("a manifest was taken that is not the CID's")
 		}
-		if r.schema != nil && r.schema.Hash() != cell.schema.Hash() {
+		if s != nil && s.Hash() != cell.schema.Hash() {
 			t.Error("a schema was taken that is not the manifest's")
 		}
 		for _, found := range c.candidates(r) {

@@ -367,7 +367,7 @@ func TestPickAfterALongTime(t *testing.T) {
 	call(t, c, cell, "echo")
 	r := c.remote(cell.id)
 	res := &Result{}
-	if _, ok := c.known(r, new(peerSet), res); !ok {
+	if _, ok := c.known(r, new(peerSet), res, time.Now()); !ok {
 		t.Error("a fresh winner is not used")
 	}
 	r.mu.Lock()
@@ -376,7 +376,7 @@ func TestPickAfterALongTime(t *testing.T) {
 	r.decision = &old
 	r.winner.Take(&race.Decision{Winner: old.Winner, Ranking: old.Ranking, At: old.At})
 	r.mu.Unlock()
-	if who, ok := c.known(r, new(peerSet), res); ok {
+	if who, ok := c.known(r, new(peerSet), res, time.Now()); ok {
 		t.Errorf("%s is called on the word of an old race", who.Peer)
 	}
 	if res := call(t, c, cell, "echo"); !res.Raced {

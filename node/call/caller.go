@@ -89,9 +89,12 @@ type Caller struct {
 	cancel context.CancelFunc
 	work   group
 
+	forwards forwards
+
 	mu         sync.Mutex
 	remotes    map[cid.Cid]*remote
-	cids       map[string]cid.Cid   // decoded
+	cids       map[string]cid.Cid // decoded
+	olders     map[olderKey]older
 	badMirrors map[string]time.Time // by directory: until then they are not tried
 	reputation *race.Reputation
 	saved      time.Time                 // when reputation was written down
@@ -107,13 +110,14 @@ type Caller struct {
 func NewCaller(cfg CallerConfig, deps CallerDeps) *Caller {
 	c := &Caller{
 		cfg: cfg, deps: deps, cache: openCache(cfg.Dir, deps.Log), newest: signed.NewNewest(maxAdverts),
-		remotes: map[cid.Cid]*remote{}, names: names{m: map[string]*named{}}, cids: map[string]cid.Cid{}, badMirrors: map[string]time.Time{},
+		remotes: map[cid.Cid]*remote{}, names: names{m: map[string]*named{}}, cids: map[string]cid.Cid{}, olders: map[olderKey]older{}, badMirrors: map[string]time.Time{},
 		watchers: map[chan race.Log]cid.Cid{},
 	}
 	c.reputation = c.cache.reputation()
-	c.liars.Store(c.reputation.Len() > 0)
+	c.liars.Store(c.reputation.Liars())
 	c.place = c.placeOf
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.forwards.next = make(chan forwarded)
 	c.links = newLinks(deps.Host, cfg.Agent, deps.Log)
 	c.links.heard = deps.Heard
 	c.links.self = deps.Identity.Peer.String()
@@ -128,6 +132,7 @@ func (c *Caller) Close() {
 	c.cancel()
 	c.links.close()
 	c.work.wait()
+	c.forwards.tasks.Wait()
 	c.remember(0)
 }
 
@@ -148,6 +153,22 @@ func (c *Caller) remember(gap time.Duration) {
 	if err == nil {
 		c.cache.setReputation(data)
 	}
+}
+
+// AvoidDonor has a donor that has not kept its word not be asked for a place for so long. It is remembered like all
+// that is learned of peers.
+func (c *Caller) AvoidDonor(p cellproto.PeerID, d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reputation.AvoidDonor(time.Now(), p, d)
+	c.saved = time.Time{} // by the next race, not a minute later
+}
+
+// AvoidsDonor says whether a donor is not to be asked now.
+func (c *Caller) AvoidsDonor(p cellproto.PeerID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.reputation.AvoidsDonor(time.Now(), p)
 }
 
 // Result is a reply and how it came about.
@@ -171,11 +192,12 @@ func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := withTimeout(ctx)
+	now := time.Now()
+	ctx, cancel := withTimeoutAt(ctx, now)
 	if quorum.Ask > 0 {
 		defer cancel()
-		req, _ = takeMade(req)
-		return c.callQuorum(ctx, target, req, quorum)
+		req, made := takeMade(req)
+		return c.callQuorum(ctx, target, made, req, quorum)
 	}
 	req, made := takeMade(req)
 	t, err := c.resolve(ctx, target)
@@ -186,20 +208,15 @@ func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request
 	if made != "" {
 		t.made = made
 	}
-	var res *Result
 	if req.Body != nil {
 		again := *req
 		again.Body, req = repeatable(req.Body), &again
 	}
-	switch {
-	case t.mirrorOf.Defined():
-		res, err = c.callMirror(ctx, t, req)
-	case t.cell.Defined():
-		r := c.remote(t.cell)
-		r.made.Store(t.made)
-		res, err = c.callRemote(ctx, r, req)
-	default:
-		res, err = c.callDirect(ctx, t, req)
+	var res *Result
+	if t.newest.Defined() && t.made != "" {
+		res, err = c.callNamed(ctx, t, req, now)
+	} else {
+		res, err = c.callResolved(ctx, t, req, now)
 	}
 	if err != nil || res.Reply.Body == nil {
 		cancel()
@@ -207,6 +224,17 @@ func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request
 	}
 	res.Reply.Body = &closer{ReadCloser: res.Reply.Body, then: cancel}
 	return res, nil
+}
+
+func (c *Caller) callResolved(ctx context.Context, t resolved, req *cellproto.Request, now time.Time) (*Result, error) {
+	switch {
+	case t.mirrorOf.Defined():
+		return c.callMirror(ctx, t, req)
+	case t.cell.Defined():
+		r := c.remoteAt(t.cell, now)
+		return c.callRemote(r.calledAs(ctx, t.made), r, req)
+	}
+	return c.callDirect(ctx, t, req)
 }
 
 // takeMade takes out of a request which schema its caller says that it was made for: the hash as bytes, "" if it
@@ -231,10 +259,14 @@ func takeMade(req *cellproto.Request) (*cellproto.Request, string) {
 
 // withTimeout sees to it that ctx has a deadline.
 func withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	return withTimeoutAt(ctx, time.Now())
+}
+
+func withTimeoutAt(ctx context.Context, now time.Time) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {} // a call leaves nothing behind that would have to be canceled
 	}
-	return cellproto.WithTimeout(ctx, time.Now(), cellproto.DefaultTimeout)
+	return cellproto.WithTimeout(ctx, now, cellproto.DefaultTimeout)
 }
 
 // closer runs then once the body is closed.
@@ -246,50 +278,6 @@ type closer struct {
 func (b *closer) Close() error {
 	defer b.then()
 	return b.ReadCloser.Close()
-}
-
-// Accept answers the program's own calls to other cells (header "to"), for the connection to the
-// program. It is a cellproto.Config.Accept.
-func (c *Caller) Accept(conn *cellproto.Conn, f *cellproto.Frame) {
-	refuse := func(err error) {
-		_ = conn.Queue(cellproto.ErrorReply(f.ID, err)) // a program that is gone needs no answer; so below
-		conn.FlushLater(conn)
-	}
-	if f.Header.To == "" {
-		refuse(cellproto.Errorf("call", cellproto.BadInput, "no target: whom to call is in the header's to"))
-		return
-	}
-	if !c.work.begin() {
-		refuse(cellproto.Errorf("call", cellproto.Unavailable, "the nucleus is stopping"))
-		return
-	}
-	body := f.More
-	in := conn.Inbound(c.ctx, f)
-	go func() {
-		defer c.work.end()
-		c.forward(in, body)
-	}()
-}
-
-// forward makes one of the program's calls to another cell.
-func (c *Caller) forward(in *cellproto.Inbound, body bool) {
-	h := in.Header
-	h.To, h.Budget, h.Token = "", 0, nil
-	req := &cellproto.Request{Header: h, Payload: in.Payload}
-	if body {
-		req.Body = in.Body()
-	}
-	res, err := c.Call(in.Context(), in.Header.To, req)
-	if err != nil {
-		_ = in.ReplyError(err)
-		return
-	}
-	if res.Reply.Body == nil {
-		_ = in.Reply(res.Reply.Header, res.Reply.Payload)
-		return
-	}
-	defer res.Reply.Body.Close()
-	_ = in.ReplyBody(res.Reply.Header, res.Reply.Body)
 }
 
 // callDirect calls a nucleus that was named, not found: a local directory, a socket, a multiaddr.

@@ -48,18 +48,9 @@ func (c *Caller) describe(ctx context.Context, r *remote, from ...cellproto.Peer
 	if err != nil {
 		return nil, nil, err
 	}
-	r.mu.Lock()
-	r.manifest, r.schema = m, s
-	r.mu.Unlock()
+	r.describe(m, s)
 	c.cache.described(r, block, s)
 	return m, s, nil
-}
-
-// description gives what is known already; nil when nothing is.
-func (r *remote) description() (*signed.Manifest, *cellproto.Schema) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.manifest, r.schema
 }
 
 // sources gives the peers to ask for blocks of the cell: those named first, then a few of the others
@@ -164,12 +155,12 @@ func (c *Caller) Schema(ctx context.Context, target string) (*cellproto.Schema, 
 
 // describeFound is describe for a cell of which perhaps no provider is known yet.
 func (c *Caller) describeFound(ctx context.Context, r *remote) (*signed.Manifest, *cellproto.Schema, error) {
-	r.mu.Lock()
-	m, s, d := r.manifest, r.schema, r.decision
-	r.mu.Unlock()
-	if m != nil {
+	if m, s := r.description(); m != nil {
 		return m, s, nil
 	}
+	r.mu.Lock()
+	d := r.decision
+	r.mu.Unlock()
 	if d == nil {
 		var err error
 		if d, err = c.waitRace(ctx, r); err != nil {
@@ -299,6 +290,11 @@ func (c *Caller) VersionSchema(ctx context.Context, id cid.Cid, which func([]Ver
 
 // history gives the versions of a cell, and the peers that they can be had from.
 func (c *Caller) history(ctx context.Context, id cid.Cid) (versions []Version, from []peer.ID, err error) {
+	return c.walk(ctx, id, maxHistory, func(Version) bool { return true })
+}
+
+// walk is history, of most versions at most, that ends when more says that it has seen enough.
+func (c *Caller) walk(ctx context.Context, id cid.Cid, most int, more func(Version) bool) (versions []Version, from []peer.ID, err error) {
 	m, err := c.localManifest(ctx, id)
 	if err != nil {
 		r := c.remote(id)
@@ -312,9 +308,9 @@ func (c *Caller) history(ctx context.Context, id cid.Cid) (versions []Version, f
 		r.mu.Unlock()
 	}
 	out := []Version{{CID: id, Manifest: m}}
-	for m.Prev.Defined() {
+	for m.Prev.Defined() && more(out[len(out)-1]) {
 		last, prev := &out[len(out)-1], m.Prev.Cid
-		if len(out) == maxHistory {
+		if len(out) == most {
 			last.Note = "there are older versions, which are not looked at"
 			break
 		}

@@ -277,8 +277,12 @@ func (s *Server) Resume(ctx context.Context, t cellproto.Transport, who Who, h H
 	}
 	sess := s.session(t, who, h.Cell, h.Nonce)
 	if h.Wanted != nil {
+		hello, err := cellproto.ParseHello(suspended.Peer)
+		if err != nil { // it was read before
+			return errors.Join(err, t.Close())
+		}
 		sess.wanted.Store(h.Wanted)
-		sess.checked = true
+		sess.hello, sess.checked = userHello{hello.MadeFor, hello.Peer}, true
 	}
 	if h.Until != 0 {
 		sess.until = time.UnixMilli(h.Until)

@@ -113,11 +113,12 @@ func TestHandOverBusyCallers(t *testing.T) {
 	release := hold(p)
 	a := admit(t, p.server, Who{UID: os.Getuid(), Owner: true})
 	b := admit(t, p.server, Who{UID: os.Getuid(), Owner: true})
+	if _, err := b.Ping(t.Context()); err != nil { // its hello is there
+		t.Fatal(err)
+	}
 	wait := begin(t, a, p, 1)
 	p.server.Hold()
-	if n := p.server.Busy(); n == 0 {
-		t.Error("nobody is busy")
-	}
+	eventually(t, "somebody is busy", func() bool { return p.server.Busy() > 0 })
 	later := make(chan error, 1)
 	go func() { _, err := ask(t, b, request("echo", "later")); later <- err }()
 	if _, err := p.server.Suspend(t.Context(), false); cellproto.KindOf(err) != cellproto.Overloaded {

@@ -9,28 +9,38 @@ import (
 	"github.com/celldnet/celld/node/race"
 )
 
-// hedged calls who. When a pure function stays silent for a few times its usual time, an idempotent one for
+// How long a pure call is silent before another provider is asked too. What is not worth the wait of three times
+// the p99 is asked at the p99, as far as the budget goes: see race.Budget.
+const (
+	hedgeLeast = 10 * time.Millisecond // so short a silence is the scheduler's
+	lateLeast  = 50 * time.Millisecond
+)
+
+// hedged calls who. When a pure function stays silent for longer than 99 of 100 calls are, an idempotent one for
 // half of the time that is left, or either until its provider does not answer a ping, further candidates are
 // asked too, one after the other, and the first answer counts.
-func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, p *policy, tried *peerSet) attempt {
-	if !p.idempotent || req.Body != nil {
-		return c.callPeer(ctx, r, who, req)
+func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, p *policy, tried *peerSet, now time.Time) attempt {
+	if p.idempotent && req.Body == nil {
+		if _, ok := c.nextBest(r, tried); ok {
+			return c.callHedged(ctx, r, who, req, p, tried)
+		}
 	}
-	if _, ok := c.nextBest(r, tried); !ok {
-		return c.callPeer(ctx, r, who, req)
-	}
+	return c.callPeer(ctx, r, who, req, now)
+}
+
+// callHedged is hedged for a call that may be made elsewhere too. What its hedge shares with it is allocated here.
+func (c *Caller) callHedged(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, p *policy, tried *peerSet) attempt {
 	first, cancelFirst := context.WithCancel(ctx)
 	rest, cancelRest := context.WithCancel(ctx)
-	h := &hedge{c: c, r: r, req: *req, p: p, tried: tried}
+	h := &hedge{c: c, r: r, req: *req, p: p, tried: tried, who: who, begin: time.Now()}
 	over := make(chan attempt, 1)
-	look, patience := p.look(ctx, who), p.patience(ctx, who)
-	timer := time.AfterFunc(look, func() {
+	timer := time.AfterFunc(p.look(ctx, who), func() {
 		if !c.work.begin() {
 			over <- attempt{err: errStopping("call " + req.Header.Func)}
 			return
 		}
 		defer c.work.end()
-		mute := c.awaitSilence(rest, r, who, patience-look)
+		mute := h.bide(rest)
 		if rest.Err() != nil { // the first has answered meanwhile
 			over <- attempt{err: cellproto.Errorf("call "+req.Header.Func, cellproto.KindOf(rest.Err()), "%w", rest.Err())}
 			return
@@ -42,7 +52,7 @@ func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *ce
 		}
 		over <- b
 	})
-	a := c.callPeer(first, r, who, req)
+	a := c.callPeer(first, r, who, req, time.Now())
 	if timer.Stop() || p.final(&a) && h.settled.CompareAndSwap(false, true) {
 		cancelRest() // the hedge, if it runs, ends and drops what it has
 		return a.until(cancelFirst)
@@ -55,7 +65,7 @@ func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *ce
 		return a
 	}
 	if !b.mute { // else the race that follows finds out whether it is gone, or was busy for a moment
-		c.outrun(r, who.Peer, req.Header.Func)
+		h.outrun(ctx, &b)
 	}
 	return b.until(cancelRest)
 }
@@ -68,7 +78,42 @@ type hedge struct {
 	req     cellproto.Request
 	p       *policy
 	tried   *peerSet
+	who     race.Ranked // who was asked first,
+	begin   time.Time   // and when
 	settled atomic.Bool // there is an answer that counts, here or from the one who was asked first
+}
+
+// bide waits until others may be asked, and says whether who was asked first was found to be silent.
+func (h *hedge) bide(ctx context.Context) (mute bool) {
+	for _, s := range h.p.stages(ctx, h.who) {
+		if h.awaitSilence(ctx, s.after-time.Since(h.begin)) {
+			return true
+		}
+		if ctx.Err() != nil || s.free || h.left() || h.pays(s.early) {
+			break
+		}
+	}
+	if ctx.Err() == nil { // who does not answer a ping now is not worth the wait of the next call
+		h.c.work.Go(func() { h.c.isMute(h.c.ctx, h.r, h.who) })
+	}
+	return false
+}
+
+// pays takes a token for asking one more provider.
+func (h *hedge) pays(early bool) bool {
+	h.r.mu.Lock()
+	defer h.r.mu.Unlock()
+	return h.r.hedges.Take(early)
+}
+
+// left says that pure calls do not go any more to the winner that this one waits for.
+func (h *hedge) left() bool {
+	if !h.p.pure || !h.who.Winner {
+		return false
+	}
+	h.r.mu.Lock()
+	defer h.r.mu.Unlock()
+	return h.r.winner.Peer != h.who.Peer || !h.r.winner.Serves(time.Now(), h.c.cfg.Policy)
 }
 
 // run asks one candidate after the other until one has given the answer that counts, all have failed,
@@ -85,9 +130,15 @@ func (h *hedge) run(ctx context.Context) attempt {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	done := ctx.Done()
+	waited := true // as long as there is for a further one without a token
 	for open := 0; ; {
 		select {
 		case <-timer.C:
+			if !waited && !h.pays(false) {
+				waited = true
+				timer.Reset(untilHalf(ctx))
+				continue
+			}
 			next, ok := h.c.nextBest(h.r, h.tried)
 			if ok = ok && done != nil && len(h.tried.peers) < attempts; !ok && open == 0 {
 				return last
@@ -96,6 +147,7 @@ func (h *hedge) run(ctx context.Context) attempt {
 				h.tried.add(next.Peer)
 				open++
 				cancels[next.Peer] = h.ask(ctx, next, answers)
+				waited = !h.p.pure
 				timer.Reset(h.p.patience(ctx, next))
 			}
 		case a := <-answers:
@@ -106,9 +158,11 @@ func (h *hedge) run(ctx context.Context) attempt {
 				return a.until(cancel)
 			}
 			last = a
+			waited = true
 			timer.Reset(0)
 		case <-done:
 			done = nil // those who were asked end now
+			waited = true
 			timer.Reset(0)
 		}
 	}
@@ -119,7 +173,7 @@ func (h *hedge) ask(ctx context.Context, who race.Ranked, answers chan<- attempt
 	ctx, cancel := context.WithCancel(ctx)
 	req := h.req
 	call := func() {
-		a := h.c.callPeer(ctx, h.r, who, &req)
+		a := h.c.callPeer(ctx, h.r, who, &req, time.Now())
 		if h.p.final(&a) && cellproto.KindOf(a.err) != cellproto.Canceled {
 			if a.counts = h.settled.CompareAndSwap(false, true); !a.counts {
 				a.discard()
@@ -133,9 +187,34 @@ func (h *hedge) ask(ctx context.Context, who race.Ranked, answers chan<- attempt
 	return cancel
 }
 
-// outrun notes that a provider was silent for so long that another one has answered meanwhile. Now and then
-// that happens to anybody, and one success makes up for most of it; who does so all the time is banned,
-// however well it answers pings.
+// outrun notes that another provider has answered while who was asked first was silent. That happens to anybody
+// for a call in a hundred. But who is behind by far, so that it would be even if the other one had been asked late,
+// has failed: one success makes up for most of it, and who does so all the time is banned, however well it
+// answers pings.
+func (h *hedge) outrun(ctx context.Context, b *attempt) {
+	silent := time.Since(h.begin)
+	if h.who.Trial || h.p.pure && silent < lateAfter(ctx, h.who)+b.took {
+		h.c.outlasted(h.r, h.who.Peer, silent)
+		return
+	}
+	h.c.outrun(h.r, h.who.Peer, h.req.Header.Func)
+}
+
+// outlasted notes that a provider has not answered for so long, when it was not waited for any more.
+func (c *Caller) outlasted(r *remote, p cellproto.PeerID, silent time.Duration) {
+	now := time.Now()
+	c.mu.Lock()
+	c.reputation.Outlasted(now, p, silent)
+	c.mu.Unlock()
+	r.mu.Lock()
+	if r.winner.Peer == p {
+		r.winner.Late(silent)
+	}
+	r.mu.Unlock()
+	c.raceAgain(now, r)
+}
+
+// outrun notes that a provider was silent for far too long.
 func (c *Caller) outrun(r *remote, p cellproto.PeerID, fn string) {
 	now := time.Now()
 	c.observe(now, p, cellproto.Errorf("call "+fn, cellproto.Timeout, "another provider was quicker by far"), 0)
@@ -160,25 +239,47 @@ func (c *Caller) nextBest(r *remote, tried *peerSet) (race.Ranked, bool) {
 	return r.decision.Next(func(p cellproto.PeerID) bool { return tried.has(p) || c.lied(p) })
 }
 
-// patience is how long a call may stay silent before somebody else is asked too. What is idempotent is not
-// pure: to have it run twice may cost more than time, and is the last resort.
+// stage is when others may be asked while a provider is silent.
+type stage struct {
+	after time.Duration // it was asked
+	free  bool          // it takes no token
+	early bool          // it could wait for the next one
+}
+
+// stages gives them, one after the other, some of them twice. What is idempotent is not pure: to have it run twice may cost more
+// than time, and is the last resort.
+func (p *policy) stages(ctx context.Context, who race.Ranked) [3]stage {
+	last := stage{after: untilHalf(ctx), free: true}
+	if !p.pure {
+		return [3]stage{last, last, last}
+	}
+	late := stage{after: lateAfter(ctx, who)}
+	if !who.Own && !who.Trial { // only what the provider claims is known
+		return [3]stage{late, late, last}
+	}
+	early := stage{after: min(max(who.CallP99.Duration(), hedgeLeast), late.after), early: true, free: who.Trial}
+	return [3]stage{early, late, last}
+}
+
+// patience is how long the first of the stages lasts for one more provider, who may be asked late.
 func (p *policy) patience(ctx context.Context, who race.Ranked) time.Duration {
 	if p.pure {
-		return hedgeAfter(ctx, who)
+		return lateAfter(ctx, who)
 	}
+	return untilHalf(ctx)
+}
+
+// untilHalf is half of the time that is left.
+func untilHalf(ctx context.Context) time.Duration {
 	deadline, ok := ctx.Deadline()
 	if !ok { // every call has one
 		return cellproto.DefaultTimeout
 	}
-	return time.Until(deadline) / 2
+	return max(time.Until(deadline), 0) / 2
 }
 
-// hedgeAfter is how long a pure call may stay silent: three times what 99 of 100 calls need, at
-// least 50 ms, and never so long that the next one has less than half of the time left.
-func hedgeAfter(ctx context.Context, who race.Ranked) time.Duration {
-	wait := max(3*who.CallP99.Duration(), 50*time.Millisecond)
-	if deadline, ok := ctx.Deadline(); ok {
-		wait = min(wait, time.Until(deadline)/2)
-	}
-	return wait
+// lateAfter is when a pure call is late: after three times what 99 of 100 calls need, at least 50 ms, and never
+// so late that the next one has less than half of the time left.
+func lateAfter(ctx context.Context, who race.Ranked) time.Duration {
+	return min(max(3*who.CallP99.Duration(), lateLeast), untilHalf(ctx))
 }

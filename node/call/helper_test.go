@@ -193,8 +193,9 @@ type fakeProgram struct {
 	starts   atomic.Int64
 	begun    atomic.Int64
 	inFlight atomic.Int64
-	mute     atomic.Bool // for those whose handle looks at it
-	full     atomic.Bool // there is no place
+	mute     atomic.Bool       // for those whose handle looks at it
+	full     atomic.Bool       // there is no place
+	schema   *cellproto.Schema // nil: testSchema
 	wg       sync.WaitGroup
 
 	mu     sync.Mutex
@@ -244,7 +245,11 @@ func (p *fakeProgram) Conn(ctx context.Context) (*cellproto.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	hash := testSchema().Hash()
+	schema := p.schema
+	if schema == nil {
+		schema = testSchema()
+	}
+	hash := schema.Hash()
 	far, err := cellproto.NewConn(b, cellproto.Config{Accept: p.take, Hello: cellproto.Hello{Schema: hash[:]}})
 	if err != nil {
 		return nil, err

@@ -120,7 +120,7 @@ func (k *keyed) run(f *cellproto.Frame, reading bool) {
 		k.s.wake(k.relay, f, nil)
 		return
 	}
-	if up := program.Ready(); up != nil && k.relay.To(up, f, true) == nil {
+	if k.s.passNow(k.relay, f) {
 		return
 	}
 	clone := f.Clone()

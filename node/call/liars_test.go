@@ -3,6 +3,7 @@ package call
 import (
 	"context"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -60,6 +61,11 @@ var liars = map[string]func(t *testing.T, cell *published, p *provider){
 	"another program": func(_ *testing.T, cell *published, p *provider) {
 		claim := p.claim(cell)
 		claim.BinaryBLAKE3 = signed.Digest{66}
+		p.advert = func(cid.Cid) ([]byte, error) { return signed.SealAdvert(claim, p.key) }
+	},
+	"another program, of another source": func(_ *testing.T, cell *published, p *provider) {
+		claim := p.claim(cell)
+		claim.BinaryBLAKE3, claim.Repo, claim.Ref = signed.Digest{66}, "https://example.org/x.git", strings.Repeat("0", 40)
 		p.advert = func(cid.Cid) ([]byte, error) { return signed.SealAdvert(claim, p.key) }
 	},
 	"another schema": func(t *testing.T, cell *published, p *provider) {

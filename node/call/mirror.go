@@ -112,9 +112,7 @@ func (c *Caller) describeMirror(r *remote, dir string) *cellproto.Schema {
 			return nil
 		}
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.manifest, r.schema = m, s
+	r.describe(m, s)
 	return s
 }
 
@@ -229,9 +227,7 @@ func (c *Caller) Sources(ctx context.Context, target string) (*Source, error) {
 		}
 		return nil, ferr
 	}
-	r.mu.Lock()
-	r.manifest, r.schema = m, schema
-	r.mu.Unlock()
+	r.describe(m, schema)
 	src.Block, src.Schema = block, schema
 	if celltoml.Placement(m.Privacy) == celltoml.PlacementFriends {
 		c.present(limited, r, ids)

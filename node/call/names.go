@@ -119,6 +119,9 @@ func (c *Caller) lookUp(name string, n *named) *lookup {
 			c.deps.Log.Info("a name stands for another version", zap.String("name", name), zap.Stringer("before", before), zap.Stringer("now", id))
 			err = c.ready(ctx, id)
 		}
+		if err == nil && !id.Equals(before) {
+			c.cache.named(name, id)
+		}
 		c.names.mu.Lock()
 		defer c.names.mu.Unlock()
 		n.running, l.err = nil, err

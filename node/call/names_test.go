@@ -125,6 +125,9 @@ func TestNamesAreLookedUpBesideCalls(t *testing.T) {
 	book.answer <- other.id
 	c.lookedUp(name)
 	stands(other.id, "with a new version that somebody serves")
+	if got, want := string(c.cache.read(namesFile)), `{"k51name":"`+other.id.String()+`"}`; got != want {
+		t.Errorf("what is kept of it is %s, want %s", got, want)
+	}
 	if _, err := try(t, c, name, request("echo", "x")); err != nil {
 		t.Error(err)
 	}

@@ -68,7 +68,7 @@ func (s *session) relay(c *cellproto.Conn, f *cellproto.Frame, fn *served) error
 		return nil
 	}
 	p.relay.OnFree(p.onFree)
-	if up := program.Ready(); up != nil && p.relay.To(up, f, true) == nil {
+	if s.passNow(&p.relay, f) {
 		return nil
 	}
 	clone := f.Clone()

@@ -18,16 +18,19 @@ import (
 // raceAgain begins a race in the background, if there is reason to.
 func (c *Caller) raceAgain(now time.Time, r *remote) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
+	c.raceAgainLocked(now, r)
+}
+
+// raceAgainLocked is raceAgain with r.mu held.
+func (c *Caller) raceAgainLocked(now time.Time, r *remote) {
 	why := r.winner.ShouldRace(now, c.cfg.Policy)
 	if why == race.NoReason && r.hurry > 0 && r.decision != nil && now.Sub(r.decision.At) >= r.hurry {
 		why = race.Missed
 	}
-	if why == race.NoReason || r.racing != nil {
-		r.mu.Unlock()
-		return
+	if why != race.NoReason && r.racing == nil {
+		c.beginRace(r, why, true)
 	}
-	c.beginRace(r, why, true)
-	r.mu.Unlock()
 }
 
 // maxInfos bounds the peers whose addresses are remembered for one cell.
@@ -278,10 +281,10 @@ func (d *driver) carryOut(a race.Action) {
 // that can be reached, while the race goes on.
 func (d *driver) advert(cand race.Candidate) {
 	info := d.info(cand.Peer)
-	lk, err := d.c.links.peer(d.ctx, info, string(d.r.name), d.r.madeFor())
+	lk, err := d.c.links.peer(d.ctx, info, string(d.r.name), d.r.madeFor(d.ctx))
 	if err != nil && d.moved(cand.Peer, info) {
 		info = d.info(cand.Peer)
-		lk, err = d.c.links.peer(d.ctx, info, string(d.r.name), d.r.madeFor())
+		lk, err = d.c.links.peer(d.ctx, info, string(d.r.name), d.r.madeFor(d.ctx))
 	}
 	if err != nil {
 		d.tell(func(now time.Time, rc *race.Race) { rc.Failed(now, cand.Peer, cellproto.KindOf(err)) })
@@ -306,13 +309,13 @@ func (d *driver) advert(cand race.Candidate) {
 		return
 	}
 	ad, _ = d.c.newest.Put(ad, time.Now()) // an older one than we have is dropped
-	if err := d.r.claims(cand.Peer, ad.BinaryBLAKE3); err != nil {
+	if err := d.r.claims(cand.Peer, ad); err != nil {
 		d.c.observe(time.Now(), cand.Peer, err, 0)
 		d.tell(func(now time.Time, rc *race.Race) { rc.Failed(now, cand.Peer, cellproto.KindOf(err)) })
 		return
 	}
 	claim := claimOf(ad)
-	if err := d.r.suits(&claim); err != nil {
+	if err := d.r.suits(d.ctx, &claim); err != nil {
 		d.tell(func(now time.Time, rc *race.Race) { rc.Failed(now, cand.Peer, cellproto.KindOf(err)) })
 		return
 	}
@@ -338,7 +341,7 @@ func (d *driver) ping(cand race.Candidate) {
 }
 
 func (d *driver) pingOnce(p cellproto.PeerID) (time.Duration, error) {
-	lk, err := d.c.links.peer(d.ctx, d.info(p), string(d.r.name), d.r.madeFor())
+	lk, err := d.c.links.peer(d.ctx, d.info(p), string(d.r.name), d.r.madeFor(d.ctx))
 	if err != nil {
 		return 0, err
 	}
@@ -354,10 +357,20 @@ func (d *driver) pingOnce(p cellproto.PeerID) (time.Duration, error) {
 		lk.doubt()
 		return 0, err
 	}
-	d.c.mu.Lock()
-	defer d.c.mu.Unlock()
-	d.c.reputation.Back(time.Now(), lk.made, p)
+	d.welcome(p, lk)
 	return rtt, nil
+}
+
+// welcome notes that a peer answers on a link. One that has come back takes part in the race as that.
+func (d *driver) welcome(p cellproto.PeerID, lk *link) {
+	now := time.Now()
+	d.c.mu.Lock()
+	back := d.c.reputation.Back(now, lk.made, p)
+	obs := d.c.reputation.Observed(now, p)
+	d.c.mu.Unlock()
+	if back {
+		d.tell(func(_ time.Time, rc *race.Race) { rc.Observe(p, obs) })
+	}
 }
 
 func claimOf(ad *signed.Advert) race.Claim {

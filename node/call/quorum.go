@@ -62,7 +62,7 @@ func takeQuorum(req *cellproto.Request) (*cellproto.Request, cellproto.Quorum, e
 }
 
 // callQuorum asks several providers of a published cell for the same.
-func (c *Caller) callQuorum(ctx context.Context, target string, req *cellproto.Request, q cellproto.Quorum) (*Result, error) {
+func (c *Caller) callQuorum(ctx context.Context, target, made string, req *cellproto.Request, q cellproto.Quorum) (*Result, error) {
 	op := "ask a quorum of " + target
 	t, err := c.resolvePublished(ctx, target)
 	if err != nil {
@@ -72,7 +72,14 @@ func (c *Caller) callQuorum(ctx context.Context, target string, req *cellproto.R
 		return nil, cellproto.Errorf(op, cellproto.BadInput, "%s is a nucleus itself: there is nobody else to ask", t.where()).
 			WithHint("Publish it first, or give the CID that cellctl publish printed.")
 	}
+	if made != "" {
+		t.made = made
+	}
+	if t.newest.Defined() && t.made != "" {
+		t.cell = c.versionFor(ctx, t.newest, t.made)
+	}
 	r := c.remote(t.cell)
+	ctx = r.calledAs(ctx, t.made)
 	res := &Result{}
 	voters, err := c.voters(ctx, r, q, res)
 	if err != nil {
@@ -341,7 +348,7 @@ func (p *poll) ask(ctx context.Context, n int) {
 	for ; n > 0 && len(p.waiting) > 0; n-- {
 		v := p.waiting[0]
 		p.waiting, p.asked = p.waiting[1:], append(p.asked, v.group)
-		p.open[v.Peer] = time.Now().Add(hedgeAfter(ctx, v.Ranked))
+		p.open[v.Peer] = time.Now().Add(lateAfter(ctx, v.Ranked))
 		req := p.req
 		req.Header.Meta = maps.Clone(p.req.Header.Meta)
 		if p.body != nil {
@@ -355,7 +362,7 @@ func (p *poll) ask(ctx context.Context, n int) {
 
 // voteOf gets the whole reply of one provider.
 func (c *Caller) voteOf(ctx context.Context, r *remote, v voter, req *cellproto.Request) vote {
-	out := vote{voter: v, a: c.callPeer(ctx, r, v.Ranked, req)}
+	out := vote{voter: v, a: c.callPeer(ctx, r, v.Ranked, req, time.Now())}
 	if a := &out.a; a.err == nil && a.reply.Body != nil {
 		payload, err := a.reply.Bytes(maxVote)
 		a.reply.Payload, a.reply.Body, a.err = payload, nil, err

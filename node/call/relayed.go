@@ -103,9 +103,9 @@ func (l *links) hopeful(p cellproto.PeerID) bool {
 }
 
 // givesBody reports that a function's replies have bodies, as far as the schema is known.
-func (r *remote) givesBody(function string) bool {
+func (r *remote) givesBody(ctx context.Context, function string) bool {
 	_, s := r.description()
-	if s == nil {
+	if s = r.as(ctx, s); s == nil {
 		return false
 	}
 	fn, err := s.Function(function)

@@ -28,6 +28,7 @@ type resolved struct {
 	cell   cid.Cid        // a published cell
 
 	mirrorOf cid.Cid // of a directory: it is a mirror of this cell
+	newest   cid.Cid // of a name: the version that it stands for
 	made     string  // hash of the schema that the caller of it was made for, as bytes; "": not known
 }
 
@@ -101,7 +102,9 @@ func (c *Caller) resolveTo(ctx context.Context, target string) (resolved, error)
 	if err != nil {
 		return resolved{}, err
 	}
-	return c.published(id), nil
+	t := c.published(id)
+	t.newest = id
+	return t, nil
 }
 
 // repository gives the copy of a dependency by git, which is made if there is none.

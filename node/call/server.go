@@ -41,6 +41,8 @@ type ServerConfig struct {
 	// Elsewhere says whether a caller on the Unix socket that was made for this schema, a hash, is served by another
 	// nucleus, to which it is led when it comes back; nil: nobody is.
 	Elsewhere func(made []byte) bool
+	// Fit says what a program with the schema live is to callers who were made for another one; nil: it serves all.
+	Fit func(made, live cellproto.SchemaHash) Fit
 	// Had says whether the cell has, or had, a schema; nil: nobody knows.
 	Had func(cellproto.SchemaHash) bool
 }
@@ -76,6 +78,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	latency race.Latency
+	faded   time.Time            // as of when latency stands
 	peers   map[string]*peerLoad // by subject, those with a connection or a call
 	conns   map[*cellproto.Conn]*session
 	proven  map[peer.ID]proven // peers on the network that have proven a key
@@ -113,7 +116,8 @@ func NewServer(cfg ServerConfig, deps ServerDeps) *Server {
 	s.tokens = newTokens(cfg, deps.Identity)
 	s.serving.Store(&Serving{})
 	s.keyPrefix = newKeyPrefix()
-	s.last.Store(time.Now().UnixNano())
+	s.faded = time.Now()
+	s.last.Store(s.faded.UnixNano())
 	return s
 }
 
@@ -151,10 +155,15 @@ type Load struct {
 	LastEnded time.Time // of the last call, or the start
 }
 
+// claimHalf is how soon calls count half in what is told of them. Who is called a lot tells of the last thousand
+// all the same; who is not, since it was slow at its start, tells so for a few minutes.
+const claimHalf = 30 * time.Second
+
 // Load gives the load at the moment.
 func (s *Server) Load() Load {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.faded = s.latency.Fade(time.Now(), s.faded, claimHalf, 0)
 	return Load{
 		P50: s.latency.P50(), P99: s.latency.P99(), InFlight: int(s.inFlight.Load()),
 		Served: s.served.Load(), LastEnded: time.Unix(0, s.last.Load()),
@@ -190,6 +199,8 @@ type session struct {
 
 	transport cellproto.Transport
 	wanted    atomic.Pointer[string]
+	conn      *cellproto.Conn // set before it is read
+	fitted    atomic.Pointer[fitted]
 
 	// For the goroutine that reads the connection only.
 	nonce   []byte    // nil: used
@@ -198,6 +209,8 @@ type session struct {
 	hello   userHello // what it has said of itself
 	user    *user     // of what is served, or of made; nil: not looked up yet, or there is no schema
 	usedOf  *Serving  // for which user was looked up
+	view    *Serving  // what is served as the caller knows it; see as
+	viewOf  *Serving  // of which it is one
 	until   time.Time // may call until then
 }
 
@@ -256,6 +269,7 @@ func (s *Server) admit(ctx context.Context, sess *session, connect func(cellprot
 		sess.transport.Close()
 		return nil, err
 	}
+	sess.conn = c
 	if !s.enter(c, sess) {
 		cancel()
 		c.Close()

@@ -2,6 +2,7 @@ package call
 
 import (
 	"slices"
+	"sync"
 
 	"github.com/celldnet/celld/cellproto"
 )
@@ -16,12 +17,14 @@ type Serving struct {
 	canonical []byte   // of Schema
 	functions []string // sorted; the numbers of hello
 	served    map[string]*served
+	older     map[cellproto.SchemaHash]*Serving // of Schema, as their callers know the cell
 }
 
 // served is what each call of a function asks for.
 type served struct {
 	pure, idempotent bool
 	args             *cellproto.ArgSpec
+	fit              func() *cellproto.Fit // of the arguments, as deep as the schema says
 }
 
 // NewServing prepares what is served: the schema's bytes, the functions' numbers and the checks of
@@ -38,9 +41,19 @@ func NewServing(cell cellproto.CellID, schema *cellproto.Schema, also ...cellpro
 			return nil, err
 		}
 		s.functions = append(s.functions, name)
-		s.served[name] = &served{pure: fn.Pure, idempotent: fn.Idempotent, args: spec}
+		s.served[name] = &served{pure: fn.Pure, idempotent: fn.Idempotent, args: spec, fit: sync.OnceValue(fn.ArgumentsFit)}
 	}
 	slices.Sort(s.functions)
+	for _, one := range schema.Older {
+		old, err := NewServing(cell, one)
+		if err != nil {
+			return nil, err
+		}
+		if s.older == nil {
+			s.older = map[cellproto.SchemaHash]*Serving{}
+		}
+		s.older[old.Hash] = old
+	}
 	return s, nil
 }
 

@@ -1,6 +1,7 @@
 package call
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"strings"
@@ -57,20 +58,21 @@ func (s *session) admit(c *cellproto.Conn, f *cellproto.Frame) error {
 		return cellproto.Errorf("call", cellproto.NotFound, "this peer does not serve %.80q", wanted)
 	}
 	if s.elsewhere() {
-		_ = c.Queue(&cellproto.Frame{Type: cellproto.TypeGoaway, Payload: []byte(elsewhereText)}) // before the answer
-		return cellproto.Errorf("call "+f.Header.Func, cellproto.Unavailable, elsewhereText)
+		err := errElsewhere(f.Header.Func)
+		s.turnAway(err)
+		return err
 	}
 	if f.Header.Func == cellproto.FuncToken {
 		return s.prove(c, f)
 	}
-	if err := s.authorise(f); err != nil {
+	if err := s.authorise(f, c.ReadAt()); err != nil {
 		return err
 	}
 	if strings.HasPrefix(f.Header.Func, cellproto.ReservedPrefix) {
 		return s.reserved(c, f, serving)
 	}
 	s.uses(serving, c.ReadAt())
-	fn, err := s.s.check(f, serving)
+	fn, err := s.s.check(f, s.as(serving))
 	if err != nil {
 		return err
 	}
@@ -80,16 +82,9 @@ func (s *session) admit(c *cellproto.Conn, f *cellproto.Frame) error {
 	return s.relay(c, f, fn)
 }
 
-const elsewhereText = "an older version of this cell goes on for you: come back"
-
-// elsewhere reports that another nucleus serves this caller, which the one that it comes back to knows.
-func (s *session) elsewhere() bool {
-	return s.who.Owner && s.who.Peer == "" && s.hello.made != nil && s.s.cfg.Elsewhere != nil && s.s.cfg.Elsewhere(s.hello.made)
-}
-
 // uses notes that the caller calls now, and by which schema.
 func (s *session) uses(serving *Serving, now time.Time) {
-	if s.usedOf != serving {
+	if s.usedOf != serving || s.user != nil && s.user.gone.Load() {
 		s.user, s.usedOf = s.s.user(serving, s.who, s.hello), serving
 	}
 	if s.user != nil {
@@ -139,6 +134,9 @@ func (s *session) reserved(c *cellproto.Conn, f *cellproto.Frame, serving *Servi
 	case serving.Schema == nil:
 		return cellproto.Errorf(op, cellproto.NotFound, "this nucleus has no program, and so no schema")
 	}
+	if known := s.as(serving); known != nil {
+		serving = known
+	}
 	h := cellproto.Header{Codec: cellproto.JSON}
 	if len(serving.canonical) <= cellproto.ChunkSize {
 		return s.replyNow(c, f, h, serving.canonical)
@@ -165,12 +163,15 @@ func (s *session) replyNow(c *cellproto.Conn, f *cellproto.Frame, h cellproto.He
 }
 
 // check looks at the function and the arguments, so that no program is started for nothing. It gives
-// what is known of the function, nil without a schema.
+// what is known of the function, nil without a schema, or when serving is nil: what the caller knows is not served.
 func (s *Server) check(f *cellproto.Frame, serving *Serving) (*served, error) {
 	name := f.Header.Func
 	if s.deps.Program == nil {
 		return nil, cellproto.Errorf("call "+name, cellproto.NotFound, "this nucleus has no program").
 			WithHint("Set binary in cell.toml, or call another cell.")
+	}
+	if serving == nil {
+		serving = &Serving{}
 	}
 	fn := serving.served[name]
 	if fn == nil && serving.Schema != nil {
@@ -189,7 +190,7 @@ func (s *Server) check(f *cellproto.Frame, serving *Serving) (*served, error) {
 		}
 	}
 	if s.cfg.CheckArgs && fn != nil && len(f.Payload) > 0 {
-		return fn, serving.Schema.Functions[name].FitArguments(cellproto.JSON, f.Payload)
+		return fn, fn.fit().Check(cellproto.JSON, f.Payload)
 	}
 	return fn, nil
 }
@@ -244,13 +245,19 @@ func (s *session) metaFor(meta map[string]string) (map[string]string, error) {
 	if len(meta) == 0 {
 		return s.meta, nil
 	}
-	delete(meta, metaPeer)
-	if len(meta)+len(s.meta) > maxMeta {
-		// The program would take the frame for a broken one, and hang up on everybody.
-		return nil, cellproto.Errorf("call", cellproto.TooLarge, "%d entries of meta, with the nucleus's own at most %d", len(meta), maxMeta)
+	own := maps.Clone(meta)
+	delete(own, metaPeer)
+	delete(own, cellproto.MetaSchema)
+	room := maxMeta
+	if s.hello.made != nil {
+		room-- // for MetaSchema
 	}
-	maps.Copy(meta, s.meta)
-	return meta, nil
+	if len(own)+len(s.meta) > room {
+		// The program would take the frame for a broken one, and hang up on everybody.
+		return nil, cellproto.Errorf("call", cellproto.TooLarge, "%d entries of meta, with the nucleus's own at most %d", len(own), room)
+	}
+	maps.Copy(own, s.meta)
+	return own, nil
 }
 
 // wake starts the sleeping program for a request that waits. A program that leaves between being
@@ -270,6 +277,11 @@ func (s *session) wake(r *cellproto.Relay, f *cellproto.Frame, lost error) {
 			if f.Header.Budget > 0 {
 				f.Header.Budget = max(f.Header.Budget-time.Since(begin), time.Microsecond)
 				begin = time.Now()
+			}
+			if _, refused := s.fits(ctx, up, f); refused != nil { // what cannot be told by now does not count
+				s.turnAway(refused)
+				r.Fail(cmp.Or(lost, refused))
+				return
 			}
 			if err = r.To(up, f, false); err == nil {
 				return

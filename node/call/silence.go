@@ -27,7 +27,7 @@ const (
 // look is how long a call is silent before somebody looks after it.
 func (p *policy) look(ctx context.Context, who race.Ranked) time.Duration {
 	wait := max(who.CallP99.Duration()*3/2, lookLeast)
-	return min(wait, max(2*who.Median.Duration(), lookMost), p.patience(ctx, who))
+	return min(wait, max(2*who.Median.Duration(), lookMost), p.stages(ctx, who)[0].after)
 }
 
 // pong is how long the answer to a ping may take: the more, the more its calls differ.
@@ -35,19 +35,19 @@ func pong(who race.Ranked) time.Duration {
 	return 2*who.Median.Duration() + min(max(who.CallP99.Duration(), pongLeast), pongMost)
 }
 
-// awaitSilence returns true once a provider that a call waits for has been found silent, and false once
-// patience is over though it is not, or with ctx. Calls go to others then.
-func (c *Caller) awaitSilence(ctx context.Context, r *remote, who race.Ranked, patience time.Duration) bool {
+// awaitSilence returns true once the provider that a call waits for has been found silent, and false once
+// patience is over though it is not, calls that may go elsewhere do, or ctx has ended.
+func (h *hedge) awaitSilence(ctx context.Context, patience time.Duration) bool {
+	if patience <= 0 {
+		return false
+	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	pause := max(who.CallP99.Duration(), lookLeast)
+	pause := max(h.who.CallP99.Duration(), lookLeast)
 	again := time.NewTimer(pause)
 	defer again.Stop()
-	for {
-		if lk := c.links.live(who.Peer, string(r.name), r.madeFor()); lk != nil && mute(ctx, lk, pong(who)) && ctx.Err() == nil {
-			c.deps.Log.Debug("a provider is silent", zap.String("peer", string(who.Peer)))
-			lk.doubt()
-			c.failed(time.Now(), r, who.Peer)
+	for !h.left() {
+		if h.c.isMute(ctx, h.r, h.who) {
 			return true
 		}
 		again.Reset(pause)
@@ -58,6 +58,19 @@ func (c *Caller) awaitSilence(ctx context.Context, r *remote, who race.Ranked, p
 			return false
 		}
 	}
+	return false
+}
+
+// isMute says that a provider does not answer a ping. New calls go elsewhere then.
+func (c *Caller) isMute(ctx context.Context, r *remote, who race.Ranked) bool {
+	lk := c.links.live(who.Peer, string(r.name), r.madeFor(ctx))
+	if lk == nil || !mute(ctx, lk, pong(who)) || ctx.Err() != nil {
+		return false
+	}
+	c.deps.Log.Debug("a provider is silent", zap.String("peer", string(who.Peer)))
+	lk.doubt()
+	c.failed(time.Now(), r, who.Peer)
+	return true
 }
 
 // mute says that the other end of a link does not answer a ping.

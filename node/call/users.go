@@ -46,6 +46,7 @@ type users struct {
 // user is one caller of one schema. A call costs it one store.
 type user struct {
 	says atomic.Bool
+	gone atomic.Bool  // it has not called for long, and was forgotten: it is to be looked up anew
 	last atomic.Int64 // unix ns
 }
 
@@ -121,6 +122,7 @@ func (u *users) rows(since time.Time) (out []Used) {
 		for who, e := range callers {
 			at := time.Unix(0, e.last.Load())
 			if at.Before(since) {
+				e.gone.Store(true)
 				delete(callers, who)
 				continue
 			}
@@ -156,11 +158,30 @@ func (s *Server) Remember(used []Used, now time.Time) {
 // Holds notes that a caller who said h calls from now on, over a connection that the program has itself. touch
 // is to be called when one of those has called.
 func (s *Server) Holds(who Who, h *cellproto.Hello) (touch func(now time.Time)) {
-	e := s.user(s.serving.Load(), who, userHello{h.MadeFor, h.Peer})
+	said, serving := userHello{h.MadeFor, h.Peer}, s.serving.Load()
+	e := s.user(serving, who, said)
 	if e == nil {
 		return func(time.Time) {}
 	}
-	return func(now time.Time) { e.last.Store(now.UnixNano()) }
+	return func(now time.Time) {
+		if e.gone.Load() {
+			e = s.user(serving, who, said)
+		}
+		e.last.Store(now.UnixNano())
+	}
+}
+
+// StillHolds is Holds for those callers on this machine whom an earlier run has noted, when the program has connections
+// from then: whose they are it does not say.
+func (s *Server) StillHolds(used []Used) (touches []func(now time.Time)) {
+	for _, row := range used {
+		for _, one := range row.Users {
+			if strings.HasPrefix(one.Who, "uid:") {
+				touches = append(touches, func(now time.Time) { s.users.of(row.Schema, one.Who, one.Says).last.Store(now.UnixNano()) })
+			}
+		}
+	}
+	return touches
 }
 
 // Dismiss has those of the owner's callers on the Unix socket come back who say that they were made for a schema of

@@ -75,3 +75,33 @@ func TestOtherVersionsAreNotRaced(t *testing.T) {
 	}
 	t.Log(err)
 }
+
+// Of the providers of a version that accepts callers of an older one, those are raced that say so too.
+func TestWhoDoesNotAcceptTheCallerIsNotRaced(t *testing.T) {
+	old := cellproto.SchemaHash{7}
+	cell := follow(t, "2.0.0", testSchema(), nil, newKeyPair(t), old)
+	mean, right := provide(t, cell, nil), provide(t, cell, nil)
+	for p, accepted := range map[*provider][]cellproto.SchemaHash{mean: nil, right: {old}} {
+		claim := p.claim(cell)
+		claim.SchemasAccepted = accepted
+		p.advert = func(cid.Cid) ([]byte, error) { return signed.SealAdvert(claim, p.key) }
+	}
+	peers := &book{}
+	peers.add(mean.host, right.host)
+	c := use(t, cell, peers, func(_ *CallerConfig, d *CallerDeps) {
+		d.MadeFor = func(string) cellproto.SchemaHash { return old }
+	})
+	if _, err := c.Schema(t.Context(), cell.id.String()); err != nil { // the manifest is known now
+		t.Fatal(err)
+	}
+	call(t, c, cell, "echo") // says what it was made for
+	d, err := c.Race(t.Context(), cell.id.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range d.Ranking {
+		if out := string(k.Peer) == peerText(mean.host); out != (k.Out != "") || out && k.Kind != cellproto.Incompatible {
+			t.Errorf("%s is out: %q", k.Peer, k.Out)
+		}
+	}
+}

@@ -3,21 +3,13 @@ package call
 import (
 	"crypto/sha256"
 	"math/rand/v2"
-	"net/netip"
 
 	"github.com/fxamacker/cbor/v2"
 	"github.com/multiformats/go-multiaddr"
-	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/internal/addrgroup"
 	"github.com/celldnet/celld/node/race"
-)
-
-// Prefixes within which all addresses count as one provider's, in bits: what one person rents or is given
-// by a provider of networks. Those of the DHT's own filter are the same.
-const (
-	prefix4 = 24
-	prefix6 = 48
 )
 
 // voter is a provider that can be asked for its reply.
@@ -31,27 +23,11 @@ type voter struct {
 // that all behind it are one group. Private and loopback addresses say nothing of who is who: there each
 // peer is a group of its own, and local is true.
 func groupOf(addr multiaddr.Multiaddr, p cellproto.PeerID) (group string, local bool) {
-	ip, err := manet.ToIP(addr)
-	if err != nil {
-		return "", false
-	}
-	a, ok := netip.AddrFromSlice(ip)
-	if !ok {
-		return "", false
-	}
-	a = a.Unmap()
-	if a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() {
+	ip, ok := addrgroup.IP(addr)
+	if ok && (ip.IsPrivate() || ip.IsLoopback() || ip.IsLinkLocalUnicast()) {
 		return string(p), true
 	}
-	bits := prefix6
-	if a.Is4() {
-		bits = prefix4
-	}
-	prefix, err := a.Prefix(bits)
-	if err != nil {
-		return "", false
-	}
-	return prefix.String(), false
+	return addrgroup.Of(addr), false
 }
 
 // draw puts the voters into a random order and keeps one of each group, none of those in but: whoever

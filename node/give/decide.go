@@ -9,12 +9,13 @@ import (
 const (
 	LookEvery  = 30 * time.Second       // at everything
 	InputEvery = 500 * time.Millisecond // at input, while there is something to pause
+	LoadEvery  = time.Second            // at what others use of the processors, lid, battery and network, likewise
 	Quiet      = time.Minute            // without anything that speaks against giving, until it goes on
 
 	lowBattery   = 20.0 // percent
 	spareMemory  = 5.0  // percent of the memory that always stay free
 	maxLeaves    = 5.0  // percent of the processors that Max leaves
-	leastMemory  = 64 << 20
+	capStep      = 10.0 // percent of the processors by which there has to be less to give before caps fall between two looks
 	forever      = 100 * 365 * 24 * time.Hour
 	unlimitedBPS = 0
 )
@@ -24,7 +25,13 @@ type Caps struct {
 	CPU    float64 `json:"cpu_percent"` // of the machine
 	Memory int64   `json:"memory"`      // bytes
 	Disk   int64   `json:"disk_bps"`    // bytes a second; 0: no limit
+	// Firm is that hosted cells get this however busy others are; else they get what nobody else wants of it.
+	Firm bool `json:"firm,omitempty"`
 }
+
+// always is the mark of an owner who does not want hosted cells paused for the load of others: it would be no favour
+// to have them starve instead.
+const always = 100.0
 
 // State is what Decide has to know of what it decided before. Its zero value is the beginning.
 type State struct {
@@ -40,7 +47,16 @@ type Decision struct {
 	Why   string    // it does not run, or that it does: for people
 	Caps  Caps      // with Run
 	Again time.Time // when to look again at the latest
-	Next  State     // for the next decision
+	// Glance is how often to look meanwhile at what changes from one moment to the next, if something is hosted;
+	// 0: that would change nothing.
+	Glance time.Duration
+	Next   State // for the next decision
+}
+
+// acts says whether d asks for something else than was decided before, so that it cannot wait for the next look
+// at everything.
+func (d *Decision) acts(before *Decision) bool {
+	return d.Run != before.Run || d.Over || d.Run && d.Caps.CPU < before.Caps.CPU-capStep
 }
 
 // Decide says whether to give, and how much. It is pure: now's place gives the clock on the wall.
@@ -65,17 +81,22 @@ func Decide(now time.Time, set Settings, st State, snap Snapshot) Decision {
 		d.Why, d.Next.Because = because, because
 		if d.Next.Disturbed = at; at.Before(now) { // it is known since when it is quiet
 			d.Again = earliest(at.Add(Quiet), change, set.Until)
+		} else if crowded(snap.Load, set) { // that it is over nobody says later
+			d.Glance = LoadEvery
 		}
 		return d
 	}
 	if left := st.Disturbed.Add(Quiet).Sub(now); !st.Disturbed.IsZero() && left > 0 {
 		d.Why = fmt.Sprintf("waiting for a quiet minute: %s", st.Because)
-		d.Again = earliest(d.Again, now.Add(left))
+		d.Again, d.Glance = earliest(d.Again, now.Add(left)), LoadEvery
 		return d
 	}
-	d.Run, d.Why, d.Caps, d.Next = true, "", capsOf(set, snap.Load), State{Running: true}
+	d.Run, d.Why, d.Caps, d.Glance, d.Next = true, "", capsOf(set, snap.Load), InputEvery, State{Running: true}
 	return d
 }
+
+// crowded says that others need the processors.
+func crowded(l Load, set Settings) bool { return l.Known && l.Others > set.Busy }
 
 // against gives what speaks against giving now, and since when it last did.
 func against(now time.Time, s Snapshot, set Settings) (string, time.Time) {
@@ -103,11 +124,13 @@ func against(now time.Time, s Snapshot, set Settings) (string, time.Time) {
 		because = "whether the network is metered is unknown"
 	case !l.Known:
 		because = "what others use is unknown"
-	case l.Others > set.Busy:
+	case crowded(l, set):
 		because = fmt.Sprintf("others use %.0f %% of the processors", l.Others)
 	case capsOf(set, l).Memory < leastMemory:
 		because = "there is no memory to spare"
-	case l.DiskBusy > set.Busy && l.DiskBPS > set.Disk:
+	case capsOf(set, l).Memory < l.Ours: // the kernel would end somebody's program, in the middle of a call
+		because = "hosted cells have more memory than there is to spare now"
+	case l.DiskBusy > set.Busy && l.DiskBPS > l.DiskOurs: // else what is hosted may be why
 		because = fmt.Sprintf("others keep a disk busy for %.0f %% of the time", l.DiskBusy)
 	}
 	return because, now
@@ -117,12 +140,13 @@ func against(now time.Time, s Snapshot, set Settings) (string, time.Time) {
 func capsOf(set Settings, l Load) Caps {
 	free := l.Free - int64(float64(l.Total)*spareMemory/100)
 	if set.Max {
-		return Caps{CPU: max(100-l.Others-maxLeaves, minPercent), Memory: max(free, 0), Disk: unlimitedBPS}
+		return Caps{CPU: max(100-l.Others-maxLeaves, minPercent), Memory: max(free, 0), Disk: unlimitedBPS, Firm: set.Busy >= always}
 	}
 	return Caps{
 		CPU:    set.CPU,
 		Memory: max(min(int64(float64(l.Total)*set.RAM/100), free), 0),
 		Disk:   set.Disk,
+		Firm:   set.Busy >= always,
 	}
 }
 

@@ -105,6 +105,9 @@ func (w *world) do(line string) string {
 	if d.Run {
 		text = fmt.Sprintf("%v run: cpu %.4g%%, memory %d MB, disk %d kB/s", after, d.Caps.CPU, d.Caps.Memory/1e6, d.Caps.Disk/1e3)
 	}
+	if d.Caps.Firm {
+		text += ", whoever else is busy"
+	}
 	if d.Over {
 		text += "; over"
 	}
@@ -112,7 +115,11 @@ func (w *world) do(line string) string {
 	if in := d.Again.Sub(now); in < forever {
 		again = "in " + in.String()
 	}
-	return text + "; look again " + again + "\n"
+	text += "; look again " + again
+	if d.Glance > 0 {
+		text += ", glance every " + d.Glance.String()
+	}
+	return text + "\n"
 }
 
 func (w *world) change(now time.Time, key, value string) (err error) {
@@ -137,12 +144,18 @@ func (w *world) change(now time.Time, key, value string) (err error) {
 		w.snap.Load.Others, err = number, nerr
 	case "free":
 		w.snap.Load.Free, err = int64(number*1e6), nerr
+	case "memory":
+		w.snap.Load.Ours, err = int64(number*1e6), nerr
 	case "busy":
 		w.snap.Load.DiskBusy, err = number, nerr
 	case "disk":
 		w.snap.Load.DiskBPS, err = int64(number*1e6), nerr
+	case "ours":
+		w.snap.Load.DiskOurs, err = int64(number*1e6), nerr
 	case "load":
 		w.snap.Load.Known = value == "known"
+	case "ram":
+		w.set.RAM, err = number, nerr
 	case "cpu":
 		w.set.CPU, err = number, nerr
 	case "mark":

@@ -16,8 +16,10 @@ type Sensors interface {
 	// Look sees everything. ours is the processor time and the bytes of disk that the hosted cells have used so
 	// far, which are no load of others.
 	Look(ctx context.Context, ours Usage) Snapshot
-	// Input sees only whether somebody is there. It is cheap.
-	Input(ctx context.Context) Input
+	// Glance sees what changes from one moment to the next: whether somebody is there and, every LoadEvery, what
+	// others use of the processors, the lid, the battery and the network. It gives the rest as before has it. It
+	// is cheap; ours is asked only when it is needed.
+	Glance(ctx context.Context, ours func() Usage, before Snapshot) Snapshot
 	Close()
 }
 
@@ -32,6 +34,9 @@ type Usage struct {
 type Limiter interface {
 	// Set changes the caps. An error says that they are not held: nothing may run then.
 	Set(Caps) error
+	// Leave has what is hosted do at once, beside whatever else runs, what it has to do to leave the machine. It
+	// gives way again with the next Set.
+	Leave()
 	// Groups are the control groups that hold the caps, by controller, "" for version 2; none if there are none.
 	Groups() map[string]string
 	// Used gives what the cells that are hosted have used.
@@ -46,8 +51,8 @@ type Hosted interface {
 	// Pause has every hosted cell leave its callers and stop running, within 2 s. None is started until
 	// Resume. It may come again while it is paused.
 	Pause(ctx context.Context, why string) error
-	// Resume lets them run. It comes again with every look. It does not wait for them: nobody watches for
-	// input meanwhile.
+	// Resume lets them run. It comes again with every look. It does not wait for them: nobody watches
+	// meanwhile.
 	Resume(ctx context.Context) error
 	// Clear stops and removes every hosted cell; what was fetched for them may stay in the cache.
 	Clear(ctx context.Context) error
@@ -82,7 +87,7 @@ type Giver struct {
 
 	// Of the goroutine.
 	rows    []Row     // when they were asked for last
-	watched time.Time // when input was looked at last
+	glanced time.Time // when it was looked at what changes from one moment to the next
 	meter   meter
 
 	mu       sync.Mutex // of what follows
@@ -94,40 +99,7 @@ type Giver struct {
 	failed   error             // of the last attempt to have what is hosted do what was decided
 	broken   error             // the settings cannot be read; nothing is given
 	used     Rates
-}
-
-// Rates is what the hosted cells use now.
-type Rates struct {
-	CPUPercent float64 // of the machine
-	RSS        int64
-	DiskBPS    int64
-}
-
-// meter makes rates of totals. It is pure.
-type meter struct {
-	at    time.Time
-	total Usage
-	rates Rates
-}
-
-// meterLeast is the shortest time that a rate is measured over.
-const meterLeast = time.Second
-
-// add takes in what was used up to now, and gives the rates since the time before.
-func (m *meter) add(now time.Time, total Usage, cores int) Rates {
-	span := now.Sub(m.at)
-	m.rates.RSS = total.RSS
-	switch {
-	case m.at.IsZero() || total.CPU < m.total.CPU || total.Disk < m.total.Disk: // what held the limits was made anew
-		m.rates.CPUPercent, m.rates.DiskBPS = 0, 0
-	case span < meterLeast:
-		return m.rates
-	default:
-		m.rates.CPUPercent = 100 * (total.CPU - m.total.CPU).Seconds() / span.Seconds() / float64(max(cores, 1))
-		m.rates.DiskBPS = int64(float64(total.Disk-m.total.Disk) / span.Seconds())
-	}
-	m.at, m.total = now, total
-	return m.rates
+	refused  []Refusal
 }
 
 // Bounds of what is hosted.
@@ -205,11 +177,11 @@ func (g *Giver) Take(ctx context.Context, need Need) Answer {
 	if err := g.do(ctx, "answer an offer", func(ctx context.Context) error {
 		g.rows = g.hosted.Rows(ctx)
 		if g.lastDecision().Run && !g.watchful() { // nobody has looked since the last time
-			g.lookAtInput(ctx)
+			g.glance(ctx)
 		}
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		answer = admit(g.now(), g.set, g.decision, g.rows, need)
+		answer = admit(g.now(), g.set, g.decision, g.snapshot.Load, g.rows, need)
 		return nil
 	}); err != nil {
 		return Answer{Why: "this machine is busy", When: time.Second}
@@ -235,22 +207,6 @@ func (g *Giver) do(ctx context.Context, op string, f func(context.Context) error
 	}
 }
 
-// Place says where a cell that is taken up for somebody runs, and what it may use: all that is given, if
-// control groups hold that, else its share of it.
-func (g *Giver) Place(forWhom string) *Placement {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	caps := g.decision.Caps
-	share := caps.share(g.set.Policy.Hosts)
-	p := &Placement{Home: g.cfg.Dir, Groups: g.groups, For: forWhom, CreditTo: g.set.Policy.CreditTo}
-	if len(p.Groups) == 0 {
-		caps = share
-	}
-	p.CPU = caps.CPU / 100 * float64(max(g.snapshot.Load.Cores, 1))
-	p.Memory, p.Disk = max(caps.Memory, 1), share.Disk
-	return p
-}
-
 func (g *Giver) lastDecision() Decision {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -274,9 +230,9 @@ func (g *Giver) run(ctx context.Context) {
 	full := time.NewTimer(g.pause())
 	defer full.Stop()
 	for {
-		var input <-chan time.Time
-		if g.watchful() {
-			input = time.After(time.Until(g.watched.Add(InputEvery))) // whatever else there was to do meanwhile
+		var moment <-chan time.Time
+		if every := g.lastDecision().Glance; every > 0 && len(g.rows) > 0 {
+			moment = time.After(time.Until(g.glanced.Add(every))) // whatever else there was to do meanwhile
 		}
 		select {
 		case <-ctx.Done():
@@ -290,8 +246,8 @@ func (g *Giver) run(ctx context.Context) {
 			g.step(ctx)
 		case <-full.C:
 			g.step(ctx)
-		case <-input:
-			if !g.lookAtInput(ctx) {
+		case <-moment:
+			if !g.glance(ctx) {
 				continue // the time of the next look at everything stays
 			}
 		}
@@ -299,7 +255,7 @@ func (g *Giver) run(ctx context.Context) {
 	}
 }
 
-// watchful says whether input has to be watched: something runs that would have to pause.
+// watchful says that something runs that would have to pause as soon as somebody comes.
 func (g *Giver) watchful() bool { return len(g.rows) > 0 && g.lastDecision().Run }
 
 // pause is how long until the next look at everything.
@@ -322,7 +278,7 @@ func (g *Giver) step(ctx context.Context) {
 			limit = watchfulLimit
 		}
 		looking, cancel := context.WithTimeout(ctx, limit)
-		g.watched = time.Now() // whoever comes while it looks at the rest is seen right after
+		g.glanced = time.Now() // whoever comes while it looks at the rest is seen right after
 		snap = g.deps.Sensors.Look(looking, g.deps.Limiter.Used(g.rows))
 		cancel()
 	}
@@ -338,19 +294,31 @@ func (g *Giver) measure() {
 	g.used = g.meter.add(g.now(), total, g.snapshot.Load.Cores)
 }
 
-// lookAtInput looks at input alone, and decides anew if somebody has come. It reports whether it did.
-func (g *Giver) lookAtInput(ctx context.Context) bool {
-	in := g.deps.Sensors.Input(ctx)
-	g.watched = time.Now()
+// glance looks at what changes from one moment to the next, and does what follows. It reports whether that was
+// something else than before.
+func (g *Giver) glance(ctx context.Context) bool {
 	g.mu.Lock()
 	snap := g.snapshot
 	g.mu.Unlock()
-	if in.State == snap.Input.State && !in.Last.After(snap.Input.Last) {
-		return false
+	snap = g.deps.Sensors.Glance(ctx, func() Usage { return g.deps.Limiter.Used(g.rows) }, snap)
+	g.glanced = time.Now()
+	g.mu.Lock()
+	last := g.decision
+	d := Decide(g.now(), g.set, g.state, snap)
+	acts := d.acts(&last)
+	if !acts {
+		d.Again = earliest(d.Again, last.Again)
+		g.state, g.snapshot, g.decision = d.Next, snap, d
 	}
-	snap.Input = in
-	g.decide(ctx, snap)
-	return true
+	g.mu.Unlock()
+	switch {
+	case !acts:
+	case d.Run && !last.Run: // not before everything has been looked at
+		g.step(ctx)
+	default:
+		g.decide(ctx, snap)
+	}
+	return acts
 }
 
 func (g *Giver) decide(ctx context.Context, snap Snapshot) {
@@ -380,7 +348,9 @@ func (g *Giver) act(ctx context.Context, d Decision) {
 	var err error
 	if d.Run {
 		if err = g.deps.Limiter.Set(d.Caps); err != nil {
-			d.Run, d.Why = false, "the limits cannot be held"
+			d.Run, d.Why, d.Glance = false, "the limits cannot be held", 0
+		} else if g.set.Max && len(g.deps.Limiter.Groups()) == 0 { // the share of a cell is what was unused when it was started
+			d.Run, d.Why, d.Glance = false, "--max cannot be held: no control group can be made here", 0
 		}
 	}
 	switch {
@@ -388,6 +358,7 @@ func (g *Giver) act(ctx context.Context, d Decision) {
 	case d.Run:
 		err = g.hosted.Resume(ctx)
 	default:
+		g.deps.Limiter.Leave()
 		err = errors.Join(err, g.hosted.Pause(ctx, d.Why))
 	}
 	g.mu.Lock()
@@ -444,7 +415,8 @@ type Report struct {
 	By       string // what holds the caps
 	Used     Rates
 	Rows     []Row
-	Err      error // why something is not as it should be
+	Refused  []Refusal // the newest first
+	Err      error     // why something is not as it should be
 }
 
 // Status gives how the giving stands.
@@ -458,7 +430,7 @@ func (g *Giver) Status(ctx context.Context) (Report, error) {
 		r.Rows = g.rows
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		r.Settings, r.Decision, r.Snapshot, r.Used = g.set, g.decision, g.snapshot, g.used
+		r.Settings, r.Decision, r.Snapshot, r.Used, r.Refused = g.set, g.decision, g.snapshot, g.used, g.refused
 		r.By, r.Err = g.deps.Limiter.By(), errors.Join(g.broken, g.failed)
 		return nil
 	})

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -20,10 +19,10 @@ import (
 
 // fakeSensors see a quiet server, unless a test says otherwise.
 type fakeSensors struct {
-	mu     sync.Mutex
-	snap   Snapshot
-	looks  int
-	inputs int
+	mu      sync.Mutex
+	snap    Snapshot
+	looks   int
+	glances int
 }
 
 func (f *fakeSensors) Look(context.Context, Usage) Snapshot {
@@ -35,11 +34,13 @@ func (f *fakeSensors) Look(context.Context, Usage) Snapshot {
 	return s
 }
 
-func (f *fakeSensors) Input(context.Context) Input {
+func (f *fakeSensors) Glance(_ context.Context, ours func() Usage, s Snapshot) Snapshot {
+	ours()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.inputs++
-	return f.snap.Input
+	f.glances++
+	s.Input, s.Load.Others = f.snap.Input, f.snap.Load.Others
+	return s
 }
 
 func (f *fakeSensors) Close() {}
@@ -50,10 +51,17 @@ func (f *fakeSensors) touch() {
 	f.snap.Input = Input{State: Yes, Last: time.Now()}
 }
 
-func (f *fakeSensors) counts() (looks, inputs int) {
+// busy has others use so many percent of the processors.
+func (f *fakeSensors) busy(percent float64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.looks, f.inputs
+	f.snap.Load.Others = percent
+}
+
+func (f *fakeSensors) counts() (looks, glances int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.looks, f.glances
 }
 
 // fakeHosted notes what it is told, and when.
@@ -108,6 +116,7 @@ type fakeLimiter struct {
 	err    error
 	used   Usage
 	groups map[string]string
+	leaves int
 }
 
 func (f *fakeLimiter) Set(c Caps) error {
@@ -115,6 +124,12 @@ func (f *fakeLimiter) Set(c Caps) error {
 	defer f.mu.Unlock()
 	f.caps = c
 	return f.err
+}
+
+func (f *fakeLimiter) Leave() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.leaves++
 }
 
 func (f *fakeLimiter) Used([]Row) Usage {
@@ -132,6 +147,12 @@ func (f *fakeLimiter) be(groups map[string]string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.groups, f.err = groups, err
+}
+
+func (f *fakeLimiter) at() Caps {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.caps
 }
 
 func (f *fakeLimiter) By() string { return "a fake" }
@@ -196,6 +217,105 @@ func TestGiverPausesForInput(t *testing.T) {
 	})
 }
 
+// Others need the machine: what is hosted is paused at the next glance, once, and goes on after a minute in which
+// they did not, however short their load was.
+func TestGiverPausesForLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, t.TempDir())
+		defer r.Stop()
+		r.change(func(s *Settings) { s.On = true })
+		r.hosted.host(Row{CID: someCell})
+		r.Changed()
+		time.Sleep(7100 * time.Millisecond)
+		r.sensors.busy(71)
+		time.Sleep(10 * time.Second)
+		r.sensors.busy(3)
+		time.Sleep(30 * time.Second) // a moment's load begins the minute anew
+		r.sensors.busy(90)
+		time.Sleep(1500 * time.Millisecond)
+		if d := r.status().Decision; d.Why != "others use 90 % of the processors" {
+			t.Errorf("it says %q", d.Why)
+		}
+		r.sensors.busy(3)
+		time.Sleep(10 * time.Second)
+		if d := r.status().Decision; d.Why != "waiting for a quiet minute: others use 90 % of the processors" {
+			t.Errorf("it says %q", d.Why)
+		}
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		r.expect("0s clear", "0s pause: giving is off", "0s resume", "7.5s pause: others use 71 % of the processors",
+			"37.5s pause: waiting for a quiet minute: others use 71 % of the processors", // at each look
+			"1m7.5s pause: waiting for a quiet minute: others use 90 % of the processors", "1m48.5s resume")
+		if r.limiter.leaves < 2 {
+			t.Error("what is hosted has to wait for its turn to leave")
+		}
+	})
+}
+
+// While others come and go nobody is told anything, and everything is looked at no less often.
+func TestGiverGlances(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, t.TempDir())
+		defer r.Stop()
+		r.change(func(s *Settings) { s.On = true })
+		r.hosted.host(Row{CID: someCell})
+		r.Changed()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		before, _ := r.sensors.counts()
+		for i := range 60 {
+			r.sensors.busy(float64(i))
+			time.Sleep(5 * time.Second)
+			r.status()
+		}
+		looks, glances := r.sensors.counts()
+		if looks-before < 9 || looks-before > 11 || glances < 550 || glances > 610 {
+			t.Errorf("in five minutes it looked %d times at everything, and glanced %d times", looks-before, glances)
+		}
+		r.expect("0s clear", "0s pause: giving is off", "0s resume")
+	})
+}
+
+// With --max, what others take up is theirs at once; what they leave is given at the next look.
+func TestGiverMakesRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, t.TempDir())
+		defer r.Stop()
+		r.limiter.be(map[string]string{"": "/sys/fs/cgroup/x"}, nil)
+		r.change(func(s *Settings) { s.On, s.Max = true, true })
+		r.hosted.host(Row{CID: someCell})
+		r.Changed()
+		for _, c := range []struct {
+			others float64
+			after  time.Duration
+			cpu    float64
+		}{{0, time.Second, 95}, {50, time.Second, 45}, {58, time.Second, 45}, {20, time.Second, 45}, {20, LookEvery, 75}} {
+			r.sensors.busy(c.others)
+			time.Sleep(c.after)
+			synctest.Wait()
+			if got := r.limiter.at().CPU; got != c.cpu {
+				t.Errorf("others use %v %%: %v %% are given, want %v", c.others, got, c.cpu)
+			}
+		}
+	})
+}
+
+// Without a group around all that is hosted --max would be what nobody used when a cell was started: nothing runs.
+func TestGiverMaxNeedsGroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, t.TempDir())
+		defer r.Stop()
+		r.change(func(s *Settings) { s.On, s.Max = true, true })
+		if d := r.status().Decision; d.Run || !strings.Contains(d.Why, "no control group") {
+			t.Errorf("%+v", d)
+		}
+		r.change(func(s *Settings) { s.Max = false })
+		if d := r.status().Decision; !d.Run {
+			t.Errorf("without --max: %+v", d)
+		}
+	})
+}
+
 // While nothing is hosted nobody watches: an offer has input looked at.
 func TestGiverLooksForAnOffer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -203,8 +323,8 @@ func TestGiverLooksForAnOffer(t *testing.T) {
 		defer r.Stop()
 		r.change(func(s *Settings) { s.On = true })
 		time.Sleep(10 * time.Minute)
-		if looks, inputs := r.sensors.counts(); inputs != 0 || looks > 22 {
-			t.Errorf("in ten idle minutes it looked %d times at everything, %d times at input", looks, inputs)
+		if looks, glances := r.sensors.counts(); glances != 0 || looks > 22 {
+			t.Errorf("in ten idle minutes it looked %d times at everything, and glanced %d times", looks, glances)
 		}
 		time.Sleep(time.Second)
 		if a := r.Take(context.Background(), Need{CID: someCell}); !a.OK {
@@ -306,27 +426,6 @@ func TestGiverGivesLess(t *testing.T) {
 	}
 }
 
-// Inside of a group a cell may use all that is given, but for what the kernel may not hold; else its share.
-func TestPlace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, t.TempDir())
-		defer r.Stop()
-		r.change(func(s *Settings) { s.On, s.CPU, s.RAM, s.Disk, s.Policy.Hosts = true, 20, 8, 4e6, 2 })
-		alone := Placement{Home: r.dir, For: somePeer, CPU: 0.4, Memory: 640e6, Disk: 2e6}
-		if p := r.Place(somePeer); !reflect.DeepEqual(*p, alone) {
-			t.Errorf("a share: %+v, want %+v", *p, alone)
-		}
-		groups := map[string]string{"": "/sys/fs/cgroup/x"}
-		r.limiter.be(groups, nil)
-		r.Changed()
-		synctest.Wait()
-		within := Placement{Home: r.dir, For: somePeer, CPU: 0.8, Memory: 1280e6, Disk: 2e6, Groups: groups}
-		if p := r.Place(somePeer); !reflect.DeepEqual(*p, within) {
-			t.Errorf("in a group: %+v, want %+v", *p, within)
-		}
-	})
-}
-
 // Without limits nothing runs.
 func TestGiverWithoutLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -361,34 +460,84 @@ func TestRates(t *testing.T) {
 
 func TestAdmit(t *testing.T) {
 	set, run := onSettings(), Decision{Run: true, Caps: Caps{CPU: 10, Memory: 400 << 20}}
+	load := Load{Known: true, Cores: 4, Total: 4000 << 20, Free: 4000 << 20}
 	for name, c := range map[string]struct {
 		change func(*Settings, *Decision, *Need)
 		rows   int
 		ok     bool
 		again  bool
 	}{
-		"as it is":      {nil, 0, true, false},
-		"one less":      {nil, DefaultHosts - 1, true, false},
-		"full":          {nil, DefaultHosts, false, true},
-		"denied":        {func(s *Settings, _ *Decision, _ *Need) { s.Policy.Deny = []string{someCell} }, 0, false, false},
-		"not allowed":   {func(s *Settings, _ *Decision, _ *Need) { s.Policy.Allow = []string{"other"} }, 0, false, false},
-		"allowed":       {func(s *Settings, _ *Decision, _ *Need) { s.Policy.Allow = []string{"other", somePeer} }, 0, true, false},
-		"GPU":           {func(_ *Settings, _ *Decision, n *Need) { n.GPU = true }, 0, false, false},
-		"given GPU":     {func(s *Settings, _ *Decision, n *Need) { n.GPU, s.Policy.GPU = true, true }, 0, true, false},
-		"source":        {func(_ *Settings, _ *Decision, n *Need) { n.Source = true }, 0, false, false},
-		"wanted source": {func(s *Settings, _ *Decision, n *Need) { n.Source, s.Policy.BuildFromSource = true, true }, 0, true, false},
-		"off":           {func(s *Settings, _ *Decision, _ *Need) { s.On = false }, 0, false, true},
-		"paused":        {func(_ *Settings, d *Decision, _ *Need) { d.Run = false }, 0, false, true},
-		"large":         {func(_ *Settings, _ *Decision, n *Need) { n.Memory = 101 << 20 }, 0, false, false},
-		"just fits":     {func(_ *Settings, _ *Decision, n *Need) { n.Memory = 100 << 20 }, 0, true, false},
+		"as it is":         {nil, 0, true, false},
+		"one less":         {func(_ *Settings, d *Decision, _ *Need) { d.Caps.Memory = 4 << 30 }, DefaultHosts - 1, true, false},
+		"full":             {nil, DefaultHosts, false, true},
+		"denied":           {func(s *Settings, _ *Decision, _ *Need) { s.Policy.Deny = []string{someCell} }, 0, false, false},
+		"denied publisher": {func(s *Settings, _ *Decision, _ *Need) { s.Policy.Deny = []string{somePeer} }, 0, false, false},
+		"not allowed":      {func(s *Settings, _ *Decision, _ *Need) { s.Policy.Allow = []string{"other"} }, 0, false, false},
+		"allowed":          {func(s *Settings, _ *Decision, _ *Need) { s.Policy.Allow = []string{"other", somePeer} }, 0, true, false},
+		"GPU":              {func(_ *Settings, _ *Decision, n *Need) { n.GPU = true }, 0, false, false},
+		"given GPU":        {func(s *Settings, _ *Decision, n *Need) { n.GPU, s.Policy.GPU = true, true }, 0, false, false},
+		"source":           {func(_ *Settings, _ *Decision, n *Need) { n.Source = true }, 0, false, false},
+		"wanted source":    {func(s *Settings, _ *Decision, n *Need) { n.Source, s.Policy.BuildFromSource = true, true }, 0, true, false},
+		"off":              {func(s *Settings, _ *Decision, _ *Need) { s.On = false }, 0, false, true},
+		"paused":           {func(_ *Settings, d *Decision, _ *Need) { d.Run = false }, 0, false, true},
+		"large":            {func(_ *Settings, _ *Decision, n *Need) { n.Memory = 137 << 20 }, 0, false, false},
+		"just fits":        {func(_ *Settings, _ *Decision, n *Need) { n.Memory = 136 << 20 }, 0, true, false},
+		"not now":          {func(_ *Settings, d *Decision, n *Need) { d.Caps.Memory, n.Memory = 300<<20, 100<<20 }, 0, false, true},
+		"no room left":     {func(_ *Settings, _ *Decision, n *Need) { n.Memory = 136 << 20 }, 2, false, true},
+		"not said":         {nil, 2, true, false},
+		"none is left":     {nil, 3, false, true},
 	} {
 		s, d, n := set, run, Need{CID: someCell, Publisher: somePeer}
 		if c.change != nil {
 			c.change(&s, &d, &n)
 		}
-		a := admit(epoch, s, d, make([]Row, c.rows), n)
-		if a.OK != c.ok || (a.When > 0) != c.again || a.OK == (a.Why != "") {
+		rows := make([]Row, c.rows)
+		for i := range rows {
+			rows[i] = Row{Memory: 64 << 20, ForWhom: fmt.Sprint("asker ", i), Publisher: fmt.Sprint("publisher ", i), Network: fmt.Sprint("network ", i)}
+		}
+		a := admit(epoch, s, d, load, rows, n)
+		if a.OK != c.ok || (a.When > 0) != c.again || a.OK == (a.Why != "") || a.OK != (a.Memory > 0) {
 			t.Errorf("%s: %+v", name, a)
 		}
 	}
+}
+
+// Where all places are taken the cell makes room that nobody has called for the longest time, if that is long.
+func TestAdmitInstead(t *testing.T) {
+	set, run := onSettings(), Decision{Run: true, Caps: Caps{CPU: 10, Memory: 4 << 30}}
+	load := Load{Known: true, Cores: 4, Total: 40 << 30, Free: 40 << 30}
+	set.Policy.Hosts = 3
+	n := Need{CID: someCell, Publisher: somePeer, ForWhom: "somebody"}
+	for name, c := range map[string]struct {
+		idle [3]time.Duration
+		want Answer
+	}{
+		"all are called":    {[3]time.Duration{}, Answer{Why: "this machine hosts as many cells as it may", When: IdleRoom}},
+		"not long enough":   {[3]time.Duration{time.Minute, IdleRoom - 3*time.Minute, 0}, Answer{Why: "this machine hosts as many cells as it may", When: 3 * time.Minute}},
+		"soon":              {[3]time.Duration{IdleRoom - time.Second, 0, 0}, Answer{Why: "this machine hosts as many cells as it may", When: whenFull}},
+		"long enough":       {[3]time.Duration{0, IdleRoom, time.Minute}, Answer{OK: true, Instead: "1"}},
+		"the longest of it": {[3]time.Duration{IdleRoom, time.Minute, time.Hour}, Answer{OK: true, Instead: "2"}},
+	} {
+		rows := make([]Row, 3)
+		for i := range rows {
+			rows[i] = Row{CID: string(rune('0' + i)), Idle: c.idle[i]}
+		}
+		if a := without(admit(epoch, set, run, load, rows, n)); a != c.want {
+			t.Errorf("%s: %+v, want %+v", name, a, c.want)
+		}
+		if a := without(admit(epoch, set, run, load, rows[:2], n)); a != (Answer{OK: true}) {
+			t.Errorf("%s, and a place is free: %+v", name, a)
+		}
+		big := n
+		big.Memory = 1 << 40
+		if a := admit(epoch, set, run, load, rows, big); a.OK || a.Instead != "" {
+			t.Errorf("%s: what is too large: %+v", name, a)
+		}
+	}
+}
+
+// without leaves out how much memory there is.
+func without(a Answer) Answer {
+	a.Memory = 0
+	return a
 }

@@ -4,76 +4,106 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
-
-	"github.com/prometheus/procfs/sysfs"
 )
+
+// supply is a source of power, as far as it tells.
+type supply struct {
+	kind, scope, status       string
+	present, online, capacity int // negative: it does not say
+}
+
+// readSupply reads of a source what power goes by, and no more: each file may ask the machine's firmware.
+func readSupply(dir string) (s supply, err error) {
+	text := func(name string) string {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			return ""
+		}
+		return strings.TrimSpace(string(b))
+	}
+	number := func(name string) int {
+		n, err := strconv.Atoi(text(name))
+		if err != nil {
+			return -1
+		}
+		return n
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "type"))
+	if err != nil {
+		return s, err
+	}
+	s = supply{strings.TrimSpace(string(b)), text("scope"), "", -1, -1, -1}
+	switch {
+	case s.battery():
+		s.status, s.present, s.capacity = text("status"), number("present"), number("capacity")
+	case s.scope != "Device":
+		s.online = number("online")
+	}
+	return s, nil
+}
+
+// battery says that it is one of the machine, not of a mouse.
+func (s *supply) battery() bool {
+	return (s.kind == "Battery" || s.kind == "UPS") && s.scope != "Device"
+}
 
 // power says whether the machine runs on a battery, and how full that is; negative: nobody says.
 func (m *machine) power() (onBattery Reading, percent float64, by string) {
 	by = "power_supply"
 	dir := filepath.Join(m.sys, "class", "power_supply")
-	if entries, err := os.ReadDir(dir); os.IsNotExist(err) || err == nil && len(entries) == 0 {
+	entries, err := os.ReadDir(dir)
+	if os.IsNotExist(err) {
 		return Absent, -1, by
 	}
-	fs, err := sysfs.NewFS(m.sys)
 	if err != nil {
 		return Unknown, -1, by
 	}
-	class, err := fs.PowerSupplyClass()
-	if err != nil {
-		return Unknown, -1, by
+	var all []supply
+	for _, e := range entries {
+		s, err := readSupply(filepath.Join(dir, e.Name()))
+		if err != nil && !os.IsNotExist(err) { // else it was unplugged just now
+			return Unknown, -1, by
+		}
+		all = append(all, s)
 	}
-	return powerOf(class)
+	onBattery, percent = powerOf(all)
+	return onBattery, percent, by
 }
 
-func powerOf(class sysfs.PowerSupplyClass) (onBattery Reading, percent float64, by string) {
-	by, percent = "power_supply", -1
-	batteries, discharging, plugs, plugged := 0, 0, 0, 0
-	for _, s := range class {
-		switch s.Type {
-		case "Battery", "UPS":
-			if s.Scope == "Device" || s.Present != nil && *s.Present == 0 { // of a mouse; of an empty bay
+func powerOf(all []supply) (onBattery Reading, percent float64) {
+	percent = -1
+	batteries, discharging, plugs, plugged, known := 0, 0, 0, 0, true
+	for _, s := range all {
+		switch {
+		case s.battery():
+			// Without a plug that tells, a battery that does not discharge is being fed.
+			known = known && (s.status == "Charging" || s.status == "Full" || s.status == "Not charging")
+			if s.present == 0 { // an empty bay
 				continue
 			}
 			batteries++
-			if s.Status == "Discharging" {
+			if s.status == "Discharging" {
 				discharging++
 			}
-			if s.Capacity != nil && (percent < 0 || float64(*s.Capacity) < percent) {
-				percent = float64(*s.Capacity)
+			if c := float64(s.capacity); c >= 0 && (percent < 0 || c < percent) {
+				percent = c
 			}
-		case "Mains", "USB", "Wireless":
-			if s.Scope == "Device" || s.Online == nil {
-				continue
-			}
+		case s.online >= 0:
 			plugs++
-			if *s.Online > 0 {
-				plugged++
-			}
+			plugged += min(s.online, 1)
 		}
 	}
 	switch {
 	case batteries == 0:
-		return Absent, -1, by
+		return Absent, -1
 	case discharging > 0, plugs > 0 && plugged == 0:
-		return Yes, percent, by
-	case plugged > 0, allKnown(class):
-		return No, percent, by
+		return Yes, percent
+	case plugged > 0, known:
+		return No, percent
 	}
-	return Unknown, percent, by
-}
-
-// allKnown says that every battery says what it does: without a plug that tells, one that does not
-// discharge is being fed.
-func allKnown(class sysfs.PowerSupplyClass) bool {
-	for _, s := range class {
-		if (s.Type == "Battery" || s.Type == "UPS") && s.Scope != "Device" &&
-			s.Status != "Charging" && s.Status != "Full" && s.Status != "Not charging" {
-			return false
-		}
-	}
-	return true
+	return Unknown, percent
 }
 
 // lid says whether the lid is closed: by logind, else by ACPI. One that is there and tells nobody is

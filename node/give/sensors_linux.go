@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -26,7 +27,9 @@ type machine struct {
 	input   *inputWatch
 	system  *bus
 	session *bus
-	before  counters // of the look before
+	cpu     processors // when they were measured last
+	others  float64    // percent, as was measured then; negative: not yet
+	disk    disks      // at the look before
 }
 
 // NewSensors gives the sensors of this machine.
@@ -57,42 +60,66 @@ func newMachine(r roots, log *zap.Logger, now func() time.Time) *machine {
 // Look sees everything.
 func (m *machine) Look(ctx context.Context, ours Usage) Snapshot {
 	s := Snapshot{At: m.now()}
-	add := func(of, by, says string) { s.Sensors = append(s.Sensors, Sensor{of, by, says}) }
-
 	m.input.scan()
 	s.Input = m.input.look(ctx)
-	says := string(s.Input.State)
-	if s.Input.State == Yes {
-		says = "none for " + s.At.Sub(s.Input.Last).Round(time.Second).String()
-	}
-	add("input", m.input.by(), says)
-
-	var by string
-	s.LidClosed, by = m.lid(ctx)
-	add("lid", by, map[Reading]string{Yes: "closed", No: "open", Absent: "none", Unknown: "unknown"}[s.LidClosed])
-
-	s.OnBattery, s.Battery, by = m.power()
-	says = map[Reading]string{Absent: "none", Unknown: "unknown", No: "plugged in", Yes: "on battery"}[s.OnBattery]
-	if s.OnBattery != Absent && s.Battery >= 0 {
-		says += fmt.Sprintf(", %.0f %%", s.Battery)
-	}
-	add("battery", by, says)
-
-	s.Metered, by = m.metered(ctx)
-	add("network", by, map[Reading]string{Yes: "metered", No: "not metered", Absent: "not metered, as far as anybody says", Unknown: "unknown"}[s.Metered])
-
+	var lid, power, net string
+	s.LidClosed, lid = m.lid(ctx)
+	s.OnBattery, s.Battery, power = m.power()
+	s.Metered, net = m.metered(ctx)
 	s.Load = m.load(ctx, ours)
-	says = "unknown"
-	if l := s.Load; l.Known {
-		says = fmt.Sprintf("others use %.0f %% of the processors, %d MB of %d MB of memory are free, disks are busy for %.0f %%",
-			l.Others, l.Free/1e6, l.Total/1e6, l.DiskBusy)
+	s.Sensors = []Sensor{
+		{Of: "input", By: m.input.by()}, {Of: "lid", By: lid}, {Of: "battery", By: power}, {Of: "network", By: net},
+		{Of: "load", By: "/proc"},
 	}
-	add("load", "/proc", says)
+	for i := range s.Sensors {
+		s.Sensors[i].Says = s.says(s.Sensors[i].Of, s.At)
+	}
 	return s
 }
 
-// Input sees whether somebody is there.
-func (m *machine) Input(ctx context.Context) Input { return m.input.look(ctx) }
+// Glance sees whether somebody is there and, every LoadEvery, what others use of the processors, the lid, the
+// battery and the network.
+func (m *machine) Glance(ctx context.Context, ours func() Usage, s Snapshot) Snapshot {
+	s.Input = m.input.look(ctx)
+	if m.measureDue() {
+		if s.Load.Known {
+			s.Load.Others, s.Load.Known = m.othersUse(ours().CPU)
+		}
+		s.LidClosed, _ = m.lid(ctx)
+		s.OnBattery, s.Battery, _ = m.power()
+		s.Metered, _ = m.metered(ctx)
+	}
+	now := m.now()
+	s.Sensors = slices.Clone(s.Sensors)
+	for i := range s.Sensors {
+		s.Sensors[i].Says = s.says(s.Sensors[i].Of, now)
+	}
+	return s
+}
+
+// says gives, for people, what was seen of something at a moment.
+func (s *Snapshot) says(of string, at time.Time) string {
+	switch l := s.Load; {
+	case of == "input" && s.Input.State == Yes:
+		return "none for " + at.Sub(s.Input.Last).Round(time.Second).String()
+	case of == "input":
+		return string(s.Input.State)
+	case of == "lid":
+		return map[Reading]string{Yes: "closed", No: "open", Absent: "none", Unknown: "unknown"}[s.LidClosed]
+	case of == "battery":
+		text := map[Reading]string{Absent: "none", Unknown: "unknown", No: "plugged in", Yes: "on battery"}[s.OnBattery]
+		if s.OnBattery != Absent && s.Battery >= 0 {
+			text += fmt.Sprintf(", %.0f %%", s.Battery)
+		}
+		return text
+	case of == "network":
+		return map[Reading]string{Yes: "metered", No: "not metered", Absent: "not metered, as far as anybody says", Unknown: "unknown"}[s.Metered]
+	case l.Known:
+		return fmt.Sprintf("others use %.0f %% of the processors, %d MB of %d MB of memory are free, disks are busy for %.0f %%",
+			l.Others, l.Free/1e6, l.Total/1e6, l.DiskBusy)
+	}
+	return string(Unknown)
+}
 
 // Close ends the watching.
 func (m *machine) Close() {

@@ -24,6 +24,7 @@ type fakeMachine struct {
 	t    *testing.T
 	root string
 	now  time.Time
+	seen Snapshot // last
 }
 
 const (
@@ -140,7 +141,15 @@ func (f *fakeMachine) write(name, text string) {
 
 func (f *fakeMachine) later(d time.Duration) { f.now = f.now.Add(d) }
 
-func (f *fakeMachine) look() Snapshot { return f.Look(context.Background(), Usage{}) }
+func (f *fakeMachine) look() Snapshot {
+	f.seen = f.Look(context.Background(), Usage{})
+	return f.seen
+}
+
+func (f *fakeMachine) glance() Snapshot {
+	f.seen = f.Glance(context.Background(), func() Usage { return Usage{} }, f.seen)
+	return f.seen
+}
 
 // idle gives for how long there was no input.
 func (f *fakeMachine) idle(in Input) time.Duration {
@@ -193,12 +202,12 @@ func TestInterrupts(t *testing.T) {
 	}
 	f.later(time.Minute)
 	f.write("proc/interrupts", countsOf("0", "900"))
-	if got := f.idle(f.Input(context.Background())); got != time.Minute {
+	if got := f.idle(f.glance().Input); got != time.Minute {
 		t.Errorf("a disk on USB is taken for a key: idle for %v", got)
 	}
 	f.later(time.Second)
 	f.write("proc/interrupts", countsOf("2", "900"))
-	if got := f.idle(f.Input(context.Background())); got != 0 {
+	if got := f.idle(f.glance().Input); got != 0 {
 		t.Errorf("a key is not seen: idle for %v", got)
 	}
 	f.later(time.Second)
@@ -246,13 +255,13 @@ func TestInputDevice(t *testing.T) {
 	}
 	defer kernel.Close()
 	f.later(time.Minute)
-	if got := f.idle(f.Input(context.Background())); got != time.Minute {
+	if got := f.idle(f.glance().Input); got != time.Minute {
 		t.Errorf("idle for %v", got)
 	}
 	if _, err := kernel.Write(make([]byte, 24)); err != nil {
 		t.Fatal(err)
 	}
-	if got := f.idle(f.Input(context.Background())); got != 0 {
+	if got := f.idle(f.glance().Input); got != 0 {
 		t.Errorf("an event is not seen: idle for %v", got)
 	}
 	f.later(time.Minute)
@@ -274,7 +283,7 @@ func TestLogind(t *testing.T) {
 		t.Errorf("%+v, lid %v", got, s.LidClosed)
 	}
 	f.later(time.Hour)
-	if got := f.idle(f.Input(context.Background())); got != time.Hour {
+	if got := f.idle(f.glance().Input); got != time.Hour {
 		t.Errorf("idle for %v", got)
 	}
 	system.set(logind+" IdleHint", false)
@@ -283,11 +292,11 @@ func TestLogind(t *testing.T) {
 		t.Errorf("in use, and closed, is seen as %+v", s)
 	}
 	system.set(logind+" IdleHint", nil) // it hangs
-	if in := f.Input(context.Background()); in.State != Unknown {
+	if in := f.glance().Input; in.State != Unknown {
 		t.Errorf("who does not answer is believed: %v", in.State)
 	}
 	system.set(logind+" IdleHint", true) // and is back
-	if in := f.Input(context.Background()); in.State != Yes {
+	if in := f.glance().Input; in.State != Yes {
 		t.Errorf("after it has come back: %v", in.State)
 	}
 }
@@ -303,7 +312,7 @@ func TestDesktop(t *testing.T) {
 		t.Errorf("idle for %v, by %q", got, sensor(s, "input").By)
 	}
 	session.set(mutter+" GetIdletime", uint64(3))
-	if got := f.idle(f.Input(context.Background())); got != 3*time.Millisecond {
+	if got := f.idle(f.glance().Input); got != 3*time.Millisecond {
 		t.Errorf("idle for %v", got)
 	}
 }
@@ -440,14 +449,80 @@ func TestLoad(t *testing.T) {
 	f.write("proc/stat", stat1)
 	f.write("proc/diskstats", disks1)
 	l := f.Look(context.Background(), Usage{CPU: time.Second, RSS: 1e6, Disk: 1e6}).Load
-	want := Load{Known: true, Cores: 2, Others: 15, Total: 16_000_000 << 10, Free: 8_000_000<<10 + 1e6, DiskBusy: 50, DiskBPS: (4000*512 - 1e6) / 10}
+	want := Load{Known: true, Cores: 2, Others: 15, Total: 16_000_000 << 10, Free: 8_000_000<<10 + 1e6, Ours: 1e6, DiskBusy: 50, DiskBPS: (4000*512 - 1e6) / 10, DiskOurs: 1e5}
 	l.Others = math.Round(l.Others) // 4 s of 20 were busy, 1 s of these was ours
 	if l != want {
 		t.Errorf("%+v, want %+v", l, want)
 	}
+	f.later(time.Second)
 	os.Remove(filepath.Join(f.root, "proc/stat"))
 	if l := f.look().Load; l.Known {
 		t.Errorf("without /proc/stat: %+v", l)
+	}
+}
+
+// A glance measures what others use over its own time, not since the last look, and says so; one that comes too soon
+// says what was measured last.
+func TestGlanceAtLoad(t *testing.T) {
+	f := newFake(t, "", "")
+	stat := func(user, idle int) {
+		f.write("proc/stat", fmt.Sprintf("cpu  %d 0 0 %d 0 0 0 0 0 0\ncpu0 0 0 0 0 0 0 0 0 0 0\ncpu1 0 0 0 0 0 0 0 0 0 0\n", user, idle))
+	}
+	ours := time.Duration(0)
+	glance := func() float64 {
+		f.seen = f.Glance(context.Background(), func() Usage { return Usage{CPU: ours} }, f.seen)
+		return math.Round(f.seen.Load.Others)
+	}
+	stat(1000, 1000)
+	f.look()
+	f.later(20 * time.Second)
+	stat(1000, 5000)
+	if got := glance(); got != 0 {
+		t.Errorf("after quiet seconds others use %v %%", got)
+	}
+	f.later(time.Second)
+	stat(1180, 5020) // 1.8 s of 2, of which 0.2 s are ours
+	ours = 200 * time.Millisecond
+	if got := glance(); got != 80 {
+		t.Errorf("in a busy second others use %v %%, want 80", got)
+	}
+	if got := sensor(f.seen, "load").Says; !strings.HasPrefix(got, "others use 80 % of the processors") {
+		t.Errorf("it says %q", got)
+	}
+	f.later(LoadEvery / 2)
+	stat(1180, 5120)
+	if got := glance(); got != 80 {
+		t.Errorf("half a second later others use %v %%, want 80 as before", got)
+	}
+	f.later(LoadEvery / 2)
+	stat(1180, 5220)
+	if got := math.Round(f.Look(context.Background(), Usage{CPU: ours}).Load.Others); got != 0 {
+		t.Errorf("a look at a quiet second: others use %v %%", got)
+	}
+	f.later(time.Second)
+	os.Remove(filepath.Join(f.root, "proc/stat"))
+	if glance(); f.seen.Load.Known {
+		t.Errorf("without /proc/stat: %+v", f.seen.Load)
+	}
+}
+
+// Whoever pulls the plug, or closes the lid, is not made to wait for the next look.
+func TestGlanceAtPower(t *testing.T) {
+	f := newFake(t, "", "")
+	f.write("proc/bus/input/devices", lidSwitch)
+	f.write("proc/acpi/button/lid/LID0/state", "state:      open\n")
+	for file, text := range map[string]string{"AC/type": "Mains", "AC/online": "1", "BAT0/type": "Battery", "BAT0/status": "Full", "BAT0/capacity": "99"} {
+		f.write("sys/class/power_supply/"+file, text+"\n")
+	}
+	if s := f.look(); s.OnBattery != No || s.LidClosed != No {
+		t.Fatalf("%+v", s)
+	}
+	f.write("sys/class/power_supply/AC/online", "0\n")
+	f.write("proc/acpi/button/lid/LID0/state", "state:      closed\n")
+	f.later(LoadEvery)
+	s := f.glance()
+	if s.OnBattery != Yes || s.LidClosed != Yes || sensor(s, "battery").Says != "on battery, 99 %" || sensor(s, "lid").Says != "closed" {
+		t.Errorf("%+v", s)
 	}
 }
 

@@ -23,6 +23,8 @@ func (blind) Look(context.Context, Usage) Snapshot {
 	}
 }
 
-func (blind) Input(context.Context) Input { return Input{State: Unknown} }
+func (b blind) Glance(ctx context.Context, _ func() Usage, _ Snapshot) Snapshot {
+	return b.Look(ctx, Usage{})
+}
 
 func (blind) Close() {}

@@ -59,8 +59,8 @@ type Settings struct {
 // Policy says what is taken up, and for whom.
 type Policy struct {
 	Allow           []string `json:"allow,omitempty"` // peer IDs of publishers; empty: every publisher
-	Deny            []string `json:"deny,omitempty"`  // CIDs of manifests that are never taken up
-	GPU             bool     `json:"gpu,omitempty"`   // cells that want one
+	Deny            []string `json:"deny,omitempty"`  // CIDs of manifests, and peer IDs of publishers, that are never taken up
+	GPU             bool     `json:"gpu,omitempty"`   // cells that want one; it is kept, and none is taken up: see admit
 	Hosts           int      `json:"hosts"`           // cells at once
 	BuildFromSource bool     `json:"build_from_source,omitempty"`
 	CreditTo        string   `json:"credit_to,omitempty"` // peer ID of the account that is credited; "": the owner's
@@ -99,11 +99,29 @@ func (s *Settings) Validate() error {
 		return bad("A publisher is a peer ID, such as 12D3KooW...", "a publisher without a name is allowed")
 	}
 	for _, text := range s.Policy.Deny {
+		if isPublisher(text) {
+			continue
+		}
 		if id, err := cid.Decode(text); err != nil || id.Type() != cid.DagCBOR || id.String() != text {
-			return bad("A cell is denied by its CID, as cellctl publish prints it.", "%.80q is not the CID of a manifest", text)
+			return bad("A cell is denied by its CID, as cellctl publish prints it; a publisher by a peer ID.", "%.80q is neither the CID of a manifest nor a peer ID", text)
 		}
 	}
 	return nil
+}
+
+// Wants says whether the owner wants a cell hosted, of a CID and by a publisher's peer ID.
+func (p *Policy) Wants(cid, publisher string) bool {
+	return !slices.Contains(p.Deny, cid) && !slices.Contains(p.Deny, publisher) && (len(p.Allow) == 0 || slices.Contains(p.Allow, publisher))
+}
+
+// isPublisher says whether a text is the peer ID of an account, which has its key in it: a hash alone may be a CID's.
+func isPublisher(text string) bool {
+	id, err := peer.Decode(text)
+	if err != nil || id.String() != text {
+		return false
+	}
+	_, err = id.ExtractPublicKey()
+	return err == nil
 }
 
 func checkPeer(text string) error {

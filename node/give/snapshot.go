@@ -41,8 +41,10 @@ type Load struct {
 	Others   float64 // percent of the machine's processors that others than the hosted cells use
 	Total    int64   // bytes of memory
 	Free     int64   // bytes of memory that could be used without swapping, hosted cells aside
+	Ours     int64   // bytes of memory that hosted cells have
 	DiskBusy float64 // percent of the time in which the busiest disk was
 	DiskBPS  int64   // bytes a second that others read and wrote
+	DiskOurs int64   // that hosted cells did
 }
 
 // Sensor is one of the things that are looked at, for people: "input" by "i8042 interrupts".

@@ -2,6 +2,10 @@ package give
 
 import (
 	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/procfs"
@@ -17,36 +21,62 @@ func TreeUsage(proc string, roots []int) (u Usage) {
 	if err != nil {
 		return u
 	}
-	all, err := fs.AllProcs()
-	if err != nil {
-		return u
-	}
-	stats, children := map[int]procfs.ProcStat{}, map[int][]int{}
-	for _, p := range all {
-		if s, err := p.Stat(); err == nil {
-			stats[p.PID] = s
-			children[s.PPID] = append(children[s.PPID], p.PID)
-		}
-	}
+	children := childrenOf(proc, fs, roots)
 	seen := map[int]bool{}
-	for left := roots; len(left) > 0; {
+	for left := slices.Clone(roots); len(left) > 0; {
 		pid := left[0]
 		left = left[1:]
-		s, ok := stats[pid]
-		if !ok || seen[pid] {
+		p, err := fs.Proc(pid)
+		if err != nil || seen[pid] {
 			continue
 		}
 		seen[pid] = true
-		left = append(left, children[pid]...)
+		s, err := p.Stat()
+		if err != nil {
+			continue
+		}
+		left = append(left, children(pid)...)
 		u.CPU += time.Duration(s.UTime+s.STime) * tick
 		u.RSS += int64(s.RSS) * int64(os.Getpagesize())
-		if p, err := fs.Proc(pid); err == nil {
-			if io, err := p.IO(); err == nil { // of others' processes nobody is told
-				u.Disk += int64(io.ReadBytes + io.WriteBytes)
-			}
+		if io, err := p.IO(); err == nil { // of others' processes nobody is told
+			u.Disk += int64(io.ReadBytes + io.WriteBytes)
 		}
 	}
 	return u
+}
+
+// childrenOf gives what tells the children of a process. Where the kernel does not (CONFIG_PROC_CHILDREN), all
+// processes of the machine are asked for their parents.
+func childrenOf(proc string, fs procfs.FS, roots []int) func(pid int) []int {
+	told := func(pid int) []string {
+		id := strconv.Itoa(pid)
+		files, _ := filepath.Glob(filepath.Join(proc, id, "task", "*", "children")) // the pattern is good
+		return files
+	}
+	if slices.ContainsFunc(roots, func(pid int) bool { return len(told(pid)) > 0 }) {
+		return func(pid int) (list []int) {
+			for _, file := range told(pid) {
+				text, _ := os.ReadFile(file) // a thread that has just ended has none
+				for _, field := range strings.Fields(string(text)) {
+					if child, err := strconv.Atoi(field); err == nil {
+						list = append(list, child)
+					}
+				}
+			}
+			return list
+		}
+	}
+	lists := map[int][]int{}
+	all, err := fs.AllProcs()
+	if err != nil {
+		return func(int) []int { return nil }
+	}
+	for _, p := range all {
+		if s, err := p.Stat(); err == nil {
+			lists[s.PPID] = append(lists[s.PPID], p.PID)
+		}
+	}
+	return func(pid int) []int { return lists[pid] }
 }
 
 // tick is the unit in which Linux tells processes' times, on every machine.

@@ -96,22 +96,22 @@ func TestCompositor(t *testing.T) {
 		t.Errorf("seen by %q, idle for %v", got, f.idle(s.Input))
 	}
 	f.later(time.Minute)
-	if got := f.idle(f.Input(context.Background())); got != 0 {
+	if got := f.idle(f.glance().Input); got != 0 {
 		t.Errorf("before it has said anything: idle for %v", got)
 	}
 	server.says(notificationIdled)
-	f.Input(context.Background())
+	f.glance()
 	f.later(time.Hour)
-	if got := f.idle(f.Input(context.Background())); got != time.Hour+idleAfter && got != time.Hour {
+	if got := f.idle(f.glance().Input); got != time.Hour+idleAfter && got != time.Hour {
 		t.Errorf("an hour later: idle for %v", got)
 	}
 	server.says(notificationResumed)
-	if got := f.idle(f.Input(context.Background())); got != 0 {
+	if got := f.idle(f.glance().Input); got != 0 {
 		t.Errorf("when somebody is back: idle for %v", got)
 	}
 	server.says(notificationIdled, notificationResumed, notificationIdled)
 	f.later(time.Minute)
-	if got := f.idle(f.Input(context.Background())); got != time.Second {
+	if got := f.idle(f.glance().Input); got != time.Second {
 		t.Errorf("a touch in between: idle for %v", got)
 	}
 }

@@ -129,7 +129,7 @@ func TestXServer(t *testing.T) {
 	mu.Lock()
 	idle = 4
 	mu.Unlock()
-	if got := f.idle(f.Input(context.Background())); got != 4*time.Millisecond {
+	if got := f.idle(f.glance().Input); got != 4*time.Millisecond {
 		t.Errorf("idle for %v", got)
 	}
 	// Beside Wayland the X server knows only half of it.

@@ -15,9 +15,10 @@ import (
 
 // Grant hands a caller's connection, of which nothing was read, to the program, which serves it from
 // then on, at the longest until then if that is not zero; the program is started or thawed for that.
-// subject is who calls, "" for the owner. It reports false, and leaves the connection alone, when the program takes none, cannot be started, or
-// is on trial after a swap: the caller is to be relayed then.
-func (p *Program) Grant(ctx context.Context, conn *net.UnixConn, subject string, until time.Time) bool {
+// subject is who calls, "" for the owner. fits is asked whether a program with this schema, as its hello gives the hash, serves
+// the caller, and must not call p; nil: it does. It reports false, and leaves the connection alone, when the program takes none, cannot be
+// started, does not serve the caller, or is on trial after a swap: the caller is to be relayed then.
+func (p *Program) Grant(ctx context.Context, conn *net.UnixConn, subject string, until time.Time, fits func(schema []byte) bool) bool {
 	if p.cfg.Speaks == celltoml.JSONL {
 		return false
 	}
@@ -28,6 +29,9 @@ func (p *Program) Grant(ctx context.Context, conn *net.UnixConn, subject string,
 	defer p.mu.Unlock() // so that it is not frozen or replaced meanwhile
 	in := p.cur
 	if in == nil || p.phase != Running || in.grants == nil || in.trial || p.candidate != nil || isClosed(in.stop) {
+		return false
+	}
+	if fits != nil && !fits(in.hello.Schema) {
 		return false
 	}
 	return in.grants.give(conn, subject, until) == nil

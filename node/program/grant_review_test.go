@@ -19,7 +19,7 @@ func TestDismissalSparesWhoComesMeanwhile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer near.Close()
-	if !p.Grant(testContext(t), far.(*net.UnixConn), "", time.Time{}) {
+	if !p.Grant(testContext(t), far.(*net.UnixConn), "", time.Time{}, nil) {
 		t.Skip("connections cannot be handed over on this system")
 	}
 	time.Sleep(frozenConfig(t, "sdk").FreezeAfter + 100*time.Millisecond) // the silent one is being sent away now
@@ -74,7 +74,7 @@ func TestHoldersAreBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if p.Grant(testContext(t), far.(*net.UnixConn), "", time.Time{}) {
+		if p.Grant(testContext(t), far.(*net.UnixConn), "", time.Time{}, nil) {
 			given++
 		} else {
 			time.Sleep(time.Millisecond) // it has not taken the others yet

@@ -44,7 +44,7 @@ func holder(t testing.TB, p *Program, subject string, until time.Time) *cellprot
 		t.Fatal(err)
 	}
 	eventually(t, "the program takes a connection", func() bool {
-		return p.Grant(testContext(t), far.(*net.UnixConn), subject, until)
+		return p.Grant(testContext(t), far.(*net.UnixConn), subject, until, nil)
 	})
 	c, err := cellproto.NewConn(near, cellproto.Config{Opener: true, Hello: cellproto.Hello{Capabilities: []string{cellproto.CapHandoff}}})
 	if err != nil {
@@ -221,12 +221,36 @@ func TestSilentHolderIsCutOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer near.Close()
-	if !p.Grant(testContext(t), far.(*net.UnixConn), "", time.Time{}) {
+	if !p.Grant(testContext(t), far.(*net.UnixConn), "", time.Time{}, nil) {
 		t.Skip("connections cannot be handed over on this system")
 	}
 	awaitPhase(t, p, Frozen)
 	if n := p.Granted().Conns; n != 0 {
 		t.Errorf("%d connections are left", n)
+	}
+}
+
+// A caller whom the program does not serve is not handed to it, whoever has let it in.
+func TestGrantAsksWhetherTheProgramFits(t *testing.T) {
+	p := newProgram(t, testConfig(cellDir(t), "sdk"), Deps{})
+	hello, err := mustConn(t, p).PeerHello(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	near, far, err := localPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer near.Close()
+	var asked []byte
+	if p.Grant(testContext(t), far.(*net.UnixConn), "", time.Time{}, func(live []byte) bool { asked = live; return false }) {
+		t.Error("it was")
+	}
+	if len(hello.Schema) == 0 || string(asked) != string(hello.Schema) {
+		t.Errorf("it was asked about %x, and the program has %x", asked, hello.Schema)
+	}
+	if n := p.Granted().Conns; n != 0 {
+		t.Errorf("%d connections are there", n)
 	}
 }
 
@@ -262,7 +286,7 @@ func TestNothingIsGranted(t *testing.T) {
 			}
 			defer near.Close()
 			defer far.Close()
-			if p.Grant(testContext(t), far.(*net.UnixConn), "", time.Time{}) {
+			if p.Grant(testContext(t), far.(*net.UnixConn), "", time.Time{}, nil) {
 				t.Fatal("it was taken")
 			}
 			if _, err := near.Write([]byte("x")); err != nil {

@@ -43,7 +43,8 @@ type adapter struct {
 	out    *output
 	bad    *atomic.Uint64 // lines
 	schema *cellproto.Schema
-	json   []byte // the schema's, canonical; nil when there is none
+	fits   map[string]func() *cellproto.Fit // what each function promises of its replies
+	json   []byte                           // the schema's, canonical; nil when there is none
 	hello  cellproto.Hello
 	far    *cellproto.Conn
 	stdin  *os.File
@@ -106,6 +107,10 @@ func newAdapter(cfg Config, t cellproto.Transport, schema *cellproto.Schema) (*a
 		hash := schema.Hash()
 		a.hello.Schema = hash[:]
 		a.hello.Functions = slices.Sorted(maps.Keys(schema.Functions))
+		a.fits = make(map[string]func() *cellproto.Fit, len(schema.Functions))
+		for name, fn := range schema.Functions {
+			a.fits[name] = sync.OnceValue(fn.ReplyFit)
+		}
 		for i := range a.hello.Functions {
 			a.hello.Slow = append(a.hello.Slow, uint(i+1)) // none is answered inline
 		}
@@ -365,7 +370,25 @@ func (a *adapter) line(line []byte, cut int) {
 		_ = call.in.ReplyError(&cellproto.Error{Kind: cellproto.FuncError, Err: errors.New(ans.Error)})
 		return
 	}
+	if err := a.check(call.fn, ans.Reply); err != nil {
+		a.badLine(line, err)
+		_ = call.in.ReplyError(err)
+		return
+	}
 	a.reply(call.in, ans.Reply)
+}
+
+// check says whether an answer is what the schema promises: such a program has nothing else that would.
+func (a *adapter) check(fn string, reply []byte) error {
+	fit := a.fits[fn]
+	if fit == nil {
+		return nil
+	}
+	if err := fit().Check(cellproto.JSON, reply); err != nil {
+		return cellproto.Errorf("call "+fn, cellproto.BadReply, "the program's answer is not what its schema promises: %w", err).
+			WithHint("Mend the program, or its schema.json.")
+	}
+	return nil
 }
 
 // badLine counts a line that answers nothing, and shows its owner.

@@ -112,6 +112,32 @@ func TestLinesAnswers(t *testing.T) {
 	}
 }
 
+// Nobody else holds such a program to its schema: what does not fit reaches no caller as a reply.
+func TestLinesReplyThatDoesNotFit(t *testing.T) {
+	const schema = `{"cell": "greet", "functions": {"ok": {"output": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}},
+		"lacks": {"output": {"type": "object", "properties": {"b": {"type": "integer"}}, "required": ["b"]}},
+		"other": {"output": {"type": "string"}}, "free": {}}}`
+	p := newProgram(t, shellCell(t, `#!/bin/sh
+while read -r line; do
+  id=${line#*\"id\":}; id=${id%%,*}
+  echo "{\"id\":$id,\"reply\":{\"a\":7}}"
+done
+`, schema), Deps{})
+	ctx := testContext(t)
+	for _, fn := range []string{"ok", "free"} {
+		if got, err := call(ctx, p, fn, nil, cellproto.JSON); err != nil || string(got) != `{"a":7}` {
+			t.Errorf("%s: %s, %v", fn, got, err)
+		}
+	}
+	_, err := call(ctx, p, "lacks", nil, cellproto.JSON)
+	wantError(t, err, cellproto.BadReply, `reply lacks "b"`, "schema.json")
+	_, err = call(ctx, p, "other", nil, cellproto.JSON)
+	wantError(t, err, cellproto.BadReply, "reply is of type object, not string", "schema.json")
+	if n := p.State().Counters.BadLines; n != 2 {
+		t.Errorf("%d bad lines were counted", n)
+	}
+}
+
 func TestLinesOutOfOrder(t *testing.T) {
 	p := start(t, "lines")
 	ctx := testContext(t)

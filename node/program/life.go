@@ -252,6 +252,9 @@ func (p *Program) retire(in *instance, why reason) {
 	p.ready.CompareAndSwap(in.conn, nil)
 	in.retired = true
 	close(in.left)
+	if p.resting.Load() && in.frozen.Load() {
+		in.askHurry() // to end in good order it would have to run
+	}
 	if !isClosed(in.hurry) {
 		in.thaw() // so that it can end in good order
 	}

@@ -66,6 +66,23 @@ func TestRestThenStop(t *testing.T) {
 	mustConn(t, p)
 }
 
+// What loses its connection at rest does not run again to end in good order.
+func TestRestThenLost(t *testing.T) {
+	p := newProgram(t, testConfig(cellDir(t), "serve"), Deps{})
+	mustConn(t, p)
+	pid := p.State().PID
+	p.Rest()
+	eventually(t, "it stands", func() bool { return stopped(t, pid) })
+	p.mu.Lock()
+	conn := p.cur.conn
+	p.mu.Unlock()
+	conn.Close()
+	eventually(t, "nothing is left", func() bool { return p.State().PID == 0 })
+	if s := p.State(); !strings.Contains(s.LastExit, "killed") {
+		t.Errorf("it ended by itself: %+v", s)
+	}
+}
+
 // What is on its way in when the rest begins does not come in.
 func TestRestWhileItStarts(t *testing.T) {
 	p := newProgram(t, testConfig(cellDir(t), "late"), Deps{})

@@ -48,13 +48,24 @@ func TestBack(t *testing.T) {
 	r.Succeeded(start, "p", time.Second)
 	r.Failed(start.Add(time.Millisecond), "p")
 	r.Failed(last, "p")
-	r.Back(now, last.Add(-time.Millisecond), "p")
-	if o := r.Observed(now, "p"); o.Calls != 1 {
-		t.Errorf("on its old connection it is as quick as it was: %+v", o)
+	now = last.Add(2 * time.Second)
+	if r.Back(now, start.Add(-time.Millisecond), "p") {
+		t.Error("its old connection is none that it has come back on")
 	}
-	r.Back(now, last.Add(time.Millisecond), "p")
-	if o := r.Observed(now, "p"); o.Calls != 0 || o.P99 != 0 {
-		t.Errorf("on a new one nobody knows how quick it is: %+v", o)
+	if o := r.Observed(now, "p"); o.Calls != 1 || !o.Due.After(now) {
+		t.Errorf("on its old connection it is as slow as it was: %+v", o)
+	}
+	if !r.Back(now, last.Add(time.Millisecond), "p") || r.Back(now, last.Add(time.Millisecond), "p") {
+		t.Error("on a new one it comes back once")
+	}
+	if o := r.Observed(now, "p"); o.Calls != 1 || o.Due.IsZero() || o.Due.After(now) {
+		t.Errorf("on a new one it may show at once that it is not: %+v", o)
+	}
+	r.TrialBegan(now, "p")
+	r.TrialLost(now, "p")
+	r.Back(now, now.Add(time.Millisecond), "p")
+	if o := r.Observed(now, "p"); o.Due.Before(now.Add(2 * trialAfter)) {
+		t.Errorf("it is tried after each connection that it makes: %+v", o)
 	}
 	r.Back(now, now, "stranger")
 	if r.Len() != 1 {

@@ -98,9 +98,9 @@ func median(ms []Micros) Micros {
 // Next gives the best candidate for which tried is false: the ranked ones in order, then those that
 // merely had no time to answer. False when there is nobody left.
 func (d *Decision) Next(tried func(cellproto.PeerID) bool) (Ranked, bool) {
-	for _, r := range d.Ranking {
-		if (r.Out == "" || r.Kind == 0) && !tried(r.Peer) {
-			return r, true
+	for i := range d.Ranking {
+		if r := &d.Ranking[i]; (r.Out == "" || r.Kind == 0) && !tried(r.Peer) {
+			return *r, true
 		}
 	}
 	return Ranked{}, false

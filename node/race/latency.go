@@ -54,6 +54,20 @@ func (l *Latency) Halve() {
 	}
 }
 
+// Fade halves once for each half-life that has passed since the time as of which it stands, unless fewer than
+// kept records would be left, and gives as of when it stands now. When the clock was set back that is now.
+func (l *Latency) Fade(now, asOf time.Time, half time.Duration, kept int) time.Time {
+	d := now.Sub(asOf)
+	if d < 0 {
+		return now
+	}
+	n := d / half
+	for i := time.Duration(0); i < n && l.total > 0 && l.total/2 >= kept; i++ {
+		l.Halve()
+	}
+	return asOf.Add(n * half)
+}
+
 // Count is how many records the histogram stands on, fewer than 2,048.
 func (l *Latency) Count() int { return l.total }
 

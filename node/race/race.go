@@ -135,6 +135,13 @@ func (r *Race) Path(peer cellproto.PeerID, relayed bool) {
 	}
 }
 
+// Observe replaces what is known of a candidate, which the race itself may have brought to light.
+func (r *Race) Observe(peer cellproto.PeerID, obs Observed) {
+	if rn := r.find(peer); rn != nil && r.decision == nil {
+		rn.obs = obs
+	}
+}
+
 // AdvertArrived hands in the advert of a candidate, verified by the caller.
 func (r *Race) AdvertArrived(now time.Time, peer cellproto.PeerID, c Claim) {
 	if rn := r.active(peer); rn != nil && !rn.hasClaim {

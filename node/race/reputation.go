@@ -39,8 +39,11 @@ const (
 	wrongHalf           = time.Hour
 	wrongMost           = 64 * weightOne
 
-	// Latencies of long ago were measured on another network or another machine.
+	// Latencies of long ago were measured on another network or another machine. What is left of them speaks
+	// for an hour: see trial.go for how a peer lives down what was measured in a bad moment.
 	latencyHalf = 10 * time.Minute
+	latencyKept = 2 * ownP99Calls
+	latencyGone = time.Hour
 
 	// A peer that calls itself overloaded is believed for this long at most.
 	maxBusy = time.Minute
@@ -61,6 +64,11 @@ type record struct {
 	Peer      cellproto.PeerID `json:"peer"`
 	Latency   *Latency         `json:"latency,omitempty"`
 	Aged      time.Time        `json:"aged,omitzero"`      // until when Latency's records have been halved
+	At        time.Time        `json:"at,omitzero"`        // of the last record
+	Borne     time.Time        `json:"borne,omitzero"`     // when a call last bore Latency's p99 out
+	Met       time.Time        `json:"met,omitzero"`       // when it was connected to, if that was after Borne
+	Trials    int              `json:"trials,omitempty"`   // that count; see trial.go
+	TriedAt   time.Time        `json:"tried_at,omitzero"`  // when the last one began
 	Failures  int              `json:"failures,omitempty"` // weight, in thousandths of a failure
 	FailedAt  time.Time        `json:"failed_at,omitzero"` // as of when Failures stands
 	Wrong     int              `json:"wrong,omitempty"`    // weight, in thousandths of a wrong answer
@@ -70,8 +78,10 @@ type record struct {
 	BanFrom   time.Time        `json:"ban_from,omitzero"`
 	Lying     bool             `json:"lying,omitempty"` // the sort of the last ban
 	BusyUntil time.Time        `json:"busy_until,omitzero"`
+	NoDonor   time.Time        `json:"no_donor,omitzero"` // until then it is not asked for a place; see AvoidDonor
 
 	used uint64
+	p99  Micros // of Latency, when somebody asked last
 }
 
 // Reputation remembers how peers have served this caller: latencies, failures, wrong answers. It
@@ -91,6 +101,16 @@ func NewReputation() *Reputation {
 
 // Len is how many peers are remembered.
 func (r *Reputation) Len() int { return len(r.peers) }
+
+// Liars says whether the last ban of anybody that is remembered was for wrong answers.
+func (r *Reputation) Liars() bool {
+	for _, rec := range r.peers {
+		if rec.Lying {
+			return true
+		}
+	}
+	return false
+}
 
 // Called records what became of a call: err's kind (0: it succeeded) and how long it took from
 // request to reply. This is the one method that a caller needs after each call, except Wrong.
@@ -123,12 +143,16 @@ func (r *Reputation) Succeeded(now time.Time, peer cellproto.PeerID, took time.D
 	if rec == nil {
 		return
 	}
-	rec.age(now)
-	if rec.Latency == nil {
-		rec.Latency, rec.Aged = new(Latency), now
-	}
-	rec.Latency.Record(took)
+	rec.record(now, took)
 	rec.forgive(now)
+}
+
+// Outlasted records that a call was answered by another peer when this one had been silent for so long. That
+// is no failure, and no success; but not to count it would have every peer look quick whose slow calls are hedged.
+func (r *Reputation) Outlasted(now time.Time, peer cellproto.PeerID, silent time.Duration) {
+	if rec := r.touch(peer); rec != nil {
+		rec.record(now, silent)
+	}
 }
 
 // Failed records a call that got no answer through the peer's fault, or the network's.
@@ -149,16 +173,22 @@ func (r *Reputation) Failed(now time.Time, peer cellproto.PeerID) {
 	}
 }
 
-// Back records that a peer answers on a connection that was made at the given time. One that had failed before
-// that was lost, and has come back: what was wrong with it is over, or will show at once. How quick it was
-// before says nothing of it now, and nobody would ever find out if that kept callers away. A ban stays.
-func (r *Reputation) Back(now, connected time.Time, peer cellproto.PeerID) {
+// Back records that a peer answers on a connection that was made at the given time, and says whether that
+// changes anything. One that had failed before that was lost, and has come back: what was wrong with it is over,
+// or will show at once. How slow it was on another connection is worth a trial. A ban stays.
+func (r *Reputation) Back(now, connected time.Time, peer cellproto.PeerID) (changed bool) {
 	rec := r.peers[peer]
-	if rec == nil || rec.Failures <= weightBack || !connected.After(rec.FailedAt) {
-		return
+	if rec == nil {
+		return false
 	}
-	rec.Failures = min(faded(rec.Failures, now.Sub(rec.FailedAt), failureHalf), weightBack)
-	rec.FailedAt, rec.Latency = now, nil
+	if rec.Failures > weightBack && connected.After(rec.FailedAt) {
+		rec.Failures = min(faded(rec.Failures, now.Sub(rec.FailedAt), failureHalf), weightBack)
+		rec.FailedAt, changed = now, true
+	}
+	if rec.Latency != nil && connected.After(rec.Borne) && connected.After(rec.Met) {
+		rec.Met, changed = connected, true
+	}
+	return changed
 }
 
 // Wrong records an answer that was proven false: by a quorum, or by a signature or a hash. It bans
@@ -179,6 +209,20 @@ func (r *Reputation) Busy(now time.Time, peer cellproto.PeerID, retryAfter time.
 	if rec := r.touch(peer); rec != nil {
 		rec.BusyUntil = now.Add(min(max(retryAfter, failureBurst), maxBusy))
 	}
+}
+
+// AvoidDonor has a peer that said that it would take a cell up, and has not, not be asked for that for so long,
+// MaxBan at most.
+func (r *Reputation) AvoidDonor(now time.Time, peer cellproto.PeerID, d time.Duration) {
+	if rec := r.touch(peer); rec != nil {
+		rec.NoDonor = now.Add(min(d, MaxBan))
+	}
+}
+
+// AvoidsDonor says whether it is not to be asked now.
+func (r *Reputation) AvoidsDonor(now time.Time, peer cellproto.PeerID) bool {
+	rec := r.peers[peer]
+	return rec != nil && now.Before(rec.NoDonor) && rec.NoDonor.Sub(now) <= MaxBan // else the clock was set back
 }
 
 // Penalty is what the peer's reputation adds to its score, in µs: recent failures, wrong answers,
@@ -224,6 +268,8 @@ func (r *Reputation) Observed(now time.Time, peer cellproto.PeerID) Observed {
 	rec.age(now)
 	if l := rec.Latency; l != nil {
 		o.P50, o.P99, o.Calls = l.P50(), l.P99(), l.Count()
+		o.Age, o.Due = max(now.Sub(rec.At), 0), rec.due(now)
+		rec.p99 = o.P99
 	}
 	return o
 }
@@ -278,24 +324,36 @@ func (r *Reputation) byUse() []*record {
 	return out
 }
 
-// age halves the latencies for the time that has passed.
+// record takes in how long a call took.
+func (rec *record) record(now time.Time, took time.Duration) {
+	rec.age(now)
+	if rec.Latency == nil {
+		rec.Latency, rec.Aged, rec.Borne, rec.p99 = new(Latency), now, now, 0
+	}
+	rec.Latency.Record(took)
+	rec.At = now
+	if 2*MicrosOf(took) >= rec.p99 {
+		rec.Borne = now
+	}
+}
+
+// age halves the latencies for the time that has passed, and forgets them once nothing has borne them out for
+// long.
 func (rec *record) age(now time.Time) {
 	if rec.Latency == nil {
 		return
 	}
-	d := now.Sub(rec.Aged)
-	if d < 0 { // the clock was set back
-		rec.Aged = now
+	if now.Before(rec.Borne) { // the clock was set back
+		rec.Borne, rec.At, rec.Met = now, now, time.Time{}
+	}
+	if now.Before(rec.TriedAt) {
+		rec.TriedAt = now
+	}
+	if now.Sub(rec.Borne) >= latencyGone {
+		rec.Latency = nil
 		return
 	}
-	n := int64(d / latencyHalf)
-	for i := int64(0); i < n && rec.Latency.Count() > 0; i++ {
-		rec.Latency.Halve()
-	}
-	rec.Aged = rec.Aged.Add(time.Duration(n) * latencyHalf)
-	if rec.Latency.Count() == 0 {
-		rec.Latency = nil
-	}
+	rec.Aged = rec.Latency.Fade(now, rec.Aged, latencyHalf, latencyKept)
 }
 
 func (rec *record) banned(now time.Time) bool {

@@ -30,6 +30,16 @@ func (m Micros) Duration() time.Duration { return time.Duration(m) * time.Micros
 
 func (m Micros) clamp() Micros { return min(max(m, 0), maxMicros) }
 
+// faded is what remains of m, which is within its bounds, after d, as of a weight.
+func (m Micros) faded(d, half time.Duration) Micros {
+	n := max(d, 0) / half
+	if n >= 32 {
+		return 0
+	}
+	m >>= n
+	return m - m*Micros(d%half/time.Millisecond)/Micros(2*half/time.Millisecond)
+}
+
 const (
 	// RelayPenalty is added for a path through a relay. A relay of libp2p's circuit v2 gives a
 	// connection 128 KiB and two minutes by default, so a direct path is worth a longer way; 50 ms
@@ -50,6 +60,9 @@ const (
 	// ownP99Calls is from how many of its own calls on a caller believes its own p99 and no longer
 	// the provider's. Below it one cold start would be all there is.
 	ownP99Calls = 10
+
+	// ownHalf is how soon its own p99 weighs half against a claim that is worse.
+	ownHalf = time.Minute
 
 	// ownP50Calls is from how many of its own calls on the median counts as a lower bound of the
 	// p99: the median of three already survives one outlier.
@@ -90,13 +103,15 @@ func (c Claim) Fits(accepts []cellproto.SchemaHash) bool {
 // Observed is what a caller has itself measured of a peer. Reputation.Observed fills in all but
 // Ping, which each race measures afresh.
 type Observed struct {
-	Ping        Micros    // median round trip; 0: not measured
-	P50, P99    Micros    // of its own calls, from request to reply, the network included
-	Calls       int       // how many recent calls P50 and P99 stand on
-	Failures    int       // recent ones
-	Penalty     Micros    // what its reputation costs it
-	Ban         Ban       // whether it should be asked at all
-	BannedUntil time.Time // with a Ban
+	Ping        Micros        // median round trip; 0: not measured
+	P50, P99    Micros        // of its own calls, from request to reply, the network included
+	Calls       int           // how many recent calls P50 and P99 stand on
+	Age         time.Duration // since the last of them
+	Due         time.Time     // from when on it may be put on trial; zero: it was not measured, so that there is no need
+	Failures    int           // recent ones
+	Penalty     Micros        // what its reputation costs it
+	Ban         Ban           // whether it should be asked at all
+	BannedUntil time.Time     // with a Ban
 }
 
 // Measured is a candidate with everything that its score is made of.
@@ -152,12 +167,18 @@ func scoreOf(m *Measured) Score {
 // servingP99 is the p99 of serving, without the network, and whether it is the caller's own.
 func servingP99(m *Measured) (p99 Micros, own bool) {
 	ping := m.Observed.Ping.clamp()
-	if m.Observed.Calls >= ownP99Calls {
-		return (m.Observed.P99.clamp() - ping).clamp(), true
-	}
+	var claimed Micros
 	if m.HasClaim {
-		p99 = max(m.Claim.P99.clamp(), m.Claim.P50.clamp())
+		claimed = max(m.Claim.P99.clamp(), m.Claim.P50.clamp())
 	}
+	if m.Observed.Calls >= ownP99Calls {
+		p99 = (m.Observed.P99.clamp() - ping).clamp()
+		if worse := claimed - p99; worse > 0 { // the older the measurement, the more what it says against itself counts
+			p99 = claimed - worse.faded(m.Observed.Age, ownHalf)
+		}
+		return p99, true
+	}
+	p99 = claimed
 	if m.Observed.Calls >= ownP50Calls {
 		p99 = max(p99, m.Observed.P50.clamp()-ping)
 	}
@@ -186,10 +207,10 @@ func waiting(c *Claim) Micros {
 // expectedP99 is the p99 of a whole call as the caller sees it: its own, or the claim on top of the
 // round trip, where less than a millisecond of serving is not believed.
 func expectedP99(m *Measured) Micros {
-	if m.Observed.Calls >= ownP99Calls {
-		return max(m.Observed.P99.clamp(), 1)
+	p99, own := servingP99(m)
+	if own {
+		return max(m.Observed.P99.clamp(), (m.Observed.Ping.clamp() + p99).clamp(), 1)
 	}
-	p99, _ := servingP99(m)
 	return (m.Observed.Ping.clamp() + max(p99, defaultService)).clamp()
 }
 
@@ -210,6 +231,10 @@ type Ranked struct {
 	Kind cellproto.Kind `json:"-"`
 	// CallP99 is what 99 of 100 calls should stay under, the network included.
 	CallP99 Micros `json:"-"`
+
+	Hope  Micros    `json:"-"` // the score that it would have at its best, if what was measured of it were out of date
+	Due   time.Time `json:"-"` // Observed.Due
+	Trial bool      `json:"-"` // it was given for a trial: see Trials
 }
 
 // Rank scores the candidates and sorts them, the best first; equal ones keep their order. The
@@ -239,6 +264,9 @@ func Rank(ms []Measured) []Ranked {
 		r.Score, r.Parts = k.total, scoreOf(m)
 		r.Winner = n == 0
 		r.CallP99 = expectedP99(m)
+		if r.Due = m.Observed.Due; !r.Due.IsZero() {
+			r.Hope = hopeOf(m, &r.Parts)
+		}
 	}
 	return out
 }

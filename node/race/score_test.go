@@ -149,7 +149,7 @@ func many(n int) []Measured {
 			Candidate: Candidate{Peer: cellproto.PeerID(fmt.Sprint("12D3KooW", i)), Source: "dht", Relayed: i%5 == 0},
 			HasClaim:  true,
 			Claim:     Claim{P50: Micros(i * 37 % 500), P99: Micros(i * 131 % 9000), Queue: i % 4, Capacity: 8, Free: i % 3},
-			Observed:  Observed{Ping: Micros(1 + i*7919%60_000), P99: Micros(i * 17), Calls: i % 20},
+			Observed:  Observed{Ping: Micros(1 + i*7919%60_000), P99: Micros(i * 17), Calls: i % 20, Due: epoch},
 		}
 	}
 	return ms

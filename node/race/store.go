@@ -62,7 +62,7 @@ func (r *Reputation) UnmarshalJSON(data []byte) error {
 func (rec *record) valid() bool {
 	within := func(v, most int) bool { return v >= 0 && v <= most }
 	return rec.Peer != "" && len(rec.Peer) <= maxPeerID &&
-		within(rec.Failures, weightMost) && within(rec.Wrong, wrongMost) && within(rec.Bans, maxBans) &&
+		within(rec.Failures, weightMost) && within(rec.Wrong, wrongMost) && within(rec.Bans, maxBans) && within(rec.Trials, maxTrials) &&
 		rec.BanUntil.Sub(rec.BanFrom) <= MaxBan && (rec.Latency == nil || !rec.Aged.IsZero())
 }
 

@@ -89,6 +89,38 @@ func TestReputationIsBounded(t *testing.T) {
 	}
 }
 
+// A donor that has broken its word is not asked for a while, by who has read that too.
+func TestBrokenDonors(t *testing.T) {
+	r := NewReputation()
+	r.AvoidDonor(epoch, "donor", 15*time.Minute)
+	r.AvoidDonor(epoch, "worse", 1000*time.Hour)
+	data, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back Reputation
+	if err := json.Unmarshal(data, &back); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []*Reputation{r, &back} {
+		for _, c := range []struct {
+			peer  cellproto.PeerID
+			after time.Duration
+			want  bool
+		}{
+			{"donor", 0, true}, {"donor", 14 * time.Minute, true}, {"donor", 15 * time.Minute, false}, {"donor", -100 * time.Hour, false},
+			{"worse", 59 * time.Minute, true}, {"worse", MaxBan, false}, {"another", 0, false},
+		} {
+			if got := r.AvoidsDonor(epoch.Add(c.after), c.peer); got != c.want {
+				t.Errorf("%s after %v: %v", c.peer, c.after, got)
+			}
+		}
+	}
+	if o := r.Observed(epoch, "donor"); o != (Observed{}) {
+		t.Errorf("it is no worse a provider for that: %+v", o)
+	}
+}
+
 func TestDamagedStateIsForgotten(t *testing.T) {
 	for _, bad := range []string{
 		``, `null`, `[]`, `{"version":2}`, `{"version":1,"peers":[null]}`, `{"version":1,"peers":[{"peer":""}]}`,

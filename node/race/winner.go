@@ -21,6 +21,7 @@ const (
 	Unfinished Reason = "hurried"   // the last race did not wait for everyone
 	Missed     Reason = "objective" // the caller's objective was missed; for the caller to say
 	Watched    Reason = "watched"   // somebody watches the races; likewise
+	Regained   Reason = "regained"  // a peer that was slow has passed its trial
 )
 
 // Policy says how long a winner is believed. The zero value is the default; so is a zero field.
@@ -69,6 +70,7 @@ type Cached struct {
 	Asked   int              `json:"asked,omitempty"`   // candidates that the race measured
 
 	slow   bool
+	better bool      // somebody else may be
 	failed bool      // since the last success
 	outrun bool      // likewise
 	hurt   bool      // a failure that no race has followed yet
@@ -81,9 +83,7 @@ type Cached struct {
 func (c *Cached) Called(took time.Duration) {
 	c.Calls++
 	c.failed, c.outrun = false, false
-	if c.P99 > 0 && MicrosOf(took)*slowDen > c.P99*slowNum {
-		c.slow = true
-	}
+	c.slow = c.slow || c.isSlow(took)
 }
 
 // Failed notes that a call to the winner failed by its fault. Until the next success or the next
@@ -93,6 +93,19 @@ func (c *Cached) Failed() { c.failed, c.hurt = true, true }
 // Outrun notes that the winner was silent on a call for so long that another one answered it. Until its
 // next success or the next race it does not serve; that race is due as for any slow call.
 func (c *Cached) Outrun() { c.outrun, c.slow = true, true }
+
+// Late notes that a call took so long, of which somebody else has answered the end.
+func (c *Cached) Late(took time.Duration) {
+	c.Calls++
+	c.slow = c.slow || c.isSlow(took)
+}
+
+// Regained notes that there may be a better one than the winner.
+func (c *Cached) Regained() { c.better = true }
+
+func (c *Cached) isSlow(took time.Duration) bool {
+	return c.P99 > 0 && MicrosOf(took)*slowDen > c.P99*slowNum
+}
 
 // Serves says that calls go to the winner now, whether a race runs or not. If not, a call takes the
 // next of the last ranking or waits for a race.
@@ -130,6 +143,8 @@ func (c *Cached) ShouldRace(now time.Time, p Policy) Reason {
 		return Slow
 	case age < p.MinGap:
 		return NoReason
+	case c.better:
+		return Regained
 	case c.Calls >= c.everyCalls(p):
 		return ManyCalls
 	case c.Hurried:
@@ -187,7 +202,7 @@ func (c *Cached) Take(d *Decision) {
 // unless it is a failure, is due again later.
 func (c *Cached) GiveUp(now time.Time) {
 	c.racing = NoReason
-	c.slow, c.Hurried, c.Calls = false, false, 0
+	c.slow, c.better, c.Hurried, c.Calls = false, false, false, 0
 	c.gaveUp = now
 }
 

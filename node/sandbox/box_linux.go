@@ -36,6 +36,7 @@ type Box struct {
 
 	looked time.Duration // when a family was looked at last; watch's own
 	ran    time.Duration // what it is charged; watch's own
+	unseen int           // looks in a row that saw nothing of it; watch's own
 
 	result Report
 	done   chan struct{} // closed when result is set and nothing is left

@@ -102,6 +102,8 @@ type Config struct {
 	// Cgroup is a directory of the control groups (v2) that belongs to this process, or CgroupAuto
 	// or CgroupNone.
 	Cgroup string
+	// Pool are the groups of a Pool, which cellbox enters before it starts the program; Cgroup is not set then.
+	Pool map[string]string
 
 	// Grace is how long it may take to end after SIGTERM: default 5 s, at most 10 min.
 	Grace time.Duration
@@ -194,6 +196,8 @@ func (c Config) Validate() error {
 		return bad("LogRate is %d", c.LogRate)
 	case c.Cgroup != CgroupAuto && c.Cgroup != CgroupNone && !filepath.IsAbs(c.Cgroup):
 		return bad("Cgroup %q is not an absolute path", c.Cgroup)
+	case len(c.Pool) > 0 && c.Cgroup != CgroupAuto:
+		return bad("both Pool and Cgroup are set")
 	case c.Grace < 0 || c.Grace > maxGrace:
 		return bad("Grace is %v, not between 0 and %v", c.Grace, maxGrace)
 	case c.Every < minEvery:
@@ -236,6 +240,11 @@ func (c Config) validateText(bad func(string, ...any) error) error {
 	for _, p := range c.Read {
 		if !filepath.IsAbs(p) || filepath.Clean(p) == "/" {
 			return bad("the path to read %q is not an absolute path below the root", p)
+		}
+	}
+	for controller, dir := range c.Pool {
+		if !filepath.IsAbs(dir) || filepath.Clean(dir) != dir || strings.ContainsAny(controller, "=\x00") || strings.ContainsRune(dir, 0) {
+			return bad("the group %q of %q is not an absolute path", dir, controller)
 		}
 	}
 	for _, kv := range c.Env {

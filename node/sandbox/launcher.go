@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -55,6 +56,9 @@ func (c Config) CommandLine(keep []int, more ...string) []string {
 	add("--system", string(c.System), c.System != SystemAuto)
 	add("--log-rate", strconv.FormatInt(c.LogRate, 10), c.LogRate != 0)
 	add("--cgroup", c.Cgroup, c.Cgroup != CgroupAuto)
+	for _, controller := range slices.Sorted(maps.Keys(c.Pool)) {
+		args = append(args, "--pool", controller+"="+c.Pool[controller])
+	}
 	add("--grace", c.Grace.String(), c.Grace != 0)
 	add("--every", c.Every.String(), c.Every != 0)
 	if b := c.Build; b != nil {

@@ -141,6 +141,12 @@ func matrixColumns(t *testing.T) (list []column) {
 			list = append(list, confined...)
 		}
 	}
+	if !slices.ContainsFunc(list, func(c column) bool { return c.tier != Auto }) {
+		if os.Getenv("CELL_LONG") != "" {
+			t.Fatal("no tier works here: nothing is confined, and nothing would be shown")
+		}
+		t.Skip("no tier works here: nothing would be shown")
+	}
 	return list
 }
 

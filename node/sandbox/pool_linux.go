@@ -27,15 +27,21 @@ type Pool struct {
 
 const poolPrefix = "cellgive-"
 
-// yieldCPU has what is in a group run when nobody else wants a processor, within its limit. An idle group is
+// GiveWay has what is in the pool run when nobody else wants a processor, within its limit. An idle group is
 // taken off its processor as soon as another process wakes up; where the kernel (before 5.15) has none, the
-// least weight that there is has to do, which only bounds what it takes: of 1024 (v1) and 100 (v2).
-func yieldCPU(dir string) {
-	if writeExisting(filepath.Join(dir, "cpu.idle"), "1") == nil {
+// least weight that there is has to do, which only bounds what it takes: of 1024 (v1) and 100 (v2). Off, it
+// runs as all else does: in an idle group a process that has to react waits for a quarter of a second at each
+// step while others are busy.
+func (p *Pool) GiveWay(on bool) {
+	dir, idle, shares, weight := p.main(), "0", "1024", "100"
+	if on {
+		idle, shares, weight = "1", "2", "1"
+	}
+	if writeExisting(filepath.Join(dir, "cpu.idle"), idle) == nil {
 		return
 	}
-	_ = writeExisting(filepath.Join(dir, "cpu.shares"), "2")
-	_ = writeExisting(filepath.Join(dir, "cpu.weight"), "1")
+	_ = writeExisting(filepath.Join(dir, "cpu.shares"), shares)
+	_ = writeExisting(filepath.Join(dir, "cpu.weight"), weight)
 }
 
 // poolV1 are the controllers of a pool; without the first two it is none.
@@ -134,7 +140,7 @@ func openPoolV1(places map[string]groupPlace, name string) (*Pool, error) {
 	if dir := p.dirs["memory"]; !readsOne(filepath.Join(dir, "memory.use_hierarchy")) {
 		_ = writeExisting(filepath.Join(dir, "memory.use_hierarchy"), "1") // else Set fails to bound what is below
 	}
-	yieldCPU(p.dirs["cpu"])
+	p.GiveWay(true)
 	_, p.disks = p.dirs["blkio"]
 	if !p.disks {
 		p.noDisks = "there are no control groups (v1) for blkio"
@@ -170,8 +176,8 @@ func openPoolV2(own, name string) (*Pool, error) {
 			why = errors.Join(why, fmt.Errorf("%s lacks %s", dir, strings.Join(missing, ", ")))
 			continue
 		}
-		yieldCPU(dir)
 		p := &Pool{version: 2, dirs: map[string]string{"": dir}, disks: !slices.Contains(missing, "io")}
+		p.GiveWay(true)
 		if !p.disks {
 			p.noDisks = dir + " lacks io"
 		}

@@ -156,6 +156,31 @@ func TestPoolHoldsCPU(t *testing.T) {
 	}
 }
 
+// What is in a pool gives way to all else, until it has to leave: then it is given its turn as anybody is.
+func TestPoolGivesWay(t *testing.T) {
+	p := openTestPool(t)
+	read := func(name string) string {
+		text, err := os.ReadFile(filepath.Join(p.main(), name))
+		if err != nil {
+			return ""
+		}
+		return strings.TrimSpace(string(text))
+	}
+	idle := read("cpu.idle") // "": an old kernel
+	weight := read("cpu.shares") + read("cpu.weight")
+	if idle == "0" || idle == "" && weight != "2" && weight != "1" {
+		t.Errorf("it does not give way: idle %q, weight %q", idle, weight)
+	}
+	p.GiveWay(false)
+	if read("cpu.idle") == "1" || read("cpu.shares")+read("cpu.weight") != map[int]string{1: "1024", 2: "100"}[p.version] {
+		t.Errorf("it waits although it has to leave: idle %q, weight %q", read("cpu.idle"), read("cpu.shares")+read("cpu.weight"))
+	}
+	p.GiveWay(true)
+	if got := read("cpu.idle"); got != idle {
+		t.Errorf("it does not give way again: %q", got)
+	}
+}
+
 func TestPoolHoldsMemory(t *testing.T) {
 	p := openTestPool(t)
 	const most = 48 << 20

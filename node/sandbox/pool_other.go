@@ -23,6 +23,9 @@ func (p *Pool) Set(PoolLimits) error {
 	return cellproto.Errorf("limit what is hosted", cellproto.Unsupported, "%s", onlyLinux())
 }
 
+// GiveWay does nothing.
+func (p *Pool) GiveWay(bool) {}
+
 // Used gives nothing.
 func (p *Pool) Used() PoolUsage { return PoolUsage{} }
 

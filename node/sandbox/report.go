@@ -110,6 +110,7 @@ const (
 	WhyTimeout = "timeout" // a build took longer than Build.Timeout
 	WhyOutput  = "output"  // a build ended well and left no proper output; Error says which
 	WhyGuard   = "guard"   // a process that guards it was killed
+	WhyUnseen  = "unseen"  // nothing of it could be seen, and nobody else holds its limits
 )
 
 // WriteReport writes r as one line of JSON.

@@ -53,33 +53,49 @@ func (b *Box) watch() {
 	}
 }
 
+// unseenMost is how many looks in a row may see nothing of a program whose limits nothing else holds: the kernel may
+// have no descriptor to give for a moment.
+const unseenMost = 3
+
 // look takes a sample and acts on it.
 func (b *Box) look(m *meter, duty *throttle, probe probing) (now time.Duration) {
 	now = time.Since(b.begun)
 	s, ok := probe.sample()
-	if !ok {
-		return now
+	if ok {
+		m.add(now, s)
+		if b.first.CPUBy == byDuty {
+			b.hold(!duty.step(now, b.charged(now, s)))
+		}
 	}
-	m.add(now, s)
-	if b.first.CPUBy == byDuty {
-		b.hold(!duty.step(now, b.charged(now, s)))
+	if why := b.judge(now, s, ok); why != "" {
+		b.end(why)
 	}
-	if b.first.MemoryBy == byWatchdog && (s.RSSKiB+s.TablesKiB)*kib > b.cfg.Memory {
-		b.end(WhyMemory)
-	}
-	if b.first.ThreadsBy == byWatchdog && s.Threads > int64(b.cfg.Threads) {
-		b.end(WhyThreads)
-	}
+	return now
+}
+
+// judge gives the reason for which the program has to end, "" if there is none. ok says that something was seen
+// of it; what nobody sees has no limits but those that the kernel holds.
+func (b *Box) judge(now time.Duration, s sample, ok bool) (why string) {
 	b.mu.Lock()
 	late := !b.killAt.IsZero() && time.Now().After(b.killAt)
 	b.mu.Unlock()
-	if late {
-		b.end(WhyStopped)
+	if b.unseen++; ok {
+		b.unseen = 0
 	}
-	if b.cfg.Build != nil && now > b.cfg.Build.Timeout {
-		b.end(WhyTimeout)
+	watched := b.first.MemoryBy == byWatchdog
+	switch {
+	case ok && watched && (s.RSSKiB+s.TablesKiB)*kib > b.cfg.Memory:
+		return WhyMemory
+	case ok && b.first.ThreadsBy == byWatchdog && s.Threads > int64(b.cfg.Threads):
+		return WhyThreads
+	case late:
+		return WhyStopped
+	case b.cfg.Build != nil && now > b.cfg.Build.Timeout:
+		return WhyTimeout
+	case b.unseen >= unseenMost && (watched || b.first.ThreadsBy == byWatchdog || b.first.CPUBy == byDuty):
+		return WhyUnseen
 	}
-	return now
+	return ""
 }
 
 // charged is the processor time that the duty cycle counts. What ends before it is looked at hides what
@@ -177,7 +193,8 @@ func (b *Box) niceSession() {
 type probe struct {
 	clock            int32
 	statm, stat, io  int
-	status           int // -1 where nobody asks for the page tables
+	status           int  // -1 where nobody asks for the page tables
+	memory           bool // statm has to be seen, too
 	buf              [4096]byte
 	pageKiB, lastCPU int64
 }
@@ -191,7 +208,7 @@ func openProbe(pid int, tables bool) *probe {
 		}
 		return fd
 	}
-	p.statm, p.stat, p.io, p.status = open("statm"), open("stat"), open("io"), -1
+	p.statm, p.stat, p.io, p.status, p.memory = open("statm"), open("stat"), open("io"), -1, tables
 	if tables {
 		p.status = open("status")
 	}
@@ -206,7 +223,7 @@ func (p *probe) close() {
 	}
 }
 
-// sample gives what can be seen; ok is false once the program has been reaped.
+// sample gives what can be seen; ok is false where that is not enough, and once the program has been reaped.
 func (p *probe) sample() (s sample, ok bool) {
 	var t unix.Timespec
 	if unix.ClockGettime(p.clock, &t) == nil {
@@ -218,7 +235,11 @@ func (p *probe) sample() (s sample, ok bool) {
 		return s, false
 	}
 	s.Threads = threadsOf(text)
-	s.RSSKiB = field(p.read(p.statm), 1) * p.pageKiB
+	text = p.read(p.statm)
+	if text == nil && p.memory {
+		return s, false
+	}
+	s.RSSKiB = field(text, 1) * p.pageKiB
 	takeIO(p.read(p.io), &s)
 	if p.status >= 0 {
 		s.TablesKiB = tablesOf(p.read(p.status))

@@ -115,14 +115,25 @@ func (f *files) used() (int64, error) {
 func (f *files) reserve(n int64) error {
 	f.s.quota.Lock()
 	defer f.s.quota.Unlock()
+	if f.take(n) {
+		return nil
+	}
+	if f.s.keys.compact(); f.take(n) {
+		return nil
+	}
+	return f.s.errFull()
+}
+
+// take takes n more bytes, if they are free. s.quota is held.
+func (f *files) take(n int64) bool {
 	keys := f.s.keys.size()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.taken+n+keys > f.s.cfg.Size {
-		return f.s.errFull()
+		return false
 	}
 	f.taken += n
-	return nil
+	return true
 }
 
 func (f *files) release(n int64) {

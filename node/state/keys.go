@@ -9,7 +9,6 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
-	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -102,6 +101,10 @@ func (k *keys) openFile() error {
 	if err != nil {
 		return err
 	}
+	if err := removeCompact(root); err != nil {
+		root.Close()
+		return diskError(err)
+	}
 	db, err := openDB(root)
 	if damaged(err) {
 		if err = k.moveAside(root, err); err == nil {
@@ -124,9 +127,7 @@ func openDB(root *os.Root) (db *bolt.DB, err error) {
 	err = guard(func() error {
 		if db, err = bolt.Open(keysFile, fileMode, &bolt.Options{
 			Timeout: lockTimeout, FreelistType: bolt.FreelistMapType, NoStatistics: true,
-			OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
-				return root.OpenFile(name, flag|syscall.O_NOFOLLOW, mode)
-			},
+			OpenFile: openIn(root),
 		}); err != nil {
 			if info, serr := root.Stat(keysFile); serr == nil && info.Size() > 0 && info.Size() < 2*int64(os.Getpagesize()) {
 				return &damage{err} // bbolt has no error of its own for a file that was cut

@@ -4,16 +4,17 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
-	"slices"
 	"strconv"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/celldnet/celld/bench/load"
 	"github.com/celldnet/celld/bench/peers/typed/item"
 	"github.com/celldnet/celld/bench/peers/typed/shop"
 	"github.com/celldnet/celld/cellproto"
@@ -31,6 +32,7 @@ var sampleProto = &item.Item{
 	Count: sample.Count, Comment: sample.Comment,
 }
 
+// usage: typed [--schema | ROUNDS]. It prints a line of JSON for each comparison: load.Turns.
 func main() {
 	if len(os.Args) == 2 && os.Args[1] == "--schema" {
 		serve(nil)
@@ -70,8 +72,8 @@ func run(rounds int) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("the message has %d bytes as CBOR and %d as protobuf; %d rounds, in turns\n", len(w.B), len(bytes), rounds)
-	compare("encode and decode: generated / protobuf", rounds, 20000, codec, protobuf)
+	what := fmt.Sprintf("encode and decode a message of %d bytes, generated code / of %d bytes, protobuf", len(w.B), len(bytes))
+	compare(what, 1.2, rounds, 20000, codec, protobuf)
 
 	here, there := net.Pipe()
 	served := make(chan error, 1)
@@ -96,9 +98,8 @@ func run(rounds int) error {
 		}
 		check(out, err)
 	}
-	compare("a call: generated / by hand over the SDK", rounds, 3000, generated, byHand)
-	a, b := testing.AllocsPerRun(2000, generated), testing.AllocsPerRun(2000, byHand)
-	fmt.Printf("a call, allocations of both sides together: generated %.0f, by hand %.0f\n", a, b)
+	allocs := fmt.Sprintf("; allocations of both sides: %.0f / %.0f", testing.AllocsPerRun(2000, generated), testing.AllocsPerRun(2000, byHand))
+	compare("a call, generated client / by hand over the SDK"+allocs, 1.1, rounds, 3000, generated, byHand)
 	return nil
 }
 
@@ -134,25 +135,28 @@ func protobuf() {
 	}
 }
 
-// compare prints how long each of two functions takes, and the median of the rounds' ratios.
-func compare(what string, rounds, calls int, ours, peer func()) {
-	var ratios, a, b []float64
-	time1 := func(f func()) float64 {
+// compare prints how long a call of each of two functions takes, in each round. atMost is the goal for their ratio.
+func compare(what string, atMost float64, rounds, calls int, ours, peer func()) {
+	one := func(f func()) float64 {
 		begun := time.Now()
 		for range calls {
 			f()
 		}
 		return float64(time.Since(begun)) / float64(calls)
 	}
-	time1(ours)
-	time1(peer)
-	for range rounds {
-		x, y := time1(ours), time1(peer)
-		a, b, ratios = append(a, x), append(b, y), append(ratios, x/y)
+	one(ours)
+	one(peer)
+	t := load.Turns{What: what, AtMost: atMost}
+	for i := range rounds {
+		if i%2 == 0 {
+			t.Ours = append(t.Ours, one(ours))
+		}
+		t.Peer = append(t.Peer, one(peer))
+		if i%2 == 1 {
+			t.Ours = append(t.Ours, one(ours))
+		}
 	}
-	slices.Sort(a)
-	slices.Sort(b)
-	slices.Sort(ratios)
-	fmt.Printf("%s: %.0f ns / %.0f ns, ratio %.2f (%.2f–%.2f)\n", what, a[rounds/2], b[rounds/2],
-		ratios[rounds/2], ratios[rounds/4], ratios[rounds*3/4])
+	if err := json.NewEncoder(os.Stdout).Encode(t); err != nil {
+		fail(err)
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"go/parser"
 	"go/token"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -50,6 +51,23 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// The client that is measured is what is written now.
+func TestMeasuredClient(t *testing.T) {
+	const dir = "../../../bench/peers/typed/shop/"
+	_, code, err := Go(readSchema(t, dir+"shop.schema.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *update {
+		if err := os.WriteFile(dir+"shop.go", code, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if was, err := os.ReadFile(dir + "shop.go"); err != nil || !bytes.Equal(was, code) {
+		t.Errorf("%sshop.go is not what is written now; see go test -update: %v", dir, err)
+	}
+}
+
 func readSchema(t *testing.T, file string) *cellproto.Schema {
 	t.Helper()
 	data, err := os.ReadFile(file)
@@ -65,7 +83,9 @@ func readSchema(t *testing.T, file string) *cellproto.Schema {
 
 // Names and texts of a stranger stay names and texts.
 func TestHostileTexts(t *testing.T) {
+	outlines := map[string]*outline{"python": pythonOutline(t), "typescript": typescriptOutline(t)}
 	evil := []string{
+		"harmless",
 		"*/ func init() { panic(1) } /*", "\"\"\"\nimport os\n\"\"\"", "`+evil()+`", "a\nb", "\x1b[2J", "\u202e", "${evil()}", "\\\"\\n", "\u2028x",
 	}
 	for _, text := range evil {
@@ -88,6 +108,8 @@ func TestHostileTexts(t *testing.T) {
 			}
 			if lang.Name == "go" {
 				checkGo(t, client.Code)
+			} else {
+				outlines[lang.Name].add(t, text, client.Code)
 			}
 		}
 		g := f
@@ -101,6 +123,75 @@ func TestHostileTexts(t *testing.T) {
 			if err != nil && cellproto.KindOf(err) != cellproto.BadInput {
 				t.Errorf("%s %q: %v", lang.Name, text, err)
 			}
+		}
+	}
+	for _, o := range outlines {
+		o.check(t)
+	}
+}
+
+// outline is what a language's own parser finds in clients that differ by the texts of their schemas: the same
+// statements, each time.
+type outline struct {
+	command []string // prints a line for each file among its arguments
+	texts   []string
+	files   []string
+}
+
+func pythonOutline(t *testing.T) *outline {
+	t.Helper()
+	return newOutline(t, "python3", "-c", `
+import ast, sys
+for file in sys.argv[1:]:
+    print([(type(n).__name__, getattr(n, "name", ""), [(type(m).__name__, getattr(m, "name", "")) for m in getattr(n, "body", [])]) for n in ast.parse(open(file).read()).body])`)
+}
+
+func typescriptOutline(t *testing.T) *outline {
+	t.Helper()
+	t.Setenv("NODE_PATH", "/usr/share/nodejs:"+os.Getenv("NODE_PATH"))
+	o := newOutline(t, "node", "-e", `
+const [ts, fs] = [require("typescript"), require("node:fs")];
+for (const file of process.argv.slice(1)) {
+  const f = ts.createSourceFile(file, fs.readFileSync(file, "utf8"), ts.ScriptTarget.ES2022);
+  console.log(JSON.stringify([f.parseDiagnostics.length, ...f.statements.map((s) => [s.kind, s.name?.text, s.members?.map((m) => m.name?.text)])]));
+}`)
+	if o.command != nil && exec.Command("node", "-e", "require('typescript')").Run() != nil {
+		o.command = nil
+	}
+	return o
+}
+
+// newOutline gives one without a command where the language is not installed.
+func newOutline(t *testing.T, command ...string) *outline {
+	t.Helper()
+	if _, err := exec.LookPath(command[0]); err != nil {
+		return &outline{}
+	}
+	return &outline{command: command}
+}
+
+func (o *outline) add(t *testing.T, text string, code []byte) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), fmt.Sprint(len(o.files)))
+	if err := os.WriteFile(file, code, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o.texts, o.files = append(o.texts, text), append(o.files, file)
+}
+
+func (o *outline) check(t *testing.T) {
+	t.Helper()
+	if o.command == nil {
+		return
+	}
+	out, err := exec.Command(o.command[0], append(o.command[1:], o.files...)...).CombinedOutput()
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	if err != nil || len(lines) != len(o.files) {
+		t.Fatalf("%s: %v\n%s", o.command[0], err, out)
+	}
+	for i, line := range lines {
+		if line != lines[0] {
+			t.Errorf("%s: %q makes other code:\n%s\n%s", o.command[0], o.texts[i], line, lines[0])
 		}
 	}
 }
@@ -195,7 +286,8 @@ func FuzzGo(f *testing.F) {
 			return
 		}
 		for _, lang := range Languages {
-			if _, err := lang.Generate(s); err != nil && cellproto.KindOf(err) != cellproto.BadInput {
+			_, err := lang.Generate(s)
+			if kind := cellproto.KindOf(err); err != nil && kind != cellproto.BadInput && kind != cellproto.TooLarge {
 				t.Fatalf("%s: %v", lang.Name, err)
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/celldnet/celld/cellproto"
 )
@@ -22,13 +23,39 @@ func Go(s *cellproto.Schema) (pkg string, code []byte, err error) {
 	}
 	g := &golang{printer: printer{}, m: m, zeros: map[*typ]bool{}}
 	g.pkg = packageName(s.Cell)
+	if err := g.checkTags(); err != nil {
+		return "", nil, err
+	}
 	g.sets()
 	g.write()
+	if _, err := g.code(s.Cell); err != nil {
+		return "", nil, err
+	}
 	code, err = format.Source(g.head())
 	if err != nil {
 		return "", nil, cellproto.Errorf("generate "+s.Cell, cellproto.Failed, "what was written is no Go: %w", err)
 	}
-	return g.pkg, code, nil
+	code, err = bounded(s.Cell, code)
+	return g.pkg, code, err
+}
+
+// checkTags says whether encoding/json would take the name of each field from a tag.
+func (g *golang) checkTags() error {
+	for _, t := range g.m.types {
+		for i := range t.fields {
+			if name := t.fields[i].json; !goodTag(name) {
+				return cellproto.Errorf("generate "+g.m.cell, cellproto.BadInput, "no client in Go can be made for a field that is named %.80q", name)
+			}
+		}
+	}
+	return nil
+}
+
+// goodTag is the rule of encoding/json.
+func goodTag(name string) bool {
+	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
+		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("!#$%&()*+-./:;<=>?@[]^_{|}~ ", r)
+	})
 }
 
 // packageName makes the name of a Go package of that of a cell: its letters and digits.
@@ -40,21 +67,32 @@ func packageName(cell string) string {
 	return name
 }
 
-// printer collects lines.
+// maxCode is how long a client may become, in bytes: a schema can say in a few words what takes many lines.
+const maxCode = 4 << 20
+
+// printer collects lines, up to maxCode.
 type printer struct{ bytes.Buffer }
 
-func (p *printer) p(format string, args ...any) { fmt.Fprintf(&p.Buffer, format+"\n", args...) }
+func (p *printer) p(format string, args ...any) {
+	if p.Len() <= maxCode {
+		fmt.Fprintf(&p.Buffer, format+"\n", args...)
+	}
+}
+
+// code gives what was written: TooLarge if that is not all.
+func (p *printer) code(cell string) ([]byte, error) { return bounded(cell, p.Bytes()) }
+
+func bounded(cell string, code []byte) ([]byte, error) {
+	if len(code) > maxCode {
+		return nil, cellproto.Errorf("generate "+cell, cellproto.TooLarge, "the client would have more than %d MiB", maxCode>>20)
+	}
+	return code, nil
+}
 
 // comment writes text, a stranger's, as a comment. Whatever could end it or drive a terminal is replaced.
 func (p *printer) comment(indent, mark, text string) {
 	for line := range strings.Lines(text) {
-		line = strings.TrimSpace(strings.Map(func(r rune) rune {
-			if cellproto.Unprintable(r) {
-				return ' '
-			}
-			return r
-		}, line))
-		p.p("%s%s %s", indent, mark, line)
+		p.p("%s%s %s", indent, mark, strings.TrimSpace(strings.Map(printable, line)))
 	}
 }
 
@@ -67,6 +105,7 @@ type golang struct {
 	zeros   map[*typ]bool // structs of which it is asked whether they are empty
 	imports map[string]bool
 	depth   int
+	taken   names // by types and constants
 }
 
 // sets finds out which types are sent and which come back: others need no code for that.
@@ -78,6 +117,10 @@ func (g *golang) sets() {
 	}
 	g.sent, g.got = sent.reach, got.reach
 	g.imports = map[string]bool{"context": true, sdk + "cell": true}
+	g.taken = words(ownNames)
+	for _, t := range g.m.types {
+		g.taken.take(t.name)
+	}
 }
 
 // head is the file, with the imports that turned out to be needed.
@@ -299,7 +342,7 @@ func (g *golang) declare(t *typ) {
 			whole += " doc:" + strconv.Quote(f.doc)
 		}
 		quoted := "`" + whole + "`"
-		if strings.ContainsFunc(whole, func(r rune) bool { return r == '`' || cellproto.Unprintable(r) }) {
+		if strings.ContainsFunc(whole, func(r rune) bool { return r == '`' || printable(r) != r }) {
 			quoted = strconv.Quote(whole)
 		}
 		g.p("%s %s %s", f.name, name, quoted)
@@ -314,9 +357,8 @@ func (f *field) byValue() bool {
 
 func (g *golang) enum(t *typ) {
 	g.p("// %s is one of a few strings.\ntype %s string\n\n// The values of %s.\nconst (", t.name, t.name, t.name)
-	taken := names{}
 	for _, v := range t.values {
-		g.p("%s %s = %q", taken.take(t.name+"_"+strings.TrimPrefix(exported(v), "X_")), t.name, v)
+		g.p("%s %s = %q", g.taken.take(t.name+"_"+strings.TrimPrefix(exported(v), "X_")), t.name, v)
 	}
 	g.p(")\n\nvar values%s = []string{%s}\n", t.name, quotedList(t.values))
 	g.p("// Enum gives all values.\nfunc (%s) Enum() []string { return values%s }\n", t.name, t.name)

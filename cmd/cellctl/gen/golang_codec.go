@@ -54,12 +54,17 @@ func (g *golang) appendValue(x string, t *typ) {
 		g.p("w.Bytes(%s)", x)
 	case listKind:
 		i := g.local("i")
-		g.p("w.Array(len(%s))\nfor %s := range %s {", x, i, x)
+		g.p("w.Array(len(%s))", x)
+		g.loop(i, x, t.elem)
 		g.append(fmt.Sprintf("%s[%s]", x, i), t.elem)
 		g.p("}")
 	case mapKind:
 		k, v := g.local("k"), g.local("v")
-		g.p("w.Map(len(%s))\nfor %s, %s := range %s {\nw.Text(%s)", x, k, v, x, k)
+		pair := k + ", " + v
+		if t.elem.hasNothing() {
+			pair = k
+		}
+		g.p("w.Map(len(%s))\nfor %s := range %s {\nw.Text(%s)", x, pair, x, k)
 		g.append(v, t.elem)
 		g.p("}")
 	case structKind:
@@ -72,6 +77,18 @@ func (g *golang) appendValue(x string, t *typ) {
 		g.p("cell.AppendAny(w, %s)", x)
 	}
 }
+
+// loop begins one over the elements of a list.
+func (g *golang) loop(i, x string, elem use) {
+	if elem.hasNothing() {
+		g.p("for range %s {", x)
+		return
+	}
+	g.p("for %s := range %s {", i, x)
+}
+
+// hasNothing says that the code of a value does not name it: it is a struct without fields.
+func (u use) hasNothing() bool { return !u.null && u.kind == structKind && u.name == "" }
 
 // appender writes the function that encodes a struct. Its keys come in the order of canonical CBOR.
 func (g *golang) appender(t *typ) {
@@ -164,38 +181,70 @@ func (g *golang) full(x string, t *typ) string {
 	return x + " != nil"
 }
 
+// needZero has zero written for a struct, and for those that it contains.
 func (g *golang) needZero(t *typ) {
 	if g.zeros[t] {
 		return
 	}
 	g.zeros[t] = true
 	for i := range t.fields {
-		if f := &t.fields[i]; !f.pointer && f.typ.kind == structKind && f.typ.name != "" {
-			g.needZero(f.typ.typ)
+		if f := &t.fields[i]; !f.pointer {
+			g.needZeroIn(f.typ)
 		}
+	}
+}
+
+func (g *golang) needZeroIn(u use) {
+	switch {
+	case u.null:
+	case u.kind == structKind && u.name != "":
+		g.needZero(u.typ)
+	case u.kind == listKind && u.length > 0:
+		g.needZeroIn(u.elem)
 	}
 }
 
 // zero writes the function that says whether a struct is empty.
 func (g *golang) zero(t *typ) {
-	conds := []string{}
+	g.p("func zero%s(v *%s) bool {", t.name, t.name)
 	for i := range t.fields {
 		f := &t.fields[i]
-		cond := "v." + f.name + " != nil"
-		if !f.pointer && !f.typ.nillable() {
-			cond = g.full("v."+f.name, f.typ.typ)
-		}
-		if cond == "" && f.typ.kind == listKind {
-			cond = fmt.Sprintf("v.%s != (%s{})", f.name, g.name(f.typ.typ))
-		}
-		if cond != "" {
-			conds = append(conds, cond)
-		}
+		g.unlessZero("v."+f.name, use{typ: f.typ.typ, null: f.pointer})
 	}
-	if len(conds) == 0 {
-		conds = append(conds, "false")
+	g.p("return true\n}\n")
+}
+
+// unlessZero writes that it is not, if x is not empty. What Go cannot compare it can look at.
+func (g *golang) unlessZero(x string, u use) {
+	cond := x + " != nil"
+	switch {
+	case u.null || u.nillable():
+	case u.kind == listKind && !u.elem.canBeFull():
+	case u.kind == listKind:
+		g.depth++
+		defer func() { g.depth-- }()
+		i := g.local("i")
+		g.p("for %s := range %s {", i, x)
+		g.unlessZero(fmt.Sprintf("%s[%s]", x, i), u.elem)
+		g.p("}")
+		return
+	default:
+		cond = g.full(x, u.typ)
 	}
-	g.p("func zero%s(v *%s) bool {\nreturn !(%s)\n}\n", t.name, t.name, strings.Join(conds, " || "))
+	if u.canBeFull() {
+		g.p("if %s {\nreturn false\n}", cond)
+	}
+}
+
+// canBeFull says that not every value is the empty one: of a struct without fields it is.
+func (u use) canBeFull() bool {
+	switch {
+	case u.null || u.nillable():
+		return true
+	case u.kind == listKind:
+		return u.elem.canBeFull()
+	}
+	return !u.hasNothing()
 }
 
 // parse writes the code that decodes into x.
@@ -263,7 +312,8 @@ func (g *golang) parseList(x string, t *typ) {
 	n, e := g.local("n"), g.local("e")
 	if t.length > 0 {
 		i := g.local("i")
-		g.p("if r.Length(r.Array(), %d) {\nfor %s := range %s {", t.length, i, x)
+		g.p("if r.Length(r.Array(), %d) {", t.length)
+		g.loop(i, x, t.elem)
 		g.parse(fmt.Sprintf("%s[%s]", x, i), t.elem)
 		g.p("}\n}\nr.Leave()")
 		return

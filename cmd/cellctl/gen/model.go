@@ -85,14 +85,19 @@ type model struct {
 	types []*typ // structs and enums, by name
 }
 
-// Bounds of what a schema may ask of the code made from it.
+// Bounds of what a schema may ask of the code made from it. What is nested deeper, or larger, becomes any value, a
+// slice or a pointer.
 const (
-	maxArray = 4096 // elements of an array in Go; a longer one is a slice
-	maxDepth = 64
-	maxNodes = 100_000
+	maxArray   = 4096    // elements of an array in Go; a longer one is a slice
+	maxDepth   = 64      // of a schema, from one definition to the next
+	maxUnnamed = 32      // lists and maps within each other, as many as a reply may have
+	maxWords   = 1 << 16 // values that a value holds in itself
+	maxNodes   = 100_000
+	maxParted  = 1_000_000 // times that a definition is compared with its like
 )
 
-// newModel reads a schema. BadInput: nothing can be made of it; the error says which function and field.
+// newModel reads a schema. BadInput: nothing can be made of it; the error says which function and field. TooLarge:
+// past one of the bounds.
 func newModel(s *cellproto.Schema) (*model, error) {
 	m := &model{cell: s.Cell, hash: s.Hash()}
 	b := &builder{defs: map[string]*use{}, hints: map[*typ]string{}}
@@ -105,18 +110,28 @@ func newModel(s *cellproto.Schema) (*model, error) {
 		}
 		var err error
 		if fn.args, err = b.arguments(name, f); err != nil {
-			return nil, cellproto.Errorf("generate "+name, cellproto.BadInput, "input: %w", err)
+			return nil, cellproto.Errorf("generate "+name, kindOf(err), "input: %w", err)
 		}
 		if f.BodyOut {
 			continue
 		}
 		if fn.out, err = b.root(name+" output", f.Output, true); err != nil {
-			return nil, cellproto.Errorf("generate "+name, cellproto.BadInput, "output: %w", err)
+			return nil, cellproto.Errorf("generate "+name, kindOf(err), "output: %w", err)
 		}
 	}
-	m.link(b)
+	if err := m.link(b); err != nil {
+		return nil, err
+	}
 	m.nameAll(b)
 	return m, nil
+}
+
+// kindOf is TooLarge for an error of a bound, else BadInput.
+func kindOf(err error) cellproto.Kind {
+	if cellproto.KindOf(err) == cellproto.TooLarge {
+		return cellproto.TooLarge
+	}
+	return cellproto.BadInput
 }
 
 // builder reads JSON Schemas into types.
@@ -167,13 +182,8 @@ func (b *builder) arguments(name string, f cellproto.Function) (*typ, error) {
 		if len(t.fields) == 0 {
 			return nil, nil
 		}
-		rank := func(f2 field) int {
-			if i := slices.Index(f.Order, f2.json); i >= 0 {
-				return i
-			}
-			return len(f.Order)
-		}
-		slices.SortStableFunc(t.fields, func(x, y field) int { return rank(x) - rank(y) })
+		place := places(f.Order)
+		slices.SortStableFunc(t.fields, func(x, y field) int { return place(x.json) - place(y.json) })
 		t.ordered = true
 	case mapKind:
 	default: // by name, whatever they are
@@ -197,8 +207,11 @@ func (b *builder) root(context string, raw json.RawMessage, output bool) (use, e
 
 // read reads one node. What it does not understand is any value.
 func (b *builder) read(raw json.RawMessage, depth int) (use, error) {
-	if b.nodes++; b.nodes > maxNodes || depth > maxDepth {
-		return use{}, fmt.Errorf("nested too deep, or too large")
+	if b.nodes++; b.nodes > maxNodes {
+		return use{}, cellproto.Errorf("", cellproto.TooLarge, "more than %d schemas within each other", maxNodes)
+	}
+	if depth > maxDepth {
+		return use{}, cellproto.Errorf("", cellproto.TooLarge, "nested more than %d deep", maxDepth)
 	}
 	var s rawSchema
 	if err := json.Unmarshal(raw, &s); err != nil { // true, false, or something that only others understand
@@ -206,7 +219,7 @@ func (b *builder) read(raw json.RawMessage, depth int) (use, error) {
 	}
 	switch {
 	case s.Ref != "":
-		return b.reference(s.Ref, depth)
+		return b.reference(s.Ref)
 	case len(s.AnyOf) == 2:
 		return b.orNull(s.AnyOf, depth)
 	case len(s.AnyOf) > 0 || s.OneOf != nil || s.AllOf != nil:
@@ -340,24 +353,30 @@ func (b *builder) object(s *rawSchema, depth int) (use, error) {
 	}
 	t := typ{kind: structKind, alias: true, output: b.output}
 	names := slices.Sorted(maps.Keys(s.Properties))
-	rank := func(name string) int {
-		if i := slices.Index(s.Required, name); i >= 0 {
-			return i
-		}
-		return len(s.Required)
-	}
-	slices.SortStableFunc(names, func(x, y string) int { return rank(x) - rank(y) })
+	place := places(s.Required)
+	slices.SortStableFunc(names, func(x, y string) int { return place(x) - place(y) })
 	for _, name := range names {
-		if !goodTag(name) {
-			return use{}, fmt.Errorf("no client can be made for a field that is named %.80q", name)
-		}
-		f, err := b.field(name, s.Properties[name], slices.Contains(s.Required, name), depth)
+		f, err := b.field(name, s.Properties[name], place(name) < len(s.Required), depth)
 		if err != nil {
 			return use{}, fmt.Errorf("%.80q: %w", name, err)
 		}
 		t.fields = append(t.fields, f)
 	}
 	return plain(t), nil
+}
+
+// places gives the place of each name in a list, and that behind it of others.
+func places(list []string) func(string) int {
+	at := make(map[string]int, len(list))
+	for i, name := range slices.Backward(list) {
+		at[name] = i
+	}
+	return func(name string) int {
+		if i, ok := at[name]; ok {
+			return i
+		}
+		return len(list)
+	}
 }
 
 func (b *builder) field(name string, raw json.RawMessage, required bool, depth int) (field, error) {
@@ -381,20 +400,6 @@ func (b *builder) field(name string, raw json.RawMessage, required bool, depth i
 	return f, nil
 }
 
-// goodTag says whether encoding/json would take the name of a field from a tag.
-func goodTag(name string) bool {
-	if name == "" {
-		return false
-	}
-	for _, c := range name {
-		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
-		if !letter && !strings.ContainsRune("!#$%&()*+-./:;<=>?@[]^_{|}~ ", c) {
-			return false
-		}
-	}
-	return true
-}
-
 // orNull reads {"anyOf": [X, {"type": "null"}]}.
 func (b *builder) orNull(of []json.RawMessage, depth int) (use, error) {
 	for i, raw := range of {
@@ -412,7 +417,7 @@ func (b *builder) orNull(of []json.RawMessage, depth int) (use, error) {
 }
 
 // reference reads a definition, once.
-func (b *builder) reference(ref string, depth int) (use, error) {
+func (b *builder) reference(ref string) (use, error) {
 	name, ok := strings.CutPrefix(ref, "#/$defs/")
 	if !ok {
 		return anything(), nil
@@ -427,7 +432,7 @@ func (b *builder) reference(ref string, depth int) (use, error) {
 		place := &use{typ: &typ{}}
 		b.defs[node] = place
 		b.order = append(b.order, node)
-		u, err := b.read(raw, depth+1)
+		u, err := b.read(raw, 0) // it has a name of its own: the depth is that of what has none
 		if err != nil {
 			return use{}, err
 		}

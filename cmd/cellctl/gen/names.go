@@ -3,19 +3,38 @@ package gen
 import (
 	"fmt"
 	"go/token"
+	"maps"
 	"strings"
 )
 
-// names gives out names that nobody has yet.
-type names map[string]bool
+// names gives out names that nobody has yet: each with the last number that was put behind it, from 1.
+type names map[string]int
 
 func (n names) take(base string) string {
 	name := base
-	for i := 2; n[name]; i++ {
-		name = fmt.Sprintf("%s%d", base, i)
+	for n[name] > 0 {
+		n[base]++
+		name = fmt.Sprintf("%s%d", base, n[base])
 	}
-	n[name] = true
+	n[name] = 1
 	return name
+}
+
+// rename gives the types that have a name of reserved another one.
+func rename(types []*typ, reserved names) map[*typ]string {
+	taken := maps.Clone(reserved)
+	for _, t := range types {
+		if reserved[t.name] == 0 {
+			taken.take(t.name)
+		}
+	}
+	other := map[*typ]string{}
+	for _, t := range types {
+		if reserved[t.name] > 0 {
+			other[t] = taken.take(t.name + "_")
+		}
+	}
+	return other
 }
 
 // initialisms are words that Go writes in capitals.
@@ -56,13 +75,13 @@ func ascii(s string) bool {
 	return true
 }
 
+// ownNames are those that every client has.
+const ownNames = "Cell Client Dep New SchemaHash"
+
 // nameAll gives every function, type and field its name in Go, from which those of the other languages
 // are made.
 func (m *model) nameAll(b *builder) {
-	types := names{}
-	for _, own := range []string{"Cell", "Client", "Dep", "New", "SchemaHash"} {
-		types.take(own)
-	}
+	types := words(ownNames)
 	methods := names{}
 	for _, fn := range m.funcs {
 		fn.name = methods.take(exported(fn.json))

@@ -193,10 +193,14 @@ func (m *Machine) Processes() ([]int, error) {
 	return pids, nil
 }
 
+// killTime bounds how long processes may take to end that were killed: those of a control group that has used
+// up its part of a busy processor do so only when it gets more.
+const killTime = time.Minute
+
 // Kill kills all processes on the machine, as a power cut would, and waits until they are gone. What they
 // had sent so far still arrives.
 func (m *Machine) Kill() error {
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(killTime); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		pids, err := m.Processes()
 		if err != nil || len(pids) == 0 {
 			return err

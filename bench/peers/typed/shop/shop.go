@@ -17,15 +17,15 @@ const (
 )
 
 // Client calls the cell. Its methods may be used concurrently. Their errors have the kind that the cell
-// answered with (cellproto.KindOf); a reply that does not fit is of kind cellproto.Incompatible.
+// answered with (cellproto.KindOf); a reply that does not fit is of kind cellproto.BadReply.
 type Client struct{ stub *cell.Stub }
 
 // New calls through via, which leads to the cell itself: what cell.Open gives.
-func New(via cell.Doer) *Client { return &Client{cell.NewStub(via, "")} }
+func New(via cell.Doer) *Client { return &Client{cell.NewStubFor(via, "", SchemaHash)} }
 
 // Dep calls from within the functions of another cell, whose [deps] has the cell under this name. It may
 // also be a CID.
-func Dep(name string) *Client { return &Client{cell.NewStub(nil, name)} }
+func Dep(name string) *Client { return &Client{cell.NewStubFor(nil, name, SchemaHash)} }
 
 // Same calls the function "same".
 //

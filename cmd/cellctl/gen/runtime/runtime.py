@@ -10,6 +10,7 @@ import secrets
 import socket
 import struct
 import threading
+import time
 import typing
 
 KINDS = (
@@ -29,6 +30,7 @@ class CellError(Exception):
 
 _REQUEST, _REPLY, _EVENT, _CHUNK, _END, _CANCEL, _PING, _PONG, _HELLO, _GOAWAY, _CREDIT = range(1, 12)
 _MAX_FRAME, _MAX_ARGS, _CHUNK_SIZE, _WINDOW = 1 << 20, 256 << 10, 64 << 10, 256 << 10
+_MAX_TARGET, _MAX_KEY, _MAX_REPLY = 512, 64, 64 << 20
 
 
 def _head(major: int, n: int) -> bytes:
@@ -114,11 +116,13 @@ class _Body(io.RawIOBase):
 
 
 class _Call:
-    def __init__(self, conn: "_Conn", number: int, timeout: float):
-        self.conn, self.number, self.timeout = conn, number, timeout
+    """One call. ended: nothing more of it comes or goes; over: it was the callee that ended it."""
+
+    def __init__(self, conn: "_Conn", number: int, deadline: float):
+        self.conn, self.number, self.deadline = conn, number, deadline
         self.cond = threading.Condition()
         self.header: typing.Optional[dict] = None
-        self.payload, self.streams, self.ended = b"", False, False
+        self.payload, self.ended, self.over = b"", False, False
         self.error: typing.Optional[CellError] = None
         self.chunks: typing.List[bytes] = []
         self.window, self.eaten = _WINDOW, 0
@@ -126,15 +130,16 @@ class _Call:
     def take(self, kind: int, more: bool, header: dict, payload: bytes) -> None:
         with self.cond:
             if kind == _REPLY and self.header is None:
-                self.header, self.payload, self.streams, self.ended = header, payload, more, not more
+                self.header, self.payload, self.over = header, payload, not more
             elif kind == _CHUNK:
                 self.chunks.append(payload)
             elif kind == _END:
-                self.ended = True
+                self.over = True
             elif kind == _CREDIT and len(payload) == 4:
                 self.window += int.from_bytes(payload, "big")
             if header.get(8):
-                self.fail(_error(header, payload))
+                self.error, self.over = self.error or _error(header, payload), True
+            self.ended = self.ended or self.over
             self.cond.notify_all()
 
     def fail(self, error: CellError) -> None:
@@ -142,10 +147,14 @@ class _Call:
             self.error, self.ended = self.error or error, True
             self.cond.notify_all()
 
+    def until(self, done: typing.Callable[[], typing.Any], late: str) -> None:
+        """Waits, with cond held, until done gives true. When the call's time is over first, the call fails."""
+        if not self.cond.wait_for(done, max(self.deadline - time.monotonic(), 0)):
+            self.fail(CellError("timed out", late))
+
     def wait(self) -> None:
         with self.cond:
-            if not self.cond.wait_for(lambda: self.header is not None or self.error, self.timeout):
-                self.error = CellError("timed out", "no reply within %g s" % self.timeout)
+            self.until(lambda: self.header is not None or self.error, "there was no reply in time")
         if self.error:
             self.give_up()
             raise self.error
@@ -155,8 +164,7 @@ class _Call:
             first, self.payload = self.payload, b""
             return first
         with self.cond:
-            if not self.cond.wait_for(lambda: self.chunks or self.ended, self.timeout):
-                raise CellError("timed out", "no more of the reply within %g s" % self.timeout)
+            self.until(lambda: self.chunks or self.ended, "the reply did not end in time")
             if not self.chunks:
                 if self.error:
                     raise self.error
@@ -169,19 +177,24 @@ class _Call:
         return chunk
 
     def give_up(self) -> None:
-        if self.conn.forget(self.number) and not self.ended:
-            self.conn.send(_CANCEL, self.number)
+        """Ends the call, unless the callee has."""
+        self.fail(CellError("canceled", "the reply was not read to its end"))
+        if self.conn.forget(self.number) and not self.over:
+            try:
+                self.conn.send(_CANCEL, self.number)
+            except CellError:
+                pass  # with the connection, the call has ended
 
     def send_body(self, body: typing.BinaryIO) -> None:
         try:
             while not self.ended:
                 piece = body.read(_CHUNK_SIZE - 12)
                 if not piece:
-                    self.conn.send(_END, self.number)
+                    if not self.ended:
+                        self.conn.send(_END, self.number)
                     return
                 with self.cond:
-                    if not self.cond.wait_for(lambda: self.window >= len(piece) + 12 or self.ended, self.timeout):
-                        raise CellError("timed out", "the callee reads no more of the body")
+                    self.until(lambda: self.window >= len(piece) + 12 or self.ended, "the callee reads no more of the body")
                     self.window -= len(piece) + 12
                 if not self.ended:
                     self.conn.send(_CHUNK, self.number, piece)
@@ -189,21 +202,26 @@ class _Call:
             self.fail(e)
         except Exception as e:  # of whatever the body is read from
             self.fail(CellError("failed", "the body cannot be read: %s" % e))
+        if self.error:
+            self.give_up()
 
 
 def _error(header: dict, payload: bytes) -> CellError:
     number = header.get(8) or 1
-    text = payload.decode("utf-8", "replace")
-    clean = "".join(c if c.isprintable() or c == "\n" else " " for c in text)
     kind = KINDS[number] if number < len(KINDS) else "failed"
-    return CellError(kind, clean, header.get(11) or "", (header.get(9) or 0) / 1000)
+    return CellError(kind, _clean(payload.decode("utf-8", "replace")), _clean(str(header.get(11) or "")), (header.get(9) or 0) / 1000)
+
+
+def _clean(text: str) -> str:
+    """Takes out what could drive a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 class _Conn:
     """One connection to a nucleus, with a thread that reads it."""
 
     def __init__(self, directory: str, timeout: float, made_for: str = ""):
-        self.lock, self.calls, self.next, self.leaving = threading.Lock(), {}, 1, False
+        self.lock, self.calls, self.next, self.leaving, self.closed = threading.Lock(), {}, 1, False, False
         self.sock = _connect(directory, timeout)
         hello: dict = {1: [1], 3: [1], 8: "celld-python-client"}
         if made_for:  # so that the cell knows whom a change would break
@@ -224,10 +242,10 @@ class _Conn:
                 self.leaving = True
                 raise CellError("may have run", "the connection was lost: %s" % e) from e
 
-    def begin(self, header: dict, payload: bytes, more: bool, timeout: float) -> _Call:
+    def begin(self, header: dict, payload: bytes, more: bool, deadline: float) -> _Call:
         with self.lock:
             number, self.next = self.next, (self.next + 2) % (1 << 32)
-            call = self.calls[number] = _Call(self, number, timeout)
+            call = self.calls[number] = _Call(self, number, deadline)
         try:
             self.send(_REQUEST, number, payload, header, more)
         except CellError as e:
@@ -286,6 +304,7 @@ class _Conn:
         for call in left:
             call.fail(CellError("may have run", why))
         self.sock.close()
+        self.closed = True
 
 
 def _connect(directory: str, timeout: float) -> socket.socket:
@@ -316,6 +335,7 @@ class _Caller:
         self._directory, self._target, self._timeout = directory, target, timeout
         self._lock = threading.Lock()
         self._conn: typing.Optional[_Conn] = None
+        self._conns: typing.List[_Conn] = []  # that one, and those before on which a call has not ended
 
     def __enter__(self):
         return self
@@ -326,21 +346,24 @@ class _Caller:
     def close(self) -> None:
         """Ends the connection. Calls in flight fail."""
         with self._lock:
-            conn, self._conn = self._conn, None
-        if conn:
+            conns, self._conns, self._conn = self._conns, [], None
+        for conn in conns:
             conn.close()
 
     def _call(
         self, function: str, payload: bytes, again: bool, codec: int = 1, key: str = "", body: typing.Optional[typing.BinaryIO] = None,
         timeout: typing.Optional[float] = None,
     ) -> _Call:
-        timeout = self._timeout if timeout is None else timeout
+        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+        for what, size, most in (("target", len(self._target.encode()), _MAX_TARGET), ("key", len(key.encode()), _MAX_KEY)):
+            if size > most:
+                raise CellError("bad input", "a %s of %d bytes, the limit is %d" % (what, size, most))
         if len(payload) > _MAX_ARGS:
             raise CellError("too large", "arguments of %d bytes, the limit is %d" % (len(payload), _MAX_ARGS))
         header: dict = {1: function}
         if self._target:
             header[2] = self._target
-        header[3] = max(int(timeout * 1e6), 1)
+        header[3] = 0
         if key:
             header[6] = key.encode()
         if self._target:
@@ -348,44 +371,83 @@ class _Caller:
         if codec:
             header[10] = codec
         for tries in range(4):
-            with self._lock:
-                if self._conn is None or self._conn.leaving:
-                    self._conn = _Conn(self._directory, timeout, "" if self._target else SCHEMA_HASH)
-                conn = self._conn
+            left = max(deadline - time.monotonic(), 1e-6)
+            header[3] = max(int(left * 1e6), 1)
+            conn = self._connected(left)
             try:
-                call = conn.begin(header, payload, body is not None, timeout)
-                if body is not None:  # while the reply is read: a function may answer as it reads
-                    threading.Thread(target=call.send_body, args=(body,), daemon=True).start()
-                call.wait()
+                call = conn.begin(header, payload, body is not None, deadline)
+                if body is None:
+                    call.wait()
+                else:
+                    _wait_with(call, body)
                 return call
             except CellError as e:
                 lost = conn.leaving and (e.kind == "unavailable" or e.kind == "may have run" and again)
-                if not lost or tries == 3 or body is not None:
+                if not lost or tries == 3 or body is not None or time.monotonic() >= deadline:
                     raise
         raise AssertionError("not reached")
 
+    def _connected(self, timeout: float) -> _Conn:
+        with self._lock:
+            if self._conn is None or self._conn.leaving:
+                self._conn = _Conn(self._directory, timeout, "" if self._target else SCHEMA_HASH)
+                self._conns = [c for c in self._conns if not c.closed] + [self._conn]
+            return self._conn
+
     def _json(self, function: str, args: dict, again: bool, **more: typing.Any) -> typing.Any:
-        call = self._call(function, json.dumps(args, ensure_ascii=False, allow_nan=False).encode(), again, **more)
-        with _Body(call) as body:
-            data = body.read()
+        call = self._call(function, _dumps(args), again, **more)
+        data = _whole(call)
         if call.header.get(10) != 1:
             raise CellError("unsupported", "the reply is not JSON")
         try:
-            return json.loads(data)
-        except ValueError as e:
-            raise CellError("bad reply", "the reply is no JSON: %s" % e) from e
+            return json.loads(data, parse_constant=_no_number)
+        except (ValueError, RecursionError) as e:
+            raise CellError("bad reply", "the reply is no JSON: %s" % _clean(str(e))) from e
 
     def _raw(self, function: str, data: bytes, again: bool, **more: typing.Any) -> bytes:
-        with _Body(self._call(function, data, again, codec=0, **more)) as body:
-            return body.read()
+        return _whole(self._call(function, data, again, codec=0, **more))
 
     def _stream(self, function: str, args: dict, again: bool, **more: typing.Any) -> typing.BinaryIO:
-        call = self._call(function, json.dumps(args, ensure_ascii=False, allow_nan=False).encode(), again, **more)
-        return typing.cast(typing.BinaryIO, io.BufferedReader(_Body(call)))
+        return typing.cast(typing.BinaryIO, io.BufferedReader(_Body(self._call(function, _dumps(args), again, **more))))
+
+
+def _wait_with(call: _Call, body: typing.BinaryIO) -> None:
+    """Waits for the reply while the body is sent: a function may answer as it reads. When the call has failed, nobody
+    reads the body any more, unless one read of it takes longer than a second."""
+    sender = threading.Thread(target=call.send_body, args=(body,), daemon=True)
+    sender.start()
+    try:
+        call.wait()
+    except CellError:
+        sender.join(1)
+        raise
+
+
+def _whole(call: _Call) -> bytes:
+    with _Body(call) as body:
+        data = bytearray()
+        while True:
+            piece = body.read(_CHUNK_SIZE)
+            if not piece:
+                return bytes(data)
+            data += piece
+            if len(data) > _MAX_REPLY:
+                raise CellError("too large", "a reply of more than %d bytes" % _MAX_REPLY)
+
+
+def _dumps(args: typing.Any) -> bytes:
+    try:
+        return json.dumps(args, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as e:  # a number that is none, text that is none, a circle
+        raise CellError("bad input", "the arguments are no JSON: %s" % e) from e
+
+
+def _no_number(name: str) -> typing.Any:
+    raise ValueError(name + " is no number of JSON")
 
 
 def _misfit(where: str, want: str, v: typing.Any) -> CellError:
-    return CellError("bad reply", "%s is %s, not %s" % (where or "the reply", type(v).__name__, want))
+    return CellError("bad reply", _clean("%s is %s, not %s" % (where or "the reply", type(v).__name__, want)))
 
 
 def _is(want: typing.Any, name: str) -> typing.Callable:
@@ -409,6 +471,8 @@ def _to_float(v: typing.Any, where: str) -> float:
 
 
 def _to_bytes(v: typing.Any, where: str) -> bytes:
+    if v is None:  # none, as with lists: Go's nil
+        return b""
     try:
         return base64.b64decode(_to_str(v, where), validate=True)
     except ValueError:
@@ -421,7 +485,10 @@ def _to_time(v: typing.Any, where: str) -> datetime.datetime:
     if not m:
         raise _misfit(where, "a time", v)
     zone = "+00:00" if m[3] == "Z" else m[3]
-    return datetime.datetime.fromisoformat(m[1] + "." + (m[2] or "0")[:6].ljust(6, "0") + zone)
+    try:
+        return datetime.datetime.fromisoformat(m[1] + "." + (m[2] or "0")[:6].ljust(6, "0") + zone)
+    except ValueError:  # no such day
+        raise _misfit(where, "a time", v) from None
 
 
 def _to_enum(of: typing.Any) -> typing.Callable:
@@ -460,7 +527,7 @@ def _field(v: dict, key: str, of: typing.Callable, where: str, need: bool) -> ty
     at = where + "." + key if where else key
     if v.get(key) is None and key not in v:
         if need:
-            raise CellError("bad reply", "%s is missing" % at)
+            raise CellError("bad reply", _clean("%s is missing" % at))
         return None
     return of(v[key], at)
 

@@ -40,6 +40,9 @@ const MAX_FRAME = 1 << 20;
 const MAX_ARGS = 256 << 10;
 const CHUNK_SIZE = 64 << 10;
 const WINDOW = 256 << 10;
+const MAX_TARGET = 512;
+const MAX_KEY = 64;
+const MAX_REPLY = 64 << 20;
 
 type Header = Map<number | string, unknown>;
 
@@ -95,9 +98,13 @@ function uncbor(data: Buffer, at: { pos: number }, depth = 0): unknown {
   return pairs;
 }
 
+/** Takes out what could drive a terminal. */
+function clean(text: string): string {
+  return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, " ");
+}
+
 function errorOf(header: Header, payload: Buffer): CellError {
-  const text = payload.toString("utf8").replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, " ");
-  const hint = String(header.get(11) ?? "").replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, " ");
+  const [text, hint] = [clean(payload.toString("utf8")), clean(String(header.get(11) ?? ""))];
   return new CellError(kinds[Number(header.get(8))] ?? "failed", text, hint, Number(header.get(9) ?? 0));
 }
 
@@ -212,6 +219,7 @@ class Call {
 /** One connection to a nucleus. */
 class Conn {
   leaving = false;
+  closed = false;
   readonly calls = new Map<number, Call>();
   private readonly socket: net.Socket;
   private next = 1;
@@ -276,6 +284,7 @@ class Conn {
     this.leaving = true;
     for (const call of this.calls.values()) if (!call.ended) call.fail(new CellError("may have run", why));
     this.calls.clear();
+    this.closed = true;
     this.socket.destroy();
   }
 
@@ -320,7 +329,9 @@ class Caller {
   private readonly directory: string;
   private readonly target: string;
   private readonly timeout: number;
-  private conn?: Promise<Conn>;
+  private opening?: Promise<Conn>;
+  private conn?: Conn; // what opening has become
+  private readonly conns = new Set<Conn>(); // that one, and those before on which a call has not ended
 
   /** Calls one cell. directory is the cell's own, or, with target, that of a cell through whose nucleus the target is
    * called: a CID, an IPNS name, a domain, or a name of its [deps]. timeout is in milliseconds. */
@@ -332,29 +343,48 @@ class Caller {
 
   /** Ends the connection. Calls in flight fail. */
   async close(): Promise<void> {
-    const conn = this.conn;
-    this.conn = undefined;
-    (await conn?.catch(() => undefined))?.close();
+    const opening = this.opening;
+    this.opening = this.conn = undefined;
+    await opening?.catch(() => undefined);
+    for (const conn of this.conns) conn.close();
+    this.conns.clear();
   }
 
-  private async connected(): Promise<Conn> {
-    const now = await this.conn?.catch(() => undefined);
-    if (now && !now.leaving) return now;
-    this.conn = Conn.open(this.directory, this.target ? "" : schemaHash);
-    return this.conn;
+  /** Nothing is waited for before opening is set: calls that begin together share one connection. */
+  private connected(): Promise<Conn> {
+    if (this.opening && !this.conn?.leaving) return this.opening;
+    const opening: Promise<Conn> = Conn.open(this.directory, this.target ? "" : schemaHash).then(
+      (conn) => {
+        for (const old of this.conns) if (old.closed) this.conns.delete(old);
+        this.conns.add(conn);
+        if (this.opening === opening) this.conn = conn;
+        return conn;
+      },
+      (e) => {
+        if (this.opening === opening) this.opening = undefined;
+        throw e;
+      },
+    );
+    this.conn = undefined;
+    this.opening = opening;
+    return opening;
   }
 
   protected async $call(name: string, payload: Uint8Array, again: boolean, more: More): Promise<Call> {
-    const timeout = more.timeout ?? this.timeout;
+    const deadline = Date.now() + (more.timeout ?? this.timeout);
+    atMost("target", this.target, MAX_TARGET);
+    atMost("key", more.key ?? "", MAX_KEY);
     if (payload.length > MAX_ARGS) throw new CellError("too large", `arguments of ${payload.length} bytes, the limit is ${MAX_ARGS}`);
     const header: Header = new Map<number, unknown>([[1, name]]);
     if (this.target) header.set(2, this.target);
-    header.set(3, Math.max(Math.round(timeout * 1000), 1));
+    header.set(3, 0);
     if (more.key) header.set(6, Buffer.from(more.key));
     if (this.target) header.set(7, new Map([["made_for", schemaHash]]));
     if (more.codec !== 0) header.set(10, 1);
     for (let tries = 0; ; tries++) {
       const conn = await this.connected();
+      const timeout = Math.max(deadline - Date.now(), 1);
+      header.set(3, Math.round(timeout * 1000));
       const call = conn.begin(header, payload, more.body !== undefined, timeout);
       if (more.body !== undefined) void call.sendBody(more.body); // while the reply is read; it ends with the call
       try {
@@ -364,7 +394,7 @@ class Caller {
         conn.calls.delete(call.number);
         const kind = (e as CellError).kind;
         const lost = conn.leaving && (kind === "unavailable" || (kind === "may have run" && again));
-        if (!lost || tries === 3 || more.body !== undefined) throw e;
+        if (!lost || tries === 3 || more.body !== undefined || Date.now() >= deadline) throw e;
       }
     }
   }
@@ -377,7 +407,7 @@ class Caller {
     try {
       return JSON.parse(data.toString("utf8"));
     } catch (e) {
-      throw new CellError("bad reply", `the reply is no JSON: ${String(e)}`);
+      throw new CellError("bad reply", clean(`the reply is no JSON: ${String(e)}`));
     }
   }
 
@@ -392,8 +422,18 @@ class Caller {
 
 async function whole(call: Call): Promise<Buffer> {
   const pieces: Buffer[] = [];
-  for await (const piece of call.body()) pieces.push(piece);
+  let size = 0;
+  for await (const piece of call.body()) {
+    size += piece.length;
+    if (size > MAX_REPLY) throw new CellError("too large", `a reply of more than ${MAX_REPLY} bytes`);
+    pieces.push(piece);
+  }
   return Buffer.concat(pieces);
+}
+
+function atMost(what: string, text: string, most: number): void {
+  const size = Buffer.byteLength(text);
+  if (size > most) throw new CellError("bad input", `a ${what} of ${size} bytes, the limit is ${most}`);
 }
 
 function newKey(): string {
@@ -403,7 +443,7 @@ function newKey(): string {
 type Reader<T> = (v: unknown, where: string) => T;
 
 function misfit(where: string, want: string, v: unknown): CellError {
-  return new CellError("bad reply", `${where || "the reply"} is ${v === null ? "null" : typeof v}, not ${want}`);
+  return new CellError("bad reply", clean(`${where || "the reply"} is ${v === null ? "null" : typeof v}, not ${want}`));
 }
 
 const toAny: Reader<unknown> = (v) => v;
@@ -464,7 +504,7 @@ function toObject(v: unknown, where: string): Record<string, unknown> {
 
 function member<T>(v: Record<string, unknown>, key: string, of: Reader<T>, where: string): T {
   const at = where ? `${where}.${key}` : key;
-  if (!Object.hasOwn(v, key)) throw new CellError("bad reply", `${at} is missing`);
+  if (!Object.hasOwn(v, key)) throw new CellError("bad reply", clean(`${at} is missing`));
   return of(v[key], at);
 }
 
@@ -474,6 +514,7 @@ function optional<T>(v: Record<string, unknown>, key: string, of: Reader<T>, whe
 
 /** Makes JSON of arguments: bytes become base64, what is undefined is left out. */
 function plain(v: unknown): unknown {
+  if (typeof v === "number" && !Number.isFinite(v)) throw new CellError("bad input", `${v} is no number of JSON`);
   if (v instanceof Uint8Array) return Buffer.from(v).toString("base64");
   if (Array.isArray(v)) return v.map(plain);
   if (typeof v === "object" && v !== null) return Object.fromEntries(Object.entries(v).map(([k, x]) => [k, plain(x)]));

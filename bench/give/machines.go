@@ -1,0 +1,212 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/celldnet/celld/internal/ctl"
+	"github.com/celldnet/celld/mirror/offer"
+)
+
+// patience is how long any step may take that is not measured.
+const patience = time.Minute
+
+// machine is one of a network of machines on loopback, with a home cell of its own.
+type machine struct {
+	o         options
+	dir       string
+	bootstrap string
+}
+
+func (o options) machine(name, bootstrap string) (*machine, error) {
+	m := &machine{o, filepath.Join(o.work, o.phase, name), bootstrap}
+	return m, os.MkdirAll(m.dir, 0o755)
+}
+
+func (m *machine) home() string { return filepath.Join(m.dir, "home") }
+
+// ctl runs cellctl and gives what it prints.
+func (m *machine) ctl(args ...string) ([]byte, error) {
+	cmd := exec.Command(filepath.Join(m.o.bin, "cellctl"), args...)
+	cmd.Env = append(os.Environ(), "CELL_HOME="+m.home(), "CELL_NETWORK=give-bench", "CELL_LISTEN=/ip4/127.0.0.1/tcp/0", "CELL_MDNS=off",
+		"CELL_BOOTSTRAP="+m.bootstrap, "PATH="+m.o.bin+string(os.PathListSeparator)+os.Getenv("PATH"))
+	cmd.Dir = m.dir
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("cellctl %s: %w: %s", strings.Join(args, " "), err, errs.String())
+	}
+	return out, err
+}
+
+// ask is ctl for what --json prints.
+func ask[T any](m *machine, args ...string) (v T, err error) {
+	out, err := m.ctl(append(args, "--json")...)
+	if err == nil {
+		err = json.Unmarshal(out, &v)
+	}
+	return v, err
+}
+
+// stop stops the home cell, with all that it hosts, and the cells in dirs.
+func (m *machine) stop(dirs ...string) {
+	hosted, _ := filepath.Glob(filepath.Join(m.dir, "foreign", "[^.]*")) // the pattern is good
+	for _, dir := range append(append(dirs, m.home()), hosted...) {
+		_, _ = m.ctl("stop", dir) // it may not run
+	}
+}
+
+// provider has a stranger publish a cell that wants everything, and gives its directory and what it is offered as.
+func (o options) provider() (m *machine, dir, addr string, what offer.Offer, err error) {
+	if m, err = o.machine("stranger", ""); err != nil {
+		return
+	}
+	dir = filepath.Join(m.dir, "hungry")
+	err = os.MkdirAll(filepath.Join(dir, "bin"), 0o755)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "cell.toml"), []byte(
+			"[cell]\nname = \"hungry\"\nversion = \"1.0.0\"\nbinary = \"bin/hungry\"\n[resources]\nmemory = \"128MiB\"\n"), 0o644)
+	}
+	if err == nil {
+		err = os.Link(filepath.Join(filepath.Dir(o.self), "hungry"), filepath.Join(dir, "bin", "hungry"))
+	}
+	if err == nil {
+		_, err = m.ctl("start", dir)
+	}
+	if err != nil {
+		return
+	}
+	published, err := ask[ctl.Published](m, "publish", dir)
+	if err != nil {
+		return
+	}
+	status, err := ask[ctl.Status](m, "status", dir)
+	if err != nil {
+		return
+	}
+	addr = status.Addrs[0]
+	info, err := peer.AddrInfoFromString(addr)
+	if err != nil {
+		return
+	}
+	what.Providers = []peer.AddrInfo{*info}
+	if what.Cell, err = cid.Decode(published.CID); err != nil {
+		return
+	}
+	what.Block, err = os.ReadFile(filepath.Join(dir, "published", published.CID+".cbor"))
+	return
+}
+
+// give has a machine give as its owner would, and waits until it does.
+func (m *machine) give() error {
+	if _, err := m.ctl("give", "--busy", m.o.busy); err != nil {
+		return err
+	}
+	return m.until("it gives", func(g ctl.Giving) bool { return g.Running })
+}
+
+// until waits until the giving is so.
+func (m *machine) until(what string, ok func(ctl.Giving) bool) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	defer cancel()
+	var last ctl.Giving
+	for {
+		g, err := (&ctl.Client{Dir: m.home()}).GiveStatus(ctx)
+		if err == nil && ok(g) {
+			return nil
+		}
+		if err == nil {
+			last = g
+		}
+		select {
+		case <-time.After(250 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("still not: %s: running %v, why %q, used %+v, hosted %+v", what, last.Running, last.Why, last.Used, last.Hosted)
+		}
+	}
+}
+
+// place has a stranger offer a cell to a machine, and gives the directory of the mirror that hosts it.
+func (m *machine) place(what offer.Offer) (dir string, err error) {
+	status, err := ask[ctl.Status](m, "status", m.home())
+	if err != nil {
+		return "", err
+	}
+	donor, err := peer.AddrInfoFromString(status.Addrs[0])
+	if err != nil {
+		return "", err
+	}
+	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableRelay(), libp2p.DisableMetrics())
+	if err != nil {
+		return "", err
+	}
+	defer h.Close()
+	ctx, cancel := context.WithTimeout(network.WithForceDirectDial(context.Background(), "bench"), patience)
+	defer cancel()
+	talk, err := offer.Ask(ctx, h, *donor, what)
+	if err != nil {
+		return "", err
+	}
+	defer talk.Close()
+	if talk.Refusal != nil {
+		return "", talk.Refusal
+	}
+	if _, err := talk.Take(ctx, func(string) {}); err != nil {
+		return "", err
+	}
+	g, err := (&ctl.Client{Dir: m.home()}).GiveStatus(ctx)
+	if err == nil && len(g.Hosted) != 1 {
+		err = errors.New("it is not hosted")
+	}
+	if err != nil {
+		return "", err
+	}
+	return g.Hosted[0].Dir, nil
+}
+
+// use calls a function of a cell through the nucleus in dir, and gives who has answered.
+func use(ctx context.Context, dir, target, fn string, ms int) (provider string, err error) {
+	req := ctl.UseRequest{Target: target, Func: fn, Argv: []string{fmt.Sprint(ms)}, Timeout: patience, CallerDir: dir}
+	reply, err := (&ctl.Client{Dir: dir}).Use(ctx, req, nil)
+	if err != nil {
+		return "", err
+	}
+	defer reply.Close()
+	_, err = io.Copy(io.Discard, reply)
+	return reply.Provider, err
+}
+
+// feed keeps the program of the mirror in dir at its meal until stop is called. While it is paused it is asked again
+// and again.
+func feed(dir string) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for ctx.Err() == nil {
+			if _, err := use(ctx, dir, "", "eat", 3000); err == nil { // longer than calls may go on when it is paused
+				continue
+			}
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+			}
+		}
+	}()
+	return func() { cancel(); <-ended }
+}

@@ -1,0 +1,133 @@
+package call
+
+import (
+	"testing"
+	"time"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/node/race"
+)
+
+// measured has the caller remember that calls to a provider took so long, some time ago.
+func (c *Caller) measured(p *provider, took, ago time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for range 20 {
+		c.reputation.Succeeded(time.Now().Add(-ago), cellproto.PeerID(peerText(p.host)), took)
+	}
+}
+
+func (c *Caller) mustRace(t *testing.T, cell *published) *race.Decision {
+	t.Helper()
+	d, err := c.Race(t.Context(), cell.id.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// few has races be held only for what happens.
+func few(cfg *CallerConfig, _ *CallerDeps) {
+	cfg.Policy = race.Policy{Keep: time.Hour, Stale: 2 * time.Hour, EveryCalls: 1 << 30, MinGap: time.Millisecond}
+}
+
+// A provider that was slow a while ago gets one call at a time, and is back when ten of them went well.
+func TestTrialPassed(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 2, few)
+	steady, well := all[0], all[1]
+	c.measured(steady, 5*time.Second, 0)
+	c.measured(well, 20*time.Second, 10*time.Second)
+	if d := c.mustRace(t, cell); string(d.Winner) != peerText(steady.host) {
+		t.Fatalf("%s wins with %+v", d.Winner, d.Ranking)
+	}
+	back := func() bool {
+		r := c.remote(cell.id)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return string(r.winner.Peer) == peerText(well.host)
+	}
+	eventually(t, "it serves again", func() bool { call(t, c, cell, "echo"); return back() })
+	if n := well.program.begun.Load(); n < 10 {
+		t.Errorf("it is back after %d calls", n)
+	}
+	if o := c.observed(cellproto.PeerID(peerText(well.host))); o.P99.Duration() > 5*time.Second || o.Failures != 0 {
+		t.Errorf("what is remembered of it is %+v", o)
+	}
+}
+
+// One that is still slow, whatever it says of itself, gets one call, which somebody else answers, and no other
+// one. To be slow is no failure. Nor does it get one for connecting anew.
+func TestTrialLost(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 2, few)
+	steady, slow := all[0], all[1]
+	c.measured(steady, 2*time.Second, 0)
+	c.measured(slow, 20*time.Second, 10*time.Second)
+	slow.program.handle = silent
+	id := cellproto.PeerID(peerText(slow.host))
+	for range 3 {
+		if d := c.mustRace(t, cell); string(d.Winner) != peerText(steady.host) {
+			t.Fatalf("%s wins with %+v", d.Winner, d.Ranking)
+		}
+		for range 200 {
+			if res := call(t, c, cell, "echo"); res.Provider != peerText(steady.host) {
+				t.Fatal("the slow one answered")
+			}
+		}
+		slow.cutLinks()
+		eventually(t, "its link has ended", func() bool { return c.links.live(id, cell.id.String(), "") == nil })
+	}
+	if n := slow.program.begun.Load(); n != 1 {
+		t.Errorf("it got %d calls", n)
+	}
+	if o := c.observed(id); o.Failures != 0 || o.P99.Duration() < 10*time.Second {
+		t.Errorf("what is remembered of it is %+v", o)
+	}
+	if slow.server.Load().InFlight != 0 {
+		eventually(t, "nothing is in flight", func() bool { return slow.server.Load().InFlight == 0 })
+	}
+}
+
+// What is known of a provider that has come back on another connection is known to the race that finds it there.
+func TestTrialAfterReconnecting(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 2, few)
+	id := cellproto.PeerID(peerText(all[1].host))
+	c.measured(all[1], 20*time.Second, 0)
+	due := func() (wait time.Duration) {
+		t.Helper()
+		for _, k := range c.mustRace(t, cell).Ranking {
+			if k.Peer == id {
+				return time.Until(k.Due)
+			}
+		}
+		t.Fatal("it is not in the race")
+		return 0
+	}
+	if due() <= 0 {
+		t.Error("it is tried at once on the connection on which it is slow")
+	}
+	all[1].cutLinks()
+	eventually(t, "its link has ended", func() bool { return c.links.live(id, cell.id.String(), "") == nil })
+	if wait := due(); wait > 0 {
+		t.Errorf("on a new one it is tried after %v", wait)
+	}
+}
+
+// What a provider tells of its load is of the last minutes.
+func TestClaimFades(t *testing.T) {
+	p := provide(t, publish(t, testSchema()), nil)
+	for range 30 {
+		p.server.Served(1, []time.Duration{time.Second})
+	}
+	if l := p.server.Load(); l.P99 == 0 {
+		t.Error("nothing is measured")
+	}
+	p.server.mu.Lock()
+	p.server.faded = p.server.faded.Add(-6 * claimHalf)
+	p.server.mu.Unlock()
+	if l := p.server.Load(); l.P50 != 0 || l.P99 != 0 {
+		t.Errorf("minutes later it still says %v", l.P99.Duration())
+	}
+}
