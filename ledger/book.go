@@ -54,7 +54,8 @@ type Result struct {
 	Proof   *ForkProof // with Forked
 	Host    Key        // with Stored, a delegation: this host is now Account's
 	Account Key
-	ID      Key // of a key entry, or the donor of a cheque: whose log it is about, and with Missing is needed
+	ID      Key  // of a key entry, or the donor of a cheque: whose log it is about, and with Missing is needed
+	Own     bool // with Stored, a receipt: this host is one of its two
 }
 
 // Edge is a total of what From has done for To.
@@ -203,7 +204,7 @@ func (b *Book) ingestReceipt(nowMS uint64, data []byte, by trust) Result {
 	}
 	b.taken[s.Consumer] = add(b.taken[s.Consumer], gain)
 	b.given[creditor(&s.Receipt)] = add(b.given[creditor(&s.Receipt)], gain)
-	return Result{Verdict: Stored, Slot: regSlot(key, merged.Ack == s), Record: data, Edges: b.edges(key, merged)}
+	return Result{Verdict: Stored, Slot: regSlot(key, merged.Ack == s), Record: data, Edges: b.edges(key, merged), Own: b.party(s)}
 }
 
 // admit asks whether anything by these hosts is taken.
@@ -217,7 +218,7 @@ func (b *Book) admit(nowMS uint64, s *Signed, known bool) Result {
 			return Result{Verdict: Banned, Err: cellproto.Errorf(op, cellproto.Denied, "the delegation of %s was revoked or has ended", host)}
 		}
 	}
-	party := s.Consumer == b.cfg.Self || s.Provider == b.cfg.Self
+	party := b.party(s)
 	switch {
 	case b.mine(s):
 		return Result{}
@@ -231,6 +232,8 @@ func (b *Book) admit(nowMS uint64, s *Signed, known bool) Result {
 	}
 	return Result{}
 }
+
+func (b *Book) party(s *Signed) bool { return s.Consumer == b.cfg.Self || s.Provider == b.cfg.Self }
 
 // mine says whether this host has signed the entry, or somebody pretends so: that is found out next.
 // Only such a register needs no room: anybody can make up keys that have served it, or were served.
@@ -276,6 +279,9 @@ func (b *Book) edges(key RegKey, r Register) []Edge {
 	}
 	return []Edge{{Name: regSlot(key, true), From: b.Owner(from), To: b.Owner(key.Consumer), Total: total, Signed: r.Credit()}}
 }
+
+// Slot names what the consumer has signed of a register, in the store and among what is published.
+func (k RegKey) Slot() Hash { return regSlot(k, true) }
 
 // The slots of the store: what is newer replaces what is older in the same one.
 func regSlot(k RegKey, ack bool) Hash {

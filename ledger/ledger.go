@@ -25,6 +25,7 @@ type Ledger struct {
 	alone  bool               // the owner has said that there is nobody to ask
 	held   *KeyEntry          // signed, and perhaps on the disk; nothing else may take its place
 	since  time.Time          // when the graph forgave last
+	goods  map[Key]uint64     // how many times what they have earned counts; see Curate
 	signed map[Hash]Hash      // place in a pool's log -> the entry that this member has signed for it
 	drafts map[Hash]*KeyEntry // those of them that are known, by place
 }
@@ -286,6 +287,7 @@ func (l *Ledger) Standing(caller Key, used uint64) Standing {
 	s.Unsigned = add(s.Unsigned, used)
 	s.Residual, s.Room = l.graph.Residual(id), l.graph.Room(id)
 	s.Residual, s.Room = s.Residual-min(used, s.Residual), s.Room-min(used, s.Room)
+	s.Curated = max(l.goods[id], l.goods[caller])
 	return s
 }
 

@@ -76,12 +76,18 @@ func (o *account) state(id ledger.Key) (s *ledger.KeyState) {
 // start asks neighbours about the key log before the home cell writes to it, and keeps this host the account's.
 func (o *account) start(ctx context.Context) {
 	a := o.a
-	a.spread(o.id)
+	a.travel.Spread(o.id)
 	if !o.atHome() {
 		a.running.Go(func() { o.keep(ctx, time.Now()) })
 		return
 	}
-	a.spreadConcerns()
+	pools, err := o.named()
+	if err != nil {
+		a.log.Warn("the names of pools cannot be read", zap.Error(err))
+	}
+	for _, id := range pools {
+		a.travel.Spread(id)
+	}
 	a.running.Go(func() {
 		o.ask(ctx)
 		close(o.asked)
@@ -207,18 +213,17 @@ func (o *account) join(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return fromControl(op, err)
 	}
-	o.a.spread(o.id)
+	o.a.travel.Spread(o.id)
 	return nil
 }
 
 // told takes in what another nucleus of this person tells.
 func (o *account) told(entry []byte) error {
 	r := o.a.led.Ingest(time.Now(), entry)
-	o.a.count(r.Verdict)
 	if r.Verdict.Charged() {
 		return cellproto.Errorf("hear of the account", cellproto.Corrupt, "%s: %v", r.Verdict, r.Err)
 	}
-	o.a.pass(r)
+	o.a.travel.Pass(r)
 	return nil
 }
 
@@ -301,7 +306,7 @@ func (o *account) confirm(ctx context.Context, p peer.ID) bool {
 	if err != nil {
 		return false
 	}
-	if err := o.a.fetchLog(ctx, p, o.id); err != nil {
+	if err := o.a.travel.FetchLog(ctx, p, o.id); err != nil {
 		o.a.log.Debug("a neighbour does not say how long the key log is", zap.Stringer("peer", p), zap.Error(err))
 		return false
 	}
@@ -390,6 +395,6 @@ func (o *account) delegate(d *ledger.Delegate, now time.Time) error {
 	if _, err := o.a.led.AppendKey(now, d, o.key); err != nil {
 		return err
 	}
-	o.a.spread(o.id)
+	o.a.travel.Spread(o.id)
 	return nil
 }

@@ -197,7 +197,7 @@ func (n *nucleus) ctlRevoke(ctx context.Context, r *http.Request, w *ctl.Writer)
 	if _, err := o.a.led.AppendKey(time.Now(), &ledger.Revoke{Host: host}, o.key); err != nil {
 		return nil, err
 	}
-	o.a.spread(o.id)
+	o.a.travel.Spread(o.id)
 	for _, h := range o.hosts() {
 		if h.Peer == textOf(host) {
 			o.dirs.forget(h.Peer)

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -32,11 +33,12 @@ type accounts struct {
 	key    ed25519.PrivateKey
 	prices *ledger.PriceTable
 	energy *energy
-	news   *gossip.Log
+	travel *gossip.Travel // how entries come and go; nil without a ledger
 	// credit is whose what this host gives is, if not its own: of a hosted cell, as its host has said.
 	credit *ledger.Key
 	own    *account
-	limit  gossip.Limiter
+
+	goods atomic.Pointer[chosen] // public goods
 
 	ctx     context.Context // of what it does by itself
 	cancel  context.CancelFunc
@@ -47,16 +49,14 @@ type accounts struct {
 	at      time.Time
 	granted uint64
 
-	mu       sync.Mutex
-	debtors  map[string]*debtor          // by the text of their peer ID
-	lenders  map[ledger.Key]*lender      // those who have sent bills
-	told     map[ledger.RegKey]published // what neighbours were told
-	grown    map[ledger.RegKey]bool      // own registers that have grown since
-	pulled   map[peer.ID]uint64
-	logs     map[ledger.Key]uint64 // key logs -> entries that were published
-	verdicts map[ledger.Verdict]uint64
-	billing  map[string]bool // a bill is on its way
-	fault    error           // of the disk, said once
+	mu      sync.Mutex
+	debtors map[string]*debtor          // by the text of their peer ID
+	lenders map[ledger.Key]*lender      // those who have sent bills
+	market  gossip.Market               // what calls have cost
+	told    map[ledger.RegKey]published // what neighbours were told
+	grown   map[ledger.RegKey]bool      // own registers that have grown since
+	billing map[string]bool             // a bill is on its way
+	fault   error                       // of the disk, said once
 }
 
 // routerRegisters is how many registers between others a router keeps.
@@ -76,9 +76,9 @@ func (n *nucleus) startAccounts(started *closers) error {
 	now := time.Now()
 	a := &accounts{
 		n: n, log: n.log.Named("ledger"), net: ledger.NetOf(n.cfg.Network.Name), key: ed25519.PrivateKey(raw), prices: prices,
-		energy: newEnergy("/sys", "/proc", runtime.NumCPU(), prices), news: gossip.NewLog(uint64(now.UnixMilli())), at: now,
-		debtors: map[string]*debtor{}, lenders: map[ledger.Key]*lender{}, told: map[ledger.RegKey]published{}, grown: map[ledger.RegKey]bool{}, pulled: map[peer.ID]uint64{},
-		logs: map[ledger.Key]uint64{}, verdicts: map[ledger.Verdict]uint64{}, billing: map[string]bool{},
+		energy: newEnergy("/sys", "/proc", runtime.NumCPU(), prices), at: now,
+		debtors: map[string]*debtor{}, lenders: map[ledger.Key]*lender{}, told: map[ledger.RegKey]published{}, grown: map[ledger.RegKey]bool{},
+		billing: map[string]bool{},
 	}
 	a.self = ledger.KeyOf(a.key)
 	if a.own, err = newAccount(a); err != nil {
@@ -102,10 +102,17 @@ func (n *nucleus) startAccounts(started *closers) error {
 		return nil
 	}
 	a.recall()
+	a.goods.Store(&chosen{})
+	a.choose(now)
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	n.accounts = a
-	n.handle(cellproto.ProtocolLedger, func(s network.Stream) error { return gossip.Serve(s, a) })
+	a.travel = gossip.NewTravel(gossip.Config{Net: a.net, Key: a.key, Account: a.own.id, First: uint64(now.UnixMilli())}, gossip.Deps{
+		Host: n.host, Ledger: a.led, Neighbours: a.neighbours, Charge: n.charge, Log: a.log,
+	})
+	n.handle(cellproto.ProtocolLedger, func(s network.Stream) error { return a.travel.Serve(s, a) })
 	a.running.Go(func() { a.run(a.ctx) })
+	a.running.Go(func() { a.travel.Run(a.ctx) })
+	a.running.Go(func() { a.meet(a.ctx) })
 	a.own.start(a.ctx)
 	end := once(a.close) // another celld opens it anew
 	started.add(end)
@@ -165,27 +172,26 @@ func (a *accounts) close() {
 	}
 }
 
-// How often the program is measured while somebody calls, and neighbours are asked what is new.
+// How often the program is measured while somebody calls, and when not; and who does not sign is asked to.
 const (
-	meterEvery = time.Second
-	pullEvery  = time.Minute
-	idleEvery  = 5 * time.Second
+	meterEvery  = time.Second
+	idleEvery   = 5 * time.Second
+	refuseEvery = time.Minute
 )
 
 // run ticks: every second while there are calls, else now and then for the store's sake.
 func (a *accounts) run(ctx context.Context) {
 	timer := time.NewTimer(meterEvery)
 	defer timer.Stop()
-	pull := time.NewTicker(pullEvery)
-	defer pull.Stop()
+	minute := time.NewTicker(time.Minute)
+	defer minute.Stop()
 	meter := a.n.server.Meter()
-	var met time.Time // when new neighbours were looked for
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-pull.C:
-			a.pull(ctx, false)
+		case now := <-minute.C:
+			a.choose(now)
 			a.running.Go(func() { a.own.keep(ctx, time.Now()) })
 			continue
 		case <-meter.Awake():
@@ -201,10 +207,6 @@ func (a *accounts) run(ctx context.Context) {
 		a.makeRoom(now)
 		a.publish(now)
 		a.note(a.led.Tick(now))
-		if now.Sub(met) >= idleEvery {
-			met = now
-			a.pull(ctx, true)
-		}
 		if busy {
 			timer.Reset(meterEvery)
 		} else {

@@ -43,6 +43,8 @@ func (d *debtor) heard(acked *ledger.Signed) {
 type lender struct {
 	before  ledger.Receipt // what was signed before this nucleus counted
 	refused error          // why its last bill was not signed
+	asked   []gossip.Use   // what had been asked of it when paid was signed for
+	paid    uint64         // µWh, from which on bills are compared with others'
 }
 
 // owes gives the account of a caller; nil for one whose key the ledger cannot hold. a.mu is held.
@@ -107,9 +109,9 @@ func (a *accounts) bill(ctx context.Context, now time.Time) {
 		if err != nil {
 			continue // the register is full: nothing more is credited
 		}
-		window := ledger.Window(d.signed)
-		if !ledger.SignDue(credit-min(d.signed, credit), window, now.Sub(d.tried)) ||
-			d.refused != nil && now.Sub(d.tried) < pullEvery ||
+		unsigned := credit - min(d.signed, credit)
+		if !ledger.SignDue(unsigned, a.window(d, unsigned), now.Sub(d.tried)) ||
+			d.refused != nil && now.Sub(d.tried) < refuseEvery ||
 			a.n.host.Network().Connectedness(d.peer) == network.NotConnected {
 			continue
 		}
@@ -126,6 +128,16 @@ func (a *accounts) bill(ctx context.Context, now time.Time) {
 			d.refused = err
 		})
 	}
+}
+
+// window gives how much a caller may use before it signs: no more than half of what the windows let through of what it
+// is owed, or it would lose its place until the ten seconds are over. a.mu is held.
+func (a *accounts) window(d *debtor, unsigned uint64) uint64 {
+	w := ledger.Window(d.signed)
+	if s := a.led.Standing(d.key, unsigned); s.Residual > 0 && unsigned > 0 {
+		w = min(w, s.Room+unsigned)
+	}
+	return w
 }
 
 // makeRoom forgets callers that have left, once there are many: what they have used and not signed for is
@@ -211,7 +223,8 @@ func (a *accounts) receive(d *debtor, answer []byte, total ledger.Receipt, befor
 		a.n.charge(d.peer, err)
 		return false, err
 	}
-	if err := a.ingest(d.peer, answer); err != nil {
+	if err := a.travel.Ingest(d.peer, answer); err != nil {
+		a.n.charge(d.peer, err)
 		return false, err
 	}
 	a.mu.Lock()
@@ -219,6 +232,9 @@ func (a *accounts) receive(d *debtor, answer []byte, total ledger.Receipt, befor
 	acked := a.register(total.RegKey()).Ack
 	if acked == nil || acked.Credit < s.Credit {
 		return false, cellproto.Errorf(op, cellproto.Corrupt, "the receipt was not taken")
+	}
+	if d.signed == 0 {
+		a.travel.Again(time.Now()) // who deals with it is near now
 	}
 	d.signed = acked.Credit
 	a.grown[total.RegKey()] = true
@@ -233,7 +249,7 @@ func (a *accounts) receive(d *debtor, answer []byte, total ledger.Receipt, befor
 	return false, cellproto.Errorf(op, cellproto.Denied, "the caller has signed for less than the bill")
 }
 
-// Sign answers a bill; see gossip.Books.
+// Sign answers a bill; see gossip.Signer.
 func (a *accounts) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 	const op = "sign receipt"
 	p, err := peerOf(from)
@@ -241,7 +257,7 @@ func (a *accounts) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 		return nil, err
 	}
 	if before != nil {
-		if err := a.ingest(p, before); err != nil { // what this host has lost comes back
+		if err := a.travel.Ingest(p, before); err != nil { // what this host has lost comes back
 			return nil, err
 		}
 	}
@@ -261,26 +277,34 @@ func (a *accounts) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 	if l == nil {
 		l = &lender{}
 		if acked != nil {
-			l.before = acked.Receipt
+			l.before, l.paid = acked.Receipt, acked.Credit
 		}
 		a.lenders[from] = l
 	}
-	l.refused = gossip.Check(&r.Receipt, acked, &l.before, a.seen(p))
-	err = l.refused
+	err = gossip.Check(&r.Receipt, acked, &l.before, a.seen(p))
+	var used []gossip.Use
+	if err == nil {
+		used, err = a.compare(p, l, &r.Receipt)
+	}
+	l.refused = err
 	a.mu.Unlock()
 	if err == nil {
-		err = a.ingest(p, bill)
+		err = a.travel.Ingest(p, bill)
 	}
 	if err != nil {
-		a.log.Warn("a bill was not signed", zap.Stringer("peer", p), zap.Error(err))
+		a.unsigned(p, from, acked == nil, err)
 		return nil, err
 	}
 	s, err := a.led.SignTotal(time.Now(), r.Receipt, ledger.RoleConsumer, a.key)
 	if err != nil {
 		return nil, err
 	}
+	if acked == nil {
+		a.travel.Again(time.Now()) // who deals with it is near now
+	}
 	a.mu.Lock()
 	a.grown[r.RegKey()] = true
+	a.pay(l, used, &r.Receipt)
 	a.mu.Unlock()
 	return s.Encode()
 }
@@ -289,6 +313,19 @@ func (a *accounts) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 func shows(before []byte, acked *ledger.Signed) bool {
 	s, _, err := ledger.DecodeReceipt(before)
 	return err == nil && s.RegKey() == acked.RegKey() && s.Credit == acked.Credit && s.Log == acked.Log
+}
+
+// unsigned says that a bill was not signed, unless it is a stranger's, of whom nothing is remembered either: anybody can
+// send any number of those.
+func (a *accounts) unsigned(p peer.ID, from ledger.Key, first bool, err error) {
+	if first && a.seen(p).Wall == 0 {
+		a.mu.Lock()
+		delete(a.lenders, from)
+		a.mu.Unlock()
+		a.log.Debug("a stranger's bill was not signed", zap.Stringer("peer", p), zap.Error(err))
+		return
+	}
+	a.log.Warn("a bill was not signed", zap.Stringer("peer", p), zap.Error(err))
 }
 
 // seen gives what this host knows of its own calls to a provider.

@@ -270,7 +270,7 @@ func (n *nucleus) ctlPoolCreate(ctx context.Context, r *http.Request, w *ctl.Wri
 	if err != nil {
 		return nil, err
 	}
-	o.a.spread(id)
+	o.a.travel.Spread(id)
 	if err := o.pools.set(textOf(id), q.Get("name")); err != nil {
 		return nil, err
 	}
@@ -336,7 +336,7 @@ func (n *nucleus) ctlPoolBudget(ctx context.Context, r *http.Request, w *ctl.Wri
 	if err != nil {
 		return nil, err
 	}
-	o.a.spread(id)
+	o.a.travel.Spread(id)
 	return o.poolFile(id, e, done)
 }
 
@@ -378,7 +378,7 @@ func (n *nucleus) ctlPoolTake(ctx context.Context, r *http.Request, w *ctl.Write
 	if err != nil {
 		return nil, err
 	}
-	o.a.spread(id)
+	o.a.travel.Spread(id)
 	return o.poolFile(id, draft, done)
 }
 
@@ -411,7 +411,7 @@ func (o *account) takePool(op string, list []*ledger.KeyEntry, name string) (id 
 			return id, err
 		}
 		r := o.a.led.Ingest(time.Now(), data)
-		switch o.a.pass(r); r.Verdict {
+		switch o.a.travel.Pass(r); r.Verdict {
 		case ledger.Stored, ledger.Stale:
 		case ledger.Forked:
 			return id, cellproto.Errorf(op, cellproto.Denied, "entry %d contradicts what is known here: the pool is banned", e.Seq)

@@ -49,6 +49,9 @@ func (n *nucleus) status() ctl.Status {
 	if err := n.accounts.trouble(); err != nil {
 		s.Ledger = err.Error()
 	}
+	if t := n.accounts.travel; t != nil {
+		s.LedgerEntries = t.Counts()
+	}
 	s.Patch, s.Placements = n.patches.status(), n.placer.rows()
 	return s
 }

@@ -53,12 +53,7 @@ func (a *accounts) wallet() ctl.Wallet {
 	if w.GivenUWH > w.TakenUWH {
 		w.Priority = "earned"
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	w.Dropped = map[string]uint64{}
-	for v, n := range a.verdicts {
-		w.Dropped[v.String()] = n
-	}
+	w.Dropped, w.PublicGood = a.travel.Counts(), a.goods.Load().says
 	return w
 }
 

@@ -193,7 +193,7 @@ func (s *server) enter(by *counted) error {
 		}
 		by.end()
 	}
-	if by != nil {
+	if by != nil && !by.owner() { // the owner's call waits
 		by.page.Refuse()
 	}
 	return err
@@ -214,6 +214,10 @@ func (s *server) acceptCounted(conn *cellproto.Conn, f *cellproto.Frame, by *cou
 		err = cellproto.Errorf("call "+fn.name, cellproto.BadInput, "it takes no body")
 	default:
 		err = s.enter(by)
+	}
+	if err == errBusy && by.waits() {
+		s.acceptLater(conn, f, fn, by)
+		return
 	}
 	if err != nil {
 		s.refuse(conn, f, err)

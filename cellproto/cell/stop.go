@@ -158,9 +158,12 @@ func (l *link) SyscallConn() (syscall.RawConn, error) {
 // flights counts the calls that are served, until it is closed.
 type flights struct {
 	mu     sync.Mutex
-	n      int
-	limit  int // of n; 0: the nucleus sees to it
+	n      int // those that wait included
+	limit  int // of those that have a place; 0: the nucleus sees to it
 	closed bool
+	waits  []chan struct{} // for a place; see wait.go
+	owners int             // of them, the owner's, which are the first
+	over   int             // that have given up, and not ended yet
 	idle   chan struct{}
 }
 
@@ -180,7 +183,7 @@ func (f *flights) begin() error {
 	switch {
 	case f.closed:
 		return errStopping
-	case f.limit > 0 && f.n >= f.limit:
+	case f.limit > 0 && f.running() >= f.limit:
 		return errBusy
 	}
 	f.n++
@@ -199,6 +202,7 @@ func (f *flights) end() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.n--
+	f.admit()
 	if f.closed && f.n == 0 {
 		close(f.idle)
 	}

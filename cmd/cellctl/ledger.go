@@ -16,7 +16,7 @@ import (
 
 func (a *app) ledgerCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "ledger", Short: "Check what others have exported", Args: cobra.ArbitraryArgs,
+		Use: "ledger", Short: "Check what others have exported, and choose whose calls weigh more", Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return unknownCommand(cmd, args[0])
@@ -24,7 +24,7 @@ func (a *app) ledgerCmd() *cobra.Command {
 			return cmd.Help()
 		},
 	}
-	cmd.AddCommand(a.ledgerVerifyCmd())
+	cmd.AddCommand(a.ledgerVerifyCmd(), a.ledgerFavourCmd(), a.ledgerGoodCmd())
 	return cmd
 }
 

@@ -97,6 +97,9 @@ func (a *app) walletStatusCmd() *cobra.Command {
 		if unsigned > 0 {
 			rows = append(rows, []string{"not signed yet", energyText(unsigned)})
 		}
+		if w.PublicGood != "" {
+			rows = append(rows, []string{"public goods", w.PublicGood})
+		}
 		if w.Error != "" {
 			rows = append(rows, []string{"disk", w.Error})
 		}

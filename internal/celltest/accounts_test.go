@@ -79,10 +79,7 @@ func even(t *testing.T, provider, caller *Cell, calls uint64) (gave ctl.WalletRo
 // program's process has used. Kills of either lose nothing that was signed for.
 func TestAccounts(t *testing.T) {
 	t.Parallel()
-	length := time.Minute
-	if os.Getenv("CELL_LONG") != "" {
-		length = 10 * time.Minute
-	}
+	const length = time.Minute
 	n := New(t)
 	n.Bootstrap()
 	provider := n.tally("")

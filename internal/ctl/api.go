@@ -115,19 +115,21 @@ type Status struct {
 	Upgrade      *UpgradeStatus `json:"upgrade,omitempty"`
 
 	// Of the program, since the nucleus started.
-	Starts       uint64            `json:"starts"`
-	Crashes      uint64            `json:"crashes"`              // runs that ended by themselves
-	LastExit     string            `json:"last_exit,omitempty"`  // how the last run ended
-	LastError    string            `json:"last_error,omitempty"` // why it does not run, if something is wrong with it
-	LastHint     string            `json:"last_hint,omitempty"`
-	Ledger       string            `json:"ledger_error,omitempty"` // why what is given and taken is not written down
-	LogCut       uint64            `json:"log_cut,omitempty"`      // bytes that it printed past 64 KiB/s
-	BadLines     uint64            `json:"bad_lines,omitempty"`    // of a jsonl program that answered nothing
-	Swap         *SwapStatus       `json:"swap,omitempty"`         // the last one
-	Placements   []Placement       `json:"placements,omitempty"`   // cells of which a copy near by is wanted, the newest first
-	SchemasInUse []SchemaUse       `json:"schemas_in_use"`         // the last used first
-	Dependencies []DependencyCheck `json:"dependencies,omitempty"` // the cells in cell.lock
-	Patch        []Patch           `json:"patch,omitempty"`        // in the order in which they are applied, by name
+	Starts    uint64 `json:"starts"`
+	Crashes   uint64 `json:"crashes"`              // runs that ended by themselves
+	LastExit  string `json:"last_exit,omitempty"`  // how the last run ended
+	LastError string `json:"last_error,omitempty"` // why it does not run, if something is wrong with it
+	LastHint  string `json:"last_hint,omitempty"`
+	Ledger    string `json:"ledger_error,omitempty"` // why what is given and taken is not written down
+	// LedgerEntries says what became of entries that peers have sent, by kind: stored, stale, forged, flooding, ...
+	LedgerEntries map[string]uint64 `json:"ledger_entries,omitempty"`
+	LogCut        uint64            `json:"log_cut,omitempty"`      // bytes that it printed past 64 KiB/s
+	BadLines      uint64            `json:"bad_lines,omitempty"`    // of a jsonl program that answered nothing
+	Swap          *SwapStatus       `json:"swap,omitempty"`         // the last one
+	Placements    []Placement       `json:"placements,omitempty"`   // cells of which a copy near by is wanted, the newest first
+	SchemasInUse  []SchemaUse       `json:"schemas_in_use"`         // the last used first
+	Dependencies  []DependencyCheck `json:"dependencies,omitempty"` // the cells in cell.lock
+	Patch         []Patch           `json:"patch,omitempty"`        // in the order in which they are applied, by name
 }
 
 // What has become of a cell that this one was made for.

@@ -34,9 +34,11 @@ type Wallet struct {
 	Networks  int         `json:"networks"`  // different networks (/16, /32) that the neighbours are in
 	Energy    string      `json:"energy"`    // how energy is estimated: RAPL, TDP or table
 	Registers []WalletRow `json:"registers"` // those of this host
+	// PublicGood is the list of public goods that the owner of this machine has chosen, for people; "": none.
+	PublicGood string `json:"public_good,omitempty"`
 	// Error says what is wrong with the disk; "": nothing.
 	Error   string            `json:"error,omitempty"`
-	Dropped map[string]uint64 `json:"verdicts,omitempty"` // what became of entries that peers have sent, by kind
+	Dropped map[string]uint64 `json:"verdicts,omitempty"` // as LedgerEntries of Status
 }
 
 // WalletRow is what two hosts have to do with each other.

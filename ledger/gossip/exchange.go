@@ -72,33 +72,36 @@ func refusalOf(body []byte) error {
 	return &Refusal{cellproto.Kind(body[0]), strings.ToValidUTF8(strings.Map(harmless, string(body[1:])), "?")}
 }
 
-// Pull gives take what a peer has published from a number on, and the number to pull from next time. When
-// take fails, the rest is not read.
-func Pull(ctx context.Context, h host.Host, from peer.ID, at uint64, take func(entry []byte) error) (next uint64, err error) {
-	next = at
+// Pull gives what a peer has published from a number on, and the number to pull from next time. The entries are
+// as they came.
+func Pull(ctx context.Context, h host.Host, from peer.ID, at uint64) (list [][]byte, next uint64, err error) {
 	err = exchange(ctx, h, from, numbered(msgPull, at), func(r io.Reader) (err error) {
-		next, err = entries(r, take)
+		list, next, err = entries(r)
 		return err
 	})
-	return next, err
+	return list, next, err
 }
 
-// entries reads the answer to a pull or a log, up to its end.
-func entries(r io.Reader, take func(entry []byte) error) (end uint64, err error) {
+// tell sends a head, to which there is no answer.
+func tell(ctx context.Context, h host.Host, to peer.ID, head []byte) error {
+	return exchange(ctx, h, to, appendMessage(nil, msgHead, head), func(io.Reader) error { return nil })
+}
+
+// entries reads the answer to a pull or a log, and the number at its end.
+func entries(r io.Reader) (list [][]byte, end uint64, err error) {
 	for size := 0; ; {
 		m, err := readMessage(r, msgEntry, msgEnd)
 		if err != nil {
-			return 0, err
+			return list, 0, err
 		}
 		if m.kind == msgEnd {
-			return m.number()
+			end, err = m.number()
+			return list, end, err
 		}
 		if size += len(m.body); size > maxPull {
-			return 0, cellproto.Errorf("pull", cellproto.TooLarge, "more than %d bytes", maxPull)
+			return list, 0, cellproto.Errorf("read entries", cellproto.TooLarge, "more than %d bytes", maxPull)
 		}
-		if err := take(m.body); err != nil {
-			return 0, err
-		}
+		list = append(list, m.body)
 	}
 }
 
@@ -124,14 +127,21 @@ func exchange(ctx context.Context, h host.Host, to peer.ID, request []byte, read
 	return s.Close()
 }
 
-// Books is what a stream of the protocol is answered from.
-type Books interface {
+// Signer signs for what this host has used.
+type Signer interface {
 	// Sign takes a bill of a peer, with what that has of this host's signatures, and gives the receipt to
 	// answer with. The error is told to the peer.
 	Sign(from ledger.Key, bill, before []byte) (receipt []byte, err error)
-	// Since gives entries that were published from a number on, at most room bytes of them, and the number
+}
+
+// Books is what a stream of the protocol is answered from.
+type Books interface {
+	Signer
+	// Since gives entries that were published from a number on, at most maxPull bytes of them, and the number
 	// that comes next.
-	Since(from uint64, room int) (entries [][]byte, next uint64)
+	Since(from uint64) (entries [][]byte, next uint64)
+	// Head takes a peer's word on how far it has numbered what it publishes.
+	Head(from ledger.Key, head []byte) error
 	KeyLogs
 }
 
@@ -141,7 +151,7 @@ func Serve(s network.Stream, books Books) error {
 	if err := s.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return err
 	}
-	m, err := readMessage(s, msgBill, msgPull, msgLog)
+	m, err := readMessage(s, msgBill, msgPull, msgLog, msgHead)
 	if err != nil {
 		return err
 	}
@@ -154,6 +164,9 @@ func Serve(s network.Stream, books Books) error {
 	from, err := KeyOf(s.Conn().RemotePeer())
 	if err != nil {
 		return err
+	}
+	if m.kind == msgHead {
+		return books.Head(from, m.body)
 	}
 	bill, before, err := unpackBill(m.body)
 	if err != nil {
@@ -187,7 +200,7 @@ func servePull(w io.Writer, m message, books Books) error {
 	if err != nil {
 		return err
 	}
-	list, next := books.Since(from, maxPull)
+	list, next := books.Since(from)
 	return writeEntries(w, list, next)
 }
 

@@ -19,14 +19,14 @@ type KeyLogs interface {
 	Entries(id ledger.Key, from uint64, room int) (entries [][]byte, length uint64)
 }
 
-// KeyLog gives take what a peer has of the key log of an identity from one entry on, and of its cheques, and says how
-// many entries the peer says that the log has. When take fails, the rest is not read.
-func KeyLog(ctx context.Context, h host.Host, from peer.ID, id ledger.Key, at uint64, take func(entry []byte) error) (length uint64, err error) {
+// KeyLog gives what a peer has of the key log of an identity from one entry on, and of its cheques, and says how
+// many entries the peer says that the log has.
+func KeyLog(ctx context.Context, h host.Host, from peer.ID, id ledger.Key, at uint64) (list [][]byte, length uint64, err error) {
 	err = exchange(ctx, h, from, packLog(id, at), func(r io.Reader) (err error) {
-		length, err = entries(r, take)
+		list, length, err = entries(r)
 		return err
 	})
-	return length, err
+	return list, length, err
 }
 
 func packLog(id ledger.Key, at uint64) []byte {

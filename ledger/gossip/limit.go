@@ -22,6 +22,7 @@ type Limiter struct {
 	peers map[peer.ID]*bucket
 	spent time.Duration // on entries; a tenth of the time that passes is taken off
 	last  time.Time
+	rate  float64 // entries a second of one peer; 0: entryRate
 }
 
 // bucket holds tokens, which come back at entryRate.
@@ -30,15 +31,59 @@ type bucket struct {
 	at   time.Time
 }
 
-// Allow says whether another entry of a peer is looked at: it has not sent too many, and there was not too
-// much work with those of all.
-func (l *Limiter) Allow(now time.Time, p peer.ID) bool {
+// Allow says whether another entry of a peer is looked at: it has not sent too many, else it floods, and there
+// was not too much work with those of all.
+func (l *Limiter) Allow(now time.Time, p peer.ID) (flood, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.pass(now)
-	if l.spent >= cpuBurst {
+	b := l.bucket(now, p)
+	switch {
+	case b != nil && b.used >= entryBurst:
+		return true, false
+	case b == nil || l.spent >= cpuBurst:
+		return false, false
+	}
+	b.used++
+	return false, true
+}
+
+// Floods counts what a peer asks, and says whether it is too much. However much there was to look at, what is
+// asked is answered.
+func (l *Limiter) Floods(now time.Time, p peer.ID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.bucket(now, p)
+	if b == nil {
 		return false
 	}
+	if b.used >= entryBurst {
+		return true
+	}
+	b.used++
+	return false
+}
+
+// Wait says for how long to wait before another entry that a peer was asked for is looked at; 0: not at all, and
+// it counts.
+func (l *Limiter) Wait(now time.Time, p peer.ID) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.bucket(now, p)
+	switch {
+	case b == nil:
+		return time.Second
+	case l.spent >= cpuBurst:
+		return max((l.spent-cpuBurst)*cpuShare, time.Millisecond)
+	case b.used >= entryBurst:
+		return time.Duration(float64(time.Second) / l.perSecond())
+	}
+	b.used++
+	return 0
+}
+
+// bucket gives that of a peer as it is now; nil if there are too many. l.mu is held.
+func (l *Limiter) bucket(now time.Time, p peer.ID) *bucket {
+	l.pass(now)
 	b := l.peers[p]
 	if b == nil {
 		if l.peers == nil {
@@ -48,17 +93,20 @@ func (l *Limiter) Allow(now time.Time, p peer.ID) bool {
 			l.forget(now)
 		}
 		if len(l.peers) >= maxPeers {
-			return false
+			return nil
 		}
 		b = &bucket{at: now}
 		l.peers[p] = b
 	}
-	b.drain(now)
-	if b.used >= entryBurst {
-		return false
+	b.drain(now, l.perSecond())
+	return b
+}
+
+func (l *Limiter) perSecond() float64 {
+	if l.rate > 0 {
+		return l.rate
 	}
-	b.used++
-	return true
+	return entryRate
 }
 
 // Spent notes how long an entry was looked at.
@@ -76,16 +124,16 @@ func (l *Limiter) pass(now time.Time) {
 	}
 }
 
-func (b *bucket) drain(now time.Time) {
+func (b *bucket) drain(now time.Time, rate float64) {
 	if gone := now.Sub(b.at).Seconds(); gone > 0 {
-		b.used, b.at = max(b.used-gone*entryRate, 0), now
+		b.used, b.at = max(b.used-gone*rate, 0), now
 	}
 }
 
 // forget drops those who have not sent anything for long enough to start anew.
 func (l *Limiter) forget(now time.Time) {
 	for p, b := range l.peers {
-		if b.drain(now); b.used == 0 {
+		if b.drain(now, l.perSecond()); b.used == 0 {
 			delete(l.peers, p)
 		}
 	}

@@ -68,6 +68,13 @@ func (l *Log) dropOldest() {
 	}
 }
 
+// Next gives the number that comes next.
+func (l *Log) Next() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.next
+}
+
 // Since gives what was published from a number on, at most room bytes of it, and the number to ask for
 // next. A number that was never given (the asker knows this host from before it lost its clock) is
 // answered from the begin.

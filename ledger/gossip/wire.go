@@ -8,7 +8,7 @@ import (
 )
 
 // The protocol /cell/ledger/1. A message is one byte of type, a big-endian u16 length, and as many bytes.
-// One side opens a stream, sends one bill or one pull, and reads the answer; then the stream ends.
+// One side opens a stream, sends one bill, pull or head, and reads the answer; then the stream ends.
 //
 //	1 bill     a receipt that its provider has signed; then, or not, the newest receipt of the same register
 //	           that the consumer has signed. Each is preceded by its big-endian u16 length.
@@ -19,6 +19,7 @@ import (
 //	6 end      u64: the number to pull from next time; after a log, how long it is
 //	7 log      the key of an identity and u64: the entries of its key log from this one on are wanted, then its
 //	           cheques. Answered by any number of 5, 256 KiB in all, and 6.
+//	8 head     how far the sender has numbered its publications, signed; to those who have pulled from it. No answer
 const (
 	msgBill    = 1
 	msgReceipt = 2
@@ -27,6 +28,7 @@ const (
 	msgEntry   = 5
 	msgEnd     = 6
 	msgLog     = 7
+	msgHead    = 8
 )
 
 // Limits, in bytes. MaxProof of ledger is the largest entry.
@@ -35,11 +37,13 @@ const (
 	maxRefusal = 256
 	maxPull    = 256 << 10 // of an answer
 	maxProof   = 4 << 10
+	maxHead    = 256
 )
 
 // limits are the bytes that a message of each type may have.
 var limits = [...]int{
-	msgBill: maxBill, msgReceipt: cellproto.MaxLedgerEntry, msgRefusal: 1 + maxRefusal, msgPull: 8, msgEntry: maxProof, msgEnd: 8, msgLog: 32 + 8,
+	msgBill: maxBill, msgReceipt: cellproto.MaxLedgerEntry, msgRefusal: 1 + maxRefusal, msgPull: 8, msgEntry: maxProof, msgEnd: 8,
+	msgLog: 32 + 8, msgHead: maxHead,
 }
 
 // message is one message.

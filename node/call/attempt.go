@@ -203,7 +203,7 @@ func (c *Caller) pick(ctx context.Context, r *remote, tried *peerSet, res *Resul
 	if err := c.explain(r, "use "+string(r.name), d); err != nil {
 		return race.Ranked{}, err
 	}
-	who, found := d.Next(func(p cellproto.PeerID) bool { return tried.has(p) || c.lied(p) })
+	who, found := c.next(d, func(p cellproto.PeerID) bool { return tried.has(p) || c.lied(p) })
 	if !found {
 		return race.Ranked{}, cellproto.Errorf("use "+string(r.name), cellproto.Unavailable, "all %d providers failed", len(tried.peers))
 	}
@@ -223,14 +223,21 @@ func (c *Caller) known(r *remote, tried *peerSet, res *Result, now time.Time) (r
 		return race.Ranked{}, false
 	}
 	res.Decided = d.At
-	if r.winner.Serves(now, c.cfg.Policy) && !tried.has(r.winner.Peer) && !c.lied(r.winner.Peer) {
+	skip := func(p cellproto.PeerID) bool { return tried.has(p) || c.lied(p) }
+	if r.winner.Serves(now, c.cfg.Policy) && !skip(r.winner.Peer) && !c.shuns(r.winner.Peer) {
 		for i := range d.Ranking {
 			if k := &d.Ranking[i]; k.Peer == r.winner.Peer {
 				return *k, true
 			}
 		}
 	}
-	return d.Next(func(p cellproto.PeerID) bool { return tried.has(p) || p == r.winner.Peer || c.lied(p) })
+	if k, ok := c.next(d, func(p cellproto.PeerID) bool { return skip(p) || p == r.winner.Peer }); ok {
+		return k, true
+	}
+	if c.shuns(r.winner.Peer) { // there is nobody else
+		return d.Next(skip)
+	}
+	return race.Ranked{}, false
 }
 
 // attempt is the outcome of calling one provider.
@@ -294,6 +301,9 @@ func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *
 	took := now.Sub(begin)
 	a.took = took
 	c.observe(now, who.Peer, a.err, took)
+	if a.sent {
+		c.asked.add(askedKey{who.Peer, string(r.name), req.Header.Func}, took)
+	}
 	switch cellproto.KindOf(a.err) {
 	case 0, cellproto.FuncError, cellproto.BadInput:
 		if req.Body != nil || a.reply != nil && a.reply.Body != nil {

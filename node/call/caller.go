@@ -100,6 +100,7 @@ type Caller struct {
 	saved      time.Time                 // when reputation was written down
 	watchers   map[chan race.Log]cid.Cid // of Watch, and what each watches
 
+	asked   asked
 	place   func(*remote, cellproto.PeerID) (group string, local bool) // placeOf, but in tests
 	liars   atomic.Bool                                                // somebody may be banned for wrong answers
 	checks  atomic.Int32                                               // of spotCheck, under way

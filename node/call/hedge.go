@@ -236,7 +236,7 @@ func (c *Caller) nextBest(r *remote, tried *peerSet) (race.Ranked, bool) {
 	if r.decision == nil {
 		return race.Ranked{}, false
 	}
-	return r.decision.Next(func(p cellproto.PeerID) bool { return tried.has(p) || c.lied(p) })
+	return c.next(r.decision, func(p cellproto.PeerID) bool { return tried.has(p) || c.lied(p) })
 }
 
 // stage is when others may be asked while a provider is silent.

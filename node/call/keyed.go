@@ -31,10 +31,12 @@ type keyed struct {
 	kept   kept            // to be made again if the program ends, if it can be
 
 	// keys.mu guards these.
-	tracked bool        // once knows it
-	placed  time.Time   // when it got a place in the program; zero: it has none
-	over    bool        // done was called
-	timer   *time.Timer // of one that waits: its caller's deadline
+	tracked bool      // once knows it
+	placed  time.Time // when it got a place in the program; zero: it has none
+	over    bool      // done was called
+
+	ticket uint64      // in the queue; 0: it does not wait for a place, and has not. queue.mu guards it
+	timer  *time.Timer // of one that waits: its caller's deadline
 }
 
 // remembers says whether the call is one that is to run once.
@@ -108,7 +110,15 @@ func (k *keyed) enter(f *cellproto.Frame, args [32]byte) (verdict, onceAnswer) {
 // reads the caller's connection.
 func (k *keyed) run(f *cellproto.Frame, reading bool) {
 	srv, program := k.s.s, k.s.s.deps.Program
-	if err := program.Begin(); err != nil {
+	err := srv.crowded(f)
+	if err == nil {
+		err = program.Begin()
+	}
+	if cellproto.KindOf(err) == cellproto.Overloaded {
+		k.wait(f, err)
+		return
+	}
+	if err != nil {
 		k.relay.Fail(err)
 		return
 	}
@@ -127,6 +137,17 @@ func (k *keyed) run(f *cellproto.Frame, reading bool) {
 	if !srv.work.Go(func() { k.s.wake(k.relay, &clone, nil) }) {
 		k.relay.Fail(cellproto.Errorf("call", cellproto.Unavailable, "the nucleus is stopping"))
 	}
+}
+
+// wait has the call wait for a place.
+func (k *keyed) wait(f *cellproto.Frame, full error) {
+	srv := k.s.s
+	w := &waiting{fail: k.relay.Fail, placed: k.place, run: func(f *cellproto.Frame) { k.s.wake(k.relay, f, nil) }}
+	if err := srv.queue.push(k.s, f, full, w, &k.ticket); err != nil {
+		k.relay.Fail(err)
+		return
+	}
+	srv.next() // a place may have become free meanwhile
 }
 
 // place notes that the call has a place in the program, unless it is over.
@@ -190,6 +211,15 @@ func (k *keyed) done(kind cellproto.Kind, end time.Time) {
 		next, _ = ks.once.end(k.name, k)
 	}
 	ks.mu.Unlock()
+	srv.queue.mu.Lock()
+	ticket := k.ticket
+	srv.queue.mu.Unlock()
+	if ticket != 0 {
+		srv.queue.drop(ticket)
+		if !placed.IsZero() {
+			srv.queue.ended(ticket, end.Sub(placed))
+		}
+	}
 	if placed.IsZero() {
 		k.s.answeredFor(kind)
 	} else {

@@ -14,8 +14,11 @@ type passed struct {
 	begin time.Time
 	kept  kept // to be made again if the program ends, if it can be
 
-	ticket ticket
-	placed bool // it has a place in the program; queue.mu guards it while the call waits
+	waited bool // it has no place at first
+	// queue.mu guards these, of a call that waits.
+	ticket uint64 // in the queue; 0: it does not wait, and has not
+	placed bool   // it has a place in the program
+	over   bool
 
 	// Its methods, as the relay of each call is given them.
 	onDone func(cellproto.Kind, time.Time)
@@ -43,14 +46,17 @@ func (s *session) relay(c *cellproto.Conn, f *cellproto.Frame, fn *served) error
 	if err := s.take(); err != nil {
 		return err
 	}
-	full := program.Begin()
+	full := srv.crowded(f)
+	if full == nil {
+		full = program.Begin()
+	}
 	if full != nil && (f.More || cellproto.KindOf(full) != cellproto.Overloaded) {
 		s.giveBack()
 		return full
 	}
 	f.Header.Token, f.Header.To, f.Header.Meta = nil, "", meta
 	p := srv.newPassed()
-	p.s, p.begin, p.placed = s, c.ReadAt(), full == nil
+	p.s, p.begin, p.placed, p.waited = s, c.ReadAt(), full == nil, full != nil
 	if p.placed {
 		srv.meter.begin(s.load.use, p.begin)
 	}
@@ -60,11 +66,7 @@ func (s *session) relay(c *cellproto.Conn, f *cellproto.Frame, fn *served) error
 		p.relay.OnLost(p.onLost)
 	}
 	if !p.placed {
-		if err := srv.queue.push(p, f, full); err != nil {
-			p.relay.Fail(err)
-		} else {
-			srv.next() // a place may have become free meanwhile
-		}
+		p.wait(f, full)
 		return nil
 	}
 	p.relay.OnFree(p.onFree)
@@ -78,23 +80,52 @@ func (s *session) relay(c *cellproto.Conn, f *cellproto.Frame, fn *served) error
 	return nil
 }
 
+// wait has the call wait for a place.
+func (p *passed) wait(f *cellproto.Frame, full error) {
+	srv := p.s.s
+	w := &waiting{fail: p.relay.Fail, run: func(f *cellproto.Frame) { p.s.wake(&p.relay, f, nil) }}
+	w.placed = func() bool {
+		if !p.over {
+			p.placed, p.begin = true, time.Now()
+			srv.meter.begin(p.s.load.use, p.begin)
+		}
+		return !p.over
+	}
+	if err := srv.queue.push(p.s, f, full, w, &p.ticket); err != nil {
+		p.relay.Fail(err)
+		return
+	}
+	srv.next() // a place may have become free meanwhile
+}
+
 func (p *passed) done(kind cellproto.Kind, end time.Time) {
 	p.kept.release()
-	srv := p.s.s
-	if p.ticket.id != 0 {
-		srv.queue.drop(p.ticket.id)
-		srv.queue.mu.Lock()
-		placed := p.placed
-		srv.queue.mu.Unlock()
-		if placed {
-			srv.queue.ended(p.ticket.id, end.Sub(p.begin))
-		}
+	placed := p.placed
+	if p.waited {
+		placed = p.left(end)
 	}
-	if !p.placed {
+	if !placed {
 		p.s.answeredFor(kind)
 		return
 	}
 	p.s.done(p.begin, end, kind)
+}
+
+// left takes a call that has waited, or still does, out of the queue, and says whether it had got a place.
+func (p *passed) left(end time.Time) bool {
+	q := &p.s.s.queue
+	q.mu.Lock()
+	p.over = true
+	id, placed := p.ticket, p.placed
+	q.mu.Unlock()
+	if id == 0 {
+		return false
+	}
+	q.drop(id)
+	if placed {
+		q.ended(id, end.Sub(p.begin))
+	}
+	return placed
 }
 
 func (p *passed) lost(err error) bool { return p.s.again(&p.relay, &p.kept, err) }
@@ -105,7 +136,7 @@ const reusedRoom = 4 << 10
 // free is called when the call is over and nobody else holds it.
 func (p *passed) free() {
 	srv := p.s.s
-	p.s, p.ticket = nil, ticket{}
+	p.s = nil
 	room := p.kept.frame.Payload
 	p.kept = kept{}
 	if cap(room) <= reusedRoom {

@@ -15,7 +15,8 @@ import (
 // Limits of waiting. A caller that is refused can go elsewhere, so that is not put off for long.
 const (
 	queueTime = 250 * time.Millisecond
-	maxQueued = 64 // calls; past it whoever ranks lowest is refused
+	ownerTime = 5 * time.Second // of the owner, who has nowhere else to go
+	maxQueued = 64              // calls; past it whoever ranks lowest is refused
 )
 
 // Rank says as what a caller waits.
@@ -33,16 +34,18 @@ type queue struct {
 
 	mu    sync.Mutex
 	q     ledger.Queue
-	calls map[uint64]*passed
-	class map[uint64]ledger.Class
+	calls map[uint64]*waiting
 	last  uint64
 }
 
-// ticket is the place of a call in the queue.
-type ticket struct {
-	id    uint64 // 0: it did not wait
-	frame cellproto.Frame
-	timer *time.Timer
+// waiting is a call in the queue.
+type waiting struct {
+	class  ledger.Class
+	frame  cellproto.Frame
+	timer  *time.Timer
+	fail   func(error)              // it gets no place
+	placed func() bool              // it has one; false: it is over. queue.mu is held
+	run    func(f *cellproto.Frame) // then
 }
 
 // rank gives the rank of a session's caller.
@@ -56,11 +59,22 @@ func (s *session) rank() Rank {
 	return s.s.deps.Rank(s.who)
 }
 
-// push has a call wait for a place; full is why it has none. The error is that it may not.
-func (q *queue) push(p *passed, f *cellproto.Frame, full error) error {
-	r := p.s.rank()
+// crowded says whether calls wait, so that a further one is to wait for its turn too, although there may be a place at
+// this moment. Whatever has a body cannot wait.
+func (s *Server) crowded(f *cellproto.Frame) error {
+	if f.More || s.queue.waits.Load() == 0 {
+		return nil
+	}
+	return overloaded("others wait for a place")
+}
+
+// push has a call of a session wait for a place; full is why it has none. ticket, which queue.mu guards, gets its
+// number in the queue. The error is that it may not.
+func (q *queue) push(s *session, f *cellproto.Frame, full error, w *waiting, ticket *uint64) error {
+	r := s.rank()
+	w.class = r.Class
 	q.mu.Lock()
-	var out *passed
+	var out *waiting
 	if len(q.calls) >= maxQueued {
 		if out = q.evict(r.Class); out == nil {
 			q.mu.Unlock()
@@ -68,35 +82,39 @@ func (q *queue) push(p *passed, f *cellproto.Frame, full error) error {
 		}
 	}
 	if q.calls == nil {
-		q.calls, q.class = map[uint64]*passed{}, map[uint64]ledger.Class{}
+		q.calls = map[uint64]*waiting{}
 	}
 	q.last++
 	id := q.last
-	q.calls[id], q.class[id] = p, r.Class
+	q.calls[id], *ticket = w, id
 	wait := q.time
+	if r.Class == ledger.ClassOwner {
+		wait = max(wait, ownerTime)
+	}
 	if f.Header.Budget > 0 {
 		wait = min(wait, f.Header.Budget)
 	}
-	p.ticket = ticket{id: id, frame: f.Clone(), timer: time.AfterFunc(wait, func() {
+	w.frame = f.Clone()
+	w.timer = time.AfterFunc(wait, func() {
 		if q.drop(id) != nil {
-			p.relay.Fail(full)
+			w.fail(full)
 		}
-	})}
+	})
 	q.q.Push(ledger.Request{ID: id, Caller: r.Key, Class: r.Class, Weight: r.Weight, Group: r.Group, Cost: 1000})
 	q.waits.Store(int64(len(q.calls)))
 	q.mu.Unlock()
 	if out != nil {
-		out.relay.Fail(full)
+		out.fail(full)
 	}
 	return nil
 }
 
 // evict takes the newest call of the lowest class out, if that is below c. q.mu is held.
-func (q *queue) evict(c ledger.Class) *passed {
+func (q *queue) evict(c ledger.Class) *waiting {
 	worst, lowest := uint64(0), c
-	for id, class := range q.class {
-		if class > lowest || class == lowest && class > c && id > worst {
-			worst, lowest = id, class
+	for id, w := range q.calls {
+		if w.class > lowest || w.class == lowest && w.class > c && id > worst {
+			worst, lowest = id, w.class
 		}
 	}
 	if worst == 0 {
@@ -107,19 +125,18 @@ func (q *queue) evict(c ledger.Class) *passed {
 }
 
 // take forgets a call that waits no more. q.mu is held.
-func (q *queue) take(id uint64) *passed {
-	p := q.calls[id]
+func (q *queue) take(id uint64) *waiting {
+	w := q.calls[id]
 	delete(q.calls, id)
-	delete(q.class, id)
 	q.waits.Store(int64(len(q.calls)))
-	if p != nil {
-		p.ticket.timer.Stop()
+	if w != nil {
+		w.timer.Stop()
 	}
-	return p
+	return w
 }
 
 // drop takes a call out; nil if it does not wait any more.
-func (q *queue) drop(id uint64) *passed {
+func (q *queue) drop(id uint64) *waiting {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !q.q.Drop(id) {
@@ -142,21 +159,20 @@ func (s *Server) next() {
 			return
 		}
 		s.queue.mu.Lock()
-		var p *passed
+		var w *waiting
 		r, ok := s.queue.q.Pop()
 		if ok {
-			p = s.queue.take(r.ID)
-			p.placed, p.begin = true, time.Now()
-			s.meter.begin(p.s.load.use, p.begin)
+			w = s.queue.take(r.ID)
+		}
+		if w == nil || !w.placed() {
+			s.queue.q.Done(r.ID, 1)
+			s.queue.mu.Unlock()
+			s.deps.Program.End()
+			continue
 		}
 		s.queue.mu.Unlock()
-		if p == nil {
-			s.deps.Program.End()
-			return
-		}
-		f := &p.ticket.frame
-		if !s.work.Go(func() { p.s.wake(&p.relay, f, nil) }) {
-			p.relay.Fail(cellproto.Errorf("call", cellproto.Unavailable, "the nucleus is stopping"))
+		if !s.work.Go(func() { w.run(&w.frame) }) {
+			w.fail(cellproto.Errorf("call", cellproto.Unavailable, "the nucleus is stopping"))
 		}
 	}
 }

@@ -34,7 +34,8 @@ func TestQueueEvicts(t *testing.T) {
 			defer mu.Unlock()
 			refused = append(refused, c)
 		})
-		return q.push(p, &cellproto.Frame{Header: cellproto.Header{Budget: time.Hour}}, full)
+		w := &waiting{fail: p.relay.Fail}
+		return q.push(sess, &cellproto.Frame{Header: cellproto.Header{Budget: time.Hour}}, full, w, &p.ticket)
 	}
 	for range maxQueued {
 		if err := add(ledger.ClassStranger); err != nil {
@@ -130,5 +131,67 @@ func TestQueueByRank(t *testing.T) {
 	}
 	if l := p.server.Load(); l.InFlight != 0 || p.program.inFlight.Load() != 0 || p.server.Waiting() != 0 {
 		t.Errorf("places are left taken: %+v", l)
+	}
+}
+
+// Whoever comes while others wait does not get past them by chance, when a place is free at that moment. Calls with a
+// key wait like all others.
+func TestNobodyBarges(t *testing.T) {
+	cell := publish(t, testSchema())
+	p := provide(t, cell, nil)
+	p.program.places = 1
+	p.server.queue.time = patience
+	stranger, _ := newHost(t)
+	earned, _ := newHost(t)
+	p.server.deps.Rank = func(w Who) Rank {
+		if w.Peer == earned.ID() {
+			return Rank{Class: ledger.ClassEarned, Weight: 1}
+		}
+		return Rank{Class: ledger.ClassStranger, Weight: 1}
+	}
+	held := make(chan struct{})
+	served := make(chan string, 10)
+	p.program.handle = func(in *cellproto.Inbound) {
+		served <- string(in.Payload)
+		<-held
+		answer(in)
+	}
+	a, b := dial(t, stranger, p), dial(t, earned, p)
+	var calls sync.WaitGroup
+	call := func(c *cellproto.Conn, req *cellproto.Request) {
+		calls.Go(func() {
+			if _, err := ask(t, c, req); err != nil {
+				t.Errorf("%s: %v", req.Payload, err)
+			}
+		})
+	}
+	keyed := func(text string) *cellproto.Request {
+		req := request("count", text)
+		req.Header.Key = []byte(text)
+		return req
+	}
+	call(a, request("echo", "first"))
+	<-served
+	call(b, keyed("earned"))
+	eventually(t, "the call with a key waits", func() bool { return p.server.Waiting() == 1 })
+	p.program.inFlight.Add(-1) // a place that nobody has been told of
+	call(a, request("echo", "stranger"))
+	if got := <-served; got != `{"text":"earned"}` {
+		t.Errorf("served next is %s", got)
+	}
+	eventually(t, "the stranger waits", func() bool { return p.server.Waiting() == 1 })
+	call(b, keyed("again"))
+	eventually(t, "both wait", func() bool { return p.server.Waiting() == 2 })
+	close(held)
+	calls.Wait()
+	<-served
+	<-served
+	eventually(t, "no place is left taken", func() bool {
+		return p.program.inFlight.Load() == -1 && p.server.Load().InFlight == 0 && p.server.Waiting() == 0
+	})
+	p.server.queue.mu.Lock()
+	defer p.server.queue.mu.Unlock()
+	if len(p.server.queue.calls) > 0 {
+		t.Error("calls are remembered that wait no more")
 	}
 }

@@ -41,6 +41,7 @@ func main() {
 		cell.Func("slow", note).Slow().Doc("Notes one that takes its time."),
 		cell.Func("repeat", note).Idempotent().Doc("Notes one that may be repeated under its key."),
 		cell.Func("burn", burn).Slow().Doc("Keeps a processor busy for that long."),
+		cell.Func("work", work).Slow().Doc("Does a fixed piece of work."),
 		cell.Func("pid", func(context.Context, cell.None) (int, error) { return os.Getpid(), nil }).Pure(),
 		cell.Func("die", func(context.Context, cell.None) (int, error) { os.Exit(7); return 0, nil }),
 	)
@@ -53,6 +54,19 @@ func burn(_ context.Context, c Call) (int, error) {
 		for range 100 {
 			sum = sha256.Sum256(sum[:])
 		}
+	}
+	return int(sum[0]), nil
+}
+
+// work costs the same processor time however busy the machine is; three times as much where there is a file data/dear.
+func work(_ context.Context, c Call) (int, error) {
+	n := c.Ms * 5000
+	if _, err := os.Stat(filepath.Join("data", "dear")); err == nil {
+		n *= 3
+	}
+	sum := [32]byte{}
+	for range n {
+		sum = sha256.Sum256(sum[:])
 	}
 	return int(sum[0]), nil
 }
