@@ -133,10 +133,27 @@ func (a *accounts) rows() []ctl.WalletRow {
 		a.explain(&row, other)
 		rows = append(rows, row)
 	}
+	rows = append(rows, a.unpaid(rows)...)
 	slices.SortFunc(rows, func(x, y ctl.WalletRow) int {
 		return cmp.Or(-cmp.Compare(x.UWH+x.Unsigned, y.UWH+y.Unsigned), cmp.Compare(x.Peer, y.Peer))
 	})
 	return rows
+}
+
+// unpaid gives those whose first bill already was not signed: there is no register with them.
+func (a *accounts) unpaid(rows []ctl.WalletRow) (more []ctl.WalletRow) {
+	took := map[string]bool{}
+	for _, r := range rows {
+		took[r.Peer] = took[r.Peer] || !r.Gave
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for key, l := range a.lenders {
+		if p, err := peerOf(key); err == nil && l.refused != nil && !took[p.String()] {
+			more = append(more, ctl.WalletRow{Peer: p.String(), Refused: l.refused.Error()})
+		}
+	}
+	return more
 }
 
 // explain adds how the other side is served, or why bills are not signed.
