@@ -75,7 +75,7 @@ func TestBadSchemasInEveryLanguage(t *testing.T) {
 	for _, w := range words {
 		if cellproto.ValidFuncName(w) {
 			keywords.Functions[w] = cellproto.Function{Input: mustJSON(map[string]any{"type": "object", "properties": named}), Output: mustJSON(map[string]any{"$ref": "#/$defs/" + w, "$defs": named})}
-			if len(keywords.Functions) == 8 {
+			if len(keywords.Functions) == 2 {
 				break
 			}
 		}
