@@ -6,10 +6,12 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -19,7 +21,17 @@ import (
 	"github.com/celldnet/celld/internal/ctl"
 )
 
-func TestMain(m *testing.M) { os.Exit(Main(m)) }
+// More tests run at once than there are processors, unless -parallel says otherwise: most of what the slow ones
+// take is waiting, for daemons that talk once a minute.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == fmt.Sprint(runtime.GOMAXPROCS(0)) {
+		if err := f.Value.Set(fmt.Sprint(2 * runtime.GOMAXPROCS(0))); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(Main(m))
+}
 
 // The main job: two providers of one cell, a router without a program, and a caller that knows
 // nothing but the router's address.
