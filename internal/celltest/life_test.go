@@ -266,7 +266,7 @@ func TestConcurrencyOfLines(t *testing.T) {
 	c := n.Example("greet")
 	c.Edit("", "\n[resources]\nconcurrency = 2\n")
 	c.write("bin/greet", "#!/bin/sh\nwhile IFS= read -r line; do\n\tid=${line#*:}\n\twhile [ ! -e go ]; do sleep 0.05; done\n"+
-		"\techo \"{\\\"id\\\":${id%%,*},\\\"reply\\\":1}\"\ndone\n", 0o755)
+		"\techo \"{\\\"id\\\":${id%%,*},\\\"reply\\\":\\\"hello\\\"}\"\ndone\n", 0o755)
 	c.Start()
 	results := make(chan error, 9)
 	for range 3 {
