@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,11 +55,14 @@ func TestChecksAreRare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		made := cellproto.SchemaHash{1}
 		cells := map[string]celllock.Cell{"a": {Target: "a", Cell: "a", Schema: made}}
-		asked := 0
+		var asked atomic.Int64
 		c := &checks{
 			lock: &locked{}, log: zap.NewNop(), due: make(chan struct{}, 1), wanted: map[string]bool{}, begun: map[string]time.Time{},
 			heard: map[[2]cellproto.SchemaHash]bool{}, rows: map[string]ctl.DependencyCheck{},
-			schema: func(context.Context, string) (*cellproto.Schema, error) { asked++; return nil, errors.New("nobody") },
+			schema: func(context.Context, string) (*cellproto.Schema, error) {
+				asked.Add(1)
+				return nil, errors.New("nobody")
+			},
 		}
 		c.lock.now.Store(&cells)
 		c.ctx, c.cancel = context.WithCancel(t.Context())
@@ -68,18 +72,18 @@ func TestChecksAreRare(t *testing.T) {
 			c.hear(made, cellproto.SchemaHash{2, byte(i)})
 			synctest.Wait()
 		}
-		if asked != 1 {
-			t.Errorf("asked %d times at once", asked)
+		if asked.Load() != 1 {
+			t.Errorf("asked %d times at once", asked.Load())
 		}
 		time.Sleep(lockCheckEvery)
 		synctest.Wait()
-		if asked != 2 {
-			t.Errorf("asked %d times, want once more for all that was said since", asked)
+		if asked.Load() != 2 {
+			t.Errorf("asked %d times, want once more for all that was said since", asked.Load())
 		}
 		time.Sleep(10 * lockCheckEvery)
 		synctest.Wait()
-		if asked != 2 || len(c.begun) > 1 {
-			t.Errorf("asked %d times, though nothing was said", asked)
+		if asked.Load() != 2 || len(c.begun) > 1 {
+			t.Errorf("asked %d times, though nothing was said", asked.Load())
 		}
 	})
 }

@@ -92,6 +92,8 @@ expect 1 '^  greet name:string -> string' 'that schema says what the cell can do
 expect 1 '^ipns  *k51' 'that status shows the name'
 expect $((3 + languages)) '^stopped$' 'that stop stops'
 if grep -q '^WRONG' "$work/out"; then die 'doctor finds something wrong'; fi
+# Each cell's nucleus asks the home cell for its account, which is started for that and retires when nobody asks any more.
+stop_nucleus "$root/bin/cellctl" "$work/first-cells/home"
 for pid in "$work"/first-cells/*/run/pid; do
 	[ ! -e "$pid" ] || die "a nucleus was left running in ${pid%/run/pid}"
 done

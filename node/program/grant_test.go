@@ -128,7 +128,7 @@ func TestGrantedConcurrency(t *testing.T) {
 	cfg := testConfig(cellDir(t), "sdk")
 	cfg.Concurrency = 3
 	p := newProgram(t, cfg, Deps{})
-	c := holder(t, p, "", time.Time{})
+	c := holder(t, p, "uid:7", time.Time{}) // the owner waits
 	mustAsk(t, c, "echo", "", "")
 	var wg sync.WaitGroup
 	var ok, busy atomic.Int64
