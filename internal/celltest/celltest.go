@@ -16,9 +16,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -88,8 +90,29 @@ func New(t testing.TB) *Net {
 	t.Helper()
 	Bin(t)
 	n := &Net{t: t, name: fmt.Sprintf("celltest-%d-%d", os.Getpid(), networks.Add(1)), root: t.TempDir()}
+	t.Cleanup(n.endLate)
 	n.home = n.At("home") // cellctl starts its nucleus when it needs one
 	return n
+}
+
+// endLate ends the daemons below the network's directory that a cell had begun to start when it was stopped itself: the
+// home cell's, above all. It is the last cleanup but for the directory's own.
+func (n *Net) endLate() {
+	for deadline := time.Now().Add(Patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		found := false
+		files, _ := filepath.Glob("/proc/[0-9]*/cmdline") // of a good pattern; elsewhere there are none
+		for _, file := range files {
+			line, err := os.ReadFile(file)
+			pid, perr := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+			if err == nil && perr == nil && pid != os.Getpid() && strings.Contains(string(line), "\x00"+n.root+"/") {
+				found = true
+				_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+			}
+		}
+		if !found {
+			return
+		}
+	}
 }
 
 // Bootstrap starts a headless nucleus, as a home router runs it, by which every nucleus that is
