@@ -45,16 +45,6 @@ func (f Function) ArgumentsFit() *Fit {
 	return &Fit{what: "arguments", kind: BadInput, root: compileSchema(f.Input).root}
 }
 
-// FitReply is ReplyFit and Check. It reads the schema each time.
-func (f Function) FitReply(codec Codec, payload []byte) error {
-	return f.ReplyFit().Check(codec, payload)
-}
-
-// FitArguments is ArgumentsFit and Check.
-func (f Function) FitArguments(codec Codec, payload []byte) error {
-	return f.ArgumentsFit().Check(codec, payload)
-}
-
 // Check says whether a value fits. What is past 256 KiB, or nested deeper than 64, passes.
 func (t *Fit) Check(codec Codec, payload []byte) error {
 	if t == nil || len(payload) > maxFitBytes || t.root == anyNode {

@@ -46,7 +46,7 @@ func TestFitReply(t *testing.T) {
 		f := Function{Output: []byte(c.output)}
 		check := func(codec Codec, payload []byte) {
 			t.Helper()
-			err := f.FitReply(codec, payload)
+			err := f.ReplyFit().Check(codec, payload)
 			switch {
 			case c.want == "" && err != nil, c.want != "" && err == nil,
 				c.want != "" && (KindOf(err) != BadReply || !strings.Contains(err.Error(), c.want)):
@@ -67,7 +67,7 @@ func TestFitReply(t *testing.T) {
 		}
 		check(CBOR, data)
 	}
-	if err := (Function{Output: []byte(`{"type":"integer"}`)}).FitReply(0, []byte("raw")); err != nil {
+	if err := (Function{Output: []byte(`{"type":"integer"}`)}).ReplyFit().Check(0, []byte("raw")); err != nil {
 		t.Errorf("raw bytes: %v", err)
 	}
 }
@@ -89,13 +89,13 @@ func TestFitReplyTimeNotSet(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := f.FitReply(CBOR, payload); err != nil {
+		if err := f.ReplyFit().Check(CBOR, payload); err != nil {
 			t.Errorf("%s: %v", c.output, err)
 		}
 		if payload, err = json.Marshal(c.reply); err != nil {
 			t.Fatal(err)
 		}
-		if KindOf(f.FitReply(JSON, payload)) != BadReply {
+		if KindOf(f.ReplyFit().Check(JSON, payload)) != BadReply {
 			t.Errorf("%s: null passes in JSON", c.output)
 		}
 	}
@@ -107,7 +107,7 @@ func TestFitReplyDeep(t *testing.T) {
 	for codec, payload := range map[Codec]string{
 		JSON: strings.Repeat("[", 200) + strings.Repeat("]", 200), CBOR: strings.Repeat("\x81", 200) + "\x80",
 	} {
-		if err := f.FitReply(codec, []byte(payload)); err != nil {
+		if err := f.ReplyFit().Check(codec, []byte(payload)); err != nil {
 			t.Error(codec, err)
 		}
 	}
@@ -171,7 +171,7 @@ func FuzzFitReply(f *testing.F) {
 		if asJSON {
 			codec = JSON
 		}
-		if err := (Function{Output: output}).FitReply(codec, reply); err != nil && KindOf(err) != BadReply {
+		if err := (Function{Output: output}).ReplyFit().Check(codec, reply); err != nil && KindOf(err) != BadReply {
 			t.Fatal(err)
 		}
 	})

@@ -3,8 +3,12 @@ package ledger
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
+	"io"
 	"maps"
 	"slices"
+
+	"github.com/fxamacker/cbor/v2"
 
 	"github.com/celldnet/celld/cellproto"
 )
@@ -224,4 +228,49 @@ func (l *keyLog) chain(seq uint64) (chain []*KeyEntry, a authority) {
 		}
 	}
 	return chain, a
+}
+
+// KeyEntries reads a sequence of key entries (RFC 8742), of which nothing is checked but the form. Kind:
+// BadInput.
+func KeyEntries(r io.Reader) (list []*KeyEntry, err error) {
+	const op = "read key log"
+	dec := decMode.NewDecoder(io.LimitReader(r, maxExport))
+	for {
+		var raw cbor.RawMessage
+		if err := dec.Decode(&raw); errors.Is(err, io.EOF) {
+			return list, nil
+		} else if err != nil {
+			return nil, cellproto.Errorf(op, cellproto.BadInput, "entry %d: %w", len(list)+1, err)
+		}
+		e, err := DecodeKeyEntry(raw)
+		if err != nil {
+			return nil, cellproto.Errorf(op, cellproto.BadInput, "entry %d: %w", len(list)+1, err)
+		}
+		list = append(list, e)
+	}
+}
+
+// Follow gives the state of a key log after entries, of which the last may lack signatures: then it is that before
+// it. Kinds: those of KeyState.Apply.
+func Follow(net Net, list []*KeyEntry) (*KeyState, error) {
+	const op = "follow key log"
+	if len(list) == 0 {
+		return nil, cellproto.Errorf(op, cellproto.BadInput, "it is empty")
+	}
+	s := &KeyState{Net: net, ID: list[0].ID}
+	if list[0].Net != net {
+		return nil, cellproto.Errorf(op, cellproto.BadInput, "it is of another network")
+	}
+	for i, e := range list {
+		next, err := s.Apply(e)
+		draft := i > 0 && i == len(list)-1 && len(s.Members) > 0 && len(e.Sigs) < int(s.T)
+		switch {
+		case err == nil:
+			s = next
+		case draft && e.ID == s.ID && e.Seq == s.Len && e.Prev == s.Head:
+		default:
+			return nil, cellproto.Errorf(op, cellproto.KindOf(err), "entry %d: %w", i+1, err)
+		}
+	}
+	return s, nil
 }

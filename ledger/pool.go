@@ -5,13 +5,10 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/binary"
-	"errors"
-	"io"
 	"slices"
 	"time"
 
 	"github.com/celldnet/celld/cellproto"
-	"github.com/fxamacker/cbor/v2"
 )
 
 // FoundPool makes a pool of these members, t of whom sign, of whom this account is one. The key that it
@@ -173,14 +170,8 @@ func (e *KeyEntry) addSigs(from *KeyEntry) {
 	}
 }
 
-// CoSign signs an entry of a pool's log as its member with this index. For one place in the log a
-// member signs one entry, ever, and that is on the disk before the signature is there.
-func (l *Ledger) CoSign(now time.Time, e *KeyEntry, key ed25519.PrivateKey, index uint8) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.coSign(now, e, key, index)
-}
-
+// coSign signs an entry of a pool's log as its member with this index. For one place in the log a
+// member signs one entry, ever, and that is on the disk before the signature is there. l.mu is held.
 func (l *Ledger) coSign(now time.Time, e *KeyEntry, key ed25519.PrivateKey, index uint8) error {
 	const op = "sign for a pool"
 	id, err := e.Hash()
@@ -241,135 +232,4 @@ func (l *Ledger) loadLocal(data []byte) (Hash, bool) {
 
 func poolPlace(id Key, seq uint64) Hash {
 	return bodyID(binary.BigEndian.AppendUint64(append([]byte("pool"), id[:]...), seq))
-}
-
-// SignCheque donates: it adds amount to the total of what donor has given to somebody. It is on the disk
-// when it returns. donor is this account, or a pool that it is the runner of; key is that in force.
-// Kinds: BadInput, Denied when the key does not sign for the donor or a budget does not allow it,
-// Unavailable while it is not known what was given before, Failed.
-func (l *Ledger) SignCheque(now time.Time, donor, to Key, amount uint64, purpose string, key ed25519.PrivateKey) (*SignedCheque, error) {
-	const op = "sign cheque"
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.upToDate(op); err != nil {
-		return nil, err
-	}
-	c := Cheque{Net: l.cfg.Net, Donor: donor, To: to, N: 1, Credit: amount, T: ms(now), Purpose: purpose}
-	old := l.book.Cheque(donor, to)
-	if old != nil {
-		c.N, c.Credit = old.N+1, add(old.Credit, amount)
-	}
-	if amount == 0 {
-		return nil, cellproto.Errorf(op, cellproto.BadInput, "nothing is given")
-	}
-	s, err := SealCheque(c, key)
-	if err != nil {
-		return nil, err
-	}
-	data, err := s.Encode()
-	if err != nil {
-		return nil, err
-	}
-	_, body, err := DecodeCheque(data)
-	if err != nil {
-		return nil, err
-	}
-	if state := l.book.State(donor); state != nil && len(state.Members) > 0 && state.Runner.Budget > 0 && state.Runner.Runner != KeyOf(key) {
-		return nil, cellproto.Errorf(op, cellproto.Denied, "another account is the runner of this pool")
-	}
-	r := l.book.admitCheque(op, s, old)
-	if r.Verdict == 0 {
-		r = l.book.signedBy(op, ms(now), s, body, old)
-	}
-	if r.Verdict != 0 {
-		return nil, r.Err
-	}
-	if err := l.store.Append(now, chequeSlot(s.key()), data, true); err != nil {
-		return nil, cellproto.Errorf(op, cellproto.MayHaveRun, "nobody is told, but it may be on the disk: %w", err).
-			WithHint("When the disk is well again, restart the nucleus and look at the history before you try again.")
-	}
-	r = l.book.Ingest(ms(now), data)
-	l.follow(r)
-	if r.Verdict != Stored {
-		return nil, cellproto.Errorf(op, cellproto.Failed, "%s: %v", r.Verdict, r.Err)
-	}
-	return s, nil
-}
-
-// Matters says whether others near by are told of what an identity signs: it concerns this host, or is at
-// most two edges away.
-func (l *Ledger) Matters(id Key) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.book.Concerns(id) || l.graph.Near(l.book.Owner(id))
-}
-
-// Entries gives what is known of an identity, at most room bytes: its key log from one entry on, then the cheques of
-// which it is the donor; and how long the log is.
-func (l *Ledger) Entries(id Key, from uint64, room int) (entries [][]byte, length uint64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	put := func(e interface{ Encode() ([]byte, error) }) bool {
-		data, err := e.Encode()
-		if room -= len(data); err != nil || room < 0 {
-			return false
-		}
-		entries = append(entries, data)
-		return true
-	}
-	if s := l.book.State(id); s != nil {
-		length = s.Len
-	}
-	for _, e := range l.book.Log(id, from) {
-		if !put(e) {
-			return entries, length
-		}
-	}
-	l.book.Cheques(func(c *SignedCheque) bool { return c.Donor != id || put(c) })
-	return entries, length
-}
-
-// KeyEntries reads a sequence of key entries (RFC 8742), of which nothing is checked but the form. Kind:
-// BadInput.
-func KeyEntries(r io.Reader) (list []*KeyEntry, err error) {
-	const op = "read key log"
-	dec := decMode.NewDecoder(io.LimitReader(r, maxExport))
-	for {
-		var raw cbor.RawMessage
-		if err := dec.Decode(&raw); errors.Is(err, io.EOF) {
-			return list, nil
-		} else if err != nil {
-			return nil, cellproto.Errorf(op, cellproto.BadInput, "entry %d: %w", len(list)+1, err)
-		}
-		e, err := DecodeKeyEntry(raw)
-		if err != nil {
-			return nil, cellproto.Errorf(op, cellproto.BadInput, "entry %d: %w", len(list)+1, err)
-		}
-		list = append(list, e)
-	}
-}
-
-// Follow gives the state of a key log after entries, of which the last may lack signatures: then it is that before
-// it. Kinds: those of KeyState.Apply.
-func Follow(net Net, list []*KeyEntry) (*KeyState, error) {
-	const op = "follow key log"
-	if len(list) == 0 {
-		return nil, cellproto.Errorf(op, cellproto.BadInput, "it is empty")
-	}
-	s := &KeyState{Net: net, ID: list[0].ID}
-	if list[0].Net != net {
-		return nil, cellproto.Errorf(op, cellproto.BadInput, "it is of another network")
-	}
-	for i, e := range list {
-		next, err := s.Apply(e)
-		draft := i > 0 && i == len(list)-1 && len(s.Members) > 0 && len(e.Sigs) < int(s.T)
-		switch {
-		case err == nil:
-			s = next
-		case draft && e.ID == s.ID && e.Seq == s.Len && e.Prev == s.Head:
-		default:
-			return nil, cellproto.Errorf(op, cellproto.KindOf(err), "entry %d: %w", i+1, err)
-		}
-	}
-	return s, nil
 }

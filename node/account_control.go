@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -58,6 +59,24 @@ func (n *nucleus) account() (*account, error) {
 		return nil, n.accounts.ill()
 	}
 	return n.accounts.own, nil
+}
+
+// signer is account for what signs: it waits until the key log may be written.
+func (n *nucleus) signer(ctx context.Context, op string, w *ctl.Writer) (*account, error) {
+	o, err := n.account()
+	if err == nil {
+		err = o.ready(ctx, op, w)
+	}
+	return o, err
+}
+
+// amount reads how many µWh a request names, least or more.
+func amount(op string, q url.Values, least uint64) (uint64, error) {
+	uwh, err := strconv.ParseUint(q.Get("uwh"), 10, 53)
+	if err != nil || uwh < least {
+		return 0, cellproto.Errorf(op, cellproto.BadInput, "%.40q is no amount in µWh", q.Get("uwh"))
+	}
+	return uwh, nil
 }
 
 func (n *nucleus) ctlEntries(_ context.Context, r *http.Request, w *ctl.Writer) (any, error) {
@@ -178,11 +197,8 @@ func keyOfText(op, text string) (k ledger.Key, err error) {
 
 func (n *nucleus) ctlRevoke(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
 	const op = "revoke a host"
-	o, err := n.account()
+	o, err := n.signer(ctx, op, w)
 	if err != nil {
-		return nil, err
-	}
-	if err := o.ready(ctx, op, w); err != nil {
 		return nil, err
 	}
 	o.writing.Lock()
@@ -267,17 +283,14 @@ func (o *account) hosts() []ctl.WalletHost {
 
 func (n *nucleus) ctlDonate(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
 	const op = "donate"
-	o, err := n.account()
+	o, err := n.signer(ctx, op, w)
 	if err != nil {
 		return nil, err
 	}
-	if err := o.ready(ctx, op, w); err != nil {
-		return nil, err
-	}
 	q := r.URL.Query()
-	uwh, err := strconv.ParseUint(q.Get("uwh"), 10, 53)
-	if err != nil || uwh == 0 {
-		return nil, cellproto.Errorf(op, cellproto.BadInput, "%.40q is no amount in µWh", q.Get("uwh"))
+	uwh, err := amount(op, q, 1)
+	if err != nil {
+		return nil, err
 	}
 	to, err := o.resolve(op, q.Get("to"))
 	if err != nil {

@@ -45,39 +45,17 @@ func (b builder) Build(ctx context.Context, job mirror.Job) error {
 	if c.Read, c.Env, err = toolchain(ctx, job.Tools); err != nil {
 		return cellproto.Errorf(op, cellproto.KindOf(err), "%w", err).WithHint("%s", cellproto.HintOf(err))
 	}
-	log, err := program.OpenLog(filepath.Join(b.n.cfg.Dir, "log", "build.log"))
+	out, printed, err := b.record(op)
 	if err != nil {
 		return err
 	}
-	defer log.Close()
-	r, w, err := os.Pipe()
+	p, err := sandbox.Confine(ctx, launcher, c, sandbox.Deps{Stdout: out, Stderr: out})
+	out.Close()
 	if err != nil {
-		return cellproto.Errorf(op, cellproto.Failed, "%w", err)
-	}
-	tail := &tail{}
-	read := make(chan struct{})
-	go func() {
-		defer close(read)
-		defer r.Close()
-		buf := make([]byte, 4<<10)
-		for {
-			n, err := r.Read(buf)
-			harmless(buf[:n])
-			_, _ = log.Write(buf[:n]) // a full disk shows elsewhere
-			tail.add(buf[:n])
-			if err != nil {
-				return
-			}
-		}
-	}()
-	p, err := sandbox.Confine(ctx, launcher, c, sandbox.Deps{Stdout: w, Stderr: w})
-	w.Close()
-	if err != nil {
-		<-read
+		printed()
 		return cellproto.Errorf(op, cellproto.KindOf(err), "%w", err).WithHint("%s", cellproto.HintOf(err))
 	}
-	end := p.Wait()
-	<-read
+	end, tail := p.Wait(), printed()
 	switch {
 	case ctx.Err() != nil:
 		return cellproto.Errorf(op, cellproto.KindOf(ctx.Err()), "%w", ctx.Err())
@@ -94,6 +72,37 @@ func (b builder) Build(ctx context.Context, job mirror.Job) error {
 			WithHint("A build has no network: its source has to bring what it needs. See log/build.log.")
 	}
 	return nil
+}
+
+// record gives what a build prints to, which goes to log/build.log. printed gives the end of it, once out and its copies are
+// closed, and is called once.
+func (b builder) record(op string) (out *os.File, printed func() *tail, err error) {
+	log, err := program.OpenLog(filepath.Join(b.n.cfg.Dir, "log", "build.log"))
+	if err != nil {
+		return nil, nil, err
+	}
+	r, out, err := os.Pipe()
+	if err != nil {
+		log.Close()
+		return nil, nil, cellproto.Errorf(op, cellproto.Failed, "%w", err)
+	}
+	end, read := &tail{}, make(chan struct{})
+	go func() {
+		defer close(read)
+		defer r.Close()
+		defer log.Close()
+		buf := make([]byte, 4<<10)
+		for {
+			n, err := r.Read(buf)
+			harmless(buf[:n])
+			_, _ = log.Write(buf[:n]) // a full disk shows elsewhere
+			end.add(buf[:n])
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return out, func() *tail { <-read; return end }, nil
 }
 
 // boundBuild keeps a build for others within what this machine gives: in the group of all that is hosted, else

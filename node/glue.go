@@ -115,3 +115,24 @@ func parseKey(text string) (peer.ID, error) {
 	}
 	return peer.IDFromPublicKey(key)
 }
+
+func (n *nucleus) agent() string { return "celld/" + n.version }
+
+// newServer makes the half that serves the program, nil for none.
+func (n *nucleus) newServer(prog call.Program, outgoing func(*cellproto.Conn, *cellproto.Frame), allowed []peer.ID) *call.Server {
+	return call.NewServer(call.ServerConfig{
+		Name: n.cfg.Cell.Name, Agent: n.agent(), Challenge: string(n.cfg.Auth.Challenge), AllowedKeys: allowed,
+		TokenTTL: n.cfg.Auth.TokenTTL, ShowSchema: n.cfg.Cell.Schema, CheckArgs: n.cfg.Cell.Speaks == celltoml.JSONL, OwnerUID: os.Getuid(), Had: n.schemas.has,
+		Elsewhere: func(made []byte) bool { return n.olds.route(made) != "" }, Fit: n.fitting.of,
+	}, call.ServerDeps{Program: prog, Identity: n.identity, Outgoing: outgoing, Rank: n.rank, Log: n.log.Named("server")})
+}
+
+// newCaller makes the half that calls others. What it is told to is there by then.
+func (n *nucleus) newCaller() *call.Caller {
+	return call.NewCaller(call.CallerConfig{
+		Dir: n.cfg.Dir, Agent: n.agent(), Deps: n.cfg.Deps, RemoteCells: n.cfg.RemoteCells, SpotCheck: n.cfg.Caller.SpotCheck,
+	}, call.CallerDeps{
+		Host: n.host, Finder: finder{n.dht}, Blocks: n.blocks, Identity: n.identity,
+		Wake: wake, Own: n.server, Mirrors: n.mirrors, Repos: n.depends, MadeFor: n.locked.madeFor, Heard: n.hearSchema, Raced: n.placer.raced, Log: n.log.Named("caller"),
+	})
+}

@@ -417,22 +417,12 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 	} else {
 		n.taken.reap(0)
 	}
-	agent := "celld/" + n.version
-	n.server = call.NewServer(call.ServerConfig{
-		Name: n.cfg.Cell.Name, Agent: agent, Challenge: string(n.cfg.Auth.Challenge), AllowedKeys: allowed,
-		TokenTTL: n.cfg.Auth.TokenTTL, ShowSchema: n.cfg.Cell.Schema, CheckArgs: n.cfg.Cell.Speaks == celltoml.JSONL, OwnerUID: os.Getuid(), Had: n.schemas.has,
-		Elsewhere: func(made []byte) bool { return n.olds.route(made) != "" }, Fit: n.fitting.of,
-	}, call.ServerDeps{Program: prog, Identity: n.identity, Outgoing: outgoing, Rank: n.rank, Log: n.log.Named("server")})
+	n.server = n.newServer(prog, outgoing, allowed)
 	n.friends.know(n.server, n.mirrors.account, allowed)
 	n.placer = newPlacer(n, started) // ends after the caller, which tells it
 	n.depends = newDepends(n, started)
 	n.locked = newLocked(n.cfg.Dir, n.log.Named("lock"))
-	caller = call.NewCaller(call.CallerConfig{
-		Dir: n.cfg.Dir, Agent: agent, Deps: n.cfg.Deps, RemoteCells: n.cfg.RemoteCells, SpotCheck: n.cfg.Caller.SpotCheck,
-	}, call.CallerDeps{
-		Host: n.host, Finder: finder{n.dht}, Blocks: n.blocks, Identity: n.identity,
-		Wake: wake, Own: n.server, Mirrors: n.mirrors, Repos: n.depends, MadeFor: n.locked.madeFor, Heard: n.hearSchema, Raced: n.placer.raced, Log: n.log.Named("caller"),
-	})
+	caller = n.newCaller()
 	n.caller = caller
 	n.checks.Store(newChecks(n, started))
 	if n.taken != nil {

@@ -306,17 +306,14 @@ func (o *account) poolFile(id ledger.Key, draft *ledger.KeyEntry, done bool) (ct
 
 func (n *nucleus) ctlPoolBudget(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
 	const op = "propose a budget"
-	o, err := n.account()
+	o, err := n.signer(ctx, op, w)
 	if err != nil {
-		return nil, err
-	}
-	if err := o.ready(ctx, op, w); err != nil {
 		return nil, err
 	}
 	q := r.URL.Query()
-	uwh, err := strconv.ParseUint(q.Get("uwh"), 10, 53)
+	uwh, err := amount(op, q, 0)
 	if err != nil {
-		return nil, cellproto.Errorf(op, cellproto.BadInput, "%.40q is no amount in µWh", q.Get("uwh"))
+		return nil, err
 	}
 	until, err := strconv.ParseInt(q.Get("until"), 10, 64)
 	if err != nil || until <= time.Now().UnixMilli() {

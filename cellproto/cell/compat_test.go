@@ -271,7 +271,7 @@ func givesNothingElse(t *rapid.T, r *rand.Rand, old, next reflect.Type) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err = promised.FitReply(codec, b.Bytes()); err == nil {
+			if err = promised.ReplyFit().Check(codec, b.Bytes()); err == nil {
 				err = decodeReply(codec, b.Bytes(), reflect.New(old).Interface())
 			}
 			if err != nil {
@@ -297,7 +297,7 @@ func TestTimeNotSetFits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := (cellproto.Function{Output: output}).FitReply(codec, b.Bytes()); err != nil {
+		if err := (cellproto.Function{Output: output}).ReplyFit().Check(codec, b.Bytes()); err != nil {
 			t.Errorf("%v: %v", codec, err)
 		}
 	}

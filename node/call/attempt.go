@@ -48,7 +48,7 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 			return nil, r.worse(last, err)
 		}
 		if len(tried.peers) == 0 {
-			who = c.onTrial(r, who, req)
+			who = c.onTrial(now, r, who, req)
 		}
 		if err := p.prepare(ctx, c, r, who, req); err != nil {
 			c.tried(r, who, 0, cellproto.KindOf(err))

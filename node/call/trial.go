@@ -11,8 +11,7 @@ import (
 
 // onTrial counts a call, and gives whom it goes to: who, unless another provider is to show now whether it is
 // still as slow as it was. tried is due then.
-func (c *Caller) onTrial(r *remote, who race.Ranked, req *cellproto.Request) race.Ranked {
-	now := time.Now()
+func (c *Caller) onTrial(now time.Time, r *remote, who race.Ranked, req *cellproto.Request) race.Ranked {
 	_, schema := r.description()
 	r.mu.Lock()
 	r.hedges.Called()
