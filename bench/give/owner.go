@@ -293,6 +293,12 @@ func (m *machine) elsewhere(cell, self, target string, c *calls) error {
 	if err := wait("the copy answers", func() bool { p := c.last.Load(); return p != nil && *p != status.PeerID }); err != nil {
 		return err
 	}
+	// It comes back on another port, and is who the others were introduced by: it is introduced to them now.
+	there, err := ask[ctl.Status](&machine{o: m.o, dir: filepath.Dir(self)}, "status", self)
+	if err != nil {
+		return err
+	}
+	m.bootstrap = strings.Join(there.Addrs, ",")
 	if _, err := m.ctl("start", cell); err != nil {
 		return err
 	}
@@ -300,7 +306,7 @@ func (m *machine) elsewhere(cell, self, target string, c *calls) error {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		rows, err := (&ctl.Client{Dir: self}).Race(ctx, target)
-		return err == nil && slices.ContainsFunc(rows, func(r ctl.RaceRow) bool { return r.Peer == status.PeerID })
+		return err == nil && slices.ContainsFunc(rows, func(r ctl.RaceRow) bool { return r.Peer == status.PeerID && r.Error == "" })
 	})
 	c.made.Store(0)
 	c.lost.Store(0)
