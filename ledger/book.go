@@ -241,22 +241,22 @@ func (b *Book) mine(s *Signed) bool {
 	return s.Consumer == b.cfg.Self && s.ConsumerSig != nil || s.Provider == b.cfg.Self && s.ProviderSig != nil
 }
 
-// decreasing compares each half of a register with what would replace it. Equal credit with smaller
-// numbers is no fault: the first seen stays.
+// decreasing compares what would replace half of a register with that: what the consumer has signed with what it
+// has signed before, and only what it has not with the provider's claim. A provider that has lost its newest
+// receipts claims from an older one on, in other numbers than those that both had signed: these come back.
+// Equal credit with smaller numbers is no fault: the first seen stays.
 func decreasing(op string, s *Signed, old Register) Result {
-	for _, half := range []struct {
-		sig *Signature
-		old *Signed
-	}{{s.ConsumerSig, old.Ack}, {s.ProviderSig, old.Claim}} {
-		if half.sig == nil || half.old == nil || !newer(s, half.old) || s.covers(&half.old.Receipt) {
-			continue
-		}
-		if s.Credit == half.old.Credit {
-			return Result{Verdict: Stale}
-		}
-		return Result{Verdict: Decreasing, Err: cellproto.Errorf(op, cellproto.BadInput, "credit has grown, but another number is smaller than before")}
+	before := old.Ack
+	if s.ConsumerSig == nil {
+		before = old.Claim
 	}
-	return Result{}
+	switch {
+	case before == nil || !newer(s, before) || s.covers(&before.Receipt):
+		return Result{}
+	case s.Credit == before.Credit:
+		return Result{Verdict: Stale}
+	}
+	return Result{Verdict: Decreasing, Err: cellproto.Errorf(op, cellproto.BadInput, "credit has grown from %d to %d µWh, but another number is smaller than before", before.Credit, s.Credit)}
 }
 
 // creditor is whose the credit of a receipt is.

@@ -262,6 +262,27 @@ func TestBackupRestored(t *testing.T) {
 	}
 }
 
+// What was used since a backup of the provider's may be less than before in all and more in one number: its claim
+// is not covered by the newest receipt, which it takes back all the same. It counts on above both.
+func TestBackupClaimsOtherNumbers(t *testing.T) {
+	provider := newTestBook(2)
+	week, today, since := testReceipt(1, 2, 1000), testReceipt(1, 2, 9000), testReceipt(1, 2, 1100)
+	since.Meter.Out = today.Meter.Out + 1
+	provider.expect(t, Stored, wire(t, dual(t, week, 1, 2)))
+	provider.expect(t, Stored, wire(t, claim(t, since, 2)))
+	provider.expect(t, Stored, wire(t, dual(t, today, 1, 2)))
+	if g, _ := provider.Balance(pub(2)); g != 9000 {
+		t.Errorf("given %d", g)
+	}
+	less := testReceipt(1, 2, 9100)
+	less.Meter.Out = today.Meter.Out - 1
+	provider.expect(t, Decreasing, wire(t, claim(t, less, 2)))
+	provider.expect(t, Decreasing, wire(t, dual(t, less, 1, 2)))
+	on := testReceipt(1, 2, 9100)
+	on.Meter.Out = today.Meter.Out + since.Meter.Out
+	provider.expect(t, Stored, wire(t, claim(t, on, 2)))
+}
+
 // Each check, and that it comes before those that cost more: entries are forged, so that whatever
 // reached the signatures would be found Forged.
 func TestValidationOrder(t *testing.T) {
