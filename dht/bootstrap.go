@@ -29,10 +29,12 @@ const (
 	// newsDelay lets the answers to one multicast question come in before they are acted on.
 	newsDelay = 100 * time.Millisecond
 
-	// emptyTick and fullTick are how often the routing tables are looked at, for they do not tell
-	// when they get their first peer.
-	emptyTick = 100 * time.Millisecond
-	fullTick  = time.Second
+	// tableTick is how often the routing tables are looked at, for they do not tell when they get a peer; soonTick
+	// while they are empty and a peer has been identified no longer than soon ago: it may be the first one, once it
+	// has answered a query.
+	tableTick = time.Second
+	soonTick  = 100 * time.Millisecond
+	soon      = 15 * time.Second
 	// settle is the least time between two rounds of announcing because of other addresses: the host
 	// finds them one by one.
 	settle = 5 * time.Second
@@ -205,19 +207,24 @@ func (b *bootstrapper) round(ctx context.Context) bool {
 // first peers, when they have grown much, and when this host has other addresses than the records of
 // it say: one that takes a relay has been announcing nothing that others could use until then.
 func (d *DHT) watch() {
-	tick := time.NewTicker(emptyTick)
+	tick := time.NewTicker(tableTick)
 	defer tick.Stop()
-	moves, changed := d.addressEvents()
+	moves, changed := d.hostEvents()
 	defer moves()
 	var was int
 	var last, moved time.Time
+	met := d.now()                        // when a peer was identified last
 	addrs, late := d.usableAddrs(), false // late: the addresses may have changed since they were looked at
 	for {
 		select {
 		case <-d.ctx.Done():
 			return
-		case <-changed:
-			late = true
+		case e := <-changed:
+			if _, peer := e.(event.EvtPeerIdentificationCompleted); peer {
+				met = d.now()
+			} else {
+				late = true
+			}
 		case <-tick.C:
 		}
 		n, now := d.tables.Load().size(), d.now()
@@ -237,19 +244,20 @@ func (d *DHT) watch() {
 		} else if n == 0 {
 			was = 0
 		}
-		if n == 0 {
-			tick.Reset(emptyTick)
+		if n == 0 && now.Sub(met) < soon {
+			tick.Reset(soonTick)
 		} else {
-			tick.Reset(fullTick)
+			tick.Reset(tableTick)
 		}
 	}
 }
 
-// addressEvents tells when the host's addresses change, until stop is called.
-func (d *DHT) addressEvents() (stop func(), changed <-chan any) {
-	sub, err := d.host.EventBus().Subscribe(new(event.EvtLocalAddressesUpdated), eventbus.Name("dht addresses"))
+// hostEvents tells when the host's addresses change, and when a peer was identified, until stop is called.
+func (d *DHT) hostEvents() (stop func(), changed <-chan any) {
+	sub, err := d.host.EventBus().Subscribe(
+		[]any{new(event.EvtLocalAddressesUpdated), new(event.EvtPeerIdentificationCompleted)}, eventbus.Name("dht watch"))
 	if err != nil {
-		d.log.Warn("changes of this host's addresses are announced late", zap.Error(err))
+		d.log.Warn("first peers, and changes of this host's addresses, are noticed late", zap.Error(err))
 		return func() {}, nil
 	}
 	return func() { sub.Close() }, sub.Out()
