@@ -49,6 +49,8 @@ type accounts struct {
 	at      time.Time
 	granted uint64
 
+	signing sync.Mutex // one bill after the other: each is held against all that were signed; taken before mu
+
 	mu      sync.Mutex
 	debtors map[string]*debtor          // by the text of their peer ID
 	lenders map[ledger.Key]*lender      // those who have sent bills

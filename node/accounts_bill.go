@@ -39,14 +39,6 @@ func (d *debtor) heard(acked *ledger.Signed) {
 	}
 }
 
-// lender is a host that was called, and has sent a bill.
-type lender struct {
-	before  ledger.Receipt // what was signed before this nucleus counted
-	refused error          // why its last bill was not signed
-	asked   []gossip.Use   // what had been asked of it when paid was signed for
-	paid    uint64         // µWh, from which on bills are compared with others'
-}
-
 // owes gives the account of a caller; nil for one whose key the ledger cannot hold. a.mu is held.
 func (a *accounts) owes(who string) *debtor {
 	if d, ok := a.debtors[who]; ok {
@@ -268,6 +260,8 @@ func (a *accounts) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 	if r.Consumer != a.self || r.Provider != from || r.Net != a.net || r.Beneficiary != nil && *r.Beneficiary == a.self {
 		return nil, cellproto.Errorf(op, cellproto.BadInput, "the bill is not of the two hosts that talk")
 	}
+	a.signing.Lock()
+	defer a.signing.Unlock()
 	acked := a.register(r.RegKey()).Ack
 	if acked != nil && (acked.Credit >= r.Credit || !shows(before, acked)) {
 		return acked.Encode() // which the provider has lost, or never got
@@ -276,12 +270,9 @@ func (a *accounts) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 	l := a.lenders[from]
 	if l == nil {
 		l = &lender{}
-		if acked != nil {
-			l.before, l.paid = acked.Receipt, acked.Credit
-		}
 		a.lenders[from] = l
 	}
-	err = gossip.Check(&r.Receipt, acked, &l.before, a.seen(p))
+	err = l.check(&r.Receipt, acked, a.seen(p))
 	var used []gossip.Use
 	if err == nil {
 		used, err = a.compare(p, l, &r.Receipt)
@@ -292,7 +283,7 @@ func (a *accounts) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 		err = a.travel.Ingest(p, bill)
 	}
 	if err != nil {
-		a.unsigned(p, from, acked == nil, err)
+		a.unsigned(p, from, r.RegKey(), err)
 		return nil, err
 	}
 	s, err := a.led.SignTotal(time.Now(), r.Receipt, ledger.RoleConsumer, a.key)
@@ -317,11 +308,14 @@ func shows(before []byte, acked *ledger.Signed) bool {
 
 // unsigned says that a bill was not signed, unless it is a stranger's, of whom nothing is remembered either: anybody can
 // send any number of those.
-func (a *accounts) unsigned(p peer.ID, from ledger.Key, first bool, err error) {
-	if first && a.seen(p).Wall == 0 {
-		a.mu.Lock()
+func (a *accounts) unsigned(p peer.ID, from ledger.Key, k ledger.RegKey, err error) {
+	a.mu.Lock()
+	stranger := a.lenders[from].forget(k) && a.seen(p).Wall == 0
+	if stranger {
 		delete(a.lenders, from)
-		a.mu.Unlock()
+	}
+	a.mu.Unlock()
+	if stranger {
 		a.log.Debug("a stranger's bill was not signed", zap.Stringer("peer", p), zap.Error(err))
 		return
 	}

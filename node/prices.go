@@ -22,7 +22,7 @@ func (a *accounts) compare(p peer.ID, l *lender, r *ledger.Receipt) ([]gossip.Us
 	for _, c := range a.n.caller.Asked(p) {
 		used = append(used, gossip.Use{Fn: c.Cell + " " + c.Func, Calls: c.Calls, Wall: c.Wall})
 	}
-	asks := r.Credit - min(l.paid, r.Credit)
+	asks := l.asks(r)
 	if usual, dear := a.market.Dear(r.Provider, since(used, l.asked), asks); dear {
 		a.n.caller.Shun(p, time.Now().Add(shunTime))
 		return nil, cellproto.Errorf("check bill", cellproto.Denied, "it is too dear: %d µWh for what cost about %d at three others", asks, usual)
@@ -32,10 +32,11 @@ func (a *accounts) compare(p peer.ID, l *lender, r *ledger.Receipt) ([]gossip.Us
 
 // pay notes what was paid for what. a.mu is held.
 func (a *accounts) pay(l *lender, used []gossip.Use, r *ledger.Receipt) {
-	paid := r.Credit - min(l.paid, r.Credit)
+	paid := l.asks(r)
+	l.sign(r)
 	a.market.Paid(r.Provider, since(used, l.asked), paid)
 	if paid >= compareOver {
-		l.asked, l.paid = used, r.Credit
+		l.asked, l.paid = used, l.total
 	}
 }
 

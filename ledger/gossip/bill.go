@@ -50,6 +50,9 @@ type Seen struct {
 	Wall uint64 // ns for which its calls were on their way
 	Sent uint64 // bytes to the provider
 	Got  uint64 // and from it
+	// Elsewhere is what was signed for since in other registers of the provider: it chooses the register of a bill, by
+	// beneficiary and epoch, and what was seen is there once for all of them.
+	Elsewhere ledger.Meter
 }
 
 // What a consumer takes a provider's word for.
@@ -86,13 +89,17 @@ func Check(r *ledger.Receipt, acked *ledger.Signed, before *ledger.Receipt, seen
 	if want, err := chain(r, acked); err != nil || want != r.Log {
 		return bad(cellproto.Denied, "it does not follow the receipt that was signed last")
 	}
-	used := Less(r.Meter, before.Meter)
+	used := Plus(Less(r.Meter, before.Meter), seen.Elsewhere)
 	used.CPU = min(used.CPU, seen.time()*maxCores)
 	used.RAM = min(used.RAM, seen.time()/1e6*(maxMemory/1000))
 	used.In, used.Out = min(used.In, seen.bytes(seen.Sent)), min(used.Out, seen.bytes(seen.Got))
 	used.GPU = min(used.GPU, seen.time()*maxCores)
-	total := Plus(before.Meter, used)
+	total, billed := Plus(before.Meter, used), Plus(r.Meter, seen.Elsewhere)
 	most, err := prices.Credit(&total)
+	if err != nil {
+		return err
+	}
+	all, err := prices.Credit(&billed)
 	if err != nil {
 		return err
 	}
@@ -100,7 +107,7 @@ func Check(r *ledger.Receipt, acked *ledger.Signed, before *ledger.Receipt, seen
 	if seen.Wall == 0 {
 		late = min(late, before.Credit)
 	}
-	if over := r.Credit - min(most, r.Credit); over > late {
+	if over := all - min(most, all); over > late {
 		return bad(cellproto.Denied, "it is %d µWh above what calls that took %d ms can have used", over, seen.Wall/1e6)
 	}
 	return nil
