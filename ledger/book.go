@@ -38,9 +38,10 @@ func (v Verdict) String() string {
 	return "unknown"
 }
 
-// Charged says whether who has sent such an entry is to blame: no honest program sends it on.
+// Charged says whether who has sent such an entry is to blame: no honest program sends it on. A number that falls is
+// the fault of who has signed it: who passes it on may not know what was before.
 func (v Verdict) Charged() bool {
-	return v == TooLarge || v == Malformed || v == Decreasing || v == Forged
+	return v == TooLarge || v == Malformed || v == Forged
 }
 
 // Result is what Book says of one entry.
@@ -194,6 +195,12 @@ func (b *Book) ingestReceipt(nowMS uint64, data []byte, by trust) Result {
 	if !known && !b.mine(s) {
 		b.foreign++
 	}
+	if s.complete(old) {
+		if data, err = s.Encode(); err != nil {
+			return refused(err)
+		}
+		in = registerOf(s)
+	}
 	merged := old.Merge(in)
 	b.regs[key] = merged
 	gain := merged.Credit() - old.Credit() // the halves only grow
@@ -241,17 +248,18 @@ func (b *Book) mine(s *Signed) bool {
 	return s.Consumer == b.cfg.Self && s.ConsumerSig != nil || s.Provider == b.cfg.Self && s.ProviderSig != nil
 }
 
-// decreasing compares what would replace half of a register with that: what the consumer has signed with what it
-// has signed before, and only what it has not with the provider's claim. A provider that has lost its newest
-// receipts claims from an older one on, in other numbers than those that both had signed: these come back.
-// Equal credit with smaller numbers is no fault: the first seen stays.
+// decreasing compares what one side alone has signed with the half of a register that it would replace. What both have
+// signed needs no comparison: a consumer could sign a total with huge numbers by itself, and nobody would take the
+// receipts any more that come after it; and when both have lost their newest receipts they agree on other numbers,
+// before the old ones come back. Equal credit with smaller numbers is no fault: the first seen stays.
 func decreasing(op string, s *Signed, old Register) Result {
 	before := old.Ack
 	if s.ConsumerSig == nil {
 		before = old.Claim
 	}
+	both := s.ConsumerSig != nil && s.ProviderSig != nil
 	switch {
-	case before == nil || !newer(s, before) || s.covers(&before.Receipt):
+	case both || before == nil || !newer(s, before) || s.covers(&before.Receipt):
 		return Result{}
 	case s.Credit == before.Credit:
 		return Result{Verdict: Stale}

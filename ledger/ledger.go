@@ -141,13 +141,7 @@ func (l *Ledger) SignTotal(now time.Time, r Receipt, role Role, key ed25519.Priv
 	if err != nil {
 		return nil, err
 	}
-	// Of the same body the other half may be here: then this makes it whole.
-	if reg.Ack != nil && s.ConsumerSig == nil && s.same(&reg.Ack.Receipt) {
-		s.ConsumerSig = reg.Ack.ConsumerSig
-	}
-	if reg.Claim != nil && s.ProviderSig == nil && s.same(&reg.Claim.Receipt) {
-		s.ProviderSig = reg.Claim.ProviderSig
-	}
+	s.complete(reg) // of the same body the other half may be here
 	data, err := s.Encode()
 	if err != nil {
 		return nil, err

@@ -96,6 +96,20 @@ func (r *Receipt) covers(o *Receipt) bool {
 	return r.N >= o.N && r.Credit >= o.Credit && r.Meter.covers(&o.Meter)
 }
 
+// complete adds to s the signature that r has of the same body by the other side, so that others are shown both. It
+// reports whether there was one.
+func (s *Signed) complete(r Register) bool {
+	switch {
+	case s.ConsumerSig == nil && r.Ack != nil && s.same(&r.Ack.Receipt):
+		s.ConsumerSig = r.Ack.ConsumerSig
+	case s.ProviderSig == nil && r.Claim != nil && s.same(&r.Claim.Receipt):
+		s.ProviderSig = r.Claim.ProviderSig
+	default:
+		return false
+	}
+	return true
+}
+
 // Entries gives what shows a register to others: one entry, or two when the halves differ.
 func (r Register) Entries() []*Signed {
 	switch {

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"fmt"
 	"testing"
 
@@ -277,10 +278,61 @@ func TestBackupClaimsOtherNumbers(t *testing.T) {
 	less := testReceipt(1, 2, 9100)
 	less.Meter.Out = today.Meter.Out - 1
 	provider.expect(t, Decreasing, wire(t, claim(t, less, 2)))
-	provider.expect(t, Decreasing, wire(t, dual(t, less, 1, 2)))
+	provider.expect(t, Decreasing, wire(t, ack(t, less, 1)))
 	on := testReceipt(1, 2, 9100)
 	on.Meter.Out = today.Meter.Out + since.Meter.Out
 	provider.expect(t, Stored, wire(t, claim(t, on, 2)))
+}
+
+// A consumer signs a total with huge numbers by itself, so that others refuse what both sign after that, and do not see
+// what it takes.
+func TestConsumerCannotHide(t *testing.T) {
+	b := newTestBook(9)
+	huge := testReceipt(1, 2, 1001)
+	huge.N, huge.Meter.In, huge.Meter.Out = maxMeter, maxMeter, maxMeter
+	b.expect(t, Stored, wire(t, dual(t, testReceipt(1, 2, 1000), 1, 2)))
+	b.expect(t, Stored, wire(t, ack(t, huge, 1)))
+	b.expect(t, Stored, wire(t, dual(t, testReceipt(1, 2, 50_000), 1, 2)))
+	if _, taken := b.Balance(pub(1)); taken != 50_000 {
+		t.Errorf("%d of 50000 are seen", taken)
+	}
+	b.expect(t, Decreasing, wire(t, ack(t, func() Receipt { r := testReceipt(1, 2, 60_000); r.N = 1; return r }(), 1)))
+	if Decreasing.Charged() {
+		t.Error("who passes it on is to blame")
+	}
+}
+
+// Both sides have come from backups and agreed on other numbers, before a neighbour shows them what they had signed:
+// all keep the larger total, whatever came first.
+func TestBothFromBackups(t *testing.T) {
+	before, since := testReceipt(1, 2, 9000), testReceipt(1, 2, 1100)
+	since.Meter.Out = before.Meter.Out + 1
+	for _, order := range [][]Receipt{{before, since}, {since, before}} {
+		for _, self := range []byte{1, 2, 9} {
+			b := newTestBook(self)
+			for _, r := range order {
+				b.Ingest(nowMS, wire(t, dual(t, r, 1, 2)))
+			}
+			if given, taken := b.Alone(pub(2)); given != 9000 || taken != 0 {
+				t.Errorf("host %d has %d", self, given)
+			}
+		}
+	}
+}
+
+// The two signatures of one body are shown together, also when they came apart: a consumer can leave the provider's out.
+func TestHalvesAreJoined(t *testing.T) {
+	r := testReceipt(1, 2, 1000)
+	halves := [][]byte{wire(t, ack(t, r, 1)), wire(t, claim(t, r, 2))}
+	for i := range halves {
+		b := newTestBook(2)
+		b.expect(t, Stored, halves[i])
+		res := b.Ingest(nowMS, halves[1-i])
+		both := wire(t, dual(t, r, 1, 2))
+		if got := b.regs[r.RegKey()]; !bytes.Equal(wire(t, got.Ack), both) || !bytes.Equal(wire(t, got.Claim), both) || !bytes.Equal(res.Record, both) {
+			t.Errorf("the consumer's signature %d. is shown alone", i+1)
+		}
+	}
 }
 
 // Each check, and that it comes before those that cost more: entries are forged, so that whatever
@@ -303,7 +355,7 @@ func TestValidationOrder(t *testing.T) {
 	b.expect(t, Stale, forge(testReceipt(1, 2, 1000)))
 	less := testReceipt(1, 2, 2000)
 	less.Meter.GPU, less.Meter.CPU = 5, 1
-	b.expect(t, Decreasing, forge(less))
+	b.expect(t, Decreasing, wire(t, &Signed{Receipt: less, ConsumerSig: &Signature{1}}))
 	b.expect(t, Beyond, forge(testReceipt(6, 2, 10)))
 	b.expect(t, Forged, forge(testReceipt(1, 2, 2000)))
 	halfForged := dual(t, testReceipt(1, 2, 2000), 1, 2)
