@@ -49,8 +49,6 @@ func (b *Book) admitCheque(op string, s, old *SignedCheque) Result {
 	switch {
 	case b.Banned(s.Donor) || b.Banned(s.To):
 		return Result{Verdict: Banned, Err: cellproto.Errorf(op, cellproto.Denied, "the donor or the receiver is banned")}
-	case old != nil && s.N < old.N:
-		return Result{Verdict: Decreasing, Err: cellproto.Errorf(op, cellproto.BadInput, "the number of donations is smaller than before")}
 	case s.Donor == b.cfg.Account:
 	case old == nil && len(b.cheques) >= b.cfg.MaxForeign: // anybody can make up who gives to this account
 		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Overloaded, "there is no room for more cheques")}

@@ -273,6 +273,20 @@ func TestCheques(t *testing.T) {
 	}
 }
 
+// A donor from a backup has counted fewer donations, and given more since: its total is what counts.
+func TestDonorFromBackup(t *testing.T) {
+	b := newTestBook(9)
+	give := func(n, credit uint64) []byte {
+		return wire(t, must1[*SignedCheque](t)(SealCheque(Cheque{Net: testNet, Donor: pub(1), To: pub(5), N: n, Credit: credit}, testKey(1))))
+	}
+	b.expect(t, Stored, give(10, 100))
+	b.expect(t, Stored, give(6, 150))
+	b.expect(t, Stale, give(11, 140))
+	if given, _ := b.Balance(pub(5)); given != 150 {
+		t.Errorf("given %d", given)
+	}
+}
+
 // drawLog is an honest log: whatever its owner does, one entry for one place.
 func drawLog(rt *rapid.T, t testing.TB) *author {
 	a := newAuthor(t, 1)
