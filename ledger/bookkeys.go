@@ -58,18 +58,26 @@ func (b *Book) ingestEntry(op string, e *KeyEntry, data []byte) Result {
 		b.others++
 	}
 	r := Result{Verdict: Stored, Slot: bodyID(e.body), Record: data, Durable: own}
-	if d, ok := e.Payload.(*Delegate); ok && b.claimHost(d, e.ID) {
-		r.Host, r.Account = d.Host, e.ID
+	switch p := e.Payload.(type) {
+	case *Delegate:
+		if b.claimHost(p, e.ID) {
+			r.Host, r.Account = p.Host, e.ID
+		}
+	case *Revoke:
+		if other, ok := b.owner[p.Host]; ok && !b.logs[other].state.Hosts[p.Host].Revoked {
+			b.owner[p.Host] = e.ID
+		}
 	}
 	return r
 }
 
 // claimHost makes a host an account's. When it has agreed to two, the longer delegation counts, so
-// that all see it alike.
+// that all see it alike; but one that an account has revoked stays that one's, and revoked: whoever has stolen its
+// key can agree to what he likes.
 func (b *Book) claimHost(d *Delegate, id Key) bool {
 	if other, ok := b.owner[d.Host]; ok && other != id {
 		held := b.logs[other].state.Hosts[d.Host]
-		if held.NotAfter > d.NotAfter || held.NotAfter == d.NotAfter && bytes.Compare(other[:], id[:]) < 0 {
+		if held.Revoked || held.NotAfter > d.NotAfter || held.NotAfter == d.NotAfter && bytes.Compare(other[:], id[:]) < 0 {
 			return false
 		}
 	}

@@ -25,6 +25,7 @@ type Graph struct {
 	toSelf []uint64          // edges to self, which is asked for most
 	known  map[Hash]uint64   // totals of registers that have been taken in
 	banned map[int32]bool
+	merged map[Key]bool     // hosts that are, or were, an account's
 	signed map[Hash]uint64  // of known, what the consumer has signed for; of this host's registers
 	open   map[int32]*entry // by the last edge of the paths to this host
 	owing  map[int32][]debt // by caller, oldest first: what it has not signed for
@@ -64,7 +65,7 @@ const (
 
 // NewGraph gives the graph of a host that has worked for nobody.
 func NewGraph(self Key) *Graph {
-	g := &Graph{ids: map[Key]int32{}, edges: map[uint64]uint64{}, known: map[Hash]uint64{}, banned: map[int32]bool{},
+	g := &Graph{ids: map[Key]int32{}, edges: map[uint64]uint64{}, known: map[Hash]uint64{}, banned: map[int32]bool{}, merged: map[Key]bool{},
 		signed: map[Hash]uint64{}, open: map[int32]*entry{}, owing: map[int32][]debt{}, at: map[int32]int32{}}
 	g.self = g.node(self)
 	return g
@@ -297,11 +298,18 @@ func (g *Graph) Near(k Key) bool {
 }
 
 // Merge makes what a host gave and took its account's. From now on the host's edges come with the
-// account's name.
+// account's name. If it was another account's before, what it did there is that one's, with what that
+// one's other hosts did: whoever has the key of one host takes nothing of it along.
 func (g *Graph) Merge(host, account Key) {
 	h, ok := g.ids[host]
 	a := g.node(account)
+	moves := g.merged[host] && h != g.self
+	g.merged[host] = true
 	if !ok || h == a {
+		return
+	}
+	if moves {
+		g.ids[host] = a
 		return
 	}
 	type arc struct {

@@ -190,6 +190,23 @@ func TestHostBecomesAnAccounts(t *testing.T) {
 	}
 }
 
+// Whoever has the key of one host, and takes it to another account, takes nothing of the first account along.
+func TestHostIsTakenAway(t *testing.T) {
+	g, w := NewGraph(peer(0)), works{}
+	w.did(g, peer(1), peer(0), 100)
+	w.did(g, peer(2), peer(0), 50)
+	g.Merge(peer(1), peer(9))
+	g.Merge(peer(2), peer(9))
+	g.Merge(peer(2), peer(8))
+	if account, thief := g.Residual(peer(9)), g.Residual(peer(8)); account != 150 || thief != 0 {
+		t.Errorf("the account is owed %d, who took its host %d", account, thief)
+	}
+	w.did(g, peer(8), peer(0), 7) // by that host, since
+	if got := g.Residual(peer(2)); got != 7 {
+		t.Errorf("its new account is owed %d", got)
+	}
+}
+
 // bigGraph has n peers with about 20 edges each; those around self and the caller have many.
 func bigGraph(n int) *Graph {
 	rnd := rand.New(rand.NewPCG(1, 1))

@@ -160,6 +160,28 @@ func TestHostOfTwo(t *testing.T) {
 	}
 }
 
+// The thief of a host that was revoked makes it his own account's, for longer: it stays revoked, whatever came first.
+func TestRevokedHostOfTwo(t *testing.T) {
+	owner, thief := newAuthor(t, 1), newAuthor(t, 4)
+	owner.delegate(2)
+	owner.add(&Revoke{Host: pub(2)})
+	d := &Delegate{Host: pub(2), Cell: "cell", NotAfter: maxMeter}
+	if err := d.SignConsent(testNet, pub(4), testKey(2)); err != nil {
+		t.Fatal(err)
+	}
+	thief.add(d)
+	for _, order := range [][]*KeyEntry{slices.Concat(owner.log, thief.log), slices.Concat(thief.log, owner.log), slices.Concat(owner.log[:2], thief.log, owner.log[2:])} {
+		b := newTestBook(9)
+		for _, e := range order {
+			b.expect(t, Stored, wire(t, e))
+		}
+		b.expect(t, Banned, wire(t, dual(t, testReceipt(2, 7, 2000), 2, 7)))
+		if b.Owner(pub(2)) != pub(1) {
+			t.Error("it is the thief's")
+		}
+	}
+}
+
 // A delegation that is renewed before its end counts on; one that is not does not.
 func TestDelegationIsRenewed(t *testing.T) {
 	b, a := newTestBook(9), newAuthor(t, 1)
