@@ -83,17 +83,18 @@ type Config struct {
 // Book is everything that is known: registers, cheques, key logs, bans. It decides what to believe and
 // remembers it; keeping it on a disk is for Store, what follows from it for Graph. It has no lock.
 type Book struct {
-	cfg     Config
-	regs    map[RegKey]Register
-	cheques map[chequeKey]*SignedCheque
-	logs    map[Key]*keyLog
-	owner   map[Key]Key // host -> account
-	bans    map[Key]*ForkProof
-	foreign int            // registers that this host has not signed
-	others  int            // entries of key logs of others
-	given   map[Key]uint64 // by host, account or pool
-	taken   map[Key]uint64
-	served  map[Key]service // by consumer, of this host
+	cfg      Config
+	regs     map[RegKey]Register
+	cheques  map[chequeKey]*SignedCheque
+	logs     map[Key]*keyLog
+	owner    map[Key]Key // host -> account
+	bans     map[Key]*ForkProof
+	foreign  int            // registers that this host has not signed
+	others   int            // entries of key logs of others
+	outcasts int            // bans of identities that nothing else was known of
+	given    map[Key]uint64 // by host, account or pool
+	taken    map[Key]uint64
+	served   map[Key]service // by consumer, of this host
 }
 
 // service is what this host has done for another.

@@ -102,11 +102,24 @@ func (b *Book) IngestProof(data []byte) Result {
 	if err != nil {
 		return refused(err)
 	}
-	if p.A.Net != b.cfg.Net {
+	id := p.ID()
+	stranger := b.logs[id] == nil && b.given[id] == 0 && b.taken[id] == 0
+	switch {
+	case p.A.Net != b.cfg.Net:
 		return Result{Verdict: Foreign}
+	case stranger && b.bans[id] == nil && b.outcasts >= max(b.cfg.MaxLogs/outcastPart, 1):
+		return Result{Verdict: Beyond, Err: cellproto.Errorf("take fork proof", cellproto.Overloaded, "there is no room for more proofs against identities that nothing is known of")}
 	}
-	return b.ban(p)
+	r := b.ban(p)
+	if stranger && r.Verdict == Forked {
+		b.outcasts++
+	}
+	return r
 }
+
+// outcastPart is which part of the room for key logs there is for proofs against identities that nothing else is known
+// of: anybody can make those up, and prove that they have forked.
+const outcastPart = 10
 
 func (b *Book) ban(p *ForkProof) Result {
 	if b.bans[p.ID()] != nil {

@@ -34,6 +34,8 @@ type KeyState struct {
 	Members []Key // of a pool; nil for a person
 	T       uint8 // how many of them sign
 	Runner  RunnerBudget
+
+	links, linkBytes int // of the entries that have changed who signs: each proof of a fork has them all
 }
 
 // Apply gives the state after e; s stays as it was. Kinds: Corrupt for a signature that is false or not
@@ -55,7 +57,29 @@ func (s *KeyState) Apply(e *KeyEntry) (*KeyState, error) {
 	if why := next.take(e.Payload, s); why != "" {
 		return nil, cellproto.Errorf(op, cellproto.BadInput, "%s", why)
 	}
+	if new(authority).follow(e.Payload) {
+		next.links++
+		next.linkBytes += len(body) + entryHead + keySigSize*max(1, len(s.Members))
+	}
+	if !next.provable() {
+		return nil, cellproto.Errorf(op, cellproto.BadInput, "its keys have changed as often as a proof of a fork has room for")
+	}
 	return &next, nil
+}
+
+// Sizes in a proof, in bytes: what an entry has besides its body and signatures, a signature, and the most that a
+// body has.
+const (
+	entryHead  = 5
+	keySigSize = 68
+	maxKeyBody = 440
+)
+
+// provable says whether two entries for the next place would fit into a proof: what cannot be proven has no ban.
+func (s *KeyState) provable() bool {
+	const head = 8
+	entry := entryHead + min(maxKeyBody+keySigSize*max(1, len(s.Members)), cellproto.MaxLedgerEntry)
+	return s.links <= maxChain && head+s.linkBytes+2*entry <= MaxProof
 }
 
 // authorised checks that those sign who may: the key in force, the key that a rotation brings, or enough
