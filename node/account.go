@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"crypto/ed25519"
 	"path/filepath"
 	"sync"
 	"time"
@@ -28,7 +27,7 @@ const (
 type account struct {
 	a     *accounts
 	id    ledger.Key
-	key   ed25519.PrivateKey
+	keys  *keyring
 	home  string // directory of the home cell
 	dirs  *hostDirs
 	pools *poolNames
@@ -47,12 +46,11 @@ type account struct {
 
 // newAccount reads the account's key for the ledger.
 func newAccount(a *accounts) (*account, error) {
-	raw, err := a.n.identity.Account.Raw()
-	if err != nil || len(raw) != ed25519.PrivateKeySize {
-		return nil, cellproto.Errorf("open the ledger", cellproto.Unsupported, "the account key is no Ed25519 key")
+	o := &account{a: a, home: a.n.mirrors.home, asked: make(chan struct{})}
+	var err error
+	if o.keys, o.id, err = openKeyring(o.home); err != nil {
+		return nil, err
 	}
-	o := &account{a: a, key: ed25519.PrivateKey(raw), home: a.n.mirrors.home, asked: make(chan struct{})}
-	o.id = ledger.KeyOf(o.key)
 	o.pools = &poolNames{path: filepath.Join(o.home, "data", poolsFile)}
 	o.dirs = openHostDirs(filepath.Join(a.n.cfg.Dir, "cache", hostsFile), a.log)
 	return o, nil
@@ -333,7 +331,7 @@ func (o *account) ready(ctx context.Context, op string, w *ctl.Writer) error {
 	}
 	select {
 	case <-o.asked:
-		return nil
+		return o.keys.settle(o.state(o.id))
 	default:
 	}
 	if w != nil {
@@ -341,7 +339,7 @@ func (o *account) ready(ctx context.Context, op string, w *ctl.Writer) error {
 	}
 	select {
 	case <-o.asked:
-		return nil
+		return o.keys.settle(o.state(o.id))
 	case <-ctx.Done():
 		return cellproto.Errorf(op, cellproto.Timeout, "neighbours are being asked how long the account's key log is").
 			WithHint("Try again, with a longer --timeout.")
@@ -362,15 +360,11 @@ func (o *account) begin(ctx context.Context, now time.Time) error {
 func (o *account) beginLocked(now time.Time) error {
 	s := o.state(o.id)
 	if s.Len == 0 {
-		next, err := loadKey(o.home, nextKeyFile) // before anything says that there is one
+		next, err := o.keys.make(nextKeyFile) // before anything says that there is one
 		if err != nil {
 			return err
 		}
-		raw, err := next.GetPublic().Raw()
-		if err != nil {
-			return cellproto.Errorf("begin the account's key log", cellproto.Corrupt, "%w", err)
-		}
-		if _, err := o.a.led.AppendKey(now, &ledger.Genesis{Next: ledger.HashKey(ledger.Key(raw))}, o.key); err != nil {
+		if err := o.append(now, &ledger.Genesis{Next: ledger.HashKey(ledger.KeyOf(next))}); err != nil {
 			return err
 		}
 	}
@@ -392,9 +386,5 @@ func (o *account) delegate(d *ledger.Delegate, now time.Time) error {
 			return nil
 		}
 	}
-	if _, err := o.a.led.AppendKey(now, d, o.key); err != nil {
-		return err
-	}
-	o.a.travel.Spread(o.id)
-	return nil
+	return o.append(now, d)
 }

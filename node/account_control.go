@@ -35,6 +35,7 @@ func (n *nucleus) accountRoutes() map[string]handler {
 		"POST " + ctl.RouteDelegate: n.ctlDelegate,
 		"POST " + ctl.RouteRevoke:   n.ctlRevoke,
 		"POST " + ctl.RouteDonate:   n.ctlDonate,
+		"POST " + ctl.RouteRotate:   n.ctlRotate,
 
 		"GET " + ctl.RoutePools:       n.ctlPools,
 		"POST " + ctl.RoutePoolCreate: n.ctlPoolCreate,
@@ -210,10 +211,9 @@ func (n *nucleus) ctlRevoke(ctx context.Context, r *http.Request, w *ctl.Writer)
 	if o.state(o.id).Hosts[host].Revoked {
 		return nil, cellproto.Errorf(op, cellproto.BadInput, "that host was revoked before")
 	}
-	if _, err := o.a.led.AppendKey(time.Now(), &ledger.Revoke{Host: host}, o.key); err != nil {
+	if err := o.append(time.Now(), &ledger.Revoke{Host: host}); err != nil {
 		return nil, err
 	}
-	o.a.travel.Spread(o.id)
 	for _, h := range o.hosts() {
 		if h.Peer == textOf(host) {
 			o.dirs.forget(h.Peer)
@@ -318,7 +318,7 @@ func (o *account) donate(ctx context.Context, from, to ledger.Key, uwh uint64, p
 			return out, err
 		}
 	}
-	c, err := o.a.led.SignCheque(now, from, to, uwh, purpose, o.key)
+	c, err := o.a.led.SignCheque(now, from, to, uwh, purpose, o.keys.inForce())
 	if err != nil {
 		return out, err
 	}

@@ -71,7 +71,7 @@ func newMirrors(n *nucleus, home string) (*mirrors, error) {
 	if err != nil {
 		return nil, cellproto.Errorf("open mirrors", cellproto.Failed, "%w", err)
 	}
-	account, err := peer.IDFromPrivateKey(n.identity.Account)
+	account, err := peer.IDFromPrivateKey(n.identity.Account())
 	if err != nil {
 		return nil, cellproto.Errorf("open mirrors", cellproto.Corrupt, "%w", err)
 	}

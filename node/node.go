@@ -291,7 +291,7 @@ func loadIdentity(toml *celltoml.Config, cfg Config) (call.Identity, error) {
 	if err != nil {
 		return call.Identity{}, err
 	}
-	return call.Identity{Peer: id, Host: key, Account: account}, nil
+	return call.Identity{Peer: id, Host: key, Account: personKey(homeOf(cfg), account)}, nil
 }
 
 func homeOf(cfg Config) string {

@@ -329,7 +329,7 @@ func (n *nucleus) ctlPoolBudget(ctx context.Context, r *http.Request, w *ctl.Wri
 			return nil, err
 		}
 	}
-	e, done, err := o.a.led.Draft(time.Now(), id, &ledger.RunnerBudget{Runner: runner, Budget: uwh, NotAfter: uint64(until)}, o.key)
+	e, done, err := o.a.led.Draft(time.Now(), id, &ledger.RunnerBudget{Runner: runner, Budget: uwh, NotAfter: uint64(until)}, o.keys.inForce())
 	if err != nil {
 		return nil, err
 	}
@@ -371,7 +371,7 @@ func (n *nucleus) ctlPoolTake(ctx context.Context, r *http.Request, w *ctl.Write
 	if err := o.ready(ctx, op, w); err != nil {
 		return nil, err
 	}
-	done, err := o.a.led.SignDraft(time.Now(), draft, o.key)
+	done, err := o.a.led.SignDraft(time.Now(), draft, o.keys.inForce())
 	if err != nil {
 		return nil, err
 	}

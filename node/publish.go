@@ -150,7 +150,7 @@ func (n *nucleus) currentSchema(ctx context.Context) (*cellproto.Schema, error) 
 
 // manifest describes the cell as it is now.
 func (n *nucleus) manifest(ctx context.Context, a signed.Artefact, schema *cellproto.Schema, version string) (signed.Manifest, error) {
-	owner, err := peer.IDFromPrivateKey(n.identity.Account)
+	owner, err := peer.IDFromPrivateKey(n.identity.Account())
 	if err != nil {
 		return signed.Manifest{}, cellproto.Errorf("publish "+n.cfg.Cell.Name, cellproto.Corrupt, "%w", err)
 	}
@@ -227,7 +227,7 @@ func (s *serving) publishLocked(ctx context.Context, m signed.Manifest, schema *
 	if last, id := s.lastPublished(); last != nil {
 		m = m.After(*last, id)
 	}
-	block, id, err := signed.SealManifest(m, s.n.identity.Account)
+	block, id, err := signed.SealManifest(m, s.n.identity.Account())
 	if err != nil {
 		return cid.Undef, err
 	}

@@ -39,6 +39,10 @@ func (a *accounts) wallet() ctl.Wallet {
 	if a.led == nil {
 		return w
 	}
+	w.Key = w.Account
+	if s := a.own.state(a.own.id); s.Len > 0 {
+		w.Key = textOf(s.Key)
+	}
 	w.Neighbours, w.Networks = a.groups()
 	w.Registers = a.rows()
 	w.Hosts, w.Delegation = a.own.hosts(), a.own.standing(time.Now())

@@ -30,7 +30,7 @@ func (a *app) walletCmd() *cobra.Command {
 			return cmd.Help()
 		},
 	}
-	cmd.AddCommand(a.walletStatusCmd(), a.walletHistoryCmd(), a.walletExportCmd(), a.walletDonateCmd(), a.walletRevokeCmd())
+	cmd.AddCommand(a.walletStatusCmd(), a.walletHistoryCmd(), a.walletExportCmd(), a.walletDonateCmd(), a.walletRevokeCmd(), a.walletRotateCmd())
 	return cmd
 }
 
@@ -83,6 +83,9 @@ func (a *app) walletStatusCmd() *cobra.Command {
 		rows := [][]string{
 			{"account", w.Account}, {"host", w.Host}, {"given", energyText(w.GivenUWH)}, {"taken", energyText(w.TakenUWH)},
 			{"priority", w.Priority}, {"this host", w.Delegation}, {"neighbours", fmt.Sprintf("%d, in %d networks", w.Neighbours, w.Networks)}, {"energy by", w.Energy},
+		}
+		if w.Key != w.Account && w.Key != "" {
+			rows = append(rows, []string{"signs with", w.Key})
 		}
 		for _, h := range w.Hosts {
 			rows = append(rows, []string{"of which", hostText(h)})

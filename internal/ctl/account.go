@@ -18,6 +18,7 @@ const (
 	RouteRevoke   = "/v1/account/revoke"   // POST host (a peer ID, or the name of a cell); result WalletHost
 	// POST to (a peer ID or the name of a pool), uwh, purpose, and from, a pool, if it is not the account; result Donated.
 	RouteDonate = "/v1/account/donate"
+	RouteRotate = "/v1/account/rotate" // POST; result Rotated
 )
 
 // Delegation is what a nucleus asks of that of the home cell: that its host becomes the account's. Limits
@@ -41,6 +42,14 @@ type WalletHost struct {
 	Revoked  bool   `json:"revoked"`
 	GivenUWH uint64 `json:"given_uwh"`
 	TakenUWH uint64 `json:"taken_uwh"`
+}
+
+// Rotated is an account whose key was replaced. All but the file are peer IDs.
+type Rotated struct {
+	Account  string `json:"account"`   // as before
+	Before   string `json:"before"`    // the key that was replaced
+	Key      string `json:"key"`       // that in force
+	NextFile string `json:"next_file"` // where the one is that comes next
 }
 
 // Donated is a donation that was made.
@@ -141,4 +150,9 @@ func (c *Client) Donate(ctx context.Context, from, to string, uwh uint64, purpos
 		q.Set("from", from)
 	}
 	return result[Donated](ctx, c, "POST", RouteDonate, withTimeout(ctx, q))
+}
+
+// Rotate replaces the account's key.
+func (c *Client) Rotate(ctx context.Context) (Rotated, error) {
+	return result[Rotated](ctx, c, "POST", RouteRotate, withTimeout(ctx, nil))
 }

@@ -20,6 +20,7 @@ const (
 // Wallet is what was given and taken, as the nucleus of one cell knows it.
 type Wallet struct {
 	Account string `json:"account"` // peer ID of the person's account
+	Key     string `json:"key"`     // that signs for it now; another one since it was rotated
 	// Of the account, with all its hosts, and of this host.
 	GivenUWH   uint64 `json:"given_uwh"`
 	TakenUWH   uint64 `json:"taken_uwh"`

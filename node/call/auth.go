@@ -22,14 +22,14 @@ import (
 // Identity is who a nucleus is.
 type Identity struct {
 	Peer    peer.ID
-	Host    crypto.PrivKey // of Peer
-	Account crypto.PrivKey // the person's; nil when it is not at hand
+	Host    crypto.PrivKey        // of Peer
+	Account func() crypto.PrivKey // the person's, as it is now; nil when it is not at hand
 }
 
 // proofKey is the key that callers are known by: the person's, if it is at hand.
 func (id Identity) proofKey() crypto.PrivKey {
 	if id.Account != nil {
-		return id.Account
+		return id.Account()
 	}
 	return id.Host
 }

@@ -181,7 +181,7 @@ func TestAuthByCaller(t *testing.T) {
 	h, key := newHost(t)
 	setup := func(cfg *CallerConfig, deps *CallerDeps) {
 		cfg.Dir = dir
-		deps.Host, deps.Identity = h, Identity{Peer: h.ID(), Host: key, Account: account}
+		deps.Host, deps.Identity = h, Identity{Peer: h.ID(), Host: key, Account: func() crypto.PrivKey { return account }}
 		cfg.RemoteCells = map[string]string{"b": b.host.Addrs()[0].String() + "/p2p/" + peerText(b.host)}
 	}
 	c := use(t, cell, peers, setup)
