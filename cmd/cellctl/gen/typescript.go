@@ -85,7 +85,7 @@ func (g *typescript) doc(indent, text string) {
 
 var typescriptTypes = words(`Array AsyncGenerator AsyncIterable Boolean Buffer Call Caller CellError Conn Date Error Function Header Iterable
 	JSON KeyedOptions Kind Map Math More Number Object Options Partial Promise Reader Record Set String Symbol Uint8Array NodeJS BigInt
-	CHUNK_SIZE MAX_ARGS MAX_FRAME MAX_TARGET MAX_KEY MAX_REPLY WINDOW`)
+	CHUNK_SIZE MAX_ARGS MAX_FRAME MAX_TARGET MAX_KEY MAX_REPLY MAX_TIMEOUT WINDOW`)
 
 var typescriptWords = words("constructor close connected conn directory target timeout then")
 
@@ -198,14 +198,22 @@ func (g *typescript) reader(u use) string {
 	case boolKind:
 		return "toBoolean"
 	case intKind:
-		return "toInteger"
+		if u.unsigned {
+			return fmt.Sprintf("toInteger(%d, false)", u.bits)
+		}
+		return fmt.Sprintf("toInteger(%d)", u.bits)
 	case floatKind:
 		return "toNumber"
-	case stringKind, timeKind:
+	case stringKind:
 		return "toText"
+	case timeKind:
+		return "toTime"
 	case bytesKind:
 		return "toBytes"
 	case listKind:
+		if u.length > 0 {
+			return fmt.Sprintf("toArray(%s, %d)", g.reader(u.elem), u.length)
+		}
 		return "toArray(" + g.reader(u.elem) + ")"
 	case mapKind:
 		return "toRecord(" + g.reader(u.elem) + ")"
@@ -259,15 +267,15 @@ func (g *typescript) method(fn *function, name string) {
 		if fn.args.kind == structKind && !slices.ContainsFunc(fn.args.fields, func(f field) bool { return f.sure || f.sendNull }) {
 			param += " = " + noArgs(fn.args)
 		}
-		params, args = append(params, param), "plain(args)"
+		params, args = append(params, param), "args"
 	}
 	if fn.BodyIn {
 		params = append(params, "body: AsyncIterable<Uint8Array> | Iterable<Uint8Array> = []")
 		more = "{ ...(" + more + "), body }"
 	}
-	call := fmt.Sprintf("(%s, %s, %s, %s)", g.quote(fn.json), args, again, more)
+	call := fmt.Sprintf("%s, %s, %s", g.quote(fn.json), args, again)
 	params = append(params, options)
-	gives, body := g.gives(fn, call)
+	gives, body := g.gives(fn, call, more)
 	g.p("  async %s(%s): Promise<%s> {\n    %s;\n  }", name, strings.Join(params, ", "), gives, body)
 }
 
@@ -285,12 +293,12 @@ var objectMembers = map[string]bool{
 }
 
 // gives says what a function gives, and the statement that does it.
-func (g *typescript) gives(fn *function, call string) (hint, body string) {
+func (g *typescript) gives(fn *function, call, more string) (hint, body string) {
 	switch {
 	case fn.BodyOut:
-		return "AsyncGenerator<Uint8Array>", "return this.$stream" + call
+		return "AsyncGenerator<Uint8Array>", fmt.Sprintf("return this.$stream(%s, %s)", call, more)
 	case fn.nothing():
-		return "void", "await this.$json" + call
+		return "void", fmt.Sprintf("await this.$json(%s, toAny, %s)", call, more)
 	}
-	return g.use(fn.out), "return " + g.reader(fn.out) + "(await this.$json" + call + `, "")`
+	return g.use(fn.out), fmt.Sprintf("return this.$json(%s, %s, %s)", call, g.reader(fn.out), more)
 }
