@@ -530,8 +530,9 @@ function member<T>(v: Record<string, unknown>, key: string, of: Reader<T>, where
   return of(v[key], at);
 }
 
-function optional<T>(v: Record<string, unknown>, key: string, of: Reader<T>, where: string): T | undefined {
-  return Object.hasOwn(v, key) ? of(v[key], where ? `${where}.${key}` : key) : undefined;
+/** Gives a member in an object of its own, which is empty if there is none: what is not there is not undefined. */
+function optional<K extends string, T>(v: Record<string, unknown>, key: K, of: Reader<T>, where: string): { [P in K]?: T } {
+  return Object.hasOwn(v, key) ? ({ [key]: of(v[key], where ? `${where}.${key}` : key) } as { [P in K]?: T }) : {};
 }
 
 /** Makes JSON of arguments. */
