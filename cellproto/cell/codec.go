@@ -146,7 +146,9 @@ func (a arguments) decode(into any) error {
 	switch a.codec {
 	case cellproto.JSON:
 		if err = cellproto.CheckJSON(a.data); err == nil {
-			if err = checkJSON(a.fn.args, a.data); err == nil {
+			if err = checkJSON(a.fn.args, a.data); err == nil && a.fn.open {
+				err = unmarshalOpen(a.data, into)
+			} else if err == nil {
 				err = json.Unmarshal(a.data, into)
 			}
 		}
@@ -225,9 +227,9 @@ func encode(codec cellproto.Codec, v any) (cellproto.Codec, *bytes.Buffer, error
 			b.Truncate(b.Len() - 1) // the line feed
 		}
 	}
-	if err != nil {
+	if err != nil { // the function has run, and would give the same again
 		release(b)
-		return 0, nil, cellproto.Errorf("encode reply", cellproto.Failed, "%w", err)
+		return 0, nil, cellproto.Errorf("encode reply", cellproto.FuncError, "%w", err)
 	}
 	return codec, b, nil
 }

@@ -22,6 +22,7 @@ type Function struct {
 	codec   cellproto.Codec // of a raw function's reply
 
 	args  *shape // what the arguments must look like; set by compile
+	open  bool   // they may have values of any type; set by compile
 	usage string // for the hint of an error in the arguments
 }
 
@@ -97,7 +98,7 @@ func (f *Function) compile() (cellproto.Function, error) {
 	if err != nil {
 		return schema, cellproto.Errorf("arguments of "+f.name, cellproto.BadInput, "%w", err)
 	}
-	schema.Input, schema.Order, f.args = input, order, args
+	schema.Input, schema.Order, f.args, f.open = input, order, args, opens(f.in)
 	if !schema.BodyOut {
 		if schema.Output, err = deriveOutput(f.out); err != nil {
 			return schema, cellproto.Errorf("result of "+f.name, cellproto.BadInput, "%w", err)

@@ -46,7 +46,7 @@ func TestTyped(t *testing.T) {
 		{"map", `{"x":1,"y":2}`, "2", 0},
 		{"map", `null`, "the arguments must not be null", cellproto.BadInput},
 		{"html", ``, `{"names":["<&>"]}`, 0},
-		{"nan", ``, "encode reply", cellproto.Failed},
+		{"nan", ``, "encode reply", cellproto.FuncError}, // it ran: nobody is to be asked again, or blamed
 		{"echo", `any bytes`, "any bytes", 0},
 		{"sub", `{}`, `no function "sub"`, cellproto.NotFound},
 		{"add", ``, `the argument "a" is missing`, cellproto.BadInput},

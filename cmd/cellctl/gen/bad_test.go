@@ -1,6 +1,7 @@
 package gen
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -120,7 +121,8 @@ func TestBadSchemasInEveryLanguage(t *testing.T) {
 				continue
 			}
 			file := filepath.Join(dir, fmt.Sprintf("client%d%s", i, filepath.Ext(client.File)))
-			if err := os.WriteFile(file, client.Code, 0o600); err != nil {
+			code := bytes.Replace(client.Code, []byte("// @ts-nocheck\n"), nil, 1)
+			if err := os.WriteFile(file, code, 0o600); err != nil {
 				t.Fatal(err)
 			}
 			files[lang.Name] = append(files[lang.Name], file)

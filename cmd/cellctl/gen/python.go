@@ -237,7 +237,10 @@ func (g *python) reader(u use) string {
 	case boolKind:
 		return "_to_bool"
 	case intKind:
-		return "_to_int"
+		if u.unsigned {
+			return fmt.Sprintf("_to_int(%d, False)", u.bits)
+		}
+		return fmt.Sprintf("_to_int(%d)", u.bits)
 	case floatKind:
 		return "_to_float"
 	case stringKind:
@@ -247,6 +250,9 @@ func (g *python) reader(u use) string {
 	case bytesKind:
 		return "_to_bytes"
 	case listKind:
+		if u.length > 0 {
+			return fmt.Sprintf("_to_list(%s, %d)", g.reader(u.elem), u.length)
+		}
 		return "_to_list(" + g.reader(u.elem) + ")"
 	case mapKind:
 		return "_to_map(" + g.reader(u.elem) + ")"
@@ -287,13 +293,13 @@ func (g *python) method(fn *function, name string) {
 	args := "{}"
 	if fn.args != nil && fn.args.kind == structKind {
 		params = append(params, "args: "+g.hint(fn.args))
-		args = "_from(args)"
+		args = "args"
 		if !slices.ContainsFunc(fn.args.fields, func(f field) bool { return !g.optional(&f) }) {
 			params[1] = "args: typing.Optional[" + g.hint(fn.args) + "] = None"
-			args = "_from(args) if args else {}"
+			args = "{} if args is None else args"
 		}
 	} else if fn.args != nil {
-		params, args = append(params, "args: "+g.hint(fn.args)), "_from(args)"
+		params, args = append(params, "args: "+g.hint(fn.args)), "args"
 	}
 	if fn.BodyIn {
 		options = append(options, "body: typing.Optional[typing.BinaryIO] = None")
@@ -302,14 +308,14 @@ func (g *python) method(fn *function, name string) {
 	gives := g.useOf(fn)
 	g.p("\n    def %s(%s, *, %s) -> %s:", name, strings.Join(params, ", "), strings.Join(options, ", "), gives)
 	g.doc("        ", fn.Doc)
-	call := fmt.Sprintf("(%s, %s, %s%s)", g.quote(fn.json), args, again, extra)
+	call := fmt.Sprintf("%s, %s, %s", g.quote(fn.json), args, again)
 	switch {
 	case fn.BodyOut:
-		g.p("        return self._stream%s", call)
+		g.p("        return self._stream(%s%s)", call, extra)
 	case fn.nothing():
-		g.p("        self._json%s", call)
+		g.p("        self._json(%s, _to_any%s)", call, extra)
 	default:
-		g.p("        return %s(self._json%s, \"\")", g.reader(fn.out), call)
+		g.p("        return self._json(%s, %s%s)", call, g.reader(fn.out), extra)
 	}
 }
 

@@ -31,6 +31,7 @@ class CellError(Exception):
 _REQUEST, _REPLY, _EVENT, _CHUNK, _END, _CANCEL, _PING, _PONG, _HELLO, _GOAWAY, _CREDIT = range(1, 12)
 _MAX_FRAME, _MAX_ARGS, _CHUNK_SIZE, _WINDOW = 1 << 20, 256 << 10, 64 << 10, 256 << 10
 _MAX_TARGET, _MAX_KEY, _MAX_REPLY = 512, 64, 64 << 20
+_MAX_TIMEOUT = 31 * 86400.0  # seconds; what is longer than that is as long
 
 
 def _head(major: int, n: int) -> bytes:
@@ -222,6 +223,7 @@ class _Conn:
 
     def __init__(self, directory: str, timeout: float, made_for: str = ""):
         self.lock, self.calls, self.next, self.leaving, self.closed = threading.Lock(), {}, 1, False, False
+        self.writing = threading.Lock()  # not held by who reads: a frame that is not taken must not keep replies away
         self.sock = _connect(directory, timeout)
         hello: dict = {1: [1], 3: [1], 8: "celld-python-client"}
         if made_for:  # so that the cell knows whom a change would break
@@ -235,7 +237,7 @@ class _Conn:
             encoded = _cbor(header)
             head, flags = struct.pack(">H", len(encoded)) + encoded, flags | 1
         frame = struct.pack(">IBBHI", len(head) + len(payload), kind, flags, 0, number) + head + payload
-        with self.lock:
+        with self.writing:
             try:
                 self.sock.sendall(frame)
             except OSError as e:
@@ -354,7 +356,10 @@ class _Caller:
         self, function: str, payload: bytes, again: bool, codec: int = 1, key: str = "", body: typing.Optional[typing.BinaryIO] = None,
         timeout: typing.Optional[float] = None,
     ) -> _Call:
-        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+        timeout = self._timeout if timeout is None else timeout
+        if timeout != timeout:
+            raise CellError("bad input", "the timeout is not a number")
+        deadline = time.monotonic() + min(timeout, _MAX_TIMEOUT)
         for what, size, most in (("target", len(self._target.encode()), _MAX_TARGET), ("key", len(key.encode()), _MAX_KEY)):
             if size > most:
                 raise CellError("bad input", "a %s of %d bytes, the limit is %d" % (what, size, most))
@@ -394,20 +399,20 @@ class _Caller:
                 self._conns = [c for c in self._conns if not c.closed] + [self._conn]
             return self._conn
 
-    def _json(self, function: str, args: dict, again: bool, **more: typing.Any) -> typing.Any:
+    def _json(self, function: str, args: typing.Any, again: bool, read: typing.Callable, **more: typing.Any) -> typing.Any:
         call = self._call(function, _dumps(args), again, **more)
         data = _whole(call)
         if call.header.get(10) != 1:
             raise CellError("unsupported", "the reply is not JSON")
         try:
-            return json.loads(data, parse_constant=_no_number)
+            return read(json.loads(data, parse_constant=_no_number), "")
         except (ValueError, RecursionError) as e:
-            raise CellError("bad reply", "the reply is no JSON: %s" % _clean(str(e))) from e
+            raise CellError("bad reply", "the reply cannot be read: %s" % _clean(str(e))) from e
 
     def _raw(self, function: str, data: bytes, again: bool, **more: typing.Any) -> bytes:
         return _whole(self._call(function, data, again, codec=0, **more))
 
-    def _stream(self, function: str, args: dict, again: bool, **more: typing.Any) -> typing.BinaryIO:
+    def _stream(self, function: str, args: typing.Any, again: bool, **more: typing.Any) -> typing.BinaryIO:
         return typing.cast(typing.BinaryIO, io.BufferedReader(_Body(self._call(function, _dumps(args), again, **more))))
 
 
@@ -437,7 +442,7 @@ def _whole(call: _Call) -> bytes:
 
 def _dumps(args: typing.Any) -> bytes:
     try:
-        return json.dumps(args, ensure_ascii=False, allow_nan=False).encode()
+        return json.dumps(_from(args), ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as e:  # a number that is none, text that is none, a circle
         raise CellError("bad input", "the arguments are no JSON: %s" % e) from e
 
@@ -459,7 +464,21 @@ def _is(want: typing.Any, name: str) -> typing.Callable:
     return check
 
 
-_to_bool, _to_int, _to_str = _is(bool, "true or false"), _is(int, "an integer"), _is(str, "text")
+_to_bool, _to_str = _is(bool, "true or false"), _is(str, "text")
+
+
+def _to_int(bits: int, signed: bool = True) -> typing.Callable:
+    """A whole number is an integer, however it is written."""
+    low, high = (-1 << bits - 1, (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+
+    def check(v: typing.Any, where: str) -> int:
+        if isinstance(v, float) and v.is_integer() and abs(v) <= 1 << 53:
+            v = int(v)
+        if low <= _is(int, "an integer")(v, where) <= high:
+            return v
+        raise CellError("bad reply", _clean("%s is %d, not one of %d to %d" % (where or "the reply", v, low, high)))
+
+    return check
 
 
 def _to_any(v: typing.Any, where: str) -> typing.Any:
@@ -467,7 +486,13 @@ def _to_any(v: typing.Any, where: str) -> typing.Any:
 
 
 def _to_float(v: typing.Any, where: str) -> float:
-    return float(_is((int, float), "a number")(v, where))
+    try:
+        number = float(_is((int, float), "a number")(v, where))
+    except OverflowError:
+        number = float("inf")
+    if number - number != 0:
+        raise _misfit(where, "a number of 64 bits", v)
+    return number
 
 
 def _to_bytes(v: typing.Any, where: str) -> bytes:
@@ -501,11 +526,14 @@ def _to_enum(of: typing.Any) -> typing.Callable:
     return check
 
 
-def _to_list(of: typing.Callable) -> typing.Callable:
+def _to_list(of: typing.Callable, length: typing.Optional[int] = None) -> typing.Callable:
     def check(v: typing.Any, where: str) -> list:
-        if v is None:
+        if v is None and length is None:
             return []
-        return [of(x, "%s[%d]" % (where, i)) for i, x in enumerate(_is(list, "a list")(v, where))]
+        items = [of(x, "%s[%d]" % (where, i)) for i, x in enumerate(_is(list, "a list")(v, where))]
+        if length is not None and len(items) != length:
+            raise _misfit(where, "a list of %d" % length, v)
+        return items
 
     return check
 
@@ -547,5 +575,8 @@ def _from(v: typing.Any) -> typing.Any:
     if isinstance(v, (list, tuple)):
         return [_from(x) for x in v]
     if isinstance(v, dict):
+        for k in v:
+            if not isinstance(k, str):
+                raise CellError("bad input", "a key is %s, not text" % type(k).__name__)
         return {k: _from(x) for k, x in v.items()}
     return v

@@ -43,6 +43,7 @@ const WINDOW = 256 << 10;
 const MAX_TARGET = 512;
 const MAX_KEY = 64;
 const MAX_REPLY = 64 << 20;
+const MAX_TIMEOUT = 2 ** 31 - 1; // ms, what a timer of Node can have; what is longer than that is as long
 
 type Header = Map<number | string, unknown>;
 
@@ -128,6 +129,7 @@ class Call {
     this.timer = setTimeout(() => {
       this.fail(new CellError("timed out", `not answered within ${timeout} ms`));
       this.conn.send(CANCEL, number);
+      this.conn.calls.delete(number);
     }, timeout);
   }
 
@@ -200,6 +202,7 @@ class Call {
   async sendBody(body: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<void> {
     try {
       for await (const whole of body) {
+        if (!(whole instanceof Uint8Array)) throw new TypeError("it gives what is not bytes");
         for (let from = 0; from < whole.length; from += CHUNK_SIZE - 12) {
           const piece = whole.subarray(from, from + CHUNK_SIZE - 12);
           await this.until(() => this.window >= piece.length + 12 || this.ended);
@@ -371,7 +374,9 @@ class Caller {
   }
 
   protected async $call(name: string, payload: Uint8Array, again: boolean, more: More): Promise<Call> {
-    const deadline = Date.now() + (more.timeout ?? this.timeout);
+    const most = Math.min(more.timeout ?? this.timeout, MAX_TIMEOUT);
+    if (Number.isNaN(most)) throw new CellError("bad input", "the timeout is not a number");
+    const deadline = Date.now() + most;
     atMost("target", this.target, MAX_TARGET);
     atMost("key", more.key ?? "", MAX_KEY);
     if (payload.length > MAX_ARGS) throw new CellError("too large", `arguments of ${payload.length} bytes, the limit is ${MAX_ARGS}`);
@@ -399,15 +404,16 @@ class Caller {
     }
   }
 
-  protected async $json(name: string, args: unknown, again: boolean, more: More): Promise<unknown> {
-    const call = await this.$call(name, Buffer.from(JSON.stringify(args)), again, more);
+  protected async $json<T>(name: string, args: unknown, again: boolean, of: Reader<T>, more: More): Promise<T> {
+    const call = await this.$call(name, written(args), again, more);
     const codec = call.header?.get(10);
     const data = await whole(call);
     if (codec !== 1) throw new CellError("unsupported", "the reply is not JSON");
     try {
-      return JSON.parse(data.toString("utf8"));
+      return of(parsed(data.toString("utf8")), "");
     } catch (e) {
-      throw new CellError("bad reply", clean(`the reply is no JSON: ${String(e)}`));
+      if (e instanceof CellError) throw e;
+      throw new CellError("bad reply", clean(`the reply cannot be read: ${String(e)}`)); // no JSON, or nested too deep
     }
   }
 
@@ -416,7 +422,7 @@ class Caller {
   }
 
   protected async $stream(name: string, args: unknown, again: boolean, more: More): Promise<AsyncGenerator<Uint8Array>> {
-    return (await this.$call(name, Buffer.from(JSON.stringify(args)), again, more)).body();
+    return (await this.$call(name, written(args), again, more)).body();
   }
 }
 
@@ -454,22 +460,38 @@ const toBoolean: Reader<boolean> = (v, where) => {
 };
 
 const toNumber: Reader<number> = (v, where) => {
-  if (typeof v !== "number") throw misfit(where, "a number", v);
-  return v;
+  const number = typeof v === "bigint" ? Number(v) : v;
+  if (typeof number !== "number" || !Number.isFinite(number)) throw misfit(where, "a number", v);
+  return number;
 };
 
 /** An integer past 2^53 cannot be told from its neighbours here, and is refused. */
-const toInteger: Reader<number> = (v, where) => {
-  if (!Number.isSafeInteger(v)) throw misfit(where, "an integer below 2^53", v);
-  return v as number;
-};
+function toInteger(bits: number, signed = true): Reader<number> {
+  const [low, high] = signed ? [-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] : [0, 2 ** bits - 1];
+  return (v, where) => {
+    if (!Number.isSafeInteger(v)) throw misfit(where, "an integer below 2^53", v);
+    if ((v as number) < low || (v as number) > high) throw misfit(where, `one of ${low} to ${high}`, v);
+    return v as number;
+  };
+}
 
 const toText: Reader<string> = (v, where) => {
   if (typeof v !== "string") throw misfit(where, "text", v);
   return v;
 };
 
-const toBytes: Reader<Uint8Array> = (v, where) => (v === null ? new Uint8Array() : new Uint8Array(Buffer.from(toText(v, where), "base64")));
+const toTime: Reader<string> = (v, where) => {
+  const form = /^(\d{4}-\d\d-\d\d)T\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/;
+  if (!form.test(toText(v, where)) || Number.isNaN(Date.parse(v as string))) throw misfit(where, "a time", v);
+  return v as string;
+};
+
+const toBytes: Reader<Uint8Array> = (v, where) => {
+  if (v === null) return new Uint8Array();
+  const data = Buffer.from(toText(v, where), "base64");
+  if (data.toString("base64") !== v) throw misfit(where, "base64", v); // from() passes over what is none
+  return new Uint8Array(data);
+};
 
 function toOneOf<T extends string>(...values: T[]): Reader<T> {
   return (v, where) => {
@@ -478,10 +500,10 @@ function toOneOf<T extends string>(...values: T[]): Reader<T> {
   };
 }
 
-function toArray<T>(of: Reader<T>): Reader<T[]> {
+function toArray<T>(of: Reader<T>, length?: number): Reader<T[]> {
   return (v, where) => {
-    if (v === null) return [];
-    if (!Array.isArray(v)) throw misfit(where, "a list", v);
+    if (v === null && length === undefined) return [];
+    if (!Array.isArray(v) || v.length !== (length ?? v.length)) throw misfit(where, length === undefined ? "a list" : `a list of ${length}`, v);
     return v.map((x, i) => of(x, `${where}[${i}]`));
   };
 }
@@ -508,15 +530,70 @@ function member<T>(v: Record<string, unknown>, key: string, of: Reader<T>, where
   return of(v[key], at);
 }
 
-function optional<T>(v: Record<string, unknown>, key: string, of: Reader<T>, where: string): T | undefined {
-  return Object.hasOwn(v, key) ? of(v[key], where ? `${where}.${key}` : key) : undefined;
+/** Gives a member in an object of its own, which is empty if there is none: what is not there is not undefined. */
+function optional<K extends string, T>(v: Record<string, unknown>, key: K, of: Reader<T>, where: string): { [P in K]?: T } {
+  return Object.hasOwn(v, key) ? ({ [key]: of(v[key], where ? `${where}.${key}` : key) } as { [P in K]?: T }) : {};
 }
 
-/** Makes JSON of arguments: bytes become base64, what is undefined is left out. */
-function plain(v: unknown): unknown {
-  if (typeof v === "number" && !Number.isFinite(v)) throw new CellError("bad input", `${v} is no number of JSON`);
-  if (v instanceof Uint8Array) return Buffer.from(v).toString("base64");
-  if (Array.isArray(v)) return v.map(plain);
-  if (typeof v === "object" && v !== null) return Object.fromEntries(Object.entries(v).map(([k, x]) => [k, plain(x)]));
-  return v;
+/** Makes JSON of arguments. */
+function written(args: unknown): Buffer {
+  try {
+    return Buffer.from(json(args) ?? "null");
+  } catch (e) {
+    if (e instanceof RangeError) throw new CellError("bad input", "the arguments are nested too deep, or hold themselves");
+    throw e;
+  }
+}
+
+/** Gives JSON: bytes are base64, integers have all their digits, what is undefined is left out. */
+function json(v: unknown): string | undefined {
+  if (v === undefined) return undefined;
+  if (typeof v === "bigint") return v.toString();
+  if (typeof v === "number") {
+    if (!Number.isFinite(v)) throw new CellError("bad input", `${v} is no number of JSON`);
+    return Number.isInteger(v) && Math.abs(v) < 2 ** 64 ? BigInt(v).toString() : JSON.stringify(v);
+  }
+  if (typeof v === "string" || typeof v === "boolean" || v === null) return JSON.stringify(v);
+  if (v instanceof Uint8Array) return JSON.stringify(Buffer.from(v).toString("base64"));
+  if (Array.isArray(v)) return `[${Array.from(v, (x) => json(x) ?? "null").join(",")}]`;
+  if (typeof v !== "object" || v instanceof Map || v instanceof Set || v instanceof ArrayBuffer || ArrayBuffer.isView(v)) {
+    throw new CellError("bad input", `${Object.prototype.toString.call(v)} is nothing of JSON`);
+  }
+  const own = (v as { toJSON?: unknown }).toJSON; // as a Date has it
+  if (typeof own === "function") return json(own.call(v));
+  const members = Object.entries(v).map(([k, x]) => [k, json(x)]);
+  return `{${members.filter(([, x]) => x !== undefined).map(([k, x]) => `${JSON.stringify(k)}:${x}`).join(",")}}`;
+}
+
+/** Reads JSON. An integer that is another one as a number becomes a bigint. */
+function parsed(text: string): unknown {
+  const v = JSON.parse(text) as unknown;
+  if (!/\d{16}/.test(text)) return v;
+  const large: bigint[] = [];
+  const mark = randomBytes(16).toString("hex"); // nobody can have written it
+  const token = /-?\d[\d.eE+-]*/y;
+  let [marked, from] = ["", 0];
+  for (let at = 0; at < text.length; at++) {
+    if (text[at] === '"') at = textEnd(text, at);
+    token.lastIndex = at;
+    const number = token.exec(text)?.[0];
+    if (number === undefined) continue;
+    if (/^-?\d{16,20}$/.test(number) && String(Number(number)) !== number) {
+      marked += `${text.slice(from, at)}"${mark}${large.push(BigInt(number)) - 1}"`;
+      from = at + number.length;
+    }
+    at += number.length - 1;
+  }
+  if (large.length === 0) return v;
+  marked += text.slice(from);
+  return JSON.parse(marked, (_, x) => (typeof x === "string" && x.startsWith(mark) ? large[Number(x.slice(mark.length))] : x));
+}
+
+/** Gives where the text ends that begins at a quote: before it stands an even number of backslashes. */
+function textEnd(json: string, begin: number): number {
+  for (let end = json.indexOf('"', begin + 1); ; end = json.indexOf('"', end + 1)) {
+    let escapes = end;
+    while (json[escapes - 1] === "\\") escapes--;
+    if ((end - escapes) % 2 === 0) return end;
+  }
 }
