@@ -2,6 +2,7 @@ package call
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,59 +29,91 @@ func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *ce
 	return c.callPeer(ctx, r, who, req, now)
 }
 
-// callHedged is hedged for a call that may be made elsewhere too. What its hedge shares with it is allocated here.
+// callHedged is hedged for a call that may be made elsewhere too. What its hedge shares with it is allocated here; what
+// only the hedge needs, once somebody looks after the call.
 func (c *Caller) callHedged(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, p *policy, tried *peerSet) attempt {
 	first, cancelFirst := context.WithCancel(ctx)
-	rest, cancelRest := context.WithCancel(ctx)
-	h := &hedge{c: c, r: r, req: *req, p: p, tried: tried, who: who, begin: time.Now()}
-	over := make(chan attempt, 1)
-	timer := time.AfterFunc(p.look(ctx, who), func() {
-		if !c.work.begin() {
-			over <- attempt{err: errStopping("call " + req.Header.Func)}
-			return
-		}
-		defer c.work.end()
-		mute := h.bide(rest)
-		if rest.Err() != nil { // the first has answered meanwhile
-			over <- attempt{err: cellproto.Errorf("call "+req.Header.Func, cellproto.KindOf(rest.Err()), "%w", rest.Err())}
-			return
-		}
-		b := h.run(rest)
-		b.mute = mute
-		if b.counts {
-			cancelFirst()
-		}
-		over <- b
-	})
+	h := &hedge{c: c, r: r, req: *req, p: p, tried: tried, who: who, begin: time.Now(), cancelFirst: cancelFirst}
+	timer := time.AfterFunc(p.look(ctx, who), func() { h.lookAfter(ctx) })
 	a := c.callPeer(first, r, who, req, time.Now())
-	if timer.Stop() || p.final(&a) && h.settled.CompareAndSwap(false, true) {
-		cancelRest() // the hedge, if it runs, ends and drops what it has
+	if timer.Stop() || h.isOver(p.final(&a)) {
 		return a.until(cancelFirst)
 	}
 	a.discard()
 	cancelFirst()
-	b := <-over
+	b := <-h.outcome
 	if !b.counts {
-		cancelRest()
+		h.cancel()
 		return a
 	}
 	if !b.mute { // else the race that follows finds out whether it is gone, or was busy for a moment
 		h.outrun(ctx, &b)
 	}
-	return b.until(cancelRest)
+	return b.until(h.cancel)
 }
 
 // hedge asks further candidates for one call. Whoever asked for the hedge leaves req and tried alone
 // until run has returned.
 type hedge struct {
-	c       *Caller
-	r       *remote
-	req     cellproto.Request
-	p       *policy
-	tried   *peerSet
-	who     race.Ranked // who was asked first,
-	begin   time.Time   // and when
-	settled atomic.Bool // there is an answer that counts, here or from the one who was asked first
+	c           *Caller
+	r           *remote
+	req         cellproto.Request
+	p           *policy
+	tried       *peerSet
+	who         race.Ranked // who was asked first,
+	begin       time.Time   // and when
+	cancelFirst context.CancelFunc
+	settled     atomic.Bool // there is an answer that counts, here or from the one who was asked first
+
+	mu      sync.Mutex
+	over    bool               // nobody else is to be asked
+	cancel  context.CancelFunc // ends what this began; nil: nothing yet
+	outcome chan attempt       // gets what came of asking others; nil: nobody is asked
+}
+
+// isOver says of a call that the one who was asked first has answered, or, if that is not final, has failed, that
+// this is what came of it: nobody else has answered, or was asked so far. What waits or asks here ends then.
+func (h *hedge) isOver(final bool) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if final {
+		h.over = h.settled.CompareAndSwap(false, true)
+	} else {
+		h.over = h.outcome == nil
+	}
+	if h.over && h.cancel != nil {
+		h.cancel()
+	}
+	return h.over
+}
+
+// lookAfter waits until others may be asked, and asks them. ctx is that of the call.
+func (h *hedge) lookAfter(ctx context.Context) {
+	if !h.c.work.begin() {
+		return
+	}
+	defer h.c.work.end()
+	h.mu.Lock()
+	if h.over {
+		h.mu.Unlock()
+		return
+	}
+	ctx, h.cancel = context.WithCancel(ctx)
+	h.mu.Unlock()
+	mute := h.bide(ctx)
+	h.mu.Lock()
+	if h.over {
+		h.mu.Unlock()
+		return
+	}
+	h.outcome = make(chan attempt, 1)
+	h.mu.Unlock()
+	b := h.run(ctx)
+	b.mute = mute
+	if b.counts {
+		h.cancelFirst()
+	}
+	h.outcome <- b
 }
 
 // bide waits until others may be asked, and says whether who was asked first was found to be silent.
