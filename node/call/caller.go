@@ -219,12 +219,7 @@ func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request
 	} else {
 		res, err = c.callResolved(ctx, t, req, now)
 	}
-	if err != nil || res.Reply.Body == nil {
-		cancel()
-		return res, err
-	}
-	res.Reply.Body = &closer{ReadCloser: res.Reply.Body, then: cancel}
-	return res, nil
+	return res.until(cancel), err
 }
 
 func (c *Caller) callResolved(ctx context.Context, t resolved, req *cellproto.Request, now time.Time) (*Result, error) {

@@ -2,8 +2,6 @@ package call
 
 import (
 	"context"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/celldnet/celld/cellproto"
@@ -33,10 +31,10 @@ func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *ce
 // only the hedge needs, once somebody looks after the call.
 func (c *Caller) callHedged(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, p *policy, tried *peerSet) attempt {
 	first, cancelFirst := context.WithCancel(ctx)
-	h := &hedge{c: c, r: r, req: *req, p: p, tried: tried, who: who, begin: time.Now(), cancelFirst: cancelFirst}
+	h := &hedge{c: c, r: r, req: *req, p: p, tried: tried, who: who, asked: time.Now(), cancelFirst: cancelFirst}
 	timer := time.AfterFunc(p.look(ctx, who), func() { h.lookAfter(ctx) })
 	a := c.callPeer(first, r, who, req, time.Now())
-	if timer.Stop() || h.isOver(p.final(&a)) {
+	if timer.Stop() || h.ended(p.final(&a)) {
 		return a.until(cancelFirst)
 	}
 	a.discard()
@@ -61,30 +59,9 @@ type hedge struct {
 	p           *policy
 	tried       *peerSet
 	who         race.Ranked // who was asked first,
-	begin       time.Time   // and when
+	asked       time.Time   // and when
 	cancelFirst context.CancelFunc
-	settled     atomic.Bool // there is an answer that counts, here or from the one who was asked first
-
-	mu      sync.Mutex
-	over    bool               // nobody else is to be asked
-	cancel  context.CancelFunc // ends what this began; nil: nothing yet
-	outcome chan attempt       // gets what came of asking others; nil: nobody is asked
-}
-
-// isOver says of a call that the one who was asked first has answered, or, if that is not final, has failed, that
-// this is what came of it: nobody else has answered, or was asked so far. What waits or asks here ends then.
-func (h *hedge) isOver(final bool) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if final {
-		h.over = h.settled.CompareAndSwap(false, true)
-	} else {
-		h.over = h.outcome == nil
-	}
-	if h.over && h.cancel != nil {
-		h.cancel()
-	}
-	return h.over
+	beside[attempt]
 }
 
 // lookAfter waits until others may be asked, and asks them. ctx is that of the call.
@@ -93,21 +70,14 @@ func (h *hedge) lookAfter(ctx context.Context) {
 		return
 	}
 	defer h.c.work.end()
-	h.mu.Lock()
-	if h.over {
-		h.mu.Unlock()
+	ctx, ok := h.beside.begin(ctx)
+	if !ok {
 		return
 	}
-	ctx, h.cancel = context.WithCancel(ctx)
-	h.mu.Unlock()
 	mute := h.bide(ctx)
-	h.mu.Lock()
-	if h.over {
-		h.mu.Unlock()
+	if !h.asks() {
 		return
 	}
-	h.outcome = make(chan attempt, 1)
-	h.mu.Unlock()
 	b := h.run(ctx)
 	b.mute = mute
 	if b.counts {
@@ -119,7 +89,7 @@ func (h *hedge) lookAfter(ctx context.Context) {
 // bide waits until others may be asked, and says whether who was asked first was found to be silent.
 func (h *hedge) bide(ctx context.Context) (mute bool) {
 	for _, s := range h.p.stages(ctx, h.who) {
-		if h.awaitSilence(ctx, s.after-time.Since(h.begin)) {
+		if h.awaitSilence(ctx, s.after-time.Since(h.asked)) {
 			return true
 		}
 		if ctx.Err() != nil || s.free || h.left() || h.pays(s.early) {
@@ -225,7 +195,7 @@ func (h *hedge) ask(ctx context.Context, who race.Ranked, answers chan<- attempt
 // has failed: one success makes up for most of it, and who does so all the time is banned, however well it
 // answers pings.
 func (h *hedge) outrun(ctx context.Context, b *attempt) {
-	silent := time.Since(h.begin)
+	silent := time.Since(h.asked)
 	if h.who.Trial || h.p.pure && silent < lateAfter(ctx, h.who)+b.took {
 		h.c.outlasted(h.r, h.who.Peer, silent)
 		return
