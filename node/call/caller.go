@@ -101,10 +101,10 @@ type Caller struct {
 	watchers   map[chan race.Log]cid.Cid // of Watch, and what each watches
 
 	asked   asked
-	place   func(*remote, cellproto.PeerID) (group string, local bool) // placeOf, but in tests
-	liars   atomic.Bool                                                // somebody may be banned for wrong answers
-	checks  atomic.Int32                                               // of spotCheck, under way
-	checked atomic.Int64                                               // of spotCheck, begun
+	place   func(cellproto.PeerID) (group string, local bool) // placeOf, but in tests
+	liars   atomic.Bool                                       // somebody may be banned for wrong answers
+	checks  atomic.Int32                                      // of spotCheck, under way
+	checked atomic.Int64                                      // of spotCheck, begun
 }
 
 // NewCaller makes the client half and reads what it remembers of others.
