@@ -16,6 +16,9 @@ const (
 	DonorPatience = 2 * time.Second
 	// DonorsAgain is how long an answer of a donor counts, and how long nobody is asked again.
 	DonorsAgain = 5 * time.Minute
+	// YesHolds is how long the yes of a donor counts: less than the 15 s for which it waits to be taken at its word
+	// (mirror/offer). Where another one has dawdled for longer, all are asked anew.
+	YesHolds = 10 * time.Second
 	// RetireIdle is how long nobody must have called a mirror that a newer version has replaced.
 	RetireIdle = 10 * time.Minute
 
@@ -186,7 +189,9 @@ func place(now time.Time, s Situation) Decision {
 	if s.AskedDonors.IsZero() || now.Sub(s.AskedDonors) >= DonorsAgain {
 		return Decision{Action: AskDonors, Why: "the objective was missed", Again: now.Add(DonorPatience)}
 	}
-	if best, ok := nearest(s); ok {
+	if best, ok := nearest(s); ok && now.Sub(s.AskedDonors) >= YesHolds {
+		return Decision{Action: AskDonors, Why: "donors have said yes too long ago", Again: now.Add(DonorPatience)}
+	} else if ok {
 		return Decision{Action: PlaceAt, Donor: best.Peer, Why: fmt.Sprintf("a donor %v away takes it", best.RTT)}
 	}
 	if until := s.AskedDonors.Add(DonorPatience); s.Awaited > 0 && now.Before(until) {

@@ -92,12 +92,13 @@ func (t *pursuit) hangUp() {
 	for _, talk := range t.talks {
 		talk.Close()
 	}
+	clear(t.talks)
 }
 
 // run does what is decided, step by step.
 func (t *pursuit) run(ctx context.Context) error {
 	may := canConfine(ctx)
-	for range maxAsked + 3 { // each donor can fail once
+	for range 2*maxAsked + 3 { // each donor can fail once, so late that the others are asked anew
 		t.p.mu.Lock()
 		s := t.c.situation
 		s.Copy, s.HereAllowed = mirror.NoCopy, may == nil
@@ -183,6 +184,7 @@ func (t *pursuit) ask(ctx context.Context) error {
 		return err
 	}
 	t.offer = offer.Offer{Cell: t.cell, Block: src.Block, Providers: src.From}
+	t.hangUp() // a yes of before counts no more
 	answers := t.askAll(ctx)
 	t.p.mu.Lock()
 	defer t.p.mu.Unlock()

@@ -114,20 +114,11 @@ func TestHostileDonors(t *testing.T) {
 			// Calls take 20 ms: it is missed, and leaves a busy machine some time for the way to the donor.
 			caller.write(".cell-cache/slo.json", `{"max_p99_ms": 19, "clone_on_violation": true}`, 0o600)
 			caller.Start()
-			s, takes := newStranger(t), atomic.Int64{}
-			server := offer.NewServer(hostileDonor{func(ctx context.Context, o offer.Offer, step func(string)) (peer.AddrInfo, error) {
+			var takes atomic.Int64
+			caller.offered(func(ctx context.Context, o offer.Offer, step func(string)) (peer.AddrInfo, error) {
 				takes.Add(1)
 				return take(ctx, o, step)
-			}}, zap.NewNop())
-			t.Cleanup(server.Close)
-			s.host.SetStreamHandler(cellproto.ProtocolHost, call.HandleStream(zap.NewNop(), func(st network.Stream) error { return server.Serve(st) }))
-			info, err := peer.AddrInfoFromString(caller.Status().Addrs[0])
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := s.host.Connect(t.Context(), *info); err != nil {
-				t.Fatal(err)
-			}
+			}, func(server *offer.Server, st network.Stream) error { return server.Serve(st) })
 			_, stop := caller.load(published.CID)
 			t.Cleanup(func() { stop() })
 			Eventually(t, "there is a copy here", func() bool { return caller.placement(published.CID).State == ctl.PlacementHere })
@@ -137,6 +128,64 @@ func TestHostileDonors(t *testing.T) {
 			}
 			n.Must(n.root, "mirror", "rm", published.CID)
 		})
+	}
+}
+
+// slower is a stream on which everything takes a little longer.
+type slower struct{ network.Stream }
+
+func (l slower) Read(b []byte) (int, error) {
+	time.Sleep(50 * time.Millisecond)
+	return l.Stream.Read(b)
+}
+
+// A donor that says yes and dawdles does not cost the others their good name: they do not wait for so long, are asked
+// anew, and are taken at their word.
+func TestDawdlingDonor(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	_, published := n.provide("calculator")
+	caller := n.Headless("caller")
+	caller.write(".cell-cache/slo.json", `{"max_p99_ms": 0, "min_bandwidth_mbps": 1000000, "clone_on_violation": true}`, 0o600)
+	caller.Start()
+	left, taken := make(chan struct{}, 100), make(chan struct{}, 100)
+	refusal := cellproto.Errorf("take it up", cellproto.Failed, "it has changed its mind")
+	caller.offered(func(ctx context.Context, _ offer.Offer, _ func(string)) (peer.AddrInfo, error) {
+		select {
+		case <-left: // the other one does not wait any more
+		case <-ctx.Done():
+		}
+		return peer.AddrInfo{}, refusal
+	}, func(server *offer.Server, st network.Stream) error { return server.Serve(st) })
+	caller.offered(func(context.Context, offer.Offer, func(string)) (peer.AddrInfo, error) {
+		taken <- struct{}{}
+		return peer.AddrInfo{}, refusal
+	}, func(server *offer.Server, st network.Stream) error {
+		defer func() { left <- struct{}{} }()
+		return server.Serve(slower{st})
+	})
+	_, stop := caller.load(published.CID)
+	t.Cleanup(func() { stop() })
+	Eventually(t, "there is a copy here", func() bool { return caller.placement(published.CID).State == ctl.PlacementHere })
+	stop()
+	if len(taken) != 1 {
+		t.Errorf("the other donor was taken at its word %d times", len(taken))
+	}
+	n.Must(n.root, "mirror", "rm", published.CID)
+}
+
+// offered has a donor in this process that says yes to what a cell's nucleus offers, which knows it.
+func (c *Cell) offered(take func(context.Context, offer.Offer, func(string)) (peer.AddrInfo, error), serve func(*offer.Server, network.Stream) error) {
+	c.t.Helper()
+	s, server := newStranger(c.t), offer.NewServer(hostileDonor{take}, zap.NewNop())
+	c.t.Cleanup(server.Close)
+	s.host.SetStreamHandler(cellproto.ProtocolHost, call.HandleStream(zap.NewNop(), func(st network.Stream) error { return serve(server, st) }))
+	info, err := peer.AddrInfoFromString(c.Status().Addrs[0])
+	if err == nil {
+		err = s.host.Connect(c.t.Context(), *info)
+	}
+	if err != nil {
+		c.t.Fatal(err)
 	}
 }
 

@@ -323,7 +323,7 @@ type stranger struct {
 	account crypto.PrivKey
 }
 
-func newStranger(t *testing.T) stranger {
+func newStranger(t testing.TB) stranger {
 	t.Helper()
 	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableRelay(), libp2p.DisableMetrics())
 	if err != nil {

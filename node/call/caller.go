@@ -101,10 +101,10 @@ type Caller struct {
 	watchers   map[chan race.Log]cid.Cid // of Watch, and what each watches
 
 	asked   asked
-	place   func(*remote, cellproto.PeerID) (group string, local bool) // placeOf, but in tests
-	liars   atomic.Bool                                                // somebody may be banned for wrong answers
-	checks  atomic.Int32                                               // of spotCheck, under way
-	checked atomic.Int64                                               // of spotCheck, begun
+	place   func(cellproto.PeerID) (group string, local bool) // placeOf, but in tests
+	liars   atomic.Bool                                       // somebody may be banned for wrong answers
+	checks  atomic.Int32                                      // of spotCheck, under way
+	checked atomic.Int64                                      // of spotCheck, begun
 }
 
 // NewCaller makes the client half and reads what it remembers of others.
@@ -219,12 +219,7 @@ func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request
 	} else {
 		res, err = c.callResolved(ctx, t, req, now)
 	}
-	if err != nil || res.Reply.Body == nil {
-		cancel()
-		return res, err
-	}
-	res.Reply.Body = &closer{ReadCloser: res.Reply.Body, then: cancel}
-	return res, nil
+	return res.until(cancel), err
 }
 
 func (c *Caller) callResolved(ctx context.Context, t resolved, req *cellproto.Request, now time.Time) (*Result, error) {

@@ -2,7 +2,6 @@ package call
 
 import (
 	"context"
-	"sync/atomic"
 	"time"
 
 	"github.com/celldnet/celld/cellproto"
@@ -28,65 +27,69 @@ func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *ce
 	return c.callPeer(ctx, r, who, req, now)
 }
 
-// callHedged is hedged for a call that may be made elsewhere too. What its hedge shares with it is allocated here.
+// callHedged is hedged for a call that may be made elsewhere too. What its hedge shares with it is allocated here; what
+// only the hedge needs, once somebody looks after the call.
 func (c *Caller) callHedged(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, p *policy, tried *peerSet) attempt {
 	first, cancelFirst := context.WithCancel(ctx)
-	rest, cancelRest := context.WithCancel(ctx)
-	h := &hedge{c: c, r: r, req: *req, p: p, tried: tried, who: who, begin: time.Now()}
-	over := make(chan attempt, 1)
-	timer := time.AfterFunc(p.look(ctx, who), func() {
-		if !c.work.begin() {
-			over <- attempt{err: errStopping("call " + req.Header.Func)}
-			return
-		}
-		defer c.work.end()
-		mute := h.bide(rest)
-		if rest.Err() != nil { // the first has answered meanwhile
-			over <- attempt{err: cellproto.Errorf("call "+req.Header.Func, cellproto.KindOf(rest.Err()), "%w", rest.Err())}
-			return
-		}
-		b := h.run(rest)
-		b.mute = mute
-		if b.counts {
-			cancelFirst()
-		}
-		over <- b
-	})
+	h := &hedge{c: c, r: r, req: *req, p: p, tried: tried, who: who, asked: time.Now(), cancelFirst: cancelFirst}
+	timer := time.AfterFunc(p.look(ctx, who), func() { h.lookAfter(ctx) })
 	a := c.callPeer(first, r, who, req, time.Now())
-	if timer.Stop() || p.final(&a) && h.settled.CompareAndSwap(false, true) {
-		cancelRest() // the hedge, if it runs, ends and drops what it has
+	if timer.Stop() || h.ended(p.final(&a)) {
 		return a.until(cancelFirst)
 	}
 	a.discard()
 	cancelFirst()
-	b := <-over
+	b := <-h.outcome
 	if !b.counts {
-		cancelRest()
+		h.cancel()
 		return a
 	}
 	if !b.mute { // else the race that follows finds out whether it is gone, or was busy for a moment
 		h.outrun(ctx, &b)
 	}
-	return b.until(cancelRest)
+	return b.until(h.cancel)
 }
 
 // hedge asks further candidates for one call. Whoever asked for the hedge leaves req and tried alone
 // until run has returned.
 type hedge struct {
-	c       *Caller
-	r       *remote
-	req     cellproto.Request
-	p       *policy
-	tried   *peerSet
-	who     race.Ranked // who was asked first,
-	begin   time.Time   // and when
-	settled atomic.Bool // there is an answer that counts, here or from the one who was asked first
+	c           *Caller
+	r           *remote
+	req         cellproto.Request
+	p           *policy
+	tried       *peerSet
+	who         race.Ranked // who was asked first,
+	asked       time.Time   // and when
+	cancelFirst context.CancelFunc
+	beside[attempt]
+}
+
+// lookAfter waits until others may be asked, and asks them. ctx is that of the call.
+func (h *hedge) lookAfter(ctx context.Context) {
+	if !h.c.work.begin() {
+		return
+	}
+	defer h.c.work.end()
+	ctx, ok := h.beside.begin(ctx)
+	if !ok {
+		return
+	}
+	mute := h.bide(ctx)
+	if !h.asks() {
+		return
+	}
+	b := h.run(ctx)
+	b.mute = mute
+	if b.counts {
+		h.cancelFirst()
+	}
+	h.outcome <- b
 }
 
 // bide waits until others may be asked, and says whether who was asked first was found to be silent.
 func (h *hedge) bide(ctx context.Context) (mute bool) {
 	for _, s := range h.p.stages(ctx, h.who) {
-		if h.awaitSilence(ctx, s.after-time.Since(h.begin)) {
+		if h.awaitSilence(ctx, s.after-time.Since(h.asked)) {
 			return true
 		}
 		if ctx.Err() != nil || s.free || h.left() || h.pays(s.early) {
@@ -192,7 +195,7 @@ func (h *hedge) ask(ctx context.Context, who race.Ranked, answers chan<- attempt
 // has failed: one success makes up for most of it, and who does so all the time is banned, however well it
 // answers pings.
 func (h *hedge) outrun(ctx context.Context, b *attempt) {
-	silent := time.Since(h.begin)
+	silent := time.Since(h.asked)
 	if h.who.Trial || h.p.pure && silent < lateAfter(ctx, h.who)+b.took {
 		h.c.outlasted(h.r, h.who.Peer, silent)
 		return

@@ -42,21 +42,50 @@ func (c *Caller) callMirror(ctx context.Context, t resolved, req *cellproto.Requ
 	if err := p.read(c.describeMirror(r, t.dir), req); err != nil {
 		return nil, err
 	}
-	res, err := c.askMirror(ctx, t.dir, req)
-	if err != nil && p.idempotent && cellproto.KindOf(err) == cellproto.MayHaveRun && rewind(req) {
-		res, err = c.askMirror(ctx, t.dir, req) // it may just have been restarted
+	var res *Result
+	var err error
+	if p.idempotent && req.Body == nil {
+		var others bool
+		if res, others, err = c.relieveMirror(ctx, t.dir, r, req, &p); others {
+			return res, err
+		}
+	} else {
+		res, err = c.askMirrorTwice(ctx, t.dir, req, &p)
 	}
 	if err == nil {
 		return res, nil
 	}
-	switch kind := cellproto.KindOf(err); {
-	case ctx.Err() != nil:
+	return c.afterMirror(ctx, t.dir, r, req, &p, err)
+}
+
+// askMirrorTwice is askMirror, and once more where that may be: it may just have been restarted.
+func (c *Caller) askMirrorTwice(ctx context.Context, dir string, req *cellproto.Request, p *policy) (*Result, error) {
+	res, err := c.askMirror(ctx, dir, req)
+	if err != nil && p.idempotent && cellproto.KindOf(err) == cellproto.MayHaveRun && rewind(req) {
+		return c.askMirror(ctx, dir, req)
+	}
+	return res, err
+}
+
+// mirrorIsFinal says that the providers are not to be asked what a mirror has failed at: it is the same anywhere, or it
+// may have run.
+func (p *policy) mirrorIsFinal(err error) bool {
+	switch cellproto.KindOf(err) {
+	case cellproto.Overloaded, cellproto.Unavailable, cellproto.Incompatible:
+		return false
+	case cellproto.MayHaveRun, cellproto.Failed:
+		return !p.idempotent
+	}
+	return true
+}
+
+// afterMirror has the providers answer what a mirror has failed at, if they may be asked.
+func (c *Caller) afterMirror(ctx context.Context, dir string, r *remote, req *cellproto.Request, p *policy, err error) (*Result, error) {
+	if ctx.Err() != nil || p.mirrorIsFinal(err) {
 		return nil, err
-	case kind == cellproto.Overloaded:
-	case kind == cellproto.Unavailable, kind == cellproto.Incompatible:
-		c.leaveAlone(t.dir, err)
-	case !p.idempotent || kind != cellproto.MayHaveRun && kind != cellproto.Failed:
-		return nil, err // the same anywhere, or it may have run
+	}
+	if kind := cellproto.KindOf(err); kind == cellproto.Unavailable || kind == cellproto.Incompatible {
+		c.leaveAlone(dir, err)
 	}
 	if !rewind(req) {
 		return nil, notAgain(err)

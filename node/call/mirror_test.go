@@ -231,3 +231,64 @@ func TestMirrorDies(t *testing.T) {
 		t.Errorf("the provider's keys were %q, the mirror's %q", keys, mine)
 	}
 }
+
+// A mirror whose program hangs costs what may be repeated some time, once: the providers answer, under the same key, and
+// it is left alone for a while.
+func TestSilentMirror(t *testing.T) {
+	for _, fn := range []string{"echo", "count"} {
+		t.Run(fn, func(t *testing.T) {
+			cell := publish(t, testSchema())
+			m := newLivingMirror(t, cell)
+			far := provide(t, cell, nil)
+			b := &book{}
+			b.add(far.host)
+			c := use(t, cell, b, func(_ *CallerConfig, d *CallerDeps) { d.Mirrors = oneMirror{cell.id, m.dir} })
+			if res := call(t, c, cell, fn); res.Source != "mirror" {
+				t.Fatalf("%s was answered by %s", fn, res.Source)
+			}
+			m.lives[0].program.handle = silent
+			ctx, cancel := context.WithTimeout(t.Context(), patience/10)
+			defer cancel()
+			for range 3 {
+				res, err := c.Call(ctx, cell.id.String(), request(fn, "x"))
+				if err != nil || res.Provider != peerText(far.host) {
+					t.Fatalf("%+v, %v", res, err)
+				}
+			}
+			keys := m.keys()
+			if len(keys) != 2 || keys[1] != far.program.keys[0] {
+				t.Errorf("the mirror was asked with the keys %q, the provider with %q", keys, far.program.keys)
+			}
+			eventually(t, "nothing is in flight", func() bool { return m.lives[0].server.Load().InFlight == 0 })
+		})
+	}
+}
+
+// lookedFor is a Finder that tells when somebody looks.
+type lookedFor struct {
+	book
+	looked atomic.Int64
+}
+
+func (l *lookedFor) Find(ctx context.Context, c cid.Cid) (<-chan Found, func() string) {
+	l.looked.Add(1)
+	return l.book.Find(ctx, c)
+}
+
+// One that is only slow, and has no provider beside it, is waited for, and called again.
+func TestSlowMirrorAlone(t *testing.T) {
+	cell := publish(t, testSchema())
+	m, b := newLivingMirror(t, cell), &lookedFor{}
+	c := use(t, cell, b, func(_ *CallerConfig, d *CallerDeps) { d.Mirrors = oneMirror{cell.id, m.dir} })
+	m.lives[0].program.handle = func(in *cellproto.Inbound) {
+		for b.looked.Load() == 0 && in.Context().Err() == nil {
+			time.Sleep(time.Millisecond)
+		}
+		answer(in)
+	}
+	for range 2 {
+		if res := call(t, c, cell, "echo"); res.Source != "mirror" {
+			t.Errorf("it was answered by %s", res.Source)
+		}
+	}
+}

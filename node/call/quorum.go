@@ -175,7 +175,7 @@ func (c *Caller) voters(ctx context.Context, r *remote, q cellproto.Quorum, res 
 }
 
 // knownVoters gives the measured providers of the last race, if that was not too long ago, but for those
-// that have lied.
+// that have lied, and those of whom it is not known where they are.
 func (c *Caller) knownVoters(r *remote) []voter {
 	r.mu.Lock()
 	d := r.decision
@@ -193,8 +193,9 @@ func (c *Caller) knownVoters(r *remote) []voter {
 			continue
 		}
 		v := voter{Ranked: k}
-		v.group, v.local = c.place(r, k.Peer)
-		out = append(out, v)
+		if v.group, v.local = c.place(k.Peer); v.group != "" {
+			out = append(out, v)
+		}
 	}
 	return out
 }
@@ -207,9 +208,9 @@ func groups(voters []voter) int {
 	return len(seen)
 }
 
-// placeOf gives the group of a peer by the connection to it, which is where it really is; else by what it
-// is said to have for an address.
-func (c *Caller) placeOf(r *remote, p cellproto.PeerID) (group string, local bool) {
+// placeOf gives the group of a peer by the connection to it, which is where it really is. Without one it is not known: what
+// it is said to have for an address may be anything. Whoever hung up is asked once a race has reached it again.
+func (c *Caller) placeOf(p cellproto.PeerID) (group string, local bool) {
 	id, err := peer.Decode(string(p))
 	if err != nil || c.deps.Host == nil {
 		return "", false
@@ -220,13 +221,6 @@ func (c *Caller) placeOf(r *remote, p cellproto.PeerID) (group string, local boo
 			if conn.Stat().Limited == limited {
 				return groupOf(conn.RemoteMultiaddr(), p)
 			}
-		}
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, a := range r.infos[p].Addrs {
-		if group, local := groupOf(a, p); group != "" {
-			return group, local
 		}
 	}
 	return "", false

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/multiformats/go-multiaddr"
+
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/node/race"
 )
@@ -209,7 +211,7 @@ func TestQuorumOfDistinctPrefixes(t *testing.T) {
 		p.program.handle = lie("lie")
 		farm[cellproto.PeerID(peerText(p.host))] = true
 	}
-	c.place = func(_ *remote, p cellproto.PeerID) (string, bool) {
+	c.place = func(p cellproto.PeerID) (string, bool) {
 		if farm[p] {
 			return "192.0.2.0/24", false
 		}
@@ -221,7 +223,7 @@ func TestQuorumOfDistinctPrefixes(t *testing.T) {
 			t.Fatalf("%+v: %v", res, err)
 		}
 	}
-	c.place = func(*remote, cellproto.PeerID) (string, bool) { return "192.0.2.0/24", false }
+	c.place = func(cellproto.PeerID) (string, bool) { return "192.0.2.0/24", false }
 	_, err := try(t, c, cell.id.String(), quorum("2of3", "echo", "hello"))
 	wantKind(t, err, cellproto.Unavailable)
 	if !strings.Contains(err.Error(), "in 1 networks only") || !strings.Contains(cellproto.HintOf(err), "/24") {
@@ -427,4 +429,33 @@ func TestProgramAsksAQuorum(t *testing.T) {
 	}
 	_, err = ask("once", "2of3")
 	wantKind(t, err, cellproto.BadInput)
+}
+
+// Whoever has hung up since the race is nowhere, whatever addresses it is said to have: else those of one network could be in
+// as many as they like. It takes part once it was reached again.
+func TestVotersAreWhereTheyAreConnected(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 3, rare)
+	r := c.remote(cell.id)
+	gone := all[0].host.ID()
+	r.mu.Lock()
+	info := r.infos[cellproto.PeerID(gone.String())]
+	info.Addrs = append([]multiaddr.Multiaddr{multiaddr.StringCast("/ip4/203.0.113.7/tcp/1")}, info.Addrs...)
+	r.infos[cellproto.PeerID(gone.String())] = info
+	r.mu.Unlock()
+	if err := c.deps.Host.Network().ClosePeer(gone); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range c.knownVoters(r) {
+		if string(v.Peer) == gone.String() {
+			t.Errorf("it is in %q", v.group)
+		}
+	}
+	if n := len(c.knownVoters(r)); n != 2 {
+		t.Errorf("%d can be asked", n)
+	}
+	res, err := try(t, c, cell.id.String(), quorum("3of3", "echo", "hello"))
+	if err != nil || res.Quorum.Agreed != 3 || !res.Raced {
+		t.Errorf("%+v, %v", res, err)
+	}
 }

@@ -109,3 +109,42 @@ func TestSlowProviderIsWaitedFor(t *testing.T) {
 		t.Errorf("the other one was asked %d times", n-begun)
 	}
 }
+
+// A provider that fails while somebody looks after the call, since it takes long, is not waited for any longer: what is
+// idempotent would wait for half of its time else.
+func TestFailsWhileLookedAfter(t *testing.T) {
+	for name, fail := range map[string]func(p *provider, in *cellproto.Inbound){
+		"loses its connection": func(p *provider, _ *cellproto.Inbound) { p.cutLinks() },
+		"has no place": func(_ *provider, in *cellproto.Inbound) {
+			in.ReplyError(cellproto.Errorf("call", cellproto.Overloaded, "there is no place"))
+		},
+	} {
+		for _, fn := range []string{"count", "echo"} {
+			t.Run(name+", "+fn, func(t *testing.T) {
+				cell := publish(t, testSchema())
+				a, b := provide(t, cell, nil), provide(t, cell, nil)
+				_, heardA := hushed(t, a)
+				_, heardB := hushed(t, b)
+				peers := &book{}
+				peers.add(a.host, b.host)
+				c := use(t, cell, peers, rare)
+				winner, other, heard := a, b, heardA
+				if call(t, c, cell, fn).Provider == peerText(b.host) {
+					winner, other, heard = b, a, heardB
+				}
+				before := heard.Load()
+				winner.program.handle = func(in *cellproto.Inbound) {
+					for heard.Load() < before+2 && in.Context().Err() == nil { // the call itself, and a ping
+						time.Sleep(time.Millisecond)
+					}
+					fail(winner, in)
+				}
+				begin := time.Now()
+				res := call(t, c, cell, fn)
+				if took := time.Since(begin); res.Provider != peerText(other.host) || took > patience/4 {
+					t.Errorf("%s answered after %v", res.Provider, took)
+				}
+			})
+		}
+	}
+}

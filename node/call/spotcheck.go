@@ -45,7 +45,7 @@ func (c *Caller) spotCheck(r *remote, p *policy, req *cellproto.Request, a *atte
 func (c *Caller) check(r *remote, req *cellproto.Request, first vote) {
 	ctx, cancel := context.WithTimeout(c.ctx, cellproto.DefaultTimeout)
 	defer cancel()
-	first.group, first.local = c.place(r, first.Peer)
+	first.group, first.local = c.place(first.Peer)
 	others := draw(c.knownVoters(r), newRand(), first.group)
 	p := &poll{
 		c: c, r: r, op: "check a reply of " + string(r.name), req: *req, want: cellproto.Quorum{Agree: 2, Ask: 2},

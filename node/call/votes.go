@@ -15,7 +15,7 @@ import (
 // voter is a provider that can be asked for its reply.
 type voter struct {
 	race.Ranked
-	group string // of all who may be one and the same person; "": not known
+	group string // of all who may be one and the same person; "": not known, of who was asked before
 	local bool   // its address is private: group is the peer alone
 }
 
