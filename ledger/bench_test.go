@@ -118,9 +118,13 @@ func pairs(t testing.TB, n int) [][]byte {
 	return out
 }
 
-// Receipts of 10,000 pairs: on the disk, in memory, and how many bytes are written for each.
+// Receipts of 10,000 pairs: on the disk, in memory, and how many bytes are written for each, when they grow 20,000
+// times or with CELL_LONG 60,000.
 func TestTenThousandPairs(t *testing.T) {
-	list := pairs(t, 10_000)
+	list, growths := pairs(t, 10_000), 20_000
+	if long() {
+		growths = 60_000
+	}
 	dir := t.TempDir()
 	files := must1[Files](t)(OpenDir(dir))
 	heap := func() uint64 {
@@ -149,7 +153,7 @@ func TestTenThousandPairs(t *testing.T) {
 	memory := heap() - before
 	rnd := rand.New(rand.NewPCG(1, 1))
 	now := testTime
-	for i := range 60_000 { // then all of them grow, some more than others
+	for i := range growths { // then all of them grow, some more than others
 		data := list[rnd.IntN(len(list))]
 		s, _, err := DecodeReceipt(data)
 		if err != nil {

@@ -210,10 +210,15 @@ func TestSizes(t *testing.T) {
 
 // A changed byte, anywhere, is noticed.
 func TestEveryFlippedByte(t *testing.T) {
+	masks := []byte{1, 0x80, 0xff}
 	for _, v := range sampleEntries(t) {
 		data := v.bytes(t)
 		for i := range data {
-			for _, mask := range []byte{1, 0x80, 0xff} {
+			try := masks[i%3:][:1]
+			if long() {
+				try = masks
+			}
+			for _, mask := range try {
 				bad := bytes.Clone(data)
 				bad[i] ^= mask
 				if _, err := openAny(bad); err == nil {

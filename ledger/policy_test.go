@@ -235,7 +235,7 @@ func TestQueueLosesNothing(t *testing.T) {
 
 func TestQueueForgets(t *testing.T) {
 	var q Queue
-	for i := range uint64(20_000) {
+	for i := range uint64(4 * maxFlows) {
 		q.Push(Request{ID: i, Caller: peer(int(i)), Class: ClassStranger, Group: fmt.Sprint(i), Cost: 1000})
 		r, _ := q.Pop()
 		q.Done(r.ID, 2000)

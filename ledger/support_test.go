@@ -8,6 +8,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/celldnet/celld/cellproto"
@@ -19,9 +20,15 @@ var testNet = NetOf("test")
 
 const nowMS = 1_700_000_000_000
 
+var testKeys sync.Map // byte -> ed25519.PrivateKey: what tests ask for most is made once
+
 // testKey gives the Ed25519 key whose seed is 32 times n.
 func testKey(n byte) ed25519.PrivateKey {
-	return ed25519.NewKeyFromSeed(bytes.Repeat([]byte{n}, ed25519.SeedSize))
+	k, ok := testKeys.Load(n)
+	if !ok {
+		k, _ = testKeys.LoadOrStore(n, ed25519.NewKeyFromSeed(bytes.Repeat([]byte{n}, ed25519.SeedSize)))
+	}
+	return k.(ed25519.PrivateKey)
 }
 
 func pub(n byte) Key { return KeyOf(testKey(n)) }
