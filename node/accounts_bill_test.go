@@ -3,8 +3,10 @@ package node
 import (
 	"crypto/ed25519"
 	"testing"
+	"time"
 
 	"github.com/celldnet/celld/ledger"
+	"github.com/celldnet/celld/node/call"
 )
 
 // What a caller has signed for in an earlier life of the nucleus is gone on from, once; what it has signed for in this
@@ -55,5 +57,82 @@ func TestShows(t *testing.T) {
 	}
 	if !shows(same, newest) || shows(older, newest) || shows(nil, newest) || shows([]byte("x"), newest) {
 		t.Error("the newest receipt is not told from others")
+	}
+}
+
+// testAccounts gives the accounts of a host that has nothing but a ledger.
+func testAccounts(t *testing.T, key ed25519.PrivateKey) *accounts {
+	t.Helper()
+	prices, err := ledger.LoadPrices(ledger.PriceVersion)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := ledger.OpenDir(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &accounts{net: ledger.NetOf("test"), self: ledger.KeyOf(key), key: key, prices: prices, energy: newEnergy(t.TempDir(), t.TempDir(), 1, prices)}
+	if a.led, _, err = ledger.Open(ledger.Config{Net: a.net, Self: a.self}, files, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.led.Close() })
+	return a
+}
+
+// receive has a host take a receipt with these signatures.
+func receive(t *testing.T, a *accounts, r ledger.Receipt, consumer, provider ed25519.PrivateKey) {
+	t.Helper()
+	s := &ledger.Signed{Receipt: r}
+	for role, key := range map[ledger.Role]ed25519.PrivateKey{ledger.RoleConsumer: consumer, ledger.RoleProvider: provider} {
+		if key == nil {
+			continue
+		}
+		half, err := ledger.SealReceipt(r, key, role)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if role == ledger.RoleConsumer {
+			s.ConsumerSig = half.ConsumerSig
+		} else {
+			s.ProviderSig = half.ProviderSig
+		}
+	}
+	data, err := s.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := a.led.Ingest(time.Now(), data); r.Verdict != ledger.Stored {
+		t.Fatalf("%v: %v", r.Verdict, r.Err)
+	}
+}
+
+// A caller to whom something is owed signs for so many bytes that its register is full: nothing can be billed to it any
+// more, and it waits with the newcomers.
+func TestFullRegisterIsNotFree(t *testing.T) {
+	_, self, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, caller, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := testAccounts(t, self)
+	receive(t, a, ledger.Receipt{Net: a.net, Consumer: a.self, Provider: ledger.KeyOf(caller), Est: 4, MeterV: 1, N: 1, Credit: 1e6}, self, nil)
+	d := &debtor{key: ledger.KeyOf(caller)}
+	d.base = ledger.Receipt{Net: a.net, Consumer: d.key, Provider: a.self}
+	rank := func() ledger.Class {
+		c, _ := a.led.Standing(d.key, a.unbilled(d, call.Usage{Calls: 1, CPU: 1e6})).Rank()
+		return c
+	}
+	if rank() != ledger.ClassEarned {
+		t.Fatal("it is owed nothing")
+	}
+	const most = 1<<63 - 1
+	huge := ledger.Receipt{Net: a.net, Consumer: d.key, Provider: a.self, Est: 4, MeterV: 1, N: 1, Credit: 1, Meter: ledger.Meter{In: most, Out: most}}
+	receive(t, a, huge, caller, nil)
+	d.base = huge // as after a restart
+	if rank() != ledger.ClassStranger {
+		t.Error("it is served before others, and pays nothing")
 	}
 }

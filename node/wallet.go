@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -210,10 +211,15 @@ func (n *nucleus) rank(who call.Who) call.Rank {
 
 // unclaimed gives what the meter has counted for a caller and no bill has yet. a.mu is held.
 func (a *accounts) unclaimed(who string, d *debtor) uint64 {
-	u := a.n.server.Meter().Divided(who)
+	return a.unbilled(d, a.n.server.Meter().Divided(who))
+}
+
+// unbilled gives what of a use no bill has. In a register that is full, as a consumer can make it by signing for huge
+// numbers, nothing can be billed: then it is more than can be owed to anybody.
+func (a *accounts) unbilled(d *debtor, u call.Usage) uint64 {
 	total, _, err := a.total(d, u, a.at)
 	if err != nil {
-		return 0
+		return math.MaxUint64
 	}
 	return total.Credit - min(a.register(total.RegKey()).Claimed(), total.Credit)
 }
