@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/celldnet/celld/ledger"
+	"github.com/celldnet/celld/ledger/gossip"
 	"github.com/celldnet/celld/node/call"
 )
 
@@ -135,4 +136,51 @@ func TestFullRegisterIsNotFree(t *testing.T) {
 	if rank() != ledger.ClassStranger {
 		t.Error("it is served before others, and pays nothing")
 	}
+}
+
+// A provider from a backup has claimed more since than the caller had signed for, and less in one number. It takes that
+// back, and its next bill is below neither, in this life and in the next.
+func TestBillsAboveBoth(t *testing.T) {
+	_, self, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, caller, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := testAccounts(t, self)
+	a.debtors = map[string]*debtor{}
+	p, err := peerOf(ledger.KeyOf(caller))
+	if err != nil {
+		t.Fatal(err)
+	}
+	total := func(m ledger.Meter, calls uint64) ledger.Receipt {
+		r := ledger.Receipt{Net: a.net, Consumer: ledger.KeyOf(caller), Provider: a.self, Est: 4, N: calls, Meter: m}
+		r, err := gossip.Next(r, nil, a.prices)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	bill := func(d *debtor) {
+		t.Helper()
+		r, _, err := a.total(d, call.Usage{Calls: 1, CPU: 1e9}, time.Now())
+		if err == nil {
+			_, err = a.led.SignTotal(time.Now(), r, ledger.RoleProvider, self)
+		}
+		if err != nil {
+			t.Errorf("a bill of %d calls: %v", r.N, err)
+		}
+	}
+	since := total(ledger.Meter{CPU: 900e9, Out: 10}, 2)
+	before := total(ledger.Meter{CPU: 100e9, Out: 1 << 20}, 9)
+	receive(t, a, since, nil, self)
+	d := a.owes(p.String())
+	bill(d)
+	receive(t, a, before, caller, self)
+	d.heard(a.register(before.RegKey()).Ack)
+	bill(d)
+	delete(a.debtors, p.String())
+	bill(a.owes(p.String()))
 }
