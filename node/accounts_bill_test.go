@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p"
+
 	"github.com/celldnet/celld/ledger"
 	"github.com/celldnet/celld/ledger/gossip"
 	"github.com/celldnet/celld/node/call"
@@ -183,4 +185,65 @@ func TestBillsAboveBoth(t *testing.T) {
 	bill(d)
 	delete(a.debtors, p.String())
 	bill(a.owes(p.String()))
+}
+
+// The hosts of an account wait for one turn, each with what the account is owed; and who only waits leaves nothing behind.
+func TestHostsShareTurns(t *testing.T) {
+	keys := make([]ed25519.PrivateKey, 4)
+	for i := range keys {
+		var err error
+		if _, keys[i], err = ed25519.GenerateKey(nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	self, account, hosts := keys[0], keys[1], keys[2:]
+	a := testAccounts(t, self)
+	l, err := libp2p.New(libp2p.NoListenAddrs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	n := &nucleus{host: l, accounts: a}
+	a.n, a.debtors = n, map[string]*debtor{}
+	rank := func(key ed25519.PrivateKey) call.Rank {
+		p, err := peerOf(ledger.KeyOf(key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n.rank(call.Who{Peer: p})
+	}
+	receive(t, a, ledger.Receipt{Net: a.net, Consumer: a.self, Provider: ledger.KeyOf(hosts[0]), Est: 4, MeterV: 1, N: 1, Credit: 1e6}, self, nil)
+	if one, two := rank(hosts[0]), rank(hosts[1]); one.Key == two.Key || one.Class != ledger.ClassEarned || two.Class != ledger.ClassStranger {
+		t.Errorf("two strangers: %+v, %+v", one, two)
+	}
+	e := &ledger.KeyEntry{Net: a.net, ID: ledger.KeyOf(account), Payload: &ledger.Genesis{Next: ledger.Hash{1}}}
+	for seq := range uint64(3) {
+		if seq > 0 {
+			d := &ledger.Delegate{Host: ledger.KeyOf(hosts[seq-1]), Cell: "cell", NotAfter: uint64(time.Now().Add(time.Hour).UnixMilli())}
+			if err := d.SignConsent(a.net, ledger.KeyOf(account), hosts[seq-1]); err != nil {
+				t.Fatal(err)
+			}
+			before, err := e.Hash()
+			if err != nil {
+				t.Fatal(err)
+			}
+			e = &ledger.KeyEntry{Net: a.net, ID: e.ID, Seq: seq, Prev: before, Payload: d}
+		}
+		if err := e.Sign(account, 0); err != nil {
+			t.Fatal(err)
+		}
+		data, err := e.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := a.led.Ingest(time.Now(), data); r.Verdict != ledger.Stored {
+			t.Fatal(r.Err)
+		}
+	}
+	if one, two := rank(hosts[0]), rank(hosts[1]); one != two || one.Class != ledger.ClassEarned {
+		t.Errorf("two hosts of one account: %+v, %+v", one, two)
+	}
+	if len(a.debtors) > 0 {
+		t.Errorf("%d who have used nothing are remembered", len(a.debtors))
+	}
 }
