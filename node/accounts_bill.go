@@ -33,10 +33,22 @@ const maxSent = 64
 
 // heard goes on from what a caller has signed for, if that is more than this host remembered, and not a bill of
 // this nucleus's: what it uses in this nucleus's life comes on top. It came back from the caller, or from a neighbour.
+//
+// What this host had claimed before can be more in some numbers and less in others, or even more in all and less in one:
+// it goes on above both, or it could sign no bill until that number has caught up.
 func (d *debtor) heard(acked *ledger.Signed) {
-	if acked != nil && acked.Credit > d.base.Credit && !slices.Contains(d.sent, acked.Credit) {
-		d.base = acked.Receipt
+	if acked != nil && !slices.Contains(d.sent, acked.Credit) {
+		d.base = above(d.base, acked.Receipt)
 	}
+}
+
+// above gives the one of two totals with more credit, with none of its numbers below the other's.
+func above(x, y ledger.Receipt) ledger.Receipt {
+	if x.Credit > y.Credit {
+		x, y = y, x
+	}
+	y.N, y.Meter = max(x.N, y.N), gossip.Plus(y.Meter, gossip.Less(x.Meter, y.Meter))
+	return y
 }
 
 // owes gives the account of a caller; nil for one whose key the ledger cannot hold. a.mu is held.
@@ -60,8 +72,8 @@ func (a *accounts) owes(who string) *debtor {
 		}
 		reg := a.register(d.base.RegKey())
 		for _, s := range []*ledger.Signed{reg.Ack, reg.Claim} {
-			if s != nil && s.Credit >= d.base.Credit {
-				d.base = s.Receipt
+			if s != nil {
+				d.base = above(d.base, s.Receipt)
 			}
 		}
 		d.signed = reg.Credit()

@@ -3,8 +3,13 @@ package node
 import (
 	"crypto/ed25519"
 	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
 
 	"github.com/celldnet/celld/ledger"
+	"github.com/celldnet/celld/ledger/gossip"
+	"github.com/celldnet/celld/node/call"
 )
 
 // What a caller has signed for in an earlier life of the nucleus is gone on from, once; what it has signed for in this
@@ -55,5 +60,190 @@ func TestShows(t *testing.T) {
 	}
 	if !shows(same, newest) || shows(older, newest) || shows(nil, newest) || shows([]byte("x"), newest) {
 		t.Error("the newest receipt is not told from others")
+	}
+}
+
+// testAccounts gives the accounts of a host that has nothing but a ledger.
+func testAccounts(t *testing.T, key ed25519.PrivateKey) *accounts {
+	t.Helper()
+	prices, err := ledger.LoadPrices(ledger.PriceVersion)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := ledger.OpenDir(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &accounts{net: ledger.NetOf("test"), self: ledger.KeyOf(key), key: key, prices: prices, energy: newEnergy(t.TempDir(), t.TempDir(), 1, prices)}
+	if a.led, _, err = ledger.Open(ledger.Config{Net: a.net, Self: a.self}, files, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.led.Close() })
+	return a
+}
+
+// receive has a host take a receipt with these signatures.
+func receive(t *testing.T, a *accounts, r ledger.Receipt, consumer, provider ed25519.PrivateKey) {
+	t.Helper()
+	s := &ledger.Signed{Receipt: r}
+	for role, key := range map[ledger.Role]ed25519.PrivateKey{ledger.RoleConsumer: consumer, ledger.RoleProvider: provider} {
+		if key == nil {
+			continue
+		}
+		half, err := ledger.SealReceipt(r, key, role)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if role == ledger.RoleConsumer {
+			s.ConsumerSig = half.ConsumerSig
+		} else {
+			s.ProviderSig = half.ProviderSig
+		}
+	}
+	data, err := s.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := a.led.Ingest(time.Now(), data); r.Verdict != ledger.Stored {
+		t.Fatalf("%v: %v", r.Verdict, r.Err)
+	}
+}
+
+// A caller to whom something is owed signs for so many bytes that its register is full: nothing can be billed to it any
+// more, and it waits with the newcomers.
+func TestFullRegisterIsNotFree(t *testing.T) {
+	_, self, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, caller, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := testAccounts(t, self)
+	receive(t, a, ledger.Receipt{Net: a.net, Consumer: a.self, Provider: ledger.KeyOf(caller), Est: 4, MeterV: 1, N: 1, Credit: 1e6}, self, nil)
+	d := &debtor{key: ledger.KeyOf(caller)}
+	d.base = ledger.Receipt{Net: a.net, Consumer: d.key, Provider: a.self}
+	rank := func() ledger.Class {
+		c, _ := a.led.Standing(d.key, a.unbilled(d, call.Usage{Calls: 1, CPU: 1e6})).Rank()
+		return c
+	}
+	if rank() != ledger.ClassEarned {
+		t.Fatal("it is owed nothing")
+	}
+	const most = 1<<63 - 1
+	huge := ledger.Receipt{Net: a.net, Consumer: d.key, Provider: a.self, Est: 4, MeterV: 1, N: 1, Credit: 1, Meter: ledger.Meter{In: most, Out: most}}
+	receive(t, a, huge, caller, nil)
+	d.base = huge // as after a restart
+	if rank() != ledger.ClassStranger {
+		t.Error("it is served before others, and pays nothing")
+	}
+}
+
+// A provider from a backup has claimed more since than the caller had signed for, and less in one number. It takes that
+// back, and its next bill is below neither, in this life and in the next.
+func TestBillsAboveBoth(t *testing.T) {
+	_, self, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, caller, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := testAccounts(t, self)
+	a.debtors = map[string]*debtor{}
+	p, err := peerOf(ledger.KeyOf(caller))
+	if err != nil {
+		t.Fatal(err)
+	}
+	total := func(m ledger.Meter, calls uint64) ledger.Receipt {
+		r := ledger.Receipt{Net: a.net, Consumer: ledger.KeyOf(caller), Provider: a.self, Est: 4, N: calls, Meter: m}
+		r, err := gossip.Next(r, nil, a.prices)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	bill := func(d *debtor) {
+		t.Helper()
+		r, _, err := a.total(d, call.Usage{Calls: 1, CPU: 1e9}, time.Now())
+		if err == nil {
+			_, err = a.led.SignTotal(time.Now(), r, ledger.RoleProvider, self)
+		}
+		if err != nil {
+			t.Errorf("a bill of %d calls: %v", r.N, err)
+		}
+	}
+	since := total(ledger.Meter{CPU: 900e9, Out: 10}, 2)
+	before := total(ledger.Meter{CPU: 100e9, Out: 1 << 20}, 9)
+	receive(t, a, since, nil, self)
+	d := a.owes(p.String())
+	bill(d)
+	receive(t, a, before, caller, self)
+	d.heard(a.register(before.RegKey()).Ack)
+	bill(d)
+	delete(a.debtors, p.String())
+	bill(a.owes(p.String()))
+}
+
+// The hosts of an account wait for one turn, each with what the account is owed; and who only waits leaves nothing behind.
+func TestHostsShareTurns(t *testing.T) {
+	keys := make([]ed25519.PrivateKey, 4)
+	for i := range keys {
+		var err error
+		if _, keys[i], err = ed25519.GenerateKey(nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	self, account, hosts := keys[0], keys[1], keys[2:]
+	a := testAccounts(t, self)
+	l, err := libp2p.New(libp2p.NoListenAddrs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	n := &nucleus{host: l, accounts: a}
+	a.n, a.debtors = n, map[string]*debtor{}
+	rank := func(key ed25519.PrivateKey) call.Rank {
+		p, err := peerOf(ledger.KeyOf(key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n.rank(call.Who{Peer: p})
+	}
+	receive(t, a, ledger.Receipt{Net: a.net, Consumer: a.self, Provider: ledger.KeyOf(hosts[0]), Est: 4, MeterV: 1, N: 1, Credit: 1e6}, self, nil)
+	if one, two := rank(hosts[0]), rank(hosts[1]); one.Key == two.Key || one.Class != ledger.ClassEarned || two.Class != ledger.ClassStranger {
+		t.Errorf("two strangers: %+v, %+v", one, two)
+	}
+	e := &ledger.KeyEntry{Net: a.net, ID: ledger.KeyOf(account), Payload: &ledger.Genesis{Next: ledger.Hash{1}}}
+	for seq := range uint64(3) {
+		if seq > 0 {
+			d := &ledger.Delegate{Host: ledger.KeyOf(hosts[seq-1]), Cell: "cell", NotAfter: uint64(time.Now().Add(time.Hour).UnixMilli())}
+			if err := d.SignConsent(a.net, ledger.KeyOf(account), hosts[seq-1]); err != nil {
+				t.Fatal(err)
+			}
+			before, err := e.Hash()
+			if err != nil {
+				t.Fatal(err)
+			}
+			e = &ledger.KeyEntry{Net: a.net, ID: e.ID, Seq: seq, Prev: before, Payload: d}
+		}
+		if err := e.Sign(account, 0); err != nil {
+			t.Fatal(err)
+		}
+		data, err := e.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := a.led.Ingest(time.Now(), data); r.Verdict != ledger.Stored {
+			t.Fatal(r.Err)
+		}
+	}
+	if one, two := rank(hosts[0]), rank(hosts[1]); one != two || one.Class != ledger.ClassEarned {
+		t.Errorf("two hosts of one account: %+v, %+v", one, two)
+	}
+	if len(a.debtors) > 0 {
+		t.Errorf("%d who have used nothing are remembered", len(a.debtors))
 	}
 }

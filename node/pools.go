@@ -368,6 +368,9 @@ func (n *nucleus) ctlPoolTake(ctx context.Context, r *http.Request, w *ctl.Write
 	if !r.URL.Query().Has("sign") {
 		return o.poolFile(id, draft, false)
 	}
+	if err := signable(draft); err != nil {
+		return nil, err
+	}
 	if err := o.ready(ctx, op, w); err != nil {
 		return nil, err
 	}
@@ -377,6 +380,15 @@ func (n *nucleus) ctlPoolTake(ctx context.Context, r *http.Request, w *ctl.Write
 	}
 	o.a.travel.Spread(id)
 	return o.poolFile(id, draft, done)
+}
+
+// signable refuses to sign what people are not shown: a member could propose to replace the others.
+func signable(e *ledger.KeyEntry) error {
+	if _, ok := e.Payload.(*ledger.RunnerBudget); ok {
+		return nil
+	}
+	return cellproto.Errorf("sign for a pool", cellproto.Unsupported, "what is proposed is no budget, and nothing else is signed").
+		WithHint("It could replace the members. Ask whoever has sent the file.")
 }
 
 // takePool takes in what of a pool's file is in force, and names the pool if it has no name. All is about one

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/ledger"
 )
 
 const somePeer = "12D3KooWRJgsyZpjdiSccQknxRQ2hbXrWPgMLp3TVWdrUF7YYQyV"
@@ -39,6 +40,23 @@ func TestPoolNames(t *testing.T) {
 	}
 	if err := p.set(somePeer, "x"); cellproto.KindOf(err) != cellproto.Corrupt {
 		t.Errorf("a file that cannot be read is replaced: %v", err)
+	}
+}
+
+// A member is handed a file that proposes other members, or an end to its say: it signs budgets, which it is shown.
+func TestOnlyBudgetsAreSigned(t *testing.T) {
+	for _, c := range []struct {
+		p    ledger.Payload
+		want cellproto.Kind
+	}{
+		{&ledger.RunnerBudget{Budget: 1}, 0},
+		{&ledger.PoolMembers{Keys: []ledger.Key{{1}}, T: 1}, cellproto.Unsupported},
+		{&ledger.Delegate{Cell: "cell"}, cellproto.Unsupported},
+		{&ledger.Checkpoint{}, cellproto.Unsupported},
+	} {
+		if err := signable(&ledger.KeyEntry{Payload: c.p}); cellproto.KindOf(err) != c.want {
+			t.Errorf("%T: %v", c.p, err)
+		}
 	}
 }
 

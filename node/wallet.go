@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -163,7 +164,7 @@ func (a *accounts) unpaid(rows []ctl.WalletRow) (more []ctl.WalletRow) {
 // explain adds how the other side is served, or why bills are not signed.
 func (a *accounts) explain(row *ctl.WalletRow, other ledger.Key) {
 	if row.Gave {
-		class, _ := a.rank(row.Peer)
+		class, _ := a.rank(row.Peer, other)
 		row.Class = class.String()
 	}
 	a.mu.Lock()
@@ -179,16 +180,15 @@ func (a *accounts) explain(row *ctl.WalletRow, other ledger.Key) {
 	}
 }
 
-// rank gives the queue that a caller waits in when this host is busy, and its weight there.
-func (a *accounts) rank(who string) (ledger.Class, uint64) {
+// rank gives the queue that a caller waits in when this host is busy, and its weight there. Nothing is kept of who has
+// used nothing: anybody can wait.
+func (a *accounts) rank(who string, key ledger.Key) (ledger.Class, uint64) {
 	a.mu.Lock()
-	d := a.owes(who)
-	if d == nil {
-		a.mu.Unlock()
-		return ledger.ClassStranger, 1
+	var used uint64
+	refused := false
+	if d := a.debtors[who]; d != nil {
+		refused, used = d.refused != nil, a.unclaimed(who, d)
 	}
-	refused, key := d.refused != nil, d.key
-	used := a.unclaimed(who, d)
 	a.mu.Unlock()
 	if refused {
 		return ledger.ClassStranger, 1 // whatever is owed to it, until it signs
@@ -202,22 +202,32 @@ func (n *nucleus) rank(who call.Who) call.Rank {
 	if who.Peer == "" {
 		return r // another user of this machine
 	}
-	r.Key, _ = gossip.KeyOf(who.Peer) // zero: all of those share their turns
 	for _, c := range n.host.Network().ConnsToPeer(who.Peer) {
 		r.Group = addrGroup(c.RemoteMultiaddr())
 	}
-	if n.accounts != nil && n.accounts.led != nil {
-		r.Class, r.Weight = n.accounts.rank(who.Peer.String())
+	key, err := gossip.KeyOf(who.Peer)
+	if err != nil {
+		return r // all of those share their turns
+	}
+	r.Key = key
+	if a := n.accounts; a != nil && a.led != nil {
+		r.Key = a.owner(key) // the hosts of an account share its turns, as they do what it is owed
+		r.Class, r.Weight = a.rank(who.Peer.String(), key)
 	}
 	return r
 }
 
 // unclaimed gives what the meter has counted for a caller and no bill has yet. a.mu is held.
 func (a *accounts) unclaimed(who string, d *debtor) uint64 {
-	u := a.n.server.Meter().Divided(who)
+	return a.unbilled(d, a.n.server.Meter().Divided(who))
+}
+
+// unbilled gives what of a use no bill has. In a register that is full, as a consumer can make it by signing for huge
+// numbers, nothing can be billed: then it is more than can be owed to anybody.
+func (a *accounts) unbilled(d *debtor, u call.Usage) uint64 {
 	total, _, err := a.total(d, u, a.at)
 	if err != nil {
-		return 0
+		return math.MaxUint64
 	}
 	return total.Credit - min(a.register(total.RegKey()).Claimed(), total.Credit)
 }

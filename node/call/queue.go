@@ -16,7 +16,7 @@ import (
 const (
 	queueTime = 250 * time.Millisecond
 	ownerTime = 5 * time.Second // of the owner, who has nowhere else to go
-	maxQueued = 64              // calls; past it whoever ranks lowest is refused
+	maxQueued = 64              // calls; past it whoever ranks lowest, or waits with most, is refused
 )
 
 // Rank says as what a caller waits.
@@ -40,7 +40,7 @@ type queue struct {
 
 // waiting is a call in the queue.
 type waiting struct {
-	class  ledger.Class
+	rank   Rank
 	frame  cellproto.Frame
 	timer  *time.Timer
 	fail   func(error)              // it gets no place
@@ -72,11 +72,11 @@ func (s *Server) crowded(f *cellproto.Frame) error {
 // number in the queue. The error is that it may not.
 func (q *queue) push(s *session, f *cellproto.Frame, full error, w *waiting, ticket *uint64) error {
 	r := s.rank()
-	w.class = r.Class
+	w.rank = r
 	q.mu.Lock()
 	var out *waiting
 	if len(q.calls) >= maxQueued {
-		if out = q.evict(r.Class); out == nil {
+		if out = q.evict(r); out == nil {
 			q.mu.Unlock()
 			return full
 		}
@@ -109,12 +109,29 @@ func (q *queue) push(s *session, f *cellproto.Frame, full error, w *waiting, tic
 	return nil
 }
 
-// evict takes the newest call of the lowest class out, if that is below c. q.mu is held.
-func (q *queue) evict(c ledger.Class) *waiting {
-	worst, lowest := uint64(0), c
+// evict takes a call out for one of rank r: the newest of the lowest class, if that is below r's; else, of whoever in
+// r's class has most calls waiting, the newest, if those are at least two more than r's have. So nobody keeps others of
+// its class out by waiting with many calls. q.mu is held.
+func (q *queue) evict(r Rank) *waiting {
+	waits := map[string]int{}
+	for _, w := range q.calls {
+		if w.rank.Class == r.Class {
+			waits[w.rank.flow()]++
+		}
+	}
+	most, floor := "", waits[r.flow()]+1
+	for f, n := range waits {
+		if n > floor || n == floor && most != "" && f < most {
+			most, floor = f, n
+		}
+	}
+	worst, lowest := uint64(0), r.Class
 	for id, w := range q.calls {
-		if w.class > lowest || w.class == lowest && w.class > c && id > worst {
-			worst, lowest = id, w.class
+		switch c := w.rank.Class; {
+		case c > lowest, c == lowest && c > r.Class && id > worst:
+			worst, lowest = id, c
+		case most != "" && lowest == r.Class && c == r.Class && w.rank.flow() == most && id > worst:
+			worst = id
 		}
 	}
 	if worst == 0 {
@@ -122,6 +139,14 @@ func (q *queue) evict(c ledger.Class) *waiting {
 	}
 	q.q.Drop(worst)
 	return q.take(worst)
+}
+
+// flow names whose calls take turns with others': strangers of a group, or a caller.
+func (r Rank) flow() string {
+	if r.Class == ledger.ClassStranger {
+		return r.Group
+	}
+	return string(r.Key[:])
 }
 
 // take forgets a call that waits no more. q.mu is held.

@@ -66,6 +66,54 @@ func TestQueueEvicts(t *testing.T) {
 
 }
 
+// Who waits with many calls keeps nobody of its class out: it is who waits most that makes room, among strangers by
+// groups and among those who have earned it by caller.
+func TestQueueIsShared(t *testing.T) {
+	full := cellproto.Errorf("call", cellproto.Overloaded, "full")
+	for _, class := range []ledger.Class{ledger.ClassStranger, ledger.ClassEarned} {
+		q := queue{time: time.Hour}
+		waits := map[byte]int{}
+		add := func(who byte) error {
+			r := Rank{Class: class, Weight: 1, Key: ledger.Key{who}, Group: string(rune('a' + who))}
+			sess := &session{s: &Server{deps: ServerDeps{Rank: func(Who) Rank { return r }}}}
+			w := &waiting{fail: func(err error) {
+				if !errors.Is(err, full) {
+					t.Error(err)
+				}
+				waits[who]--
+			}}
+			var ticket uint64
+			err := q.push(sess, &cellproto.Frame{Header: cellproto.Header{Budget: time.Hour}}, full, w, &ticket)
+			if err == nil {
+				waits[who]++
+			}
+			return err
+		}
+		for range 2 * maxQueued {
+			_ = add(0) // as many as it likes
+		}
+		for range maxQueued / 4 {
+			if err := add(1); err != nil {
+				t.Fatalf("%v: another one: %v", class, err)
+			}
+		}
+		for range 2 * maxQueued {
+			_, _ = add(2), add(3)
+		}
+		if waits[1] != maxQueued/4 || len(q.calls) != maxQueued || q.q.Len() != maxQueued {
+			t.Errorf("%v: %v wait", class, waits)
+		}
+		for who, n := range waits {
+			if n < maxQueued/4-1 || n > maxQueued/4+1 {
+				t.Errorf("%v: %d waits with %d calls", class, who, n)
+			}
+		}
+		for _, w := range q.calls {
+			w.timer.Stop()
+		}
+	}
+}
+
 // Calls that find no place are not refused at once: they are served in the order of their ranks when
 // there is one, and counted as others.
 func TestQueueByRank(t *testing.T) {
