@@ -145,8 +145,8 @@ func (c *Conn) Run() error {
 	running := c.running
 	c.mu.Unlock()
 	if running {
+		c.w.flushNow() // the hello, if it has not left with something else
 		c.tasks.Go(func() { c.w.run(c.done) })
-		c.w.wake() // the hello
 		c.tasks.Go(c.watch)
 		c.tasks.Go(func() { c.readLoop(readerOf(c.input)) })
 		<-c.done

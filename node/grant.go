@@ -25,9 +25,11 @@ func (n *nucleus) grant(ctx context.Context, conn *net.UnixConn, who call.Who, h
 	}
 	ctx, cancel := context.WithTimeout(ctx, cellproto.DefaultTimeout)
 	defer cancel()
-	// As a relayed call would: the schema of a program is learned at its start.
-	if up, err := n.program.Conn(ctx); err != nil || n.serving.learn(ctx, up) != nil {
-		return false
+	if up := n.program.Current(); up == nil || !n.serving.learned(ctx, up) {
+		// As a relayed call would: the schema of a program is learned at its start.
+		if up, err := n.program.Conn(ctx); err != nil || n.serving.learn(ctx, up) != nil {
+			return false
+		}
 	}
 	if !n.program.Grant(ctx, conn, subject, until, func(live []byte) bool { return n.fitting.whole(hello.MadeFor, live) }) {
 		return false
@@ -35,6 +37,15 @@ func (n *nucleus) grant(ctx context.Context, conn *net.UnixConn, who call.Who, h
 	n.holds(who, hello)
 	n.log.Debug("caller handed over", zap.Int("uid", who.UID), zap.String("agent", hello.Agent))
 	return true
+}
+
+// learned says whether learn has nothing to do, and so does not ask a program that may be frozen.
+func (s *serving) learned(ctx context.Context, conn *cellproto.Conn) bool {
+	s.mu.Lock()
+	met := s.conn == conn
+	s.mu.Unlock()
+	hello, err := conn.PeerHello(ctx)
+	return met && err == nil && s.knows(hello.Schema)
 }
 
 // invite has those come back who were relayed because the program was on trial, and could be handed over now.

@@ -37,12 +37,14 @@ func openRuns(dir string, log *zap.Logger) *runs {
 	return r
 }
 
-// started notes that a program runs, unless the last row says so already.
-func (r *runs) started(row ctl.RunRow) {
+// started notes that a program runs, unless the last row says so already. schema gives the hash of its schema; it is called for
+// a row that is written only, since to hash takes time, and a caller waits.
+func (r *runs) started(row ctl.RunRow, schema func() string) {
 	r.mu.Lock()
 	known := r.last.BLAKE3 == row.BLAKE3 && r.last.Version == row.Version && r.last.Outcome != ctl.OutcomeRefused
 	r.mu.Unlock()
 	if !known {
+		row.Schema = schema()
 		r.add(row)
 	}
 }

@@ -36,8 +36,9 @@ func TestRunsAreBounded(t *testing.T) {
 	}
 	// What runs already is not noted again; what was refused did not run.
 	last := rows[len(rows)-1]
+	hashed := 0
 	started := func(blake3 string) {
-		r.started(ctl.RunRow{Time: time.Now(), BLAKE3: blake3, Outcome: ctl.OutcomeStarted})
+		r.started(ctl.RunRow{Time: time.Now(), BLAKE3: blake3, Outcome: ctl.OutcomeStarted}, func() string { hashed++; return "hash of " + blake3 })
 	}
 	started(last.BLAKE3)
 	r.add(ctl.RunRow{Time: time.Now(), BLAKE3: "bad", Outcome: ctl.OutcomeRefused})
@@ -45,7 +46,10 @@ func TestRunsAreBounded(t *testing.T) {
 	started("bad")
 	after, err := ctl.ReadRuns(dir)
 	if err != nil || len(after) != len(rows)+2 {
-		t.Errorf("%d rows after %d: %v", len(after), len(rows), err)
+		t.Fatalf("%d rows after %d: %v", len(after), len(rows), err)
+	}
+	if row := after[len(after)-1]; hashed != 1 || row.Schema != "hash of bad" {
+		t.Errorf("the schema was hashed %d times, for %+v", hashed, row)
 	}
 }
 

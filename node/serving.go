@@ -437,10 +437,10 @@ func (s *serving) noteRun() {
 	s.mu.Lock()
 	row := ctl.RunRow{
 		Time: time.Now(), BLAKE3: hex.EncodeToString(s.binary[:]), Version: s.version, Outcome: ctl.OutcomeStarted,
-		Schema: schemaText(schemaHash(s.schema)),
 	}
+	schema := s.schema
 	s.mu.Unlock()
-	s.n.swaps.runs.started(row)
+	s.n.swaps.runs.started(row, func() string { return schemaText(schemaHash(schema)) })
 }
 
 // fits says whether the program is one of a manifest's, or was built here from its source. s.mu is held.

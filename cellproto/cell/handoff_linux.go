@@ -43,10 +43,13 @@ func openHandoff(number string) *os.File {
 	return os.NewFile(uintptr(fd), cellproto.EnvHandoff)
 }
 
-// startHandoff begins to take connections. Its end is close.
-func (s *server) startHandoff(f *os.File) {
-	h := &handoff{s: s, f: f, conns: map[uint32]*cellproto.Conn{}, shares: map[string]*atomic.Int32{}, done: make(chan struct{})}
-	s.handoff = h
+// newHandoff gives what takes connections over f, once it is started.
+func (s *server) newHandoff(f *os.File) *handoff {
+	return &handoff{s: s, f: f, conns: map[uint32]*cellproto.Conn{}, shares: map[string]*atomic.Int32{}, done: make(chan struct{})}
+}
+
+// start begins to take connections. Its end is close.
+func (h *handoff) start() {
 	go func() {
 		defer close(h.done)
 		h.run()

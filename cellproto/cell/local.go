@@ -300,6 +300,7 @@ func (l *Local) connect() (*cellproto.Conn, error) {
 	if err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
+	conn.Flush() // by the hello the nucleus sees to the connection, while the first call is made ready
 	l.mu.Lock()
 	l.open[conn] = struct{}{}
 	l.mu.Unlock()

@@ -88,8 +88,7 @@ func (cfg Config) Serve(ctx context.Context, t cellproto.Transport, functions ..
 		return err
 	}
 	if cfg.handoff != nil {
-		s.startHandoff(cfg.handoff)
-		defer s.handoff.close()
+		s.handoff = s.newHandoff(cfg.handoff)
 	}
 	l := &link{Transport: t, leaving: make(chan struct{}), flights: &s.flights}
 	conn, err := cellproto.NewConn(l, cellproto.Config{Hello: s.hello(), Accept: s.accept})

@@ -47,6 +47,7 @@ type files struct {
 	bad    os.FileInfo // bin as it was when it was refused; nil: it was not
 	why    refusal     // of bad
 	next   int
+	same   keptOf // what was noted, when it was found to hold last
 }
 
 // refusal is what refused.json says.

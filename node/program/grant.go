@@ -22,19 +22,36 @@ func (p *Program) Grant(ctx context.Context, conn *net.UnixConn, subject string,
 	if p.cfg.Speaks == celltoml.JSONL {
 		return false
 	}
+	give := func(in *instance) bool {
+		return (fits == nil || fits(in.hello.Schema)) && in.grants.give(conn, subject, until) == nil
+	}
+	given, again := p.give(give)
+	if !again {
+		return given
+	}
 	if _, err := p.Conn(ctx); err != nil {
 		return false
 	}
+	given, _ = p.give(give)
+	return given
+}
+
+// give has the instance that requests go to given a connection, if it takes any now. A frozen one goes on then, and finds
+// the connection: it is woken once. again is true when there is no instance that does anything.
+func (p *Program) give(give func(*instance) bool) (given, again bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock() // so that it is not frozen or replaced meanwhile
-	in := p.cur
-	if in == nil || p.phase != Running || in.grants == nil || in.trial || p.candidate != nil || isClosed(in.stop) {
-		return false
+	in, frozen := p.cur, p.phase == Frozen
+	if in == nil || !frozen && p.phase != Running || !usable(in.conn) || p.closed || p.resting.Load() {
+		return false, true
 	}
-	if fits != nil && !fits(in.hello.Schema) {
-		return false
+	if in.grants == nil || in.trial || p.candidate != nil || isClosed(in.stop) || !give(in) {
+		return false, false
 	}
-	return in.grants.give(conn, subject, until) == nil
+	if frozen {
+		p.thaw(in)
+	}
+	return true, false
 }
 
 // OnTrial reports that a program is on trial after a swap, or about to be: Grant takes no connection.

@@ -211,6 +211,38 @@ func TestGrantedAndFrozen(t *testing.T) {
 	}
 }
 
+// A frozen program is given a connection before it goes on, so that it is woken once, and is not woken for one that it is not
+// given.
+func TestFrozenProgramWakesToItsCaller(t *testing.T) {
+	p := newProgram(t, frozenConfig(t, "sdk"), Deps{})
+	mustConn(t, p)
+	for _, fits := range []bool{false, true} {
+		awaitPhase(t, p, Frozen)
+		pid := p.State().PID
+		eventually(t, "its process is stopped", func() bool { return stopped(t, pid) })
+		near, far, err := localPair()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer near.Close()
+		asked, sleeps := false, false
+		given := p.Grant(testContext(t), far.(*net.UnixConn), "", time.Time{}, func([]byte) bool {
+			asked, sleeps = true, stopped(t, pid)
+			return fits
+		})
+		if !asked {
+			t.Skip("connections cannot be handed over on this system")
+		}
+		if given != fits || !sleeps {
+			t.Errorf("given: %v, want %v; stopped before: %v", given, fits, sleeps)
+		}
+		if !fits && (p.State().Phase != Frozen || !stopped(t, pid)) {
+			t.Error("it was woken for nothing")
+		}
+	}
+	eventually(t, "it goes on", func() bool { return !stopped(t, p.State().PID) })
+}
+
 // TestSilentHolderIsCutOff: a caller that does not answer the goaway, and has no call in flight, does
 // not keep the program awake.
 func TestSilentHolderIsCutOff(t *testing.T) {

@@ -57,12 +57,21 @@ const racy = 2 * time.Second
 
 // noted reports that the two were found to be the same, and neither has changed since.
 func (f *files) noted(kept, bin os.FileInfo) bool {
+	if f.same.holds(kept, bin) {
+		return true
+	}
 	data, err := readSmall(filepath.Join(f.dir, keptOfFile))
 	var of keptOf
-	if err != nil || json.Unmarshal(data, &of) != nil || of.Bin.Changed == 0 {
+	if err != nil || json.Unmarshal(data, &of) != nil || !of.holds(kept, bin) {
 		return false
 	}
-	return of.Kept == markOf(kept) && of.Bin == markOf(bin) && of.settled()
+	f.same = of
+	return true
+}
+
+// holds says that neither file has changed since they were found to be the same.
+func (k keptOf) holds(kept, bin os.FileInfo) bool {
+	return k.Bin.Changed != 0 && k.Kept == markOf(kept) && k.Bin == markOf(bin) && k.settled()
 }
 
 // settled says that neither file had changed just before they were compared.

@@ -122,6 +122,12 @@ func TestKeptIsNoted(t *testing.T) {
 	if !f.noted(kept, bin) {
 		t.Error("a note made later is not believed")
 	}
+	if err := os.Remove(filepath.Join(f.dir, keptOfFile)); err != nil {
+		t.Fatal(err)
+	}
+	if !f.noted(kept, bin) {
+		t.Error("the note is read for each start")
+	}
 	// Other bytes of the same size, with the time of the ones before.
 	overwrite(t, f.bin, two)
 	if err := os.Chtimes(f.bin, bin.ModTime(), bin.ModTime()); err != nil {

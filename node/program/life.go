@@ -43,11 +43,13 @@ func (p *Program) begin() { p.cur, p.phase = p.launch(), Starting }
 // supervise is the life of one instance.
 func (p *Program) supervise(in *instance) {
 	err := in.start()
+	took := time.Since(in.begun)
 	p.noteStart(in, err)
 	if err != nil {
 		p.end(in, unstarted)
 		return
 	}
+	p.log.Info("program started", zap.Int("pid", in.proc.pid), zap.Duration("took", took)) // nobody waits for it
 	p.attend(in)
 }
 
@@ -104,7 +106,6 @@ func (p *Program) takeOver(in *instance, trial bool) {
 	p.lastEnd.Store(int64(time.Since(p.epoch)))
 	p.ready.Store(in.conn)
 	in.kick()
-	p.log.Info("program started", zap.Int("pid", p.pid), zap.Duration("took", time.Since(in.begun)))
 	if trial {
 		p.setSwap(SwapTrial, nil)
 	}
