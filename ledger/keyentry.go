@@ -389,7 +389,8 @@ func (p *Delegate) consentBody(net Net, id Key) ([]byte, error) {
 	return body, nil
 }
 
-func (p *Delegate) consented(net Net, id Key) bool {
+// Consented says whether the host has signed that it belongs to the account id.
+func (p *Delegate) Consented(net Net, id Key) bool {
 	body, err := p.consentBody(net, id)
 	return err == nil && Verify(p.Host, RoleHost, body, p.Consent)
 }

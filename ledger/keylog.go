@@ -100,7 +100,7 @@ func (s *KeyState) take(p Payload, before *KeyState) (why string) {
 	case *Rotate:
 		s.Key, s.Next = p.Key, p.Next // authorised has compared the hash
 	case *Delegate:
-		if !p.consented(s.Net, s.ID) {
+		if !p.Consented(s.Net, s.ID) {
 			return "the host has not agreed"
 		}
 		d := s.Hosts[p.Host]

@@ -34,19 +34,22 @@ type account struct {
 
 	asked chan struct{} // closed once neighbours have said how long the key log is; of the home cell
 
-	writing sync.Mutex // of the key log, so that two requests do not both begin it
-	keeping sync.Mutex
-	known   bool // to the home cell; guarded by keeping
+	writing   sync.Mutex // of the key log, so that two requests do not both begin it
+	keeping   sync.Mutex
+	known     bool       // to the home cell; guarded by keeping
+	renewed   time.Time  // when hosts of other computers were asked last; guarded by keeping
+	following sync.Mutex // of the key log, from the computer that writes it
 
 	mu      sync.Mutex
-	trouble error     // why this host is not the account's
-	again   time.Time // when to try again
+	wants   map[ledger.Key]*ledger.Delegate // hosts of this computer that wait to be admitted; see consents
+	trouble error                           // why this host is not the account's
+	again   time.Time                       // when to try again
 	pause   time.Duration
 }
 
 // newAccount reads the account's key for the ledger.
 func newAccount(a *accounts) (*account, error) {
-	o := &account{a: a, home: a.n.mirrors.home, asked: make(chan struct{})}
+	o := &account{a: a, home: a.n.mirrors.home, asked: make(chan struct{}), wants: map[ledger.Key]*ledger.Delegate{}}
 	var err error
 	if o.keys, o.id, err = openKeyring(o.home); err != nil {
 		return nil, err
@@ -111,11 +114,14 @@ func (o *account) keep(ctx context.Context, now time.Time) {
 	o.mu.Lock()
 	due := !now.Before(o.again)
 	o.mu.Unlock()
-	fresh := known && lasts(d.NotAfter, now)
+	taken := o.regains(o.a.self, now.Add(hostTerm))
+	fresh := known && lasts(d.NotAfter, now) && !taken
 	switch {
+	case o.atHome() && o.elsewhere(): // it is admitted from there, and told so
 	case d.Revoked || !due && !fresh:
 	case o.atHome():
-		if !fresh && (s.Len > 0 || o.credited()) { // on its own a home cell needs no log
+		o.renew(ctx, now)
+		if !fresh && (s.Len > 0 || taken || o.credited()) { // on its own a home cell needs no log
 			o.attempted(now, o.begin(ctx, now))
 		}
 	case fresh:
@@ -382,7 +388,7 @@ func (o *account) delegate(d *ledger.Delegate, now time.Time) error {
 			return cellproto.Errorf("delegate "+d.Cell, cellproto.Denied, "this host was revoked").
 				WithHint("It needs a new key: stop the cell, remove keys/host.key and ledger/, and start it.")
 		}
-		if lasts(h.NotAfter, now) && h.Cell == d.Cell {
+		if lasts(h.NotAfter, now) && h.Cell == d.Cell && !o.regains(d.Host, time.UnixMilli(int64(d.NotAfter))) {
 			return nil
 		}
 	}

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/celldnet/celld/cellproto"
@@ -36,6 +35,8 @@ func (n *nucleus) accountRoutes() map[string]handler {
 		"POST " + ctl.RouteRevoke:   n.ctlRevoke,
 		"POST " + ctl.RouteDonate:   n.ctlDonate,
 		"POST " + ctl.RouteRotate:   n.ctlRotate,
+		"POST " + ctl.RouteJoin:     n.ctlJoin,
+		"POST " + ctl.RouteAdmit:    n.ctlAdmit,
 
 		"GET " + ctl.RoutePools:       n.ctlPools,
 		"POST " + ctl.RoutePoolCreate: n.ctlPoolCreate,
@@ -171,20 +172,31 @@ func (o *account) accept(ctx context.Context, d *ctl.Delegation) error {
 		return nil
 	}
 	now := time.Now()
-	if len(d.Consent) != len(ledger.Signature{}) || d.NotAfter <= now.UnixMilli() || d.NotAfter > now.Add(hostTerm+24*time.Hour).UnixMilli() {
-		return cellproto.Errorf(op, cellproto.BadInput, "the consent is no signature, or the delegation has ended already, or would last too long")
+	if len(d.Consent) != len(ledger.Signature{}) || d.NotAfter < 0 {
+		return cellproto.Errorf(op, cellproto.BadInput, "the consent is no signature")
+	}
+	if err := checkTerm(op, uint64(d.NotAfter), now); err != nil {
+		return err
+	}
+	entry := &ledger.Delegate{Host: host, Cell: d.Cell, NotAfter: uint64(d.NotAfter), Consent: ledger.Signature(d.Consent)}
+	if err := o.takeIn(ctx, entry, now); err != nil {
+		return err
+	}
+	o.dirs.note(d.Host, d.Dir)
+	return nil
+}
+
+// takeIn makes a host of this computer the account's, or has it wait until that of the account's key does.
+func (o *account) takeIn(ctx context.Context, d *ledger.Delegate, now time.Time) error {
+	if o.elsewhere() {
+		return o.want(d)
 	}
 	if err := o.begin(ctx, now); err != nil {
 		return err
 	}
 	o.writing.Lock()
 	defer o.writing.Unlock()
-	entry := &ledger.Delegate{Host: host, Cell: d.Cell, NotAfter: uint64(d.NotAfter), Consent: ledger.Signature(d.Consent)}
-	if err := o.delegate(entry, now); err != nil {
-		return err
-	}
-	o.dirs.note(d.Host, d.Dir)
-	return nil
+	return o.delegate(d, now)
 }
 
 // keyOfText reads a peer ID.
@@ -354,22 +366,15 @@ func (o *account) meet(to ledger.Key) {
 			}
 		}
 	})
-	h := o.a.n.host
 	for _, k := range hosts[:min(most, len(hosts))] {
 		p, err := peerOf(k)
-		if err != nil || p == h.ID() || h.Network().Connectedness(p) == network.Connected {
+		if err != nil || k == o.a.self {
 			continue
 		}
 		o.a.running.Go(func() {
 			ctx, cancel := context.WithTimeout(o.a.ctx, patience)
 			defer cancel()
-			info := h.Peerstore().PeerInfo(p)
-			if len(info.Addrs) == 0 {
-				if info, err = o.a.n.dht.FindPeer(ctx, p); err != nil {
-					return // it is not there now
-				}
-			}
-			_ = h.Connect(ctx, info)
+			_ = o.reach(ctx, p) // it may not be there now
 		})
 	}
 }

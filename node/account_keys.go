@@ -24,6 +24,7 @@ import (
 // what signs for it is the key in force. Files under keys/ of the home cell, besides account.key and next.key:
 const (
 	accountIDFile = "account.id" // the account's peer ID, since it has another key than its first
+	joinedFile    = "joined.id"  // the peer ID of the account that this computer belongs to, if its key is on another one
 	thenKeyFile   = "then.key"   // that which follows next.key, from the beginning of a rotation to its end
 	maxIDFile     = 128          // bytes
 )
@@ -46,7 +47,8 @@ func personKey(home string, last crypto.PrivKey) func() crypto.PrivKey {
 // the key log, install, advance. Wherever it is cut off, settle does the rest of it, as far as the log says that
 // there was one.
 type keyring struct {
-	home string
+	home   string
+	joined bool // the account's key is on another computer
 
 	mu  sync.Mutex
 	key ed25519.PrivateKey // as far as is known that in force
@@ -57,6 +59,10 @@ func openKeyring(home string) (r *keyring, id ledger.Key, err error) {
 	r = &keyring{home: home}
 	if r.key, err = r.read(accountKeyFile); err != nil {
 		return nil, id, err
+	}
+	id, r.joined, err = readID(r.path(joinedFile))
+	if err != nil || r.joined {
+		return r, id, err
 	}
 	id, known, err := readID(r.path(accountIDFile))
 	if !known {
@@ -128,6 +134,10 @@ func (r *keyring) prepare(s *ledger.KeyState) (next, then ed25519.PrivateKey, er
 func (r *keyring) settle(s *ledger.KeyState) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.joined {
+		return cellproto.Errorf("sign for the account", cellproto.Denied, "the key of this computer's account, %s, is on another one", textOf(s.ID)).
+			WithHint("Do it there. cellctl wallet join self has this computer have an account of its own.")
+	}
 	if s.Len == 0 {
 		if ledger.KeyOf(r.key) != s.ID {
 			return cellproto.Errorf("sign for the account", cellproto.Unavailable, "the account's key log is not known here, and its key was replaced before").

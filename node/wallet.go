@@ -40,7 +40,7 @@ func (a *accounts) wallet() ctl.Wallet {
 	if a.led == nil {
 		return w
 	}
-	w.Key = w.Account
+	w.Key, w.Elsewhere = w.Account, a.own.elsewhere()
 	if s := a.own.state(a.own.id); s.Len > 0 {
 		w.Key = textOf(s.Key)
 	}
@@ -94,6 +94,8 @@ func (o *account) standing(now time.Time) string {
 		return "the account's until " + time.UnixMilli(int64(min(d.NotAfter, 1<<62))).UTC().Format(time.DateOnly)
 	case why != nil:
 		return "not yet the account's: " + why.Error()
+	case o.elsewhere():
+		return "not yet the account's: cellctl wallet delegate " + o.a.n.identity.Peer.String() + ", on the computer with its key"
 	case o.atHome():
 		return "not needed yet: it is the account's only host"
 	}

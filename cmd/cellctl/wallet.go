@@ -30,7 +30,8 @@ func (a *app) walletCmd() *cobra.Command {
 			return cmd.Help()
 		},
 	}
-	cmd.AddCommand(a.walletStatusCmd(), a.walletHistoryCmd(), a.walletExportCmd(), a.walletDonateCmd(), a.walletRevokeCmd(), a.walletRotateCmd())
+	cmd.AddCommand(a.walletStatusCmd(), a.walletHistoryCmd(), a.walletExportCmd(), a.walletDonateCmd(), a.walletRevokeCmd(), a.walletRotateCmd(),
+		a.walletJoinCmd(), a.walletDelegateCmd())
 	return cmd
 }
 
@@ -83,6 +84,9 @@ func (a *app) walletStatusCmd() *cobra.Command {
 		rows := [][]string{
 			{"account", w.Account}, {"host", w.Host}, {"given", energyText(w.GivenUWH)}, {"taken", energyText(w.TakenUWH)},
 			{"priority", w.Priority}, {"this host", w.Delegation}, {"neighbours", fmt.Sprintf("%d, in %d networks", w.Neighbours, w.Networks)}, {"energy by", w.Energy},
+		}
+		if w.Elsewhere {
+			rows[0][1] += ", whose key is on another computer"
 		}
 		if w.Key != w.Account && w.Key != "" {
 			rows = append(rows, []string{"signs with", w.Key})

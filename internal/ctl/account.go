@@ -18,6 +18,8 @@ const (
 	RouteRevoke   = "/v1/account/revoke"   // POST host (a peer ID, or the name of a cell); result WalletHost
 	// POST to (a peer ID or the name of a pool), uwh, purpose, and from, a pool, if it is not the account; result Donated.
 	RouteDonate = "/v1/account/donate"
+	RouteJoin   = "/v1/account/join"   // POST account, a peer ID or self; result Joined. In force with the next nucleus
+	RouteAdmit  = "/v1/account/admit"  // POST host, a peer ID of another computer; result []WalletHost
 	RouteRotate = "/v1/account/rotate" // POST; result Rotated
 )
 
@@ -50,6 +52,14 @@ type Rotated struct {
 	Before   string `json:"before"`    // the key that was replaced
 	Key      string `json:"key"`       // that in force
 	NextFile string `json:"next_file"` // where the one is that comes next
+}
+
+// Joined says which account the cells of a computer belong to from the next start of their nuclei on.
+type Joined struct {
+	Account string   `json:"account"` // peer ID
+	Host    string   `json:"host"`    // of the home cell, which the computer with the account's key has to admit
+	Changed bool     `json:"changed"` // the nucleus of the home cell has to be restarted
+	Cells   []string `json:"cells"`   // directories of others that have to be, if they run
 }
 
 // Donated is a donation that was made.
@@ -155,4 +165,14 @@ func (c *Client) Donate(ctx context.Context, from, to string, uwh uint64, purpos
 // Rotate replaces the account's key.
 func (c *Client) Rotate(ctx context.Context) (Rotated, error) {
 	return result[Rotated](ctx, c, "POST", RouteRotate, withTimeout(ctx, nil))
+}
+
+// Join has the cells of this computer belong to an account whose key is on another one, or, with self, to their own.
+func (c *Client) Join(ctx context.Context, account string) (Joined, error) {
+	return result[Joined](ctx, c, "POST", RouteJoin, withTimeout(ctx, url.Values{"account": {account}}))
+}
+
+// Admit makes the hosts of another computer that want to be the account's, and gives them.
+func (c *Client) Admit(ctx context.Context, host string) ([]WalletHost, error) {
+	return result[[]WalletHost](ctx, c, "POST", RouteAdmit, withTimeout(ctx, url.Values{"host": {host}}))
 }

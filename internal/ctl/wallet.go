@@ -21,6 +21,8 @@ const (
 type Wallet struct {
 	Account string `json:"account"` // peer ID of the person's account
 	Key     string `json:"key"`     // that signs for it now; another one since it was rotated
+	// Elsewhere says that the account's key is on another computer of this person.
+	Elsewhere bool `json:"elsewhere"`
 	// Of the account, with all its hosts, and of this host.
 	GivenUWH   uint64 `json:"given_uwh"`
 	TakenUWH   uint64 `json:"taken_uwh"`

@@ -65,6 +65,11 @@ func harmless(r rune) rune {
 	return r
 }
 
+func refusal(err error) []byte {
+	text := err.Error()
+	return appendMessage(nil, msgRefusal, append([]byte{byte(cellproto.KindOf(err))}, text[:min(len(text), maxRefusal)]...))
+}
+
 func refusalOf(body []byte) error {
 	if len(body) == 0 || body[0] == 0 {
 		return cellproto.Errorf("read refusal", cellproto.BadInput, "it has no kind of error")
@@ -143,6 +148,8 @@ type Books interface {
 	// Head takes a peer's word on how far it has numbered what it publishes.
 	Head(from ledger.Key, head []byte) error
 	KeyLogs
+	// Consents gives which hosts of this machine agree to belong to an account. The error is told to the peer.
+	Consents(account ledger.Key) ([]*ledger.Delegate, error)
 }
 
 // Serve answers one stream. The error says what was wrong with it; what the peer is to blame for has the
@@ -151,7 +158,7 @@ func Serve(s network.Stream, books Books) error {
 	if err := s.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return err
 	}
-	m, err := readMessage(s, msgBill, msgPull, msgLog, msgHead)
+	m, err := readMessage(s, msgBill, msgPull, msgLog, msgHead, msgJoin)
 	if err != nil {
 		return err
 	}
@@ -160,6 +167,12 @@ func Serve(s network.Stream, books Books) error {
 		return servePull(s, m, books)
 	case msgLog:
 		return serveLog(s, m, books)
+	case msgJoin:
+		err := serveJoin(s, m, books.Consents)
+		if err != nil {
+			awaitEnd(s)
+		}
+		return err
 	}
 	from, err := KeyOf(s.Conn().RemotePeer())
 	if err != nil {
@@ -175,8 +188,7 @@ func Serve(s network.Stream, books Books) error {
 	receipt, serr := books.Sign(from, bill, before)
 	answer := appendMessage(nil, msgReceipt, receipt)
 	if serr != nil {
-		text := serr.Error()
-		answer = appendMessage(nil, msgRefusal, append([]byte{byte(cellproto.KindOf(serr))}, text[:min(len(text), maxRefusal)]...))
+		answer = refusal(serr)
 	}
 	if _, err := s.Write(answer); err != nil {
 		return err

@@ -43,6 +43,8 @@ type signer struct {
 func (s signer) Since(from uint64) ([][]byte, uint64) { return s.Log.Since(from, maxPull) }
 func (s signer) Head(ledger.Key, []byte) error        { return nil }
 
+func (s signer) Consents(ledger.Key) ([]*ledger.Delegate, error) { return nil, nil }
+
 func (s signer) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 	return s.sign(from, bill, before)
 }

@@ -311,6 +311,7 @@ func TestServePull(t *testing.T) {
 type shelf struct{ *Log }
 
 func (shelf) Sign(ledger.Key, []byte, []byte) ([]byte, error) { return nil, nil }
+func (shelf) Consents(ledger.Key) ([]*ledger.Delegate, error) { return nil, nil }
 func (s shelf) Since(from uint64) ([][]byte, uint64)          { return s.Log.Since(from, maxPull) }
 func (shelf) Head(ledger.Key, []byte) error                   { return nil }
 

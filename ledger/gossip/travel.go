@@ -56,7 +56,9 @@ type Deps struct {
 	// Neighbours gives whom to hear, in different networks; Charge is told who breaks the protocol.
 	Neighbours func() []peer.ID
 	Charge     func(peer.ID, error)
-	Log        *zap.Logger
+	// Consents gives a peer which hosts of this machine agree to belong to an account; nil: none do.
+	Consents func(p peer.ID, account ledger.Key) ([]*ledger.Delegate, error)
+	Log      *zap.Logger
 }
 
 // Travel is how entries come to this host, and leave it. It asks neighbours once a minute what they have

@@ -324,6 +324,8 @@ func newHostile(t *testing.T, entries ...[]byte) *hostile {
 	return h
 }
 
+func (*hostile) Consents(ledger.Key) ([]*ledger.Delegate, error) { return nil, nil }
+
 func (h *hostile) Sign(ledger.Key, []byte, []byte) ([]byte, error)    { return nil, nil }
 func (h *hostile) Since(uint64) ([][]byte, uint64)                    { return h.entries, 1 }
 func (h *hostile) Head(ledger.Key, []byte) error                      { return nil }

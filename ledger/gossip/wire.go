@@ -20,6 +20,9 @@ import (
 //	7 log      the key of an identity and u64: the entries of its key log from this one on are wanted, then its
 //	           cheques. Answered by any number of 5, 256 KiB in all, and 6.
 //	8 head     how far the sender has numbered its publications, signed; to those who have pulled from it. No answer
+//	9 join     the key of an account: which hosts of the other side agree to belong to it is wanted. Answered by any
+//	           number of 10, at most 64, and 6, or by 3.
+//	10 consent the key of a host, u64 (ms since 1970, when it ends), the host's signature, the name of its cell
 const (
 	msgBill    = 1
 	msgReceipt = 2
@@ -29,6 +32,8 @@ const (
 	msgEnd     = 6
 	msgLog     = 7
 	msgHead    = 8
+	msgJoin    = 9
+	msgConsent = 10
 )
 
 // Limits, in bytes. MaxProof of ledger is the largest entry.
@@ -43,7 +48,7 @@ const (
 // limits are the bytes that a message of each type may have.
 var limits = [...]int{
 	msgBill: maxBill, msgReceipt: cellproto.MaxLedgerEntry, msgRefusal: 1 + maxRefusal, msgPull: 8, msgEntry: maxProof, msgEnd: 8,
-	msgLog: 32 + 8, msgHead: maxHead,
+	msgLog: 32 + 8, msgHead: maxHead, msgJoin: 32, msgConsent: consentHead + maxName,
 }
 
 // message is one message.
