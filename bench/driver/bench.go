@@ -93,6 +93,7 @@ type comparison struct {
 	format func(float64) string
 	atMost float64 // goal; 0: none
 	least  float64 // goal; 0: none
+	within float64 // goal for ours itself; 0: none
 }
 
 // compare lets the two sides take turns, the one that begins alternating, and adds a row.
@@ -133,6 +134,8 @@ func (b *bench) addRatio(c comparison, ours, peer samples) {
 		r.goal, r.met = fmt.Sprintf("≤ %g", c.atMost), yes(m <= c.atMost)
 	case c.least > 0:
 		r.goal, r.met = fmt.Sprintf("≥ %g", c.least), yes(m >= c.least)
+	case c.within > 0:
+		r.goal, r.met = "≤ "+c.format(c.within), yes(ours.median() <= c.within)
 	}
 	b.add(r)
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // typed compares what generated clients cost, beside protobuf and clients that are written by hand. Both sides are
-// functions of one process.
+// functions of one process. Then what the commands take that developers wait for.
 func typed(b *bench) error {
 	cmd := exec.CommandContext(b.ctx, filepath.Join(b.o.bin, "typed"), strconv.Itoa(b.o.rounds))
 	cmd.Stderr = os.Stderr
@@ -34,7 +34,10 @@ func typed(b *bench) error {
 	if errors.Is(err, io.EOF) {
 		err = nil
 	}
-	return errors.Join(err, cmd.Wait())
+	if err := errors.Join(err, cmd.Wait()); err != nil {
+		return err
+	}
+	return checked(b)
 }
 
 func nanoseconds(v float64) string { return fmt.Sprintf("%.0f ns", v) }

@@ -228,8 +228,8 @@ func schemaOf(t *rapid.T, f cellproto.Function) *cellproto.Schema {
 }
 
 func takesAll(t *rapid.T, r *rand.Rand, old, next reflect.Type) bool {
-	was, _, _, err := deriveInput(old)
-	is, shape, _, nerr := deriveInput(next)
+	was, _, _, err := deriveInput(old, Docs{})
+	is, shape, _, nerr := deriveInput(next, Docs{})
 	if err != nil || nerr != nil {
 		t.Fatal(err, nerr)
 	}
@@ -254,8 +254,8 @@ func takesAll(t *rapid.T, r *rand.Rand, old, next reflect.Type) bool {
 }
 
 func givesNothingElse(t *rapid.T, r *rand.Rand, old, next reflect.Type) {
-	was, err := deriveOutput(old)
-	is, nerr := deriveOutput(next)
+	was, err := deriveOutput(old, Docs{})
+	is, nerr := deriveOutput(next, Docs{})
 	if err != nil || nerr != nil {
 		t.Fatal(err, nerr)
 	}
@@ -288,7 +288,7 @@ func TestTimeNotSetFits(t *testing.T) {
 		List []time.Time `json:"list"`
 		P    *time.Time  `json:"p"`
 	}
-	output, err := deriveOutput(reflect.TypeFor[reply]())
+	output, err := deriveOutput(reflect.TypeFor[reply](), Docs{})
 	if err != nil {
 		t.Fatal(err)
 	}

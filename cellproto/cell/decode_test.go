@@ -15,7 +15,7 @@ import (
 // decoding gives a function with arguments of v's type.
 func decoding(t testing.TB, v any) *Function {
 	t.Helper()
-	_, s, _, err := deriveInput(reflect.TypeOf(v))
+	_, s, _, err := deriveInput(reflect.TypeOf(v), Docs{})
 	if err != nil {
 		t.Fatal(err)
 	}

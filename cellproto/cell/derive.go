@@ -27,6 +27,7 @@ type node = map[string]any
 // recursive and generated clients have names for them.
 type derivation struct {
 	output  bool // nil lists and maps are null in JSON
+	docs    Docs
 	defs    node
 	structs map[reflect.Type]*definition
 }
@@ -41,7 +42,7 @@ type definition struct {
 }
 
 // deriveInput gives the JSON Schema of a function's arguments, their shape, and their order.
-func deriveInput(t reflect.Type) (json.RawMessage, *shape, []string, error) {
+func deriveInput(t reflect.Type, docs Docs) (json.RawMessage, *shape, []string, error) {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
@@ -49,7 +50,7 @@ func deriveInput(t reflect.Type) (json.RawMessage, *shape, []string, error) {
 	if t.Kind() != reflect.Struct && !isMap || custom(t) || t == timeType {
 		return nil, nil, nil, fmt.Errorf("%v is neither a struct nor a map with strings as keys", t)
 	}
-	d := derivation{}
+	d := derivation{docs: docs}
 	schema, s, order, err := d.root(t)
 	if err != nil {
 		return nil, nil, nil, err
@@ -63,8 +64,8 @@ func deriveInput(t reflect.Type) (json.RawMessage, *shape, []string, error) {
 }
 
 // deriveOutput gives the JSON Schema of a function's result.
-func deriveOutput(t reflect.Type) (json.RawMessage, error) {
-	d := derivation{output: true}
+func deriveOutput(t reflect.Type, docs Docs) (json.RawMessage, error) {
+	d := derivation{output: true, docs: docs}
 	schema, _, _, err := d.root(t)
 	return schema, err
 }
@@ -282,7 +283,7 @@ func (d *derivation) object(t reflect.Type, def *definition) (node, error) {
 		if f.optional && d.output && !mayHoldNull(f.Type) {
 			n = notNull(n)
 		}
-		if doc := f.Tag.Get("doc"); doc != "" {
+		if doc := d.docs.field(f.of, f.StructField); doc != "" {
 			n = maps.Clone(n)
 			n["description"] = doc
 		}
@@ -351,6 +352,7 @@ func (d *derivation) unusedName(t reflect.Type) string {
 // jsonField is a field as encoding/json sees it.
 type jsonField struct {
 	reflect.StructField
+	of       reflect.Type // the struct that declares it
 	name     string
 	depth    int
 	optional bool
@@ -412,7 +414,7 @@ func collect(t reflect.Type, depth int, within []reflect.Type) ([]jsonField, err
 		if !f.IsExported() {
 			continue
 		}
-		j := jsonField{StructField: f, name: name, depth: depth}
+		j := jsonField{StructField: f, of: t, name: name, depth: depth}
 		if name == "" {
 			j.name = f.Name
 		} else if strings.ContainsAny(name, "\"'`\\") { // encoding/json would pass over such a name

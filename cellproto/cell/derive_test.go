@@ -162,7 +162,7 @@ func TestRefusedTypes(t *testing.T) {
 		"values of type chan int":    map[string]chan int{},
 		"neither a struct nor a map": time.Time{},
 	} {
-		_, _, _, err := deriveInput(reflect.TypeOf(v))
+		_, _, _, err := deriveInput(reflect.TypeOf(v), Docs{})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%T: got %v, want %q", v, err, want)
 		}

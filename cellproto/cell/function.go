@@ -20,6 +20,7 @@ type Function struct {
 	typed   func(ctx context.Context, a arguments, body io.Reader) (any, error)
 	raw     func(ctx context.Context, in []byte) ([]byte, error)
 	codec   cellproto.Codec // of a raw function's reply
+	docs    Docs            // of the program; set by declare
 
 	args  *shape // what the arguments must look like; set by compile
 	open  bool   // they may have values of any type; set by compile
@@ -87,6 +88,9 @@ func (f *Function) Slow() *Function { f.flags.Slow = true; return f }
 // compile derives what is needed to check and decode calls, and gives the function's schema.
 func (f *Function) compile() (cellproto.Function, error) {
 	schema := f.flags
+	if schema.Doc == "" {
+		schema.Doc = f.docs.Functions[f.name]
+	}
 	schema.Slow = schema.Slow || schema.BodyIn || schema.BodyOut
 	if f.raw != nil {
 		return schema, nil
@@ -94,13 +98,13 @@ func (f *Function) compile() (cellproto.Function, error) {
 	if f.typed == nil {
 		return schema, cellproto.Errorf(f.name, cellproto.BadInput, "made without a constructor of this package")
 	}
-	input, args, order, err := deriveInput(f.in)
+	input, args, order, err := deriveInput(f.in, f.docs)
 	if err != nil {
 		return schema, cellproto.Errorf("arguments of "+f.name, cellproto.BadInput, "%w", err)
 	}
 	schema.Input, schema.Order, f.args, f.open = input, order, args, opens(f.in)
 	if !schema.BodyOut {
-		if schema.Output, err = deriveOutput(f.out); err != nil {
+		if schema.Output, err = deriveOutput(f.out, f.docs); err != nil {
 			return schema, cellproto.Errorf("result of "+f.name, cellproto.BadInput, "%w", err)
 		}
 	}

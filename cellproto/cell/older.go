@@ -16,7 +16,7 @@ type version struct {
 }
 
 // declare sets the functions; the older versions of the schema are there by then.
-func (v *version) declare(name string, functions []*Function) error {
+func (v *version) declare(name string, functions []*Function, docs Docs) error {
 	v.functions = make(map[string]*Function, len(functions)+1)
 	v.schema.Cell, v.schema.Functions = name, make(map[string]cellproto.Function, len(functions))
 	for _, declared := range functions {
@@ -24,6 +24,7 @@ func (v *version) declare(name string, functions []*Function) error {
 		if v.functions[f.name] != nil {
 			return cellproto.Errorf("serve", cellproto.BadInput, "two functions are named %q", f.name)
 		}
+		f.docs = docs
 		schema, err := f.compile()
 		if err != nil {
 			return err
@@ -44,7 +45,7 @@ func (v *version) declare(name string, functions []*Function) error {
 func (s *server) addOlder() error {
 	for _, functions := range s.cfg.Older {
 		v := &version{}
-		if err := v.declare(s.cfg.Name, functions); err != nil {
+		if err := v.declare(s.cfg.Name, functions, s.cfg.Docs); err != nil {
 			return err
 		}
 		if s.older == nil {

@@ -31,6 +31,8 @@ type Config struct {
 	// functions of each, as they were, the newest version first, at most cellproto.MaxOlder. Who was made for one of them
 	// (a client that cellctl gen wrote says so) gets its functions; everybody else those that are served.
 	Older [][]*Function
+	// Docs has what comments say of the functions and their types: what cellctl docs has written.
+	Docs Docs
 	// Log takes the stacks of panics. Default: the standard error, which is the cell's log.
 	Log io.Writer
 
@@ -128,7 +130,7 @@ func newServer(cfg Config, functions []*Function) (*server, error) {
 	if err := s.addOlder(); err != nil {
 		return nil, err
 	}
-	return s, s.version.declare(cfg.Name, functions)
+	return s, s.version.declare(cfg.Name, functions, cfg.Docs)
 }
 
 const agent = "celld-go-sdk"

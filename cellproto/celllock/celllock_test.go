@@ -56,3 +56,17 @@ func FuzzParseLock(f *testing.F) {
 		}
 	})
 }
+
+// The schema of a cell is known by its bytes if they are canonical, with or without the line feed of a file; another one, or the
+// same one written otherwise, is not.
+func TestHad(t *testing.T) {
+	s := &cellproto.Schema{Cell: "c", Functions: map[string]cellproto.Function{"f": {Pure: true}}}
+	c := Cell{Schema: s.Hash()}
+	for data, want := range map[string]bool{
+		string(s.Canonical()): true, string(s.Canonical()) + "\n": true, string(s.Canonical()) + "\n\n": false, " " + string(s.Canonical()): false, "": false,
+	} {
+		if got := c.Had([]byte(data)); got != want {
+			t.Errorf("%q: %v", data, got)
+		}
+	}
+}

@@ -89,6 +89,9 @@ func recipeFor(c *celltoml.Config) (recipe, error) {
 // cook runs a recipe and puts what it makes into the binary's place.
 func (a *app) cook(cmd *cobra.Command, c *celltoml.Config, r recipe, force bool) error {
 	op := "build " + c.Cell.Name
+	if err := keepDocs(c.Dir); err != nil {
+		return err
+	}
 	run := exec.CommandContext(cmd.Context(), r.argv[0], r.argv[1:]...)
 	run.Dir, run.Stdout, run.Stderr = c.Dir, a.errOut, a.errOut
 	run.Env = os.Environ()

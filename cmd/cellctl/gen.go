@@ -98,8 +98,8 @@ func (l *lock) below(out string) (string, error) {
 // described is what a cell is now.
 type described struct {
 	ctl.Description
-	schema *cellproto.Schema
-	source string // where that is known from, for people; "": the cell itself
+	schema *cellproto.Schema // nil: the one in the lock
+	source string            // where that is known from, for people; "": the cell itself
 }
 
 // describe asks a nucleus what a target is now.
