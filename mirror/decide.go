@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/celldnet/celld/cellproto"
@@ -186,7 +187,9 @@ func place(now time.Time, s Situation) Decision {
 	if !s.HaveDonors {
 		return here(s, "no donor is known")
 	}
-	if s.AskedDonors.IsZero() || now.Sub(s.AskedDonors) >= DonorsAgain {
+	if s.AskedDonors.IsZero() || now.Sub(s.AskedDonors) >= DonorsAgain || slices.ContainsFunc(s.Donors, func(d Donor) bool {
+		return d.When.After(s.AskedDonors) && !now.Before(d.When)
+	}) {
 		return Decision{Action: AskDonors, Why: "the objective was missed", Again: now.Add(DonorPatience)}
 	}
 	if best, ok := nearest(s); ok && now.Sub(s.AskedDonors) >= YesHolds {

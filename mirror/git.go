@@ -26,8 +26,9 @@ import (
 const (
 	maxCloneBytes = 100 << 20
 	maxCloneFiles = 10_000
-	maxCloneDepth = 32  // directories above a file
-	maxClonePath  = 255 // bytes of a path
+	maxGitMemory  = 1 << 30 // bytes of address space: three of the largest files, a pack and git itself
+	maxCloneDepth = 32      // directories above a file
+	maxClonePath  = 255     // bytes of a path
 	maxLinkTarget = 4 << 10
 	cloneTimeout  = 120 * time.Second
 	maxGitSays    = 4 << 10 // of what git prints when it fails
@@ -80,13 +81,14 @@ type git struct {
 	reach
 }
 
-// command prepares git. No file that it writes grows past the limit of a clone; its processes end with
+// command prepares git. No file that it writes grows past the limit of a clone, and it takes no more memory than that
+// needs: a pack of a few KiB can hold a delta whose result, which git has in memory, is many GiB. Its processes end with
 // ctx.
 func (g git) command(ctx context.Context, args ...string) *exec.Cmd {
-	// 512-byte blocks; the shell is the one that POSIX describes.
-	script := fmt.Sprintf(`ulimit -f %d && exec git "$@"`, maxCloneBytes/512)
+	// 512-byte blocks, and KiB; the shell is the one that POSIX describes, which has no -v: some systems have no such limit.
+	script := fmt.Sprintf(`ulimit -v %d 2>/dev/null; ulimit -f %d && exec git "$@"`, maxGitMemory>>10, maxCloneBytes/512)
 	safe := []string{"-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "core.askPass=", "-c", "credential.helper=",
-		"-c", "transfer.fsckObjects=true", "-c", "fetch.unpackLimit=1", "-c", "gc.auto=0", "-c", "maintenance.auto=false",
+		"-c", "transfer.fsckObjects=true", "-c", "fetch.unpackLimit=1", "-c", "pack.threads=1", "-c", "gc.auto=0", "-c", "maintenance.auto=false",
 		"-c", "submodule.recurse=false", "-c", "http.followRedirects=initial", "-c", "protocol.ext.allow=never"}
 	cmd := exec.CommandContext(ctx, "/bin/sh", slices.Concat([]string{"-c", script, "git"}, safe, g.config, args)...)
 	if cmd.Dir = g.dir; cmd.Dir == os.DevNull { // no repository at all
@@ -117,6 +119,9 @@ func (g git) run(ctx context.Context, args ...string) ([]byte, error) {
 		return nil, cellproto.Errorf("git "+args[0], cellproto.KindOf(ctx.Err()), "%w", ctx.Err())
 	}
 	text := strings.Join(strings.Fields(says.String()), " ")
+	if strings.Contains(text, "Out of memory") {
+		return nil, cellproto.Errorf("git "+args[0], cellproto.TooLarge, "it takes more than %d MiB of memory", maxGitMemory>>20)
+	}
 	if strings.Contains(text, "File too large") || strings.Contains(err.Error(), "file size limit") || strings.Contains(text, "died of signal 25") {
 		return nil, cellproto.Errorf("git "+args[0], cellproto.TooLarge, "it is larger than %d MiB", maxCloneBytes>>20)
 	}

@@ -3,6 +3,7 @@ package mirror
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"net/url"
 	"os"
@@ -10,7 +11,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/signed"
@@ -405,6 +409,53 @@ func TestStrangersReach(t *testing.T) {
 	}
 	if as, err := s.stranger(t.Context(), "ssh://10.0.0.1/x"); err != nil || as.allows("clone", "ssh://10.0.0.1/x") == nil {
 		t.Errorf("by ssh: %v", err)
+	}
+}
+
+// What a stranger's manifest names for a source makes nobody connect to a machine of this network, also where the copy is
+// this person's own: those that a missed objective begins are made unasked.
+func TestSourceInThisNetwork(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var came atomic.Int64
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			came.Add(1)
+			conn.Close()
+		}
+	}()
+	owner, err := peer.IDFromPrivateKey(account)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		network, account string
+		hosted, connects bool
+	}{
+		{"public", "", false, false}, {"public", "somebody", false, false}, {"lab", "", true, false},
+		{"public", owner.String(), false, true}, {"lab", "", false, true},
+	} {
+		a := artefact(t, program)
+		a.Arch = "riscv64"
+		w := want(t, a, nil, func(m *signed.Manifest) {
+			m.Source = &signed.Source{Repo: "https://" + l.Addr().String() + "/x", Commit: object}
+		})
+		w.Network.Name, w.Hosted, w.AskedBy = c.network, c.hosted, owner
+		s := newTestStore(t, lying(program), nil)
+		s.cfg.Account = cellproto.PeerID(c.account)
+		s.deps.Build = building(func(Job) error { return nil })
+		before := came.Load()
+		_, _, err := s.Add(t.Context(), w, func(string) {})
+		if connects := came.Load() > before; err == nil || connects != c.connects {
+			t.Errorf("%+v: it connects: %v; %v", c, connects, err)
+		}
 	}
 }
 

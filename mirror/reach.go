@@ -38,7 +38,7 @@ func (s *Store) anybody() reach {
 // lookupTimeout bounds the asking of the resolver.
 const lookupTimeout = 10 * time.Second
 
-// stranger fetches what somebody else has offered to have built here: nothing of this machine's own network, which a
+// stranger fetches what anybody may have named: nothing of this machine's own network, which a
 // stranger could reach by it else, whatever the name resolves to by the time, and wherever a server sends git to.
 func (s *Store) stranger(ctx context.Context, repo string) (reach, error) {
 	r := s.anybody()

@@ -13,6 +13,7 @@ import (
 	"lukechampine.com/blake3"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/celltoml"
 	"github.com/celldnet/celld/cellproto/signed"
 )
 
@@ -113,7 +114,7 @@ func (s *Store) buildProgram(ctx context.Context, root *os.Root, p *plan, dir st
 	}
 	progress("cloning " + src.Repo + " at " + src.Commit[:12])
 	as := s.anybody()
-	if p.Hosted {
+	if s.strange(p) {
 		if as, err = s.stranger(ctx, src.Repo); err != nil {
 			return err
 		}
@@ -131,6 +132,14 @@ func (s *Store) buildProgram(ctx context.Context, root *os.Root, p *plan, dir st
 	}
 	p.built, err = digest(root, to)
 	return err
+}
+
+// strange says that whoever has named a source may be anybody, so that nothing of this machine's own network is asked for
+// it: of what is built for others, and on the public network of all but this person's own. Who is let into a private
+// network may have its sources there.
+func (s *Store) strange(p *plan) bool {
+	own := s.cfg.Account != "" && p.manifest.Owner == s.cfg.Account
+	return p.Hosted || p.Network.Name == celltoml.PublicNetwork && !own
 }
 
 // digest gives the BLAKE3 of the file at path.

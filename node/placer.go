@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// missedAgain is how soon a cell is raced again whose best provider misses the objective, as long as
-	// it is called: so five misses take seconds, not minutes.
+	// missedAgain is how soon a cell is raced again whose best provider misses the objective, as long as it is called
+	// and that was not often enough: so five misses take seconds, not minutes.
 	missedAgain = time.Second / 2
 	// goneAgain is the same where there is a copy near by, which is not found at the moment.
 	goneAgain = 3 * time.Second
@@ -107,16 +107,16 @@ func (p *placer) raced(out call.Raced) time.Duration {
 	}
 	c.answered = out.Answered
 	p.lookThere(c, now)
-	if p.act(out.Cell, c, now) {
+	begun, again := p.act(out.Cell, c, now)
+	if begun || !objective.Clone || objective.Empty() || !objective.Misses(s.Races[len(s.Races)-1]) {
 		return 0
 	}
-	if !objective.Clone || objective.Empty() || !objective.Misses(s.Races[len(s.Races)-1]) {
-		return 0
-	}
-	switch s.Copy {
-	case mirror.NoCopy:
+	switch {
+	case s.Copy == mirror.NoCopy && !s.Missed():
 		return missedAgain
-	case mirror.There: // it is not: its machine may be starting anew
+	case s.Copy == mirror.NoCopy && !again.IsZero():
+		return max(again.Sub(now), missedAgain)
+	case s.Copy == mirror.There: // it is not: its machine may be starting anew
 		return goneAgain
 	}
 	return 0
@@ -159,19 +159,19 @@ func (p *placer) lookThere(c *placement, now time.Time) {
 	}
 }
 
-// act begins what is due about a cell, and reports whether it did. p.mu is held.
-func (p *placer) act(cell cid.Cid, c *placement, now time.Time) bool {
+// act begins what is due about a cell, and reports whether it did; if not, when to look again; zero: no need. p.mu is held.
+func (p *placer) act(cell cid.Cid, c *placement, now time.Time) (begun bool, again time.Time) {
 	c.situation.Copy = p.copy(cell, c)
 	d := mirror.Decide(now, c.situation)
 	if !c.making {
 		p.note(cell, c, d)
 	}
 	if c.making || d.Action != mirror.AskDonors && d.Action != mirror.PlaceAt && d.Action != mirror.MirrorHere {
-		return false
+		return false, d.Again
 	}
 	c.making, c.since = true, now
 	p.work.Go(func() { p.pursue(cell, c) })
-	return true
+	return true, time.Time{}
 }
 
 // compare looks whether a cell that serves is a newer version of what is mirrored here. What it replaces is to

@@ -5,13 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+	"github.com/multiformats/go-multihash"
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/celltoml"
+	"github.com/celldnet/celld/cellproto/signed"
 	"github.com/celldnet/celld/mirror"
+	"github.com/celldnet/celld/node/call"
 	"github.com/celldnet/celld/node/sandbox"
 )
 
@@ -66,4 +72,41 @@ func TestFollowerThatCannotRun(t *testing.T) {
 	if cellproto.KindOf(err) != cellproto.Unavailable || errors.Is(err, errNotNeeded) {
 		t.Errorf("it ends with %v, and is tried again at once", err)
 	}
+}
+
+// A cell whose objective is missed is raced twice a second until that is sure, and then no more often than something may
+// come of it: where no copy can be made, as usual.
+func TestRacesForACopy(t *testing.T) {
+	store, err := mirror.New(mirror.Config{Root: t.TempDir(), OS: "linux", Arch: "amd64"}, mirror.Deps{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &nucleus{log: zap.NewNop(), cfg: &celltoml.Config{}}
+	n.mirrors = &mirrors{n: n, store: store}
+	p := newPlacer(n, &closers{})
+	t.Cleanup(func() { p.cancel(); p.work.Wait() })
+	race := func(id cid.Cid, placement celltoml.Placement) time.Duration {
+		return p.raced(call.Raced{
+			Cell: id, Best: time.Second, Objective: []byte(`{"max_p99_ms": 1, "clone_on_violation": true}`),
+			Manifest: &signed.Manifest{Privacy: string(placement)},
+		})
+	}
+	kept, failed := cid.NewCidV1(cid.Raw, mh("kept")), cid.NewCidV1(cid.Raw, mh("failed"))
+	p.of(failed).situation.Failures, p.of(failed).situation.Failed = 1, time.Now()
+	for i := range 2 * mirror.MissesToPlace {
+		here, there := race(kept, celltoml.PlacementLocal), race(failed, celltoml.PlacementPublic)
+		if sure := i+1 >= mirror.MissesToPlace; !sure && (here != missedAgain || there != missedAgain) {
+			t.Errorf("miss %d: again after %v, %v", i+1, here, there)
+		} else if sure && (here != 0 || there < 10*missedAgain) {
+			t.Errorf("miss %d: again after %v where its owner keeps it, after %v where a placement has just failed", i+1, here, there)
+		}
+	}
+}
+
+func mh(text string) multihash.Multihash {
+	sum, err := multihash.Sum([]byte(text), multihash.SHA2_256, -1)
+	if err != nil {
+		panic(err)
+	}
+	return sum
 }
