@@ -222,8 +222,8 @@ func (n *Net) environ(on *place) []string {
 		cellproto.EnvHome + "=" + filepath.Join(on.dir, "home"), cellproto.EnvNetwork + "=" + n.name,
 		cellproto.EnvListen + "=" + on.listen, cellproto.EnvMDNS + "=off", cellproto.EnvFileRepos + "=on",
 		// What is built must not need a network, nor what this machine has fetched.
-		"GOCACHE=" + goEnv(n.t, "GOCACHE"), "GOMODCACHE=" + filepath.Join(n.root, "no-modules"), "GOPROXY=off", "GOTOOLCHAIN=local",
-		"GOFLAGS=-buildvcs=false", "GOWORK=off",
+		"GOCACHE=" + goCache(n.t), "GOMODCACHE=" + filepath.Join(n.root, "no-modules"), "GOPROXY=off", "GOTOOLCHAIN=local",
+		"GOFLAGS=-trimpath -buildvcs=false", "GOWORK=off",
 	}
 	if len(n.bootstrap) > 0 {
 		env = append(env, cellproto.EnvBootstrap+"="+strings.Join(n.bootstrap, ","))
@@ -231,9 +231,11 @@ func (n *Net) environ(on *place) []string {
 	return append(env, n.env...)
 }
 
-func goEnv(t testing.TB, name string) string {
+var askGoCache = sync.OnceValues(exec.Command("go", "env", "GOCACHE").Output)
+
+func goCache(t testing.TB) string {
 	t.Helper()
-	out, err := exec.Command("go", "env", name).Output()
+	out, err := askGoCache()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -279,16 +281,15 @@ func (n *Net) must(on *place, dir string, args ...string) string {
 	return strings.TrimSuffix(r.Stdout, "\n")
 }
 
-// Eventually waits until ok is true, for what has no event to wait for.
+// Eventually waits until ok is true, for what has no event to wait for. It asks less often the longer it takes, for
+// most of what a question costs is taken from what is waited for.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.NewTimer(Patience)
 	defer deadline.Stop()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
+	for pause := 10 * time.Millisecond; !ok(); pause = min(pause*5/4, 200*time.Millisecond) {
 		select {
-		case <-tick.C:
+		case <-time.After(pause):
 		case <-deadline.C:
 			t.Fatalf("still not after %v: %s", Patience, what)
 		}

@@ -194,7 +194,7 @@ func TestTenMinutes(t *testing.T) {
 // goes back on either side, and what both have exported in the end holds.
 func TestKilledWhileServing(t *testing.T) {
 	t.Parallel()
-	kills := 20
+	kills := 8
 	if os.Getenv("CELL_LONG") != "" {
 		kills = 500
 	}
