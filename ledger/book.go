@@ -86,6 +86,7 @@ type Book struct {
 	cfg      Config
 	regs     map[RegKey]Register
 	cheques  map[chequeKey]*SignedCheque
+	gifts    map[Key][]chequeKey // of a donor
 	logs     map[Key]*keyLog
 	owner    map[Key]Key // host -> account
 	bans     map[Key]*ForkProof
@@ -109,7 +110,7 @@ func NewBook(cfg Config) *Book {
 		cfg.MaxLogs = 10_000
 	}
 	return &Book{
-		cfg: cfg, regs: map[RegKey]Register{}, cheques: map[chequeKey]*SignedCheque{}, logs: map[Key]*keyLog{},
+		cfg: cfg, regs: map[RegKey]Register{}, cheques: map[chequeKey]*SignedCheque{}, gifts: map[Key][]chequeKey{}, logs: map[Key]*keyLog{},
 		owner: map[Key]Key{}, bans: map[Key]*ForkProof{}, given: map[Key]uint64{}, taken: map[Key]uint64{}, served: map[Key]service{},
 	}
 }

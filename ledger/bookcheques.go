@@ -36,6 +36,8 @@ func (b *Book) ingestCheque(nowMS uint64, data []byte, by trust) Result {
 	gain := s.Credit
 	if old != nil {
 		gain -= old.Credit
+	} else {
+		b.gifts[s.Donor] = append(b.gifts[s.Donor], key)
 	}
 	b.cheques[key] = s
 	b.taken[s.Donor] = add(b.taken[s.Donor], gain)
@@ -184,6 +186,15 @@ func (b *Book) Cheques(f func(*SignedCheque) bool) {
 			return
 		}
 	}
+}
+
+// Gifts gives the cheques of one donor, in the order in which their receivers became known.
+func (b *Book) Gifts(donor Key) []*SignedCheque {
+	list := make([]*SignedCheque, 0, len(b.gifts[donor]))
+	for _, k := range b.gifts[donor] {
+		list = append(list, b.cheques[k])
+	}
+	return list
 }
 
 // Members gives the members of a pool; nil for an identity that is none.

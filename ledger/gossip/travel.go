@@ -472,10 +472,17 @@ func (b *books) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 }
 
 func (b *books) Entries(id ledger.Key, from uint64, room int) ([][]byte, uint64) {
-	return b.t.deps.Ledger.Entries(id, from, room)
+	list, length := b.t.deps.Ledger.Entries(id, from, room)
+	b.t.limit.Answered(time.Now(), b.p, size(list))
+	return list, length
 }
 
-func (b *books) Since(from uint64) ([][]byte, uint64)    { return b.t.since(b.p, from) }
+func (b *books) Since(from uint64) ([][]byte, uint64) {
+	list, next := b.t.since(b.p, from)
+	b.t.limit.Answered(time.Now(), b.p, size(list))
+	return list, next
+}
+
 func (b *books) Head(from ledger.Key, data []byte) error { return b.t.head(b.p, from, data) }
 
 // blame charges a peer for an answer that breaks the protocol.
