@@ -283,7 +283,7 @@ func (t *Travel) takeAll(ctx context.Context, p peer.ID, entries [][]byte) error
 		}
 	}
 	for _, id := range need {
-		if err := t.FetchLog(ctx, p, id); err != nil {
+		if _, err := t.FetchLog(ctx, p, id); err != nil {
 			return err
 		}
 	}
