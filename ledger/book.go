@@ -55,8 +55,9 @@ type Result struct {
 	Proof   *ForkProof // with Forked
 	Host    Key        // with Stored, a delegation: this host is now Account's
 	Account Key
-	ID      Key  // of a key entry, or the donor of a cheque: whose log it is about, and with Missing is needed
-	Own     bool // with Stored, a receipt: this host is one of its two
+	ID      Key    // of a key entry, or the donor of a cheque: whose log it is about, and with Missing is needed
+	Own     bool   // with Stored, a receipt: this host is one of its two
+	Gone    []Hash // with Stored: slots that are of no use any more, to make room
 }
 
 // Edge is a total of what From has done for To.
@@ -233,13 +234,24 @@ func (b *Book) admit(nowMS uint64, s *Signed, known bool) Result {
 		return Result{}
 	case !party && s.ConsumerSig == nil:
 		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Denied, "without the consumer's signature it counts for its provider alone")}
-	case !known && b.foreign >= b.cfg.MaxForeign:
+	case !known && b.foreign >= b.room(s.Consumer, s.Provider):
 		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Overloaded, "%d registers of others are kept, there is no room", b.foreign)}
 	case s.Beneficiary != nil && b.Concerns(*s.Beneficiary):
 	case !party && b.cfg.Near != nil && !b.cfg.Near(s.Consumer, s.Provider):
 		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Denied, "its hosts are too far away")}
 	}
 	return Result{}
+}
+
+// room gives how many registers of others, or cheques, there may be before one more between these two is taken. Half is
+// kept for those who are near: anybody can make up who has served this host, or gives to its account.
+func (b *Book) room(x, y Key) int {
+	for _, k := range []Key{x, y} {
+		if b.cfg.Near == nil || !b.Concerns(k) && b.cfg.Near(k, k) {
+			return b.cfg.MaxForeign
+		}
+	}
+	return b.cfg.MaxForeign / 2
 }
 
 func (b *Book) party(s *Signed) bool { return s.Consumer == b.cfg.Self || s.Provider == b.cfg.Self }

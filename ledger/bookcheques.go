@@ -52,7 +52,7 @@ func (b *Book) admitCheque(op string, s, old *SignedCheque) Result {
 	case b.Banned(s.Donor) || b.Banned(s.To):
 		return Result{Verdict: Banned, Err: cellproto.Errorf(op, cellproto.Denied, "the donor or the receiver is banned")}
 	case s.Donor == b.cfg.Account:
-	case old == nil && len(b.cheques) >= b.cfg.MaxForeign: // anybody can make up who gives to this account
+	case old == nil && len(b.cheques) >= b.room(s.Donor, s.To): // anybody can make up who gives to this account
 		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Overloaded, "there is no room for more cheques")}
 	case b.Concerns(s.Donor) || b.Concerns(s.To):
 	case b.cfg.Near != nil && !b.cfg.Near(s.Donor, s.To):

@@ -115,6 +115,9 @@ func (l *Ledger) ingest(now time.Time, data []byte) Result {
 	}
 	if r.Verdict == Stored || r.Verdict == Forked {
 		l.follow(r)
+		for _, slot := range r.Gone {
+			l.store.Forget(slot)
+		}
 		// A disk that fails is the store's to report (Err): what it lacks comes back from others.
 		_ = l.store.Append(now, r.Slot, r.Record, r.Durable)
 	}
