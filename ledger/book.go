@@ -74,8 +74,8 @@ type Config struct {
 	Self Key // this nucleus's host key
 	// Account is whose key log this nucleus writes, or zero.
 	Account Key
-	// MaxForeign bounds the registers that this host has not signed, and cheques; MaxLogs the key logs of
-	// others, which have four entries each on average. 0 is 100,000 and 10,000.
+	// MaxForeign bounds the registers that this host has not signed, those that it alone has, and cheques; MaxLogs the
+	// key logs of others, which have four entries each on average. 0 is 100,000 and 10,000.
 	MaxForeign, MaxLogs int
 	// Near says whether receipts between two other hosts are of interest; nil means that all are.
 	Near func(consumer, provider Key) bool
@@ -92,6 +92,7 @@ type Book struct {
 	owner    map[Key]Key // host -> account
 	bans     map[Key]*ForkProof
 	foreign  int            // registers that this host has not signed
+	unpaid   int            // registers of those who have called here and signed for nothing yet
 	others   int            // entries of key logs of others
 	outcasts int            // bans of identities that nothing else was known of
 	given    map[Key]uint64 // by host, account or pool
@@ -206,6 +207,9 @@ func (b *Book) ingestReceipt(nowMS uint64, data []byte, by trust) Result {
 	}
 	merged := old.Merge(in)
 	b.regs[key] = merged
+	if s.Provider == b.cfg.Self {
+		b.unpaid += btoi(merged.Ack == nil) - btoi(known && old.Ack == nil)
+	}
 	gain := merged.Credit() - old.Credit() // the halves only grow
 	if s.Provider == b.cfg.Self {
 		d := b.served[s.Consumer]
@@ -215,6 +219,13 @@ func (b *Book) ingestReceipt(nowMS uint64, data []byte, by trust) Result {
 	b.taken[s.Consumer] = add(b.taken[s.Consumer], gain)
 	b.given[creditor(&s.Receipt)] = add(b.given[creditor(&s.Receipt)], gain)
 	return Result{Verdict: Stored, Slot: regSlot(key, merged.Ack == s), Record: data, Edges: b.edges(key, merged), Own: b.party(s)}
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // admit asks whether anything by these hosts is taken.
@@ -230,6 +241,8 @@ func (b *Book) admit(nowMS uint64, s *Signed, known bool) Result {
 	}
 	party := b.party(s)
 	switch {
+	case b.mine(s) && !known && s.ConsumerSig == nil && b.unpaid >= b.cfg.MaxForeign:
+		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Overloaded, "%d callers have signed for nothing, there is no room", b.unpaid)}
 	case b.mine(s):
 		return Result{}
 	case !party && s.ConsumerSig == nil:

@@ -124,7 +124,8 @@ func (l *Ledger) ingest(now time.Time, data []byte) Result {
 	return r
 }
 
-// SignTotal signs a new total of a register, as its consumer or its provider, and keeps it. It refuses
+// SignTotal signs a new total of a register, as its consumer or its provider, and keeps it, unless there are too many whose
+// consumers have signed nothing. It refuses
 // what is below anything that this host has signed or seen in that register. Kinds: BadInput, Denied.
 func (l *Ledger) SignTotal(now time.Time, r Receipt, role Role, key ed25519.PrivateKey) (*Signed, error) {
 	const op = "sign receipt"
@@ -149,7 +150,10 @@ func (l *Ledger) SignTotal(now time.Time, r Receipt, role Role, key ed25519.Priv
 	if err != nil {
 		return nil, err
 	}
-	if res := l.ingest(now, data); res.Verdict != Stored && res.Verdict != Stale {
+	switch res := l.ingest(now, data); {
+	case res.Verdict == Stored || res.Verdict == Stale:
+	case res.Verdict == Beyond && s.ConsumerSig == nil: // kept once the consumer signs
+	default:
 		return nil, cellproto.Errorf(op, cellproto.Denied, "%s: %v", res.Verdict, res.Err)
 	}
 	return s, nil
