@@ -423,30 +423,6 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// Who asks for everything again and again is sent a few megabytes, charged, and cut off.
-func TestAnswersAreBounded(t *testing.T) {
-	w := newTown(t)
-	w.host.SetStreamHandler(cellproto.ProtocolLedger, func(s network.Stream) {
-		err := w.travel.Serve(s, refuser{})
-		w.charge(s.Conn().RemotePeer(), err)
-		s.Reset()
-	})
-	for i := range 2000 {
-		w.travel.Publish(ledger.Hash{byte(i), byte(i >> 8)}, make([]byte, 300), false)
-	}
-	asks := newHost(t)
-	connect(t, asks, w.host)
-	sent, pulls := 0, 0
-	for ; pulls < entryBurst && asks.Network().Connectedness(w.host.ID()) == network.Connected; pulls++ {
-		list, _, _ := Pull(t.Context(), asks, w.host.ID(), 0)
-		sent += size(list)
-	}
-	t.Logf("%d pulls were answered with %d bytes", pulls, sent)
-	if pulls == entryBurst || sent < 8*maxPull/2 {
-		t.Errorf("after %d pulls and %d bytes", pulls, sent)
-	}
-}
-
 type refuser struct{}
 
 func (refuser) Sign(ledger.Key, []byte, []byte) ([]byte, error) {
