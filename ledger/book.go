@@ -55,8 +55,9 @@ type Result struct {
 	Proof   *ForkProof // with Forked
 	Host    Key        // with Stored, a delegation: this host is now Account's
 	Account Key
-	ID      Key  // of a key entry, or the donor of a cheque: whose log it is about, and with Missing is needed
-	Own     bool // with Stored, a receipt: this host is one of its two
+	ID      Key    // of a key entry, or the donor of a cheque: whose log it is about, and with Missing is needed
+	Own     bool   // with Stored, a receipt: this host is one of its two
+	Gone    []Hash // with Stored: slots that are of no use any more, to make room
 }
 
 // Edge is a total of what From has done for To.
@@ -73,8 +74,8 @@ type Config struct {
 	Self Key // this nucleus's host key
 	// Account is whose key log this nucleus writes, or zero.
 	Account Key
-	// MaxForeign bounds the registers that this host has not signed, and cheques; MaxLogs the key logs of
-	// others, which have four entries each on average. 0 is 100,000 and 10,000.
+	// MaxForeign bounds the registers that this host has not signed, those that it alone has, and cheques; MaxLogs the
+	// key logs of others, which have four entries each on average. 0 is 100,000 and 10,000.
 	MaxForeign, MaxLogs int
 	// Near says whether receipts between two other hosts are of interest; nil means that all are.
 	Near func(consumer, provider Key) bool
@@ -86,10 +87,12 @@ type Book struct {
 	cfg      Config
 	regs     map[RegKey]Register
 	cheques  map[chequeKey]*SignedCheque
+	gifts    map[Key][]chequeKey // of a donor
 	logs     map[Key]*keyLog
 	owner    map[Key]Key // host -> account
 	bans     map[Key]*ForkProof
 	foreign  int            // registers that this host has not signed
+	unpaid   int            // registers of those who have called here and signed for nothing yet
 	others   int            // entries of key logs of others
 	outcasts int            // bans of identities that nothing else was known of
 	given    map[Key]uint64 // by host, account or pool
@@ -109,7 +112,7 @@ func NewBook(cfg Config) *Book {
 		cfg.MaxLogs = 10_000
 	}
 	return &Book{
-		cfg: cfg, regs: map[RegKey]Register{}, cheques: map[chequeKey]*SignedCheque{}, logs: map[Key]*keyLog{},
+		cfg: cfg, regs: map[RegKey]Register{}, cheques: map[chequeKey]*SignedCheque{}, gifts: map[Key][]chequeKey{}, logs: map[Key]*keyLog{},
 		owner: map[Key]Key{}, bans: map[Key]*ForkProof{}, given: map[Key]uint64{}, taken: map[Key]uint64{}, served: map[Key]service{},
 	}
 }
@@ -204,6 +207,9 @@ func (b *Book) ingestReceipt(nowMS uint64, data []byte, by trust) Result {
 	}
 	merged := old.Merge(in)
 	b.regs[key] = merged
+	if s.Provider == b.cfg.Self {
+		b.unpaid += btoi(merged.Ack == nil) - btoi(known && old.Ack == nil)
+	}
 	gain := merged.Credit() - old.Credit() // the halves only grow
 	if s.Provider == b.cfg.Self {
 		d := b.served[s.Consumer]
@@ -213,6 +219,13 @@ func (b *Book) ingestReceipt(nowMS uint64, data []byte, by trust) Result {
 	b.taken[s.Consumer] = add(b.taken[s.Consumer], gain)
 	b.given[creditor(&s.Receipt)] = add(b.given[creditor(&s.Receipt)], gain)
 	return Result{Verdict: Stored, Slot: regSlot(key, merged.Ack == s), Record: data, Edges: b.edges(key, merged), Own: b.party(s)}
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // admit asks whether anything by these hosts is taken.
@@ -228,17 +241,30 @@ func (b *Book) admit(nowMS uint64, s *Signed, known bool) Result {
 	}
 	party := b.party(s)
 	switch {
+	case b.mine(s) && !known && s.ConsumerSig == nil && b.unpaid >= b.cfg.MaxForeign:
+		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Overloaded, "%d callers have signed for nothing, there is no room", b.unpaid)}
 	case b.mine(s):
 		return Result{}
 	case !party && s.ConsumerSig == nil:
 		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Denied, "without the consumer's signature it counts for its provider alone")}
-	case !known && b.foreign >= b.cfg.MaxForeign:
+	case !known && b.foreign >= b.room(s.Consumer, s.Provider):
 		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Overloaded, "%d registers of others are kept, there is no room", b.foreign)}
 	case s.Beneficiary != nil && b.Concerns(*s.Beneficiary):
 	case !party && b.cfg.Near != nil && !b.cfg.Near(s.Consumer, s.Provider):
 		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Denied, "its hosts are too far away")}
 	}
 	return Result{}
+}
+
+// room gives how many registers of others, or cheques, there may be before one more between these two is taken. Half is
+// kept for those who are near: anybody can make up who has served this host, or gives to its account.
+func (b *Book) room(x, y Key) int {
+	for _, k := range []Key{x, y} {
+		if b.cfg.Near == nil || !b.Concerns(k) && b.cfg.Near(k, k) {
+			return b.cfg.MaxForeign
+		}
+	}
+	return b.cfg.MaxForeign / 2
 }
 
 func (b *Book) party(s *Signed) bool { return s.Consumer == b.cfg.Self || s.Provider == b.cfg.Self }

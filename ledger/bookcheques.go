@@ -36,6 +36,8 @@ func (b *Book) ingestCheque(nowMS uint64, data []byte, by trust) Result {
 	gain := s.Credit
 	if old != nil {
 		gain -= old.Credit
+	} else {
+		b.gifts[s.Donor] = append(b.gifts[s.Donor], key)
 	}
 	b.cheques[key] = s
 	b.taken[s.Donor] = add(b.taken[s.Donor], gain)
@@ -50,7 +52,7 @@ func (b *Book) admitCheque(op string, s, old *SignedCheque) Result {
 	case b.Banned(s.Donor) || b.Banned(s.To):
 		return Result{Verdict: Banned, Err: cellproto.Errorf(op, cellproto.Denied, "the donor or the receiver is banned")}
 	case s.Donor == b.cfg.Account:
-	case old == nil && len(b.cheques) >= b.cfg.MaxForeign: // anybody can make up who gives to this account
+	case old == nil && len(b.cheques) >= b.room(s.Donor, s.To): // anybody can make up who gives to this account
 		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Overloaded, "there is no room for more cheques")}
 	case b.Concerns(s.Donor) || b.Concerns(s.To):
 	case b.cfg.Near != nil && !b.cfg.Near(s.Donor, s.To):
@@ -184,6 +186,15 @@ func (b *Book) Cheques(f func(*SignedCheque) bool) {
 			return
 		}
 	}
+}
+
+// Gifts gives the cheques of one donor, in the order in which their receivers became known.
+func (b *Book) Gifts(donor Key) []*SignedCheque {
+	list := make([]*SignedCheque, 0, len(b.gifts[donor]))
+	for _, k := range b.gifts[donor] {
+		list = append(list, b.cheques[k])
+	}
+	return list
 }
 
 // Members gives the members of a pool; nil for an identity that is none.

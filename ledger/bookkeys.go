@@ -31,10 +31,8 @@ func (b *Book) ingestEntry(op string, e *KeyEntry, data []byte) Result {
 		return Result{Verdict: Stale}
 	}
 	own := e.ID == b.cfg.Account
+	full := !own && (l == nil && len(b.logs) >= b.cfg.MaxLogs || b.others >= entriesPerLog*b.cfg.MaxLogs)
 	if l == nil {
-		if len(b.logs) >= b.cfg.MaxLogs && !own {
-			return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Overloaded, "there is no room for more key logs")}
-		}
 		l = &keyLog{state: &KeyState{Net: e.Net, ID: e.ID}}
 	}
 	switch {
@@ -43,8 +41,6 @@ func (b *Book) ingestEntry(op string, e *KeyEntry, data []byte) Result {
 		return Result{Verdict: Missing, Err: cellproto.Errorf(op, cellproto.NotFound, "entry %d of this log, or the one before, is not known", e.Seq)}
 	case e.Seq < l.state.Len:
 		return b.conflict(l, e)
-	case !own && b.others >= entriesPerLog*b.cfg.MaxLogs:
-		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Overloaded, "there is no room for more entries of key logs")}
 	case len(l.entries) >= maxLog:
 		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.TooLarge, "a log of %d entries", len(l.entries))}
 	}
@@ -52,12 +48,18 @@ func (b *Book) ingestEntry(op string, e *KeyEntry, data []byte) Result {
 	if err != nil {
 		return refused(err)
 	}
+	var gone []Hash
+	if full {
+		if gone = b.makeRoom(e.ID); gone == nil {
+			return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Overloaded, "there is no room for more of a key log")}
+		}
+	}
 	l.state, l.entries = next, append(l.entries, e)
 	b.logs[e.ID] = l
 	if !own {
 		b.others++
 	}
-	r := Result{Verdict: Stored, Slot: bodyID(e.body), Record: data, Durable: own}
+	r := Result{Verdict: Stored, Slot: bodyID(e.body), Record: data, Durable: own, Gone: gone}
 	switch p := e.Payload.(type) {
 	case *Delegate:
 		if b.claimHost(p, e.ID) {
@@ -69,6 +71,34 @@ func (b *Book) ingestEntry(op string, e *KeyEntry, data []byte) Result {
 		}
 	}
 	return r
+}
+
+// makeRoom forgets a key log of whose identity nothing else is known, and gives the slots of its entries: anybody can
+// begin logs, and those that are known for their work want room. A look at a few has to find one, other than keep.
+func (b *Book) makeRoom(keep Key) (gone []Hash) {
+	const few = 64
+	looked := 0
+	for id, l := range b.logs {
+		if looked++; looked > few {
+			break
+		}
+		given, taken := b.Balance(id)
+		if id == keep || given > 0 || taken > 0 || b.bans[id] != nil || b.Concerns(id) {
+			continue
+		}
+		for host := range l.state.Hosts {
+			if b.owner[host] == id {
+				delete(b.owner, host)
+			}
+		}
+		for _, e := range l.entries {
+			gone = append(gone, bodyID(e.body))
+		}
+		b.others -= len(l.entries)
+		delete(b.logs, id)
+		break
+	}
+	return gone
 }
 
 // claimHost makes a host an account's. When it has agreed to two, the longer delegation counts, so

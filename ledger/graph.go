@@ -302,10 +302,13 @@ func (g *Graph) Near(k Key) bool {
 // one's other hosts did: whoever has the key of one host takes nothing of it along.
 func (g *Graph) Merge(host, account Key) {
 	h, ok := g.ids[host]
+	if !ok {
+		return // it has done nothing, and there are many such
+	}
 	a := g.node(account)
 	moves := g.merged[host] && h != g.self
 	g.merged[host] = true
-	if !ok || h == a {
+	if h == a {
 		return
 	}
 	if moves {

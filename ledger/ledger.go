@@ -115,13 +115,17 @@ func (l *Ledger) ingest(now time.Time, data []byte) Result {
 	}
 	if r.Verdict == Stored || r.Verdict == Forked {
 		l.follow(r)
+		for _, slot := range r.Gone {
+			l.store.Forget(slot)
+		}
 		// A disk that fails is the store's to report (Err): what it lacks comes back from others.
 		_ = l.store.Append(now, r.Slot, r.Record, r.Durable)
 	}
 	return r
 }
 
-// SignTotal signs a new total of a register, as its consumer or its provider, and keeps it. It refuses
+// SignTotal signs a new total of a register, as its consumer or its provider, and keeps it, unless there are too many whose
+// consumers have signed nothing. It refuses
 // what is below anything that this host has signed or seen in that register. Kinds: BadInput, Denied.
 func (l *Ledger) SignTotal(now time.Time, r Receipt, role Role, key ed25519.PrivateKey) (*Signed, error) {
 	const op = "sign receipt"
@@ -146,7 +150,10 @@ func (l *Ledger) SignTotal(now time.Time, r Receipt, role Role, key ed25519.Priv
 	if err != nil {
 		return nil, err
 	}
-	if res := l.ingest(now, data); res.Verdict != Stored && res.Verdict != Stale {
+	switch res := l.ingest(now, data); {
+	case res.Verdict == Stored || res.Verdict == Stale:
+	case res.Verdict == Beyond && s.ConsumerSig == nil: // kept once the consumer signs
+	default:
 		return nil, cellproto.Errorf(op, cellproto.Denied, "%s: %v", res.Verdict, res.Err)
 	}
 	return s, nil
@@ -381,6 +388,10 @@ func (l *Ledger) Entries(id Key, from uint64, room int) (entries [][]byte, lengt
 			return entries, length
 		}
 	}
-	l.book.Cheques(func(c *SignedCheque) bool { return c.Donor != id || put(c) })
+	for _, c := range l.book.Gifts(id) { // looked up: anybody can ask, and others wait meanwhile
+		if !put(c) {
+			break
+		}
+	}
 	return entries, length
 }

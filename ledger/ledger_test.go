@@ -108,6 +108,43 @@ func TestSignedTotalsNeverFall(t *testing.T) {
 	}
 }
 
+// Each identity that calls once leaves a claim: there is room for so many, and for those who sign.
+func TestRoomForClaims(t *testing.T) {
+	d := newDisk(t, 1)
+	cfg := testConfig(2, 1)
+	cfg.MaxForeign = 5
+	l := openLedger(t, cfg, d)
+	for k := byte(10); k < 40; k++ {
+		if _, err := l.SignTotal(testTime, testReceipt(k, 2, 100), RoleProvider, testKey(2)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	count := func() (n int) { l.View(func(b *Book) { n = len(b.regs) }); return n }
+	if n := count(); n != 5 {
+		t.Errorf("%d claims are kept", n)
+	}
+	for _, k := range []byte{10, 30} { // one of them, and one that is not kept
+		if r := l.Ingest(testTime, wire(t, dual(t, testReceipt(k, 2, 100), k, 2))); r.Verdict != Stored {
+			t.Errorf("%v: %v", r.Verdict, r.Err)
+		}
+	}
+	if _, err := l.SignTotal(testTime, testReceipt(39, 2, 100), RoleProvider, testKey(2)); err != nil {
+		t.Fatal(err)
+	}
+	if n := count(); n != 7 {
+		t.Errorf("%d registers, of which 5 are claims", n)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = openLedger(t, cfg, d)
+	l.View(func(b *Book) {
+		if len(b.regs) != 7 || b.unpaid != 5 {
+			t.Errorf("after a restart: %d registers, of which %d are claims", len(b.regs), b.unpaid)
+		}
+	})
+}
+
 // After a backup of its key log was restored, the owner learns what it had signed since before it signs
 // anything else, and is not banned.
 func TestKeyLogBackupRestored(t *testing.T) {

@@ -412,3 +412,63 @@ func TestRoomForStrangers(t *testing.T) {
 		b.expect(t, Stored, wire(t, e))
 	}
 }
+
+// Strangers who make up that they have served this host, or give to its account, leave half of the room to those near by.
+func TestRoomForNeighbours(t *testing.T) {
+	near := pub(2)
+	b := NewBook(Config{Net: testNet, Self: pub(9), Account: pub(8), MaxForeign: 8, Near: func(c, p Key) bool { return c == near || p == near || c == pub(8) || p == pub(8) }})
+	mine := pub(8)
+	give := func(from byte) []byte {
+		return wire(t, must1[*SignedCheque](t)(SealCheque(Cheque{Net: testNet, Donor: pub(from), To: mine, Credit: 1}, testKey(from))))
+	}
+	for k := byte(10); k < 40; k++ {
+		b.Ingest(nowMS, wire(t, claim(t, testReceipt(9, k, 10), k)))
+		r := testReceipt(k, k+1, 10)
+		r.Beneficiary = &mine
+		b.Ingest(nowMS, wire(t, ack(t, r, k)))
+		b.Ingest(nowMS, give(k))
+	}
+	if b.foreign != 4 || len(b.cheques) != 4 {
+		t.Errorf("%d registers and %d cheques of strangers", b.foreign, len(b.cheques))
+	}
+	b.expect(t, Stored, wire(t, ack(t, testReceipt(2, 3, 10), 2)))
+	b.expect(t, Stored, give(2))
+}
+
+// Anybody can begin key logs. Those of whom nothing else is known make room for others, on the disk too.
+func TestIdleLogsMakeRoom(t *testing.T) {
+	d := newDisk(t, 1)
+	cfg := testConfig(2, 1)
+	cfg.MaxLogs = 5
+	l := openLedger(t, cfg, d)
+	put := func(entries ...*KeyEntry) {
+		t.Helper()
+		for _, e := range entries {
+			if r := l.Ingest(testTime, wire(t, e)); r.Verdict != Stored {
+				t.Fatalf("%v: %v", r.Verdict, r.Err)
+			}
+		}
+	}
+	known := func(id byte) (yes bool) {
+		l.View(func(b *Book) { yes = b.State(pub(id)) != nil })
+		return yes
+	}
+	l.Ingest(testTime, wire(t, dual(t, testReceipt(2, 31, 10), 2, 31)))
+	put(accountLog(t, 30, 31)...) // whose host has worked here
+	for id := byte(40); id < 90; id++ {
+		put(newAuthor(t, id).log...)
+	}
+	if !known(30) || !known(89) {
+		t.Error("one that is known for its work has gone, or one that is new was not taken")
+	}
+	forged := *newAuthor(t, 91).log[0]
+	forged.Sigs = []KeySig{{Sig: Signature{1}}}
+	l.View(func(b *Book) {
+		if n := len(b.logs); n != 5 || b.Ingest(nowMS, wire(t, &forged)).Verdict != Forged || len(b.logs) != n {
+			t.Errorf("%d logs, and a forged one makes %d", n, len(b.logs))
+		}
+	})
+	if n := len(l.store.index); n != 1+2+4 {
+		t.Errorf("%d records are of use to the store", n)
+	}
+}

@@ -184,6 +184,15 @@ func (s *Store) point(slot Hash, p place) {
 	s.index[slot] = p
 }
 
+// Forget says that the record of a slot is of no use any more. It is gone when its segment is cleaned, and may come back
+// before.
+func (s *Store) Forget(slot Hash) {
+	if p, ok := s.index[slot]; ok {
+		p.seg.live -= p.size
+		delete(s.index, slot)
+	}
+}
+
 // Append adds a record. With durable it is on the disk when Append returns without an error, and so is
 // everything before it; else Tick sees to that. After an error a record may be on the disk or not, and
 // only one that is not durable is written again by itself. Kinds: Failed, TooLarge.

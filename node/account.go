@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -265,13 +266,25 @@ func (o *account) gather(ctx context.Context) {
 }
 
 // askPatience bounds the wait for neighbours who could know more of the key log than this host does, and for
-// another nucleus of this machine.
-const askPatience = 10 * time.Second
+// another nucleus of this machine; lostPatience, if a log was begun here and is gone: whoever knows of it has to come by.
+const (
+	askPatience  = 10 * time.Second
+	lostPatience = time.Minute
+)
+
+// says whether a neighbour whose log of the account is that long says anything of one that has that many entries here:
+// it does not if it knows less, unless there never was one. begun is whether there was.
+func says(length, have uint64, begun bool) bool { return length >= have && (length > 0 || !begun) }
 
 // ask has neighbours say how long the key log is, and takes what they have more of it: this one may come from a
-// backup. It ends with three of them, or when as many as there are were asked and askPatience has passed.
+// backup. It ends with three of them who know it, or when as many as there are were asked and askPatience has passed.
 func (o *account) ask(ctx context.Context) {
-	a, end := o.a, time.Now().Add(askPatience)
+	a, begun, patience := o.a, o.begun(), askPatience
+	if begun && o.state(o.id).Len == 0 {
+		a.log.Warn("the account's key log was begun, and is not here: neighbours are asked for it")
+		patience = lostPatience
+	}
+	end := time.Now().Add(patience)
 	asked := map[peer.ID]bool{}
 	answers := 0
 	tick := time.NewTicker(askEvery)
@@ -282,7 +295,7 @@ func (o *account) ask(ctx context.Context) {
 				continue
 			}
 			asked[p] = true
-			if o.confirm(ctx, p) {
+			if o.confirm(ctx, p, begun) {
 				answers++
 			}
 		}
@@ -304,17 +317,28 @@ func (o *account) ask(ctx context.Context) {
 
 const askEvery = 200 * time.Millisecond
 
-// confirm asks one neighbour.
-func (o *account) confirm(ctx context.Context, p peer.ID) bool {
+// begun says whether this home cell has begun the account's key log before: that is when it makes the next key.
+func (o *account) begun() bool {
+	_, err := os.Stat(filepath.Join(o.home, "keys", nextKeyFile))
+	return err == nil || o.state(o.id).Len > 0
+}
+
+// confirm asks one neighbour, and says whether it knows as much as this host.
+func (o *account) confirm(ctx context.Context, p peer.ID, begun bool) bool {
 	key, err := gossip.KeyOf(p)
 	if err != nil {
 		return false
 	}
-	if err := o.a.travel.FetchLog(ctx, p, o.id); err != nil {
+	length, err := o.a.travel.FetchLog(ctx, p, o.id)
+	if err != nil {
 		o.a.log.Debug("a neighbour does not say how long the key log is", zap.Stringer("peer", p), zap.Error(err))
 		return false
 	}
-	o.a.led.Confirm(key, o.state(o.id).Len)
+	have := o.state(o.id).Len
+	if !says(length, have, begun) {
+		return false
+	}
+	o.a.led.Confirm(key, have)
 	return true
 }
 

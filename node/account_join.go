@@ -131,7 +131,7 @@ func (o *account) follow(p peer.ID) {
 				return
 			case <-tick.C:
 			}
-			err := o.a.travel.FetchLog(ctx, p, o.id)
+			_, err := o.a.travel.FetchLog(ctx, p, o.id)
 			if d, known := o.state(o.id).Hosts[o.a.self]; known && lasts(d.NotAfter, time.Now()) {
 				return
 			}

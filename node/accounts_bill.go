@@ -227,7 +227,7 @@ func (a *accounts) receive(d *debtor, answer []byte, total ledger.Receipt, befor
 		a.n.charge(d.peer, err)
 		return false, err
 	}
-	if err := a.travel.Ingest(d.peer, answer); err != nil {
+	if err := a.travel.IngestOwn(d.peer, answer); err != nil {
 		a.n.charge(d.peer, err)
 		return false, err
 	}
@@ -260,8 +260,12 @@ func (a *accounts) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	take := a.travel.Ingest
+	if a.seen(p).Wall > 0 {
+		take = a.travel.IngestOwn
+	}
 	if before != nil {
-		if err := a.travel.Ingest(p, before); err != nil { // what this host has lost comes back
+		if err := take(p, before); err != nil { // what this host has lost comes back
 			return nil, err
 		}
 	}
@@ -292,7 +296,7 @@ func (a *accounts) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 	l.refused = err
 	a.mu.Unlock()
 	if err == nil {
-		err = a.travel.Ingest(p, bill)
+		err = take(p, bill)
 	}
 	if err != nil {
 		a.unsigned(p, from, r.RegKey(), err)

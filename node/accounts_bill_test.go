@@ -247,3 +247,32 @@ func TestHostsShareTurns(t *testing.T) {
 		t.Errorf("%d who have used nothing are remembered", len(a.debtors))
 	}
 }
+
+// One call makes nobody a partner, who is heard before others.
+func TestPartners(t *testing.T) {
+	keys := make([]ed25519.PrivateKey, 5)
+	for i := range keys {
+		var err error
+		if _, keys[i], err = ed25519.GenerateKey(nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := testAccounts(t, keys[0])
+	work := func(consumer, provider ed25519.PrivateKey, credit uint64) ledger.Receipt {
+		return ledger.Receipt{Net: a.net, Consumer: ledger.KeyOf(consumer), Provider: ledger.KeyOf(provider), Est: 4, MeterV: 1, N: 1, Credit: credit}
+	}
+	receive(t, a, work(keys[1], keys[0], 1e9), nil, keys[0]) // has called, and signed nothing
+	receive(t, a, work(keys[2], keys[0], 10), keys[2], nil)  // little
+	receive(t, a, work(keys[3], keys[0], ledger.MinWindow), keys[3], nil)
+	receive(t, a, work(keys[0], keys[4], 1), keys[0], nil)
+	got := a.partners()
+	for i, want := range []bool{false, false, false, true, true} {
+		p, err := peerOf(ledger.KeyOf(keys[i]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got[p] != want {
+			t.Errorf("%d is a partner: %v", i, got[p])
+		}
+	}
+}

@@ -60,15 +60,19 @@ func speaks(h host.Host, p peer.ID) bool {
 	return err == nil && len(ok) > 0
 }
 
-// partners gives those with whom this host has registers.
+// partners gives those whom this host has called and signed for, or that have signed for a window at least. What this
+// host alone has signed makes nobody a partner: by one call each strangers would be all its neighbours.
 func (a *accounts) partners() map[peer.ID]bool {
 	out := map[peer.ID]bool{}
 	a.led.View(func(b *ledger.Book) {
-		b.Registers(func(k ledger.RegKey, _ ledger.Register) bool {
-			other := k.Provider
-			if other == a.self {
+		b.Registers(func(k ledger.RegKey, r ledger.Register) bool {
+			var other ledger.Key
+			switch {
+			case k.Consumer == a.self && r.Credit() > 0:
+				other = k.Provider
+			case k.Provider == a.self && r.Credit() >= ledger.MinWindow:
 				other = k.Consumer
-			} else if k.Consumer != a.self {
+			default:
 				return true
 			}
 			if p, err := peerOf(other); err == nil {

@@ -63,6 +63,18 @@ func (l *Limiter) Floods(now time.Time, p peer.ID) bool {
 	return false
 }
 
+// answerUnit is how many bytes of an answer count as another question: a pull of eleven bytes is answered with 256 KiB.
+const answerUnit = 8 << 10
+
+// Answered counts what a peer was sent because it asked, in bytes.
+func (l *Limiter) Answered(now time.Time, p peer.ID, size int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if b := l.bucket(now, p); b != nil {
+		b.used += float64(size) / answerUnit
+	}
+}
+
 // Wait says for how long to wait before another entry that a peer was asked for is looked at; 0: not at all, and
 // it counts.
 func (l *Limiter) Wait(now time.Time, p peer.ID) time.Duration {

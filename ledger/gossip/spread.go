@@ -75,26 +75,27 @@ func (t *Travel) hurry(id ledger.Key, now time.Time) bool {
 const maxRounds = 16
 
 // FetchLog takes what a neighbour has of the key log of an identity and this host has not, and the cheques. Where
-// theirs does not follow from what is here, it is read from the beginning: where two branches part is a proof.
-func (t *Travel) FetchLog(ctx context.Context, p peer.ID, id ledger.Key) error {
+// theirs does not follow from what is here, it is read from the beginning: where two branches part is a proof. It gives
+// how long the log is, as the neighbour says; 0: it does not know it.
+func (t *Travel) FetchLog(ctx context.Context, p peer.ID, id ledger.Key) (length uint64, err error) {
 	from := t.length(id)
 	for range maxRounds {
-		list, length, err := KeyLog(ctx, t.deps.Host, p, id, from)
-		if err != nil {
+		var list [][]byte
+		if list, length, err = KeyLog(ctx, t.deps.Host, p, id, from); err != nil {
 			t.blame(p, err)
-			return err
+			return 0, err
 		}
 		news, parted := false, false
 		for _, e := range list {
 			if id != t.cfg.Account { // asked for, and no limit may keep this host from what it has signed itself
 				if err := t.pace(ctx, p); err != nil {
-					return err
+					return 0, err
 				}
 			}
 			r, err := t.take(p, e)
 			if err != nil {
 				t.deps.Charge(p, err)
-				return err
+				return 0, err
 			}
 			news = news || r.Verdict == ledger.Stored || r.Verdict == ledger.Forked
 			parted = parted || r.Verdict == ledger.Missing
@@ -104,12 +105,12 @@ func (t *Travel) FetchLog(ctx context.Context, p peer.ID, id ledger.Key) error {
 		case parted && from > 0:
 			from = 0
 		case have >= length || !news:
-			return nil
+			return length, nil
 		default:
 			from = have
 		}
 	}
-	return cellproto.Errorf("ask for a key log", cellproto.TooLarge, "it does not end")
+	return 0, cellproto.Errorf("ask for a key log", cellproto.TooLarge, "it does not end")
 }
 
 // length gives how many entries of a key log are here.

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
@@ -285,7 +284,7 @@ func (t *Travel) takeAll(ctx context.Context, p peer.ID, entries [][]byte) error
 		}
 	}
 	for _, id := range need {
-		if err := t.FetchLog(ctx, p, id); err != nil {
+		if _, err := t.FetchLog(ctx, p, id); err != nil {
 			return err
 		}
 	}
@@ -327,6 +326,16 @@ func (t *Travel) Again(now time.Time) {
 func (t *Travel) Ingest(p peer.ID, entry []byte) error {
 	if err := t.admit(time.Now(), p); err != nil {
 		return err
+	}
+	_, err := t.take(p, entry)
+	return err
+}
+
+// IngestOwn is Ingest for receipts between this host and a peer that it has called, or has sent a bill: they do not wait
+// behind what all others send, or a crowd could keep this host from signing, and from being signed for.
+func (t *Travel) IngestOwn(p peer.ID, entry []byte) error {
+	if t.limit.Floods(time.Now(), p) {
+		return t.flooded()
 	}
 	_, err := t.take(p, entry)
 	return err
@@ -432,53 +441,6 @@ func (t *Travel) head(p peer.ID, from ledger.Key, data []byte) error {
 	t.ask(ctx, p)
 	return nil
 }
-
-// since answers a pull, and notes that the peer listens.
-func (t *Travel) since(p peer.ID, from uint64) (entries [][]byte, next uint64) {
-	t.mu.Lock()
-	if _, ok := t.readers[p]; ok || len(t.readers) < maxReaders {
-		t.readers[p] = time.Now()
-	}
-	t.mu.Unlock()
-	return t.news.Since(from, maxPull)
-}
-
-// Serve answers one stream; see the function Serve.
-func (t *Travel) Serve(s network.Stream, sign Signer) error {
-	p := s.Conn().RemotePeer()
-	if t.limit.Floods(time.Now(), p) {
-		return t.flooded()
-	}
-	b := books{t: t, p: p, sign: sign}
-	err := Serve(s, &b)
-	if kind := cellproto.KindOf(err); !b.refused && (kind == cellproto.BadInput || kind == cellproto.TooLarge) {
-		t.count(Unreadable)
-	}
-	return err
-}
-
-// books is what a peer's stream is answered from.
-type books struct {
-	t       *Travel
-	p       peer.ID
-	sign    Signer
-	refused bool
-}
-
-func (b *books) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
-	receipt, err := b.sign.Sign(from, bill, before)
-	if b.refused = err != nil; b.refused {
-		b.t.count(Refused)
-	}
-	return receipt, err
-}
-
-func (b *books) Entries(id ledger.Key, from uint64, room int) ([][]byte, uint64) {
-	return b.t.deps.Ledger.Entries(id, from, room)
-}
-
-func (b *books) Since(from uint64) ([][]byte, uint64)    { return b.t.since(b.p, from) }
-func (b *books) Head(from ledger.Key, data []byte) error { return b.t.head(b.p, from, data) }
 
 // blame charges a peer for an answer that breaks the protocol.
 func (t *Travel) blame(p peer.ID, err error) {
