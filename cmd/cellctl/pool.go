@@ -37,7 +37,7 @@ func (a *app) poolCmd() *cobra.Command {
 			return cmd.Help()
 		},
 	}
-	cmd.AddCommand(a.poolCreateCmd(), a.poolJoinCmd(), a.poolDonateCmd(), a.poolBudgetCmd(), a.poolSignCmd(), a.poolSpendCmd(), a.poolStatusCmd())
+	cmd.AddCommand(a.poolCreateCmd(), a.poolJoinCmd(), a.poolDonateCmd(), a.poolBudgetCmd(), a.poolMembersCmd(), a.poolSignCmd(), a.poolSpendCmd(), a.poolStatusCmd())
 	return cmd
 }
 
@@ -47,8 +47,8 @@ func (a *app) poolCreateCmd() *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Make a pool, and the file by which its members join it",
-		Long: "Make a pool of your account and those that you name, and write the file by which they join it. The members, and how many of\n" +
-			"them sign together, stay as they are. NAME is what you call it; others can call it something else.",
+		Long: "Make a pool of your account and those that you name, and write the file by which they join it. NAME is what you call\n" +
+			"it; others can call it something else. The members can change that later, together: cellctl pool members.",
 		Args: args(1, 1),
 	}
 	cmd.Flags().StringArrayVar(&members, "member", nil, "peer `ID` of another member's account, once for each; at most 9")
@@ -152,7 +152,7 @@ func (a *app) withPoolFile(cmd *cobra.Command, timeout time.Duration, op, file s
 	rows := poolRows(p.Pool)
 	switch {
 	case p.Proposal != nil:
-		rows = append(rows, []string{"proposed", budgetText(p.Proposal.Runner, p.Proposal.Budget, p.Proposal.Until)},
+		rows = append(rows, []string{"proposed", proposalText(*p.Proposal)},
 			[]string{"signed by", strings.Join(p.Proposal.Signed, ", ")}, []string{"missing", fmt.Sprintf("%d more", p.Proposal.Missing)})
 	}
 	if file != "" {
@@ -261,12 +261,20 @@ func poolRows(p ctl.PoolRow) [][]string {
 		rows = append(rows, []string{"budget", budgetText(p.Runner, p.Budget, p.Until)}, []string{"left", energyText(p.Left)})
 	}
 	for _, x := range p.Proposals {
-		rows = append(rows, []string{"proposed", fmt.Sprintf("%s; %d more have to sign", budgetText(x.Runner, x.Budget, x.Until), x.Missing)})
+		rows = append(rows, []string{"proposed", fmt.Sprintf("%s; %d more have to sign", proposalText(x), x.Missing)})
 	}
 	if p.Banned {
 		rows = append(rows, []string{"banned", "two entries of its log contradict each other"})
 	}
 	return rows
+}
+
+// proposalText says what is proposed.
+func proposalText(x ctl.PoolProposal) string {
+	if len(x.Members) > 0 {
+		return fmt.Sprintf("the members %s, of whom %d sign together", strings.Join(x.Members, ", "), x.Threshold)
+	}
+	return budgetText(x.Runner, x.Budget, x.Until)
 }
 
 func budgetText(runner string, uwh uint64, until int64) string {
