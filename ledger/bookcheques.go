@@ -68,7 +68,20 @@ func (b *Book) Concerns(id Key) bool {
 		return true
 	}
 	s := b.State(id)
-	return s != nil && len(s.Members) > 0 && (slices.Contains(s.Members, b.cfg.Account) || s.Runner.Runner == b.cfg.Account)
+	return s != nil && len(s.Members) > 0 && (slices.ContainsFunc(s.Members, b.OwnKey) || b.OwnKey(s.Runner.Runner))
+}
+
+// OwnKey says whether a key is, or was, that of the account.
+func (b *Book) OwnKey(k Key) bool {
+	if k == b.cfg.Account {
+		return true
+	}
+	l := b.logs[b.cfg.Account]
+	if l == nil || l.state.Key == b.cfg.Account { // never rotated
+		return false
+	}
+	now, before := l.signers()
+	return k == now || slices.Contains(before, k)
 }
 
 // signedBy checks that the cheque is of who signs for the donor, and, of a pool, within its budget. Who

@@ -18,7 +18,7 @@ func (l *Ledger) FoundPool(now time.Time, members []Key, t int) (id Key, err err
 	const op = "found pool"
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !slices.Contains(members, l.cfg.Account) {
+	if !slices.ContainsFunc(members, l.book.OwnKey) {
 		return id, cellproto.Errorf(op, cellproto.BadInput, "this account is not among the members")
 	}
 	if t < 0 || t > MaxMembers {

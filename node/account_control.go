@@ -42,6 +42,8 @@ func (n *nucleus) accountRoutes() map[string]handler {
 		"POST " + ctl.RoutePoolCreate: n.ctlPoolCreate,
 		"POST " + ctl.RoutePoolBudget: n.ctlPoolBudget,
 		"POST " + ctl.RoutePoolTake:   n.ctlPoolTake,
+
+		"POST " + ctl.RoutePoolMembers: n.ctlPoolMembers,
 	}
 }
 

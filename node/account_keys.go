@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -257,16 +258,17 @@ func (o *account) append(now time.Time, p ledger.Payload) error {
 	return err
 }
 
-func (n *nucleus) ctlRotate(ctx context.Context, _ *http.Request, w *ctl.Writer) (any, error) {
+func (n *nucleus) ctlRotate(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
 	o, err := n.signer(ctx, "rotate the account's key", w)
 	if err != nil {
 		return nil, err
 	}
-	return o.rotate(ctx, time.Now())
+	return o.rotate(ctx, time.Now(), r.URL.Query().Has("force"))
 }
 
-// rotate replaces the account's key by the one that was announced, and announces another.
-func (o *account) rotate(ctx context.Context, now time.Time) (out ctl.Rotated, err error) {
+// rotate replaces the account's key by the one that was announced, and announces another. A
+// pool that would stand still after that keeps it from it, unless with force.
+func (o *account) rotate(ctx context.Context, now time.Time, force bool) (out ctl.Rotated, err error) {
 	if err := o.begin(ctx, now); err != nil {
 		return out, err
 	}
@@ -278,6 +280,14 @@ func (o *account) rotate(ctx context.Context, now time.Time) (out ctl.Rotated, e
 		return out, err
 	}
 	key := ledger.KeyOf(next)
+	stuck, pools, err := o.bound(s.Key, key)
+	if err != nil {
+		return out, err
+	}
+	if len(stuck) > 0 && !force {
+		return out, cellproto.Errorf("rotate the account's key", cellproto.Denied, "the pool %s stands still without the present key", stuck[0]).
+			WithHint("First: cellctl pool members %s --replace %s=%s. Or, if that key was stolen: --force", stuck[0], textOf(s.Key), textOf(key))
+	}
 	_, err = o.a.led.AppendKey(now, &ledger.Rotate{Key: key, Next: ledger.HashKey(ledger.KeyOf(then))}, next)
 	after := o.state(o.id)
 	if err != nil && after.Key != key { // else it had waited for the disk since the last try, and was written first
@@ -288,5 +298,5 @@ func (o *account) rotate(ctx context.Context, now time.Time) (out ctl.Rotated, e
 		return out, cellproto.Errorf("rotate the account's key", cellproto.KindOf(err), "it is rotated, but not in its file yet: %w", err).
 			WithHint("The files are set right when the home cell starts, or signs something: cellctl restart %s", quote(o.home))
 	}
-	return ctl.Rotated{Account: textOf(o.id), Before: textOf(s.Key), Key: textOf(key), NextFile: o.keys.path(nextKeyFile)}, nil
+	return ctl.Rotated{Account: textOf(o.id), Before: textOf(s.Key), Key: textOf(key), NextFile: o.keys.path(nextKeyFile), Pools: slices.Sorted(slices.Values(append(stuck, pools...)))}, nil
 }

@@ -128,7 +128,7 @@ func TestRotationIsCutOff(t *testing.T) {
 		o.delegated(t, 8)
 		o.whole(t)
 		for range 2 {
-			r, err := o.rotate(t.Context(), time.Now())
+			r, err := o.rotate(t.Context(), time.Now(), false)
 			if err != nil || r.Account != textOf(id) || r.Before == r.Key || r.Key != textOf(o.state(id).Key) {
 				t.Fatalf("cut %d: %+v %v", cut, r, err)
 			}
@@ -192,7 +192,7 @@ func TestRotationOnAFullDisk(t *testing.T) {
 		o.delegated(t, 7)
 		before := o.state(o.id)
 		full.Store(true)
-		if _, err := o.rotate(t.Context(), time.Now()); cellproto.KindOf(err) != cellproto.Failed {
+		if _, err := o.rotate(t.Context(), time.Now(), false); cellproto.KindOf(err) != cellproto.Failed {
 			t.Fatalf("on a full disk: %v", err)
 		}
 		if o.state(o.id).Key != before.Key || ledger.KeyOf(o.keys.inForce()) != before.Key {
@@ -200,7 +200,7 @@ func TestRotationOnAFullDisk(t *testing.T) {
 		}
 		full.Store(false)
 		if again == "rotate" {
-			if _, err := o.rotate(t.Context(), time.Now()); err != nil {
+			if _, err := o.rotate(t.Context(), time.Now(), false); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -221,19 +221,19 @@ func TestRotationIsRefused(t *testing.T) {
 	if err := os.Rename(next, away); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := o.rotate(t.Context(), time.Now()); cellproto.KindOf(err) != cellproto.NotFound {
+	if _, err := o.rotate(t.Context(), time.Now(), false); cellproto.KindOf(err) != cellproto.NotFound {
 		t.Errorf("without next.key: %v", err)
 	}
 	if _, err := loadKey(home, nextKeyFile); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := o.rotate(t.Context(), time.Now()); cellproto.KindOf(err) != cellproto.Corrupt {
+	if _, err := o.rotate(t.Context(), time.Now(), false); cellproto.KindOf(err) != cellproto.Corrupt {
 		t.Errorf("with another next.key: %v", err)
 	}
 	if err := os.Rename(away, next); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := o.rotate(t.Context(), time.Now()); err != nil {
+	if _, err := o.rotate(t.Context(), time.Now(), false); err != nil {
 		t.Fatal(err)
 	}
 	if err := o.a.led.Close(); err != nil {

@@ -220,8 +220,11 @@ func textsOf(keys []ledger.Key) []string {
 // proposalOf describes an entry that waits for signatures.
 func proposalOf(e *ledger.KeyEntry, s *ledger.KeyState) ctl.PoolProposal {
 	p := ctl.PoolProposal{Entry: e.Seq, Signed: []string{}}
-	if b, ok := e.Payload.(*ledger.RunnerBudget); ok {
+	switch b := e.Payload.(type) {
+	case *ledger.RunnerBudget:
 		p.Runner, p.Budget, p.Until = textOf(b.Runner), b.Budget, int64(min(b.NotAfter, 1<<62))
+	case *ledger.PoolMembers:
+		p.Members, p.Threshold = textsOf(b.Keys), int(b.T)
 	}
 	for _, sig := range e.Sigs {
 		if int(sig.Index) < len(s.Members) {
@@ -243,19 +246,18 @@ func (n *nucleus) ctlPoolCreate(ctx context.Context, r *http.Request, w *ctl.Wri
 	if err != nil {
 		return nil, cellproto.Errorf(op, cellproto.BadInput, "the threshold is no number")
 	}
-	members := []ledger.Key{o.id}
+	members := []ledger.Key{o.signerOf(o.id)}
 	for _, text := range q["member"] {
 		k, err := keyOfText(op, text)
 		if err != nil {
 			return nil, err
 		}
-		if !slices.Contains(members, k) {
+		if k = o.signerOf(k); !slices.Contains(members, k) {
 			members = append(members, k)
 		}
 	}
-	if len(members) > ledger.MaxMembers || 2*t <= len(members) || t > len(members) {
-		return nil, cellproto.Errorf(op, cellproto.BadInput, "a pool has at most %d members, and more than half of them sign together: of %d at least %d, not %d",
-			ledger.MaxMembers, len(members), len(members)/2+1, t)
+	if err := checkMembers(op, len(members), t); err != nil {
+		return nil, err
 	}
 	if err := o.pools.check("", q.Get("name")); err != nil {
 		return nil, err
@@ -329,6 +331,7 @@ func (n *nucleus) ctlPoolBudget(ctx context.Context, r *http.Request, w *ctl.Wri
 			return nil, err
 		}
 	}
+	runner = o.signerOf(runner)
 	e, done, err := o.a.led.Draft(time.Now(), id, &ledger.RunnerBudget{Runner: runner, Budget: uwh, NotAfter: uint64(until)}, o.keys.inForce())
 	if err != nil {
 		return nil, err
@@ -365,10 +368,11 @@ func (n *nucleus) ctlPoolTake(ctx context.Context, r *http.Request, w *ctl.Write
 	if draft.Seq < o.state(id).Len {
 		return o.poolFile(id, nil, true)
 	}
-	if !r.URL.Query().Has("sign") {
+	sign := r.URL.Query().Get("sign")
+	if sign == ctl.SignNothing {
 		return o.poolFile(id, draft, false)
 	}
-	if err := signable(draft); err != nil {
+	if err := signable(draft, sign); err != nil {
 		return nil, err
 	}
 	if err := o.ready(ctx, op, w); err != nil {
@@ -382,13 +386,23 @@ func (n *nucleus) ctlPoolTake(ctx context.Context, r *http.Request, w *ctl.Write
 	return o.poolFile(id, draft, done)
 }
 
-// signable refuses to sign what people are not shown: a member could propose to replace the others.
-func signable(e *ledger.KeyEntry) error {
-	if _, ok := e.Payload.(*ledger.RunnerBudget); ok {
-		return nil
+// signable refuses to sign anything but what the owner has said: a member could hand others a proposal to replace them.
+func signable(e *ledger.KeyEntry, sign string) error {
+	const op = "sign for a pool"
+	switch e.Payload.(type) {
+	case *ledger.RunnerBudget:
+		if sign == ctl.SignBudget {
+			return nil
+		}
+		return cellproto.Errorf(op, cellproto.BadInput, "a budget is proposed, no other members").WithHint("cellctl pool sign, without --members")
+	case *ledger.PoolMembers:
+		if sign == ctl.SignMembers {
+			return nil
+		}
+		return cellproto.Errorf(op, cellproto.Denied, "other members of the pool are proposed, or how many of them sign together").
+			WithHint("cellctl pool join FILE shows them; if you agree: cellctl pool sign FILE --members")
 	}
-	return cellproto.Errorf("sign for a pool", cellproto.Unsupported, "what is proposed is no budget, and nothing else is signed").
-		WithHint("It could replace the members. Ask whoever has sent the file.")
+	return cellproto.Errorf(op, cellproto.Unsupported, "neither a budget nor other members are proposed")
 }
 
 // takePool takes in what of a pool's file is in force, and names the pool if it has no name. All is about one
@@ -405,9 +419,9 @@ func (o *account) takePool(op string, list []*ledger.KeyEntry, name string) (id 
 	if len(state.Members) == 0 {
 		return id, cellproto.Errorf(op, cellproto.BadInput, "it is not the key log of a pool")
 	}
-	if !slices.Contains(state.Members, o.id) && state.Runner.Runner != o.id {
+	if !o.among(append(state.Members, state.Runner.Runner)...) {
 		return id, cellproto.Errorf(op, cellproto.Denied, "this account, %s, is neither a member nor the runner of the pool", textOf(o.id)).
-			WithHint("Members are named when a pool is created.")
+			WithHint("Its members say who is one: cellctl pool members POOL --add %s", textOf(o.signerOf(o.id)))
 	}
 	if o.poolRow(id).Name == "" && name != "" {
 		if err := o.pools.set(textOf(id), name); err != nil {

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/ledger"
 )
 
@@ -43,19 +44,21 @@ func TestPoolNames(t *testing.T) {
 	}
 }
 
-// A member is handed a file that proposes other members, or an end to its say: it signs budgets, which it is shown.
-func TestOnlyBudgetsAreSigned(t *testing.T) {
+// A member is handed a file that proposes other members, or an end to its say: it signs what it was told to.
+func TestWhatIsSignedForAPool(t *testing.T) {
 	for _, c := range []struct {
-		p    ledger.Payload
-		want cellproto.Kind
+		p               ledger.Payload
+		budget, members cellproto.Kind
 	}{
-		{&ledger.RunnerBudget{Budget: 1}, 0},
-		{&ledger.PoolMembers{Keys: []ledger.Key{{1}}, T: 1}, cellproto.Unsupported},
-		{&ledger.Delegate{Cell: "cell"}, cellproto.Unsupported},
-		{&ledger.Checkpoint{}, cellproto.Unsupported},
+		{&ledger.RunnerBudget{Budget: 1}, 0, cellproto.BadInput},
+		{&ledger.PoolMembers{Keys: []ledger.Key{{1}}, T: 1}, cellproto.Denied, 0},
+		{&ledger.Delegate{Cell: "cell"}, cellproto.Unsupported, cellproto.Unsupported},
+		{&ledger.Checkpoint{}, cellproto.Unsupported, cellproto.Unsupported},
 	} {
-		if err := signable(&ledger.KeyEntry{Payload: c.p}); cellproto.KindOf(err) != c.want {
-			t.Errorf("%T: %v", c.p, err)
+		for sign, want := range map[string]cellproto.Kind{ctl.SignBudget: c.budget, ctl.SignMembers: c.members} {
+			if err := signable(&ledger.KeyEntry{Payload: c.p}, sign); cellproto.KindOf(err) != want {
+				t.Errorf("%T, %s: %v", c.p, sign, err)
+			}
 		}
 	}
 }

@@ -37,7 +37,7 @@ func (a *app) poolCmd() *cobra.Command {
 			return cmd.Help()
 		},
 	}
-	cmd.AddCommand(a.poolCreateCmd(), a.poolJoinCmd(), a.poolDonateCmd(), a.poolBudgetCmd(), a.poolSignCmd(), a.poolSpendCmd(), a.poolStatusCmd())
+	cmd.AddCommand(a.poolCreateCmd(), a.poolJoinCmd(), a.poolDonateCmd(), a.poolBudgetCmd(), a.poolMembersCmd(), a.poolSignCmd(), a.poolSpendCmd(), a.poolStatusCmd())
 	return cmd
 }
 
@@ -47,8 +47,8 @@ func (a *app) poolCreateCmd() *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Make a pool, and the file by which its members join it",
-		Long: "Make a pool of your account and those that you name, and write the file by which they join it. The members, and how many of\n" +
-			"them sign together, stay as they are. NAME is what you call it; others can call it something else.",
+		Long: "Make a pool of your account and those that you name, and write the file by which they join it. NAME is what you call\n" +
+			"it; others can call it something else. The members can change that later, together: cellctl pool members.",
 		Args: args(1, 1),
 	}
 	cmd.Flags().StringArrayVar(&members, "member", nil, "peer `ID` of another member's account, once for each; at most 9")
@@ -82,26 +82,36 @@ func (a *app) poolJoinCmd() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&name, "name", "", "what to call the pool here; the file's name if left out")
 	timeout := timeoutFlag(cmd, time.Minute)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.takePool(cmd, *timeout, args[0], name, false) }
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.takePool(cmd, *timeout, args[0], name, ctl.SignNothing)
+	}
 	return cmd
 }
 
 func (a *app) poolSignCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "sign FILE", Short: "Agree to what another member of a pool has proposed",
-		Long: "Add your signature to what is proposed at the end of a pool's file, and write the file anew. cellctl pool join shows what it\n" +
-			"is without signing. When enough members have signed it is in force.\n\n" +
+		Long: "Add your signature to the budget that is proposed at the end of a pool's file, and write the file anew; with --members, to\n" +
+			"a change of the members or of how many of them sign. cellctl pool join shows what it is without signing. When enough\n" +
+			"members have signed it is in force.\n\n" +
 			"You sign one proposal for one place in the pool's log, ever: two would be a proof against the pool. Whoever has signed a\n" +
 			"proposal that the others do not want waits until they have agreed on one without you.",
 		Args: args(1, 1),
 	}
+	members := cmd.Flags().Bool("members", false, "agree to other members, or another threshold, instead of a budget")
 	timeout := timeoutFlag(cmd, time.Minute)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.takePool(cmd, *timeout, args[0], "", true) }
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		sign := ctl.SignBudget
+		if *members {
+			sign = ctl.SignMembers
+		}
+		return a.takePool(cmd, *timeout, args[0], "", sign)
+	}
 	return cmd
 }
 
 // takePool has the home cell take in a pool's file, and writes the file anew if it was signed.
-func (a *app) takePool(cmd *cobra.Command, timeout time.Duration, file, name string, sign bool) error {
+func (a *app) takePool(cmd *cobra.Command, timeout time.Duration, file, name, sign string) error {
 	op := "read " + file
 	f, err := os.Open(file)
 	if err != nil {
@@ -116,7 +126,7 @@ func (a *app) takePool(cmd *cobra.Command, timeout time.Duration, file, name str
 		return cellproto.Errorf(op, cellproto.TooLarge, "more than %d bytes: it is no pool's", ctl.MaxPoolFile)
 	}
 	out := ""
-	if sign {
+	if sign != ctl.SignNothing {
 		out = file
 	}
 	if name == "" {
@@ -152,7 +162,7 @@ func (a *app) withPoolFile(cmd *cobra.Command, timeout time.Duration, op, file s
 	rows := poolRows(p.Pool)
 	switch {
 	case p.Proposal != nil:
-		rows = append(rows, []string{"proposed", budgetText(p.Proposal.Runner, p.Proposal.Budget, p.Proposal.Until)},
+		rows = append(rows, []string{"proposed", proposalText(*p.Proposal)},
 			[]string{"signed by", strings.Join(p.Proposal.Signed, ", ")}, []string{"missing", fmt.Sprintf("%d more", p.Proposal.Missing)})
 	}
 	if file != "" {
@@ -261,12 +271,20 @@ func poolRows(p ctl.PoolRow) [][]string {
 		rows = append(rows, []string{"budget", budgetText(p.Runner, p.Budget, p.Until)}, []string{"left", energyText(p.Left)})
 	}
 	for _, x := range p.Proposals {
-		rows = append(rows, []string{"proposed", fmt.Sprintf("%s; %d more have to sign", budgetText(x.Runner, x.Budget, x.Until), x.Missing)})
+		rows = append(rows, []string{"proposed", fmt.Sprintf("%s; %d more have to sign", proposalText(x), x.Missing)})
 	}
 	if p.Banned {
 		rows = append(rows, []string{"banned", "two entries of its log contradict each other"})
 	}
 	return rows
+}
+
+// proposalText says what is proposed.
+func proposalText(x ctl.PoolProposal) string {
+	if len(x.Members) > 0 {
+		return fmt.Sprintf("the members %s, of whom %d sign together", strings.Join(x.Members, ", "), x.Threshold)
+	}
+	return budgetText(x.Runner, x.Budget, x.Until)
 }
 
 func budgetText(runner string, uwh uint64, until int64) string {

@@ -11,6 +11,7 @@ import (
 )
 
 func (a *app) walletRotateCmd() *cobra.Command {
+	var force bool
 	cmd := &cobra.Command{
 		Use: "rotate", Short: "Replace your account's key by the one that was announced",
 		Long: "Replace your account's key, since somebody else may have it, or now and then. The account stays what it is: its ID, its\n" +
@@ -21,11 +22,12 @@ func (a *app) walletRotateCmd() *cobra.Command {
 			"the new one, and cells that you publish have a new owner from now on.",
 		Args: args(0, 0),
 	}
+	cmd.Flags().BoolVar(&force, "force", false, "also if a pool of yours stands still after that")
 	timeout := timeoutFlag(cmd, time.Minute)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var r ctl.Rotated
 		err := a.askHome(cmd, *timeout, "rotate the account's key", func(ctx context.Context, c *ctl.Client) (err error) {
-			r, err = c.Rotate(ctx)
+			r, err = c.Rotate(ctx, force)
 			return err
 		})
 		if err != nil {
@@ -34,8 +36,12 @@ func (a *app) walletRotateCmd() *cobra.Command {
 		if a.json {
 			return a.printJSON(r)
 		}
-		return a.print(fmt.Appendf(nil, "%s signs for your account %s\nKeep %s elsewhere: it is the next key. Destroy what copies there are of the one before, %s.\n",
-			r.Key, r.Account, r.NextFile, r.Before))
+		text := fmt.Sprintf("%s signs for your account %s\nKeep %s elsewhere: it is the next key. Destroy what copies there are of the one before, %s.\n",
+			r.Key, r.Account, r.NextFile, r.Before)
+		for _, pool := range r.Pools {
+			text += fmt.Sprintf("The pool %s knows you by the old key. Another member: cellctl pool members %s --replace %s=%s\n", safe(pool), safe(pool), r.Before, r.Key)
+		}
+		return a.print([]byte(text))
 	}
 	return cmd
 }

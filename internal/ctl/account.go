@@ -20,7 +20,7 @@ const (
 	RouteDonate = "/v1/account/donate"
 	RouteJoin   = "/v1/account/join"   // POST account, a peer ID or self; result Joined. In force with the next nucleus
 	RouteAdmit  = "/v1/account/admit"  // POST host, a peer ID of another computer; result []WalletHost
-	RouteRotate = "/v1/account/rotate" // POST; result Rotated
+	RouteRotate = "/v1/account/rotate" // POST force; result Rotated
 )
 
 // Delegation is what a nucleus asks of that of the home cell: that its host becomes the account's. Limits
@@ -52,6 +52,8 @@ type Rotated struct {
 	Before   string `json:"before"`    // the key that was replaced
 	Key      string `json:"key"`       // that in force
 	NextFile string `json:"next_file"` // where the one is that comes next
+	// Pools are those, by their names here, that know the account by the key that was replaced.
+	Pools []string `json:"pools,omitempty"`
 }
 
 // Joined says which account the cells of a computer belong to from the next start of their nuclei on.
@@ -162,9 +164,13 @@ func (c *Client) Donate(ctx context.Context, from, to string, uwh uint64, purpos
 	return result[Donated](ctx, c, "POST", RouteDonate, withTimeout(ctx, q))
 }
 
-// Rotate replaces the account's key.
-func (c *Client) Rotate(ctx context.Context) (Rotated, error) {
-	return result[Rotated](ctx, c, "POST", RouteRotate, withTimeout(ctx, nil))
+// Rotate replaces the account's key; with force also if a pool stands still then.
+func (c *Client) Rotate(ctx context.Context, force bool) (Rotated, error) {
+	q := url.Values{}
+	if force {
+		q.Set("force", "1")
+	}
+	return result[Rotated](ctx, c, "POST", RouteRotate, withTimeout(ctx, q))
 }
 
 // Join has the cells of this computer belong to an account whose key is on another one, or, with self, to their own.

@@ -16,6 +16,9 @@ const (
 	// POST name, sign; the body is a file of a pool: takes in what is in force, and with sign=1 adds this account's
 	// signature to what is not yet; result PoolFile.
 	RoutePoolTake = "/v1/pools/take"
+	// POST pool, add and remove (any number), threshold (0: as before, if that can be): proposes other members, signed by
+	// this account; result PoolFile.
+	RoutePoolMembers = "/v1/pools/members"
 )
 
 // MaxPoolFile bounds, in bytes, what is known of a pool's key log, as members hand it to each other.
@@ -43,12 +46,15 @@ type PoolRow struct {
 
 // PoolProposal is an entry of a pool's log that not enough members have signed yet.
 type PoolProposal struct {
-	Entry   uint64   `json:"entry"` // its place in the log
-	Runner  string   `json:"runner"`
-	Budget  uint64   `json:"budget_uwh"`
-	Until   int64    `json:"until_ms"`
-	Signed  []string `json:"signed"` // members
-	Missing int      `json:"missing"`
+	Entry  uint64 `json:"entry"` // its place in the log
+	Runner string `json:"runner"`
+	Budget uint64 `json:"budget_uwh"`
+	Until  int64  `json:"until_ms"`
+	// Members and Threshold are, of other members, who they are and how many sign together.
+	Members   []string `json:"members,omitempty"`
+	Threshold int      `json:"threshold,omitempty"`
+	Signed    []string `json:"signed"` // members
+	Missing   int      `json:"missing"`
 }
 
 // PoolFile is what members hand to each other.
@@ -80,11 +86,24 @@ func (c *Client) ProposeBudget(ctx context.Context, pool, runner string, uwh uin
 	return result[PoolFile](ctx, c, "POST", RoutePoolBudget, withTimeout(ctx, q))
 }
 
-// TakePool takes in a pool's file, and signs what is proposed at its end if sign is set.
-func (c *Client) TakePool(ctx context.Context, file []byte, name string, sign bool) (PoolFile, error) {
+// ProposeMembers proposes that a pool has other members, threshold of whom sign together.
+func (c *Client) ProposeMembers(ctx context.Context, pool string, add, remove []string, threshold int) (PoolFile, error) {
+	q := url.Values{"pool": {pool}, "add": add, "remove": remove, "threshold": {strconv.Itoa(threshold)}}
+	return result[PoolFile](ctx, c, "POST", RoutePoolMembers, withTimeout(ctx, q))
+}
+
+// What TakePool may sign.
+const (
+	SignNothing = ""
+	SignBudget  = "budget"
+	SignMembers = "members" // that the pool has other members, or another threshold
+)
+
+// TakePool takes in a pool's file, and signs what is proposed at its end if it is what sign says.
+func (c *Client) TakePool(ctx context.Context, file []byte, name, sign string) (PoolFile, error) {
 	q := url.Values{"name": {name}}
-	if sign {
-		q.Set("sign", "1")
+	if sign != SignNothing {
+		q.Set("sign", sign)
 	}
 	return resultOf[PoolFile](ctx, c, RoutePoolTake, q, file)
 }
