@@ -140,3 +140,23 @@ func TestRotationAndPools(t *testing.T) {
 		t.Errorf("%q %v", files, err)
 	}
 }
+
+// A member is handed a file that proposes other members, or something else: it signs what it was asked to.
+func TestWhatIsSignable(t *testing.T) {
+	for _, c := range []struct {
+		p       ledger.Payload
+		members bool
+		want    cellproto.Kind
+	}{
+		{&ledger.RunnerBudget{Budget: 1}, false, 0},
+		{&ledger.RunnerBudget{Budget: 1}, true, 0},
+		{&ledger.PoolMembers{Keys: []ledger.Key{{1}}, T: 1}, false, cellproto.Unsupported},
+		{&ledger.PoolMembers{Keys: []ledger.Key{{1}}, T: 1}, true, 0},
+		{&ledger.Delegate{Cell: "cell"}, true, cellproto.Unsupported},
+		{&ledger.Checkpoint{}, true, cellproto.Unsupported},
+	} {
+		if err := signable(&ledger.KeyEntry{Payload: c.p}, c.members); cellproto.KindOf(err) != c.want {
+			t.Errorf("%T, members %v: %v", c.p, c.members, err)
+		}
+	}
+}

@@ -371,6 +371,9 @@ func (n *nucleus) ctlPoolTake(ctx context.Context, r *http.Request, w *ctl.Write
 	if !r.URL.Query().Has("sign") {
 		return o.poolFile(id, draft, false)
 	}
+	if err := signable(draft, r.URL.Query().Has("members")); err != nil {
+		return nil, err
+	}
 	if err := o.ready(ctx, op, w); err != nil {
 		return nil, err
 	}
@@ -380,6 +383,24 @@ func (n *nucleus) ctlPoolTake(ctx context.Context, r *http.Request, w *ctl.Write
 	}
 	o.a.travel.Spread(id)
 	return o.poolFile(id, draft, done)
+}
+
+// signable refuses to sign what people have not asked for: a member could propose to replace the others. members says
+// that other members are to be agreed to.
+func signable(e *ledger.KeyEntry, members bool) error {
+	const op = "sign for a pool"
+	switch e.Payload.(type) {
+	case *ledger.RunnerBudget:
+		return nil
+	case *ledger.PoolMembers:
+		if members {
+			return nil
+		}
+		return cellproto.Errorf(op, cellproto.Unsupported, "other members are proposed, not a budget").
+			WithHint("cellctl pool join FILE shows who. If that is right: cellctl pool sign FILE --members")
+	}
+	return cellproto.Errorf(op, cellproto.Unsupported, "neither a budget nor other members are proposed, and nothing else is signed").
+		WithHint("Ask whoever has sent the file.")
 }
 
 // takePool takes in what of a pool's file is in force, and names the pool if it has no name. All is about one

@@ -82,11 +82,14 @@ func (a *app) poolJoinCmd() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&name, "name", "", "what to call the pool here; the file's name if left out")
 	timeout := timeoutFlag(cmd, time.Minute)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.takePool(cmd, *timeout, args[0], name, false) }
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.takePool(cmd, *timeout, args[0], name, false, false)
+	}
 	return cmd
 }
 
 func (a *app) poolSignCmd() *cobra.Command {
+	var members bool
 	cmd := &cobra.Command{
 		Use: "sign FILE", Short: "Agree to what another member of a pool has proposed",
 		Long: "Add your signature to what is proposed at the end of a pool's file, and write the file anew. cellctl pool join shows what it\n" +
@@ -95,13 +98,16 @@ func (a *app) poolSignCmd() *cobra.Command {
 			"proposal that the others do not want waits until they have agreed on one without you.",
 		Args: args(1, 1),
 	}
+	cmd.Flags().BoolVar(&members, "members", false, "agree to other members, or another threshold; without it only budgets are signed")
 	timeout := timeoutFlag(cmd, time.Minute)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.takePool(cmd, *timeout, args[0], "", true) }
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.takePool(cmd, *timeout, args[0], "", true, members)
+	}
 	return cmd
 }
 
 // takePool has the home cell take in a pool's file, and writes the file anew if it was signed.
-func (a *app) takePool(cmd *cobra.Command, timeout time.Duration, file, name string, sign bool) error {
+func (a *app) takePool(cmd *cobra.Command, timeout time.Duration, file, name string, sign, members bool) error {
 	op := "read " + file
 	f, err := os.Open(file)
 	if err != nil {
@@ -123,7 +129,7 @@ func (a *app) takePool(cmd *cobra.Command, timeout time.Duration, file, name str
 		name, _, _ = strings.Cut(filepath.Base(file), ".")
 	}
 	return a.withPoolFile(cmd, timeout, op, out, func(ctx context.Context, c *ctl.Client) (ctl.PoolFile, error) {
-		return c.TakePool(ctx, data, name, sign)
+		return c.TakePool(ctx, data, name, sign, members)
 	})
 }
 

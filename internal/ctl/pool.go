@@ -92,11 +92,15 @@ func (c *Client) ProposeMembers(ctx context.Context, pool string, add, remove []
 	return result[PoolFile](ctx, c, "POST", RoutePoolMembers, withTimeout(ctx, q))
 }
 
-// TakePool takes in a pool's file, and signs what is proposed at its end if sign is set.
-func (c *Client) TakePool(ctx context.Context, file []byte, name string, sign bool) (PoolFile, error) {
+// TakePool takes in a pool's file, and signs what is proposed at its end if sign is set; other members only
+// if members is, too.
+func (c *Client) TakePool(ctx context.Context, file []byte, name string, sign, members bool) (PoolFile, error) {
 	q := url.Values{"name": {name}}
 	if sign {
 		q.Set("sign", "1")
+	}
+	if members {
+		q.Set("members", "1")
 	}
 	return resultOf[PoolFile](ctx, c, RoutePoolTake, q, file)
 }
