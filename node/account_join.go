@@ -212,11 +212,13 @@ func (o *account) admit(ctx context.Context, p peer.ID, now time.Time, wanted fu
 	return admitted, nil
 }
 
-// regains says whether another account has a host, which it would lose to a delegation until then.
+// regains says whether another account has a host, which it would lose to a delegation until then. One that was
+// revoked stays where it is.
 func (o *account) regains(host ledger.Key, until time.Time) (yes bool) {
 	o.a.led.View(func(b *ledger.Book) {
 		if id := b.Owner(host); id != host && id != o.id {
-			yes = b.State(id).Hosts[host].NotAfter < uint64(until.UnixMilli())
+			d := b.State(id).Hosts[host]
+			yes = !d.Revoked && d.NotAfter < uint64(until.UnixMilli())
 		}
 	})
 	return yes
