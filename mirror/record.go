@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -44,7 +45,8 @@ type Record struct {
 	Repo   string `json:"repo,omitempty"`   // of a dependency by git
 	Commit string `json:"commit,omitempty"` // of it
 
-	ReplacedBy string `json:"replaced_by,omitempty"` // CID of a newer version, or commit, that serves
+	ReplacedBy string                 `json:"replaced_by,omitempty"` // CID of a newer version, or commit, that serves
+	Accepts    []cellproto.SchemaHash `json:"accepts,omitempty"`     // schemas whose callers that version serves; none: it is not known
 }
 
 // What a record says.
@@ -137,11 +139,12 @@ func (r *Record) marshal() ([]byte, error) {
 	return append(data, '\n'), err
 }
 
-// Replace notes that a newer version than that of the mirror in dir serves; "": none does any more.
-func Replace(dir, by string) error {
+// Replace notes that a newer version than that of the mirror in dir serves, and for callers by which schemas; "": none does
+// any more.
+func Replace(dir, by string, accepts ...cellproto.SchemaHash) error {
 	return change(dir, func(r *Record) bool {
-		changed := r.ReplacedBy != by
-		r.ReplacedBy = by
+		changed := r.ReplacedBy != by || !slices.Equal(r.Accepts, accepts)
+		r.ReplacedBy, r.Accepts = by, accepts
 		return changed
 	})
 }

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -38,7 +39,7 @@ func (m *mirrors) replacedBy(ctx context.Context, id cid.Cid, manifest *signed.M
 		if !older[o.CID] {
 			continue
 		}
-		if err := mirror.Replace(o.Dir, id.String()); err != nil {
+		if err := mirror.Replace(o.Dir, id.String(), manifest.Accepted...); err != nil {
 			return out, err
 		}
 		out = append(out, o)
@@ -51,8 +52,9 @@ const retireEvery = time.Minute
 
 // retiree is a mirror that stops when a newer version serves and nobody calls it any more.
 type retiree struct {
-	dir  string
-	load func() call.Load
+	dir   string
+	load  func() call.Load
+	users func() []call.Used // who counts, by retire_after
 }
 
 // look says whether it is to retire, and if not, when to look again.
@@ -69,6 +71,9 @@ func (r retiree) look(now time.Time) (retire bool, again time.Duration, err erro
 		Copy: mirror.Here, Replaced: record.ReplacedBy != "", LastCall: load.LastEnded, Placement: celltoml.PlacementPublic,
 	})
 	if d.Action == mirror.Retire {
+		if r.needed(record) {
+			return false, retireEvery, nil
+		}
 		return true, 0, nil
 	}
 	again = retireEvery
@@ -78,13 +83,27 @@ func (r retiree) look(now time.Time) (retire bool, again time.Duration, err erro
 	return false, again, nil
 }
 
+// needed says whether somebody counts as a caller whom the newer version would break. The cell's owner does not know of
+// those who are served here: what he publishes is not held up by them, and so they keep what they were made for.
+func (r retiree) needed(record *mirror.Record) bool {
+	if len(record.Accepts) == 0 {
+		return false
+	}
+	for _, used := range r.users() {
+		if !slices.Contains(record.Accepts, used.Schema) && slices.ContainsFunc(used.Users, func(u call.User) bool { return u.Says }) {
+			return true
+		}
+	}
+	return false
+}
+
 // retire stops the nucleus of a mirror that a newer version has replaced, once it is idle. cellctl gc removes
 // it later.
 func (n *nucleus) retire(started *closers) {
 	if n.mirror == nil {
 		return
 	}
-	r := retiree{n.cfg.Dir, n.load}
+	r := retiree{n.cfg.Dir, n.load, n.users}
 	stop, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)

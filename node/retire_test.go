@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/mirror"
 	"github.com/celldnet/celld/node/call"
 )
@@ -26,7 +27,8 @@ func TestRetire(t *testing.T) {
 		t.Fatal(err)
 	}
 	load := call.Load{LastEnded: start}
-	r := retiree{dir, func() call.Load { return load }}
+	var users []call.Used
+	r := retiree{dir, func() call.Load { return load }, func() []call.Used { return users }}
 	look := func(after time.Duration, want bool, wantAgain time.Duration) {
 		t.Helper()
 		got, again, err := r.look(start.Add(after))
@@ -45,6 +47,22 @@ func TestRetire(t *testing.T) {
 	look(mirror.RetireIdle*2, false, retireEvery)
 	load.InFlight = 0
 	look(mirror.RetireIdle+time.Minute, true, 0)
+	// Who calls rarely, and was made for what the newer version does not serve any more, keeps it.
+	old, served := cellproto.SchemaHash{1}, cellproto.SchemaHash{2}
+	users = []call.Used{{Schema: served, Users: []call.User{{Who: "a", Says: true}}}, {Schema: old, Users: []call.User{{Who: "b"}, {Who: "c", Says: true}}}}
+	look(mirror.RetireIdle+time.Minute, true, 0) // what it serves is not known
+	const by = "bafyreigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi"
+	if err := mirror.Replace(dir, by, served); err != nil {
+		t.Fatal(err)
+	}
+	look(mirror.RetireIdle*20, false, retireEvery)
+	users[1].Users = users[1].Users[:1] // who says nothing takes what there is
+	look(mirror.RetireIdle*20, true, 0)
+	users[1].Users[0].Says = true
+	if err := mirror.Replace(dir, by, served, old); err != nil {
+		t.Fatal(err)
+	}
+	look(mirror.RetireIdle*20, true, 0)
 	// A newer copy is told of itself only.
 	if r, err := mirror.ReadRecord(dir); err != nil || r.ReplacedBy == "" || !r.LastUsed.Equal(start) {
 		t.Errorf("%+v: %v", r, err)

@@ -86,7 +86,7 @@ func (g *typescript) doc(indent, text string) {
 }
 
 var typescriptTypes = words(`Array AsyncGenerator AsyncIterable Boolean Buffer Call Caller CellError Conn Date Error Function Header Iterable
-	JSON KeyedOptions Kind Map Math More Number Object Options Partial Promise Reader Record Set String Symbol Uint8Array NodeJS BigInt
+	JSON KeyedOptions Kind Map Math More Number Object Options Partial Promise Reader Record Set Signal String Symbol Uint8Array NodeJS BigInt
 	CHUNK_SIZE MAX_ARGS MAX_FRAME MAX_TARGET MAX_KEY MAX_REPLY MAX_TIMEOUT WINDOW`)
 
 var typescriptWords = words("constructor close connected conn directory target timeout then")

@@ -154,8 +154,12 @@ class _Call:
             self.fail(CellError("timed out", late))
 
     def wait(self) -> None:
-        with self.cond:
-            self.until(lambda: self.header is not None or self.error, "there was no reply in time")
+        try:
+            with self.cond:
+                self.until(lambda: self.header is not None or self.error, "there was no reply in time")
+        except BaseException:  # an interrupt: nobody waits for the reply any more
+            self.give_up()
+            raise
         if self.error:
             self.give_up()
             raise self.error

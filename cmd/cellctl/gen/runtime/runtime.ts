@@ -25,9 +25,17 @@ export class CellError extends Error {
   }
 }
 
-/** Options of one call. timeout is in milliseconds. */
+/** Says that a call is not wanted any more: an AbortSignal. */
+export interface Signal {
+  readonly aborted: boolean;
+  addEventListener(type: "abort", f: () => void): void;
+  removeEventListener(type: "abort", f: () => void): void;
+}
+
+/** Options of one call. timeout is in milliseconds; signal ends the call, and the reading of its reply. */
 export interface Options {
   timeout?: number;
+  signal?: Signal;
 }
 
 /** Options of a call of an idempotent function: with the same key it is done once. */
@@ -109,6 +117,10 @@ function errorOf(header: Header, payload: Buffer): CellError {
   return new CellError(kinds[Number(header.get(8))] ?? "failed", text, hint, Number(header.get(9) ?? 0));
 }
 
+function aborted(): CellError {
+  return new CellError("canceled", "the caller has ended the call");
+}
+
 /** One call. What comes is kept until it is read. */
 class Call {
   readonly conn: Conn;
@@ -122,15 +134,21 @@ class Call {
   private eaten = 0;
   private wakers: (() => void)[] = [];
   private readonly timer: NodeJS.Timeout;
+  private readonly signal?: Signal;
+  private readonly aborted = () => this.giveUp(aborted());
 
-  constructor(conn: Conn, number: number, timeout: number) {
+  constructor(conn: Conn, number: number, timeout: number, signal?: Signal) {
     this.conn = conn;
     this.number = number;
-    this.timer = setTimeout(() => {
-      this.fail(new CellError("timed out", `not answered within ${timeout} ms`));
-      this.conn.send(CANCEL, number);
-      this.conn.calls.delete(number);
-    }, timeout);
+    this.timer = setTimeout(() => this.giveUp(new CellError("timed out", `not answered within ${timeout} ms`)), timeout);
+    this.signal = signal;
+    signal?.addEventListener("abort", this.aborted);
+  }
+
+  private giveUp(error: CellError): void {
+    this.fail(error);
+    this.conn.send(CANCEL, this.number);
+    this.conn.calls.delete(this.number);
   }
 
   take(kind: number, more: boolean, header: Header, payload: Buffer): void {
@@ -157,7 +175,10 @@ class Call {
   }
 
   private wake(): void {
-    if (this.ended) clearTimeout(this.timer);
+    if (this.ended) {
+      clearTimeout(this.timer);
+      this.signal?.removeEventListener("abort", this.aborted);
+    }
     for (const waker of this.wakers.splice(0)) waker();
   }
 
@@ -270,11 +291,11 @@ class Conn {
     if (!this.socket.destroyed) this.socket.write(Buffer.concat([frame, map, payload]));
   }
 
-  begin(header: Header, payload: Uint8Array, more: boolean, timeout: number): Call {
-    const call = new Call(this, this.next, timeout);
+  begin(header: Header, payload: Uint8Array, timeout: number, more: More): Call {
+    const call = new Call(this, this.next, timeout, more.signal);
     this.calls.set(this.next, call);
     this.next = (this.next + 2) % 4294967296;
-    this.send(REQUEST, call.number, payload, header, more);
+    this.send(REQUEST, call.number, payload, header, more.body !== undefined);
     return call;
   }
 
@@ -388,9 +409,10 @@ class Caller {
     if (more.codec !== 0) header.set(10, 1);
     for (let tries = 0; ; tries++) {
       const conn = await this.connected();
+      if (more.signal?.aborted) throw aborted();
       const timeout = Math.max(deadline - Date.now(), 1);
       header.set(3, Math.round(timeout * 1000));
-      const call = conn.begin(header, payload, more.body !== undefined, timeout);
+      const call = conn.begin(header, payload, timeout, more);
       if (more.body !== undefined) void call.sendBody(more.body); // while the reply is read; it ends with the call
       try {
         await call.reply();
