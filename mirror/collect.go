@@ -158,6 +158,20 @@ func (s *Store) Collect(ctx context.Context, dry bool) ([]Mirror, error) {
 	return out, errors.Join(s.sweep(ctx, root, newDir), s.sweep(ctx, root, goneDir), s.trim(root, "", keepFetching))
 }
 
+// Sweep removes what was left half-way by what was killed. What somebody works on stays, and so does what an interrupted
+// fetch has.
+func (s *Store) Sweep(ctx context.Context) error {
+	if !s.exists() {
+		return nil
+	}
+	root, err := s.open()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return errors.Join(s.sweep(ctx, root, newDir), s.sweep(ctx, root, goneDir))
+}
+
 func (s *Store) exists() bool {
 	_, err := os.Lstat(s.cfg.Root)
 	return err == nil

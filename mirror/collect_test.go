@@ -174,8 +174,11 @@ func TestCollectSweeps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 2 {
-		if _, err := s.Collect(t.Context(), false); err != nil {
+	for _, sweep := range []func() error{
+		func() error { return s.Sweep(t.Context()) },
+		func() error { _, err := s.Collect(t.Context(), false); return err },
+	} {
+		if err := sweep(); err != nil {
 			t.Fatal(err)
 		}
 		if rest := left(t, s); len(rest) != 1 || rest[0] != ".new/busy.src/x" {

@@ -174,7 +174,7 @@ func TestDependencyIsBuilt(t *testing.T) {
 	dir, now, started := t.TempDir(), time.Unix(1000, 0), error(nil)
 	f := &fakeRepos{pin: mirror.Pin{Commit: "one"}, made: map[string]string{}, root: dir, hold: make(chan struct{})}
 	d := newFakeDepends(t, dir, f, &now, &started)
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	_, _, err := d.Dir(ctx, "lib")
 	if cellproto.KindOf(err) != cellproto.Unavailable || cellproto.RetryAfterOf(err) != depAgain || !strings.Contains(err.Error(), "building one") {

@@ -72,7 +72,17 @@ func newPlacer(n *nucleus, started *closers) *placer {
 	p := &placer{n: n, cells: map[cid.Cid]*placement{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	started.add(func() { p.cancel(); p.work.Wait() })
+	if n.mirror == nil {
+		p.work.Go(p.sweep)
+	}
 	return p
+}
+
+// sweep removes what a nucleus that was killed has left of a copy.
+func (p *placer) sweep() {
+	if err := p.n.mirrors.store.Sweep(p.ctx); err != nil && p.ctx.Err() == nil {
+		p.n.log.Warn("what is left of copies cannot be removed", zap.Error(err))
+	}
 }
 
 // raced takes in a race and does what is due. It gives how soon the next one is wanted; 0: as usual.

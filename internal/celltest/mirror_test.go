@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/celldnet/celld/internal/ctl"
@@ -352,5 +353,40 @@ func TestUnusedMirrorIsCollected(t *testing.T) {
 	var r struct{ Source string }
 	if err := json.Unmarshal([]byte(n.Must(n.root, "use", published.CID, "add", "3", "4", "--json")), &r); err != nil || r.Source != "dht" {
 		t.Errorf("it is answered by %s: %v", r.Source, err)
+	}
+}
+
+// A mirror that hangs, its nucleus or its program alone, costs no call of what may be repeated: the provider answers.
+func TestHungMirrorCostsNoCall(t *testing.T) {
+	t.Parallel()
+	for name, hung := range map[string]func(ctl.Status) int{
+		"nucleus": func(s ctl.Status) int { return s.NucleusPID },
+		"program": func(s ctl.Status) int { return s.ProgramPID },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := New(t)
+			_, published := n.provide("calculator")
+			caller := n.Headless("caller")
+			caller.Start()
+			caller.AwaitProviders(published.CID, 1)
+			mirror := n.At(caller.Must("mirror", "add", published.CID))
+			use := func(here bool) {
+				t.Helper()
+				reply, meta, err := caller.Use(t.Context(), published.CID, "add", "3", "4")
+				if err != nil || string(reply) != "7" || (meta.Source == "mirror") != here {
+					t.Errorf("%s from %q: %v", reply, meta.Source, err)
+				}
+			}
+			use(true)
+			pid := hung(mirror.Status())
+			if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
+			for range 3 {
+				use(false)
+			}
+		})
 	}
 }

@@ -342,6 +342,11 @@ func TestKilledWhileBuilding(t *testing.T) {
 	caller.Kill()
 	wait.Wait()
 	Eventually(t, "the build has ended", func() bool { return !sleeps() })
+	caller.Start()
+	Eventually(t, "what is left of it is swept", func() bool {
+		rest, err := filepath.Glob(filepath.Join(n.root, "foreign", ".new", "*"))
+		return err == nil && len(rest) == 0
+	})
 	n.mirrors(t, 0)
 	var rows []ctl.MirrorRow
 	if err := json.Unmarshal([]byte(n.Must(n.root, "gc", "--json")), &rows); err != nil || len(rows) > 0 {

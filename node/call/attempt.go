@@ -29,6 +29,8 @@ type outgoing struct {
 	res   Result
 	p     policy
 	tried peerSet
+
+	refused []cellproto.PeerID // have not taken it
 }
 
 // callRemote calls a published cell: pick a provider, call it, and go on to the next while that is
@@ -63,9 +65,13 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 		c.spotCheck(r, p, req, &a)
 		if a.err == nil {
 			res.Reply, res.Provider, res.Source = a.reply, string(a.from.Peer), a.from.Source
+			c.holdTo(r, out.refused)
 			return res, nil
 		}
 		last = a.err
+		if refuses(cellproto.KindOf(a.err)) {
+			out.refused = append(out.refused, a.from.Peer)
+		}
 		if p.final(&a) || ctx.Err() != nil {
 			return nil, a.err
 		}
@@ -75,6 +81,40 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 		c.deps.Log.Debug("trying the next provider", zap.String("failed", string(who.Peer)), zap.Error(a.err))
 	}
 	return nil, last
+}
+
+// holdTo notes that providers have refused a call which another one has answered: that was not for the call. Who does so
+// again, though it has taken part in a race since, has failed: else it would win each race, as long as it answers pings.
+// Who serves another version by now is out of the next race by itself.
+func (c *Caller) holdTo(r *remote, refused []cellproto.PeerID) {
+	if len(refused) == 0 {
+		return
+	}
+	now := time.Now()
+	r.mu.Lock()
+	refused = slices.DeleteFunc(refused, func(p cellproto.PeerID) bool {
+		before, ok := r.refused[p]
+		if r.refused == nil || len(r.refused) >= maxInfos {
+			r.refused = map[cellproto.PeerID]time.Time{}
+		}
+		r.refused[p] = now
+		return !ok || r.decision == nil || r.decision.At.Before(before)
+	})
+	r.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, p := range refused {
+		c.reputation.Failed(now, p)
+	}
+}
+
+// refuses says that a provider has not taken a call, and has given no reason that is looked at elsewhere.
+func refuses(kind cellproto.Kind) bool {
+	switch kind {
+	case cellproto.Denied, cellproto.NotFound, cellproto.Incompatible, cellproto.Unsupported, cellproto.TooLarge:
+		return true
+	}
+	return false
 }
 
 // peerSet is the few peers that one call has used up.

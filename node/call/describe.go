@@ -127,6 +127,9 @@ func (c *Caller) Schema(ctx context.Context, target string) (*cellproto.Schema, 
 	t.made = ""      // it is what is there now that is asked for
 	var broken error // why there is no use in the mirror here
 	if t.mirrorOf.Defined() {
+		if s := c.describeMirror(c.remote(t.mirrorOf), t.dir); s != nil { // its manifest names it, whatever its nucleus does
+			return s, nil
+		}
 		if broken = c.tryMirror(ctx, t.dir); broken != nil {
 			t = resolved{cell: t.mirrorOf}
 		}

@@ -29,13 +29,14 @@ type remote struct {
 	trials    race.Trials
 	hedges    race.Budget
 	infos     map[cellproto.PeerID]peer.AddrInfo
-	programs  map[cellproto.PeerID]program // that adverts named
-	suggested []Found                      // see Suggest
-	racing    *running                     // nil when no race runs
-	speeds    map[cellproto.PeerID]*speed  // of those whose bandwidth somebody wanted to know
-	unchecked map[string]time.Time         // functions whose replies are not checked until then
-	hurry     time.Duration                // how soon CallerDeps.Raced wants another race; 0: as usual
-	searched  func() string                // how far the search of the last race got; nil: none was
+	programs  map[cellproto.PeerID]program   // that adverts named
+	suggested []Found                        // see Suggest
+	racing    *running                       // nil when no race runs
+	speeds    map[cellproto.PeerID]*speed    // of those whose bandwidth somebody wanted to know
+	unchecked map[string]time.Time           // functions whose replies are not checked until then
+	refused   map[cellproto.PeerID]time.Time // when a provider last did, of calls that others have answered
+	hurry     time.Duration                  // how soon CallerDeps.Raced wants another race; 0: as usual
+	searched  func() string                  // how far the search of the last race got; nil: none was
 
 	described  atomic.Pointer[description] // nil: it is not known yet
 	describing chan struct{}               // taken while it is fetched

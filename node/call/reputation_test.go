@@ -76,3 +76,36 @@ func TestReputationIsKept(t *testing.T) {
 		t.Errorf("%+v is remembered as %+v", want, got)
 	}
 }
+
+// A provider that refuses each call, and answers pings as quickly as nobody else, is not asked first for long.
+func TestRefuser(t *testing.T) {
+	const far, calls = 40 * time.Millisecond, 20
+	for _, kind := range []cellproto.Kind{
+		cellproto.Denied, cellproto.NotFound, cellproto.Incompatible, cellproto.TooLarge, cellproto.Unsupported,
+	} {
+		t.Run(kind.String(), func(t *testing.T) {
+			cell := publish(t, testSchema())
+			c, all := electorate(t, cell, 2, nil)
+			refuser, other := all[0], all[1]
+			c.measured(refuser, time.Millisecond, 0)
+			c.measured(other, far, 0)
+			if d := c.mustRace(t, cell); string(d.Winner) != peerText(refuser.host) {
+				t.Fatalf("%s wins with %+v", d.Winner, d.Ranking)
+			}
+			refuser.program.handle = func(in *cellproto.Inbound) {
+				in.ReplyError(cellproto.Errorf("call", kind, "it is not taken"))
+			}
+			other.program.handle = func(in *cellproto.Inbound) {
+				time.Sleep(far) // that is where it is
+				answer(in)
+			}
+			before := refuser.program.begun.Load()
+			for range calls {
+				call(t, c, cell, "once")
+			}
+			if n := refuser.program.begun.Load() - before; n > calls/3 {
+				t.Errorf("it was asked for %d of %d calls", n, calls)
+			}
+		})
+	}
+}

@@ -116,7 +116,8 @@ func (r *Reputation) Liars() bool {
 // request to reply. This is the one method that a caller needs after each call, except Wrong.
 //
 // A reply that carries an error of the function, or one that the caller is to blame for, is a
-// success of the peer, but its time is not recorded. Canceled says nothing about the peer.
+// success of the peer, but its time is not recorded. Canceled says nothing about the peer; nor does that it
+// refuses the call, as long as nobody else has taken it: see Failed.
 func (r *Reputation) Called(now time.Time, peer cellproto.PeerID, kind cellproto.Kind, took, retryAfter time.Duration) {
 	switch kind {
 	case 0:
@@ -126,11 +127,11 @@ func (r *Reputation) Called(now time.Time, peer cellproto.PeerID, kind cellproto
 		r.Busy(now, peer, retryAfter)
 	case cellproto.Corrupt, cellproto.BadReply:
 		r.Wrong(now, peer)
-	case cellproto.FuncError, cellproto.BadInput, cellproto.TooLarge, cellproto.Denied,
-		cellproto.NotFound, cellproto.Incompatible, cellproto.Unsupported:
+	case cellproto.FuncError, cellproto.BadInput:
 		if rec := r.peers[peer]; rec != nil {
 			rec.forgive(now)
 		}
+	case cellproto.Denied, cellproto.NotFound, cellproto.Incompatible, cellproto.Unsupported, cellproto.TooLarge:
 	default:
 		r.Failed(now, peer)
 	}
@@ -155,7 +156,8 @@ func (r *Reputation) Outlasted(now time.Time, peer cellproto.PeerID, silent time
 	}
 }
 
-// Failed records a call that got no answer through the peer's fault, or the network's.
+// Failed records a call that got no answer through the peer's fault, or the network's; or that it has refused, time
+// and again, and another one has answered.
 func (r *Reputation) Failed(now time.Time, peer cellproto.PeerID) {
 	rec := r.touch(peer)
 	if rec == nil {
