@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"encoding/binary"
+	"flag"
 	"io"
 	"math/rand"
 	"os"
@@ -66,16 +67,24 @@ func makePatch(base, result []byte, created time.Time, key ed25519.PrivateKey) (
 	return patch.Make(base, result, tail, created, key)
 }
 
+// long says whether tests may take minutes.
+func long() bool { return os.Getenv("CELL_LONG") != "" }
+
+// TestMake compares programs of 256 KiB, or with CELL_LONG of 1 MiB.
 func TestMake(t *testing.T) {
-	base := program(1<<20, 1)
+	size := 1 << 18
+	if long() {
+		size = 1 << 20
+	}
+	base := program(size, 1)
 	for _, c := range []struct {
 		name         string
 		base, result []byte
 		most         int // bytes of the patch
 	}{
-		{"two strings changed", base, bytes.Replace(bytes.Replace(base, base[1000:1010], []byte("0123456789"), 1), base[700_000:700_004], []byte("abcd"), 1), 2000},
+		{"two strings changed", base, bytes.Replace(bytes.Replace(base, base[1000:1010], []byte("0123456789"), 1), base[size/3*2:size/3*2+4], []byte("abcd"), 1), 2000},
 		{"longer at its beginning", base, append([]byte("something"), base...), 2000},
-		{"half of it, moved", base, base[1<<19:], 2000},
+		{"half of it, moved", base, base[size/2:], 2000},
 		{"twice", base, append(bytes.Clone(base), base...), 3000},
 		{"of another kind", []byte("#!/bin/sh\necho a\n"), program(300_000, 2), 300_500},
 		{"smaller than a window", []byte("a"), []byte("b"), 400},
@@ -119,8 +128,12 @@ func TestMakeRefuses(t *testing.T) {
 	}
 }
 
-// TestRoundTrip: whatever two programs are, the patch makes the one of the other.
+// TestRoundTrip: whatever two programs are, the patch makes the one of the other; 25 times, or with CELL_LONG 100.
 func TestRoundTrip(t *testing.T) {
+	if checks := flag.Lookup("rapid.checks").Value; !long() && checks.String() == "100" { // unless somebody asks for another number
+		_ = checks.Set("25")
+		defer checks.Set("100")
+	}
 	rapid.Check(t, func(t *rapid.T) {
 		base := rapid.SliceOfN(rapid.Byte(), 1, 5000).Draw(t, "base")
 		result := rapid.SliceOfN(rapid.Byte(), 1, 5000).Draw(t, "result")

@@ -112,7 +112,8 @@ func runScripts(t *testing.T, endToEnd bool) {
 			e.Setenv("GOMODCACHE", filepath.Join(e.WorkDir, "no-modules"))
 			e.Setenv("GOPROXY", "off")
 			e.Setenv("GOTOOLCHAIN", "local")
-			e.Setenv("GOFLAGS", "-buildvcs=false")
+			e.Setenv("GOFLAGS", "-trimpath -buildvcs=false") // so that the SDK is compiled once, wherever it lies
+			e.Setenv("CGO_ENABLED", "0")
 			e.Setenv("GOWORK", "off")
 			e.Defer(func() { stopAll(t, e.WorkDir) })
 			return nil

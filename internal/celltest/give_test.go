@@ -55,6 +55,7 @@ func TestHostedCellIsBounded(t *testing.T) {
 	if err := pool.Set(sandbox.PoolLimits{CPU: 1, Memory: 512 << 20}); err != nil {
 		t.Fatal(err)
 	}
+	pool.GiveWay(false) // on a busy machine it would not come to start
 	placed.Groups = pool.Groups()
 	if err := placed.Write(dir); err != nil {
 		t.Fatal(err)

@@ -186,6 +186,7 @@ func (n *Net) badCelld(how string) string {
 // TestBadUpgrades has files take over that cannot: each is refused, or the celld before goes on, and the
 // clients notice nothing.
 func TestBadUpgrades(t *testing.T) {
+	t.Parallel()
 	n := New(t)
 	c := n.tally("")
 	c.Start()
@@ -262,6 +263,7 @@ func TestBadUpgrades(t *testing.T) {
 // TestUpgradeDies: when the celld that has taken over dies, the nucleus has crashed, and its program ends
 // with it. The next one starts as after any crash.
 func TestUpgradeDies(t *testing.T) {
+	t.Parallel()
 	n := New(t)
 	c := n.tally("")
 	c.Start()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,8 +17,14 @@ import (
 )
 
 func testKey(b byte) ed25519.PrivateKey {
-	return ed25519.NewKeyFromSeed(bytes.Repeat([]byte{b}, ed25519.SeedSize))
+	k, ok := testKeys.Load(b)
+	if !ok {
+		k, _ = testKeys.LoadOrStore(b, ed25519.NewKeyFromSeed(bytes.Repeat([]byte{b}, ed25519.SeedSize)))
+	}
+	return k.(ed25519.PrivateKey)
 }
+
+var testKeys sync.Map // byte -> ed25519.PrivateKey: what tests ask for most is made once
 
 func prices(t testing.TB) *ledger.PriceTable {
 	t.Helper()

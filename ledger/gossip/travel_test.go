@@ -286,15 +286,21 @@ func sealed(t testing.TB, r ledger.Receipt, consumer byte) []byte {
 // What one host has to tell is more than it may send at once, and than fits into one answer: it comes all the same,
 // and goes on to who is not connected to it.
 func TestLongNews(t *testing.T) {
-	const pairs = 2500
+	const pairs = 1700
 	first, between, last := newTown(t), newTown(t), newTown(t)
+	size := 0
 	for i := range pairs {
 		r := ledger.Receipt{
 			Net: testNet, Consumer: ledger.KeyOf(testKey(5)), Provider: ledger.KeyOf(testKey(6)), Epoch: uint32(i), N: 1, Credit: 1000, Est: 4, MeterV: 1,
 		}
-		if res, err := first.travel.take("somebody", sealed(t, r, 5)); res.Verdict != ledger.Stored {
+		entry := sealed(t, r, 5)
+		size += len(entry)
+		if res, err := first.travel.take("somebody", entry); res.Verdict != ledger.Stored {
 			t.Fatal(res.Verdict, err)
 		}
+	}
+	if size <= maxPull {
+		t.Fatalf("%d bytes fit into one answer", size)
 	}
 	for _, w := range []*town{between, last} {
 		w.travel.limit.rate = 5000

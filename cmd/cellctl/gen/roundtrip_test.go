@@ -137,7 +137,8 @@ func (w *workspace) vet(pkg string) {
 func (w *workspace) command(name string, args ...string) []byte {
 	w.t.Helper()
 	cmd := exec.CommandContext(w.t.Context(), name, args...)
-	cmd.Dir, cmd.Env = w.dir, append(os.Environ(), "GOFLAGS=-mod=mod", "GOPROXY=off", "GOWORK=off")
+	cmd.Dir, cmd.Env = w.dir, append(os.Environ(), "GOPROXY=off", "GOWORK=off",
+		"GOFLAGS=-mod=mod -trimpath -buildvcs=false", "CGO_ENABLED=0") // as the scripts build this module: once for all
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
