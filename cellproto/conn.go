@@ -58,7 +58,8 @@ type Config struct {
 // is told that the connection has ended.
 type Conn struct {
 	t      Transport
-	direct bool // t is a descriptor that can be written without blocking
+	in     io.Reader // reads t; see ReaderOf
+	direct bool      // t is a descriptor that can be written without blocking
 	cfg    Config
 	born   time.Time
 	w      writer
@@ -119,7 +120,7 @@ func newConn(t Transport, cfg Config) *Conn {
 		cfg.FrameTimeout = FrameTimeout
 	}
 	c := &Conn{
-		t: t, cfg: cfg, born: time.Now(),
+		t: t, in: ReaderOf(t), cfg: cfg, born: time.Now(),
 		helloReady: make(chan struct{}), done: make(chan struct{}),
 	}
 	var raw syscall.RawConn

@@ -7,6 +7,7 @@ import (
 	"io"
 	"runtime/debug"
 	"slices"
+	"syscall"
 	"time"
 )
 
@@ -29,6 +30,23 @@ type reader struct {
 	flushAt time.Time // of the last flush since then; zero: none
 	dirty   []*Conn   // connections with frames queued by this turn's handlers
 	yielded bool
+}
+
+// ReaderOf gives what a connection reads t by: where t is a file or socket of the system, what costs the least, else t.
+// A transport that wraps one, to see what is read, has no deadline of its own, and reads by this.
+func ReaderOf(t Transport) io.Reader {
+	sc, ok := t.(syscall.Conn)
+	if _, too := t.(interruptible); !ok || !too {
+		return t
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return t
+	}
+	if r := newPollReader(raw); r != nil {
+		return r
+	}
+	return t
 }
 
 // readLoop reads and dispatches until the connection ends or the turn is yielded. A panic of a
@@ -119,7 +137,7 @@ func (c *Conn) fill(r *reader) error {
 			c.partial.Store(max(int64(r.readAt.Sub(c.born)), 1))
 		}
 	}
-	n, err := c.t.Read(r.buf[r.to:])
+	n, err := c.in.Read(r.buf[r.to:])
 	if n == 0 && err != nil {
 		if c.interrupted(err) {
 			return errInterrupted

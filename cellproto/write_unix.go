@@ -34,7 +34,7 @@ func (w *nowWriter) write(b []byte) (n int, err error) {
 // writeTo never asks to be called again once the descriptor can be written.
 func (w *nowWriter) writeTo(fd uintptr) bool {
 	for w.n < len(w.b) {
-		m, err := syscall.Write(int(fd), w.b[w.n:])
+		m, err := writeNow(fd, w.b[w.n:])
 		w.n += max(m, 0)
 		switch err {
 		case nil, syscall.EINTR:

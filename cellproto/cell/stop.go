@@ -133,6 +133,7 @@ func (s *server) wait(ran <-chan error, over <-chan struct{}) (err error, ended 
 // the connection reads on.
 type link struct {
 	cellproto.Transport
+	in      io.Reader // of it
 	conn    atomic.Pointer[cellproto.Conn]
 	once    sync.Once
 	leaving chan struct{} // closed when the peer has said goaway
@@ -145,7 +146,7 @@ func (l *link) Read(p []byte) (int, error) {
 	if conn := l.conn.Load(); conn != nil && conn.Leaving() {
 		l.once.Do(func() { close(l.leaving) })
 	}
-	n, err := l.Transport.Read(p)
+	n, err := l.in.Read(p)
 	if err == io.EOF && l.flights.count() == 0 {
 		l.cleanEnd.Store(true)
 	}
