@@ -315,6 +315,20 @@ func (g *Graph) Merge(host, account Key) {
 		g.ids[host] = a
 		return
 	}
+	g.moveEdges(h, a)
+	g.moveDebts(h, a)
+	if h == g.self { // what is owed to this host is owed to its owner's node
+		delete(g.ids, host)
+		g.self = a
+		for n := range g.toSelf {
+			g.toSelf[n] = g.edges[edgeKey(int32(n), a)]
+		}
+	}
+	g.ids[host] = a
+}
+
+// moveEdges makes the edges of h those of a.
+func (g *Graph) moveEdges(h, a int32) {
 	type arc struct {
 		from, to int32
 		v        uint64
@@ -338,33 +352,31 @@ func (g *Graph) Merge(host, account Key) {
 			g.set(m.from, m.to, add(g.cap(m.from, m.to), m.v))
 		}
 	}
+}
+
+// moveDebts makes what h has not signed for, and what others have not on paths that end with it, a's.
+func (g *Graph) moveDebts(h, a int32) {
 	for _, d := range g.owing[h] {
 		g.owe(a, d.by, d.amount)
 	}
 	delete(g.owing, h)
-	if o := g.open[h]; o != nil {
-		if g.open[a] == nil {
-			g.open[a] = &entry{}
-		}
-		g.open[a].unsigned += o.unsigned
-		g.open[a].acknowledged += o.acknowledged
-		for _, list := range g.owing {
-			for i := range list {
-				if list[i].by == h {
-					list[i].by = a
-				}
+	o := g.open[h]
+	if o == nil {
+		return
+	}
+	if g.open[a] == nil {
+		g.open[a] = &entry{}
+	}
+	g.open[a].unsigned += o.unsigned
+	g.open[a].acknowledged += o.acknowledged
+	for _, list := range g.owing {
+		for i := range list {
+			if list[i].by == h {
+				list[i].by = a
 			}
 		}
-		delete(g.open, h)
 	}
-	if h == g.self { // what is owed to this host is owed to its owner's node
-		delete(g.ids, host)
-		g.self = a
-		for n := range g.toSelf {
-			g.toSelf[n] = g.edges[edgeKey(int32(n), a)]
-		}
-	}
-	g.ids[host] = a
+	delete(g.open, h)
 }
 
 // Ban takes everything that leads through an identity out, for good.

@@ -282,19 +282,7 @@ func (a *accounts) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 	if acked != nil && (acked.Credit >= r.Credit || !shows(before, acked)) {
 		return acked.Encode() // which the provider has lost, or never got
 	}
-	a.mu.Lock()
-	l := a.lenders[from]
-	if l == nil {
-		l = &lender{}
-		a.lenders[from] = l
-	}
-	err = l.check(&r.Receipt, acked, a.seen(p))
-	var used []gossip.Use
-	if err == nil {
-		used, err = a.compare(p, l, &r.Receipt)
-	}
-	l.refused = err
-	a.mu.Unlock()
+	l, used, err := a.look(p, from, &r.Receipt, acked)
 	if err == nil {
 		err = take(p, bill)
 	}
@@ -314,6 +302,24 @@ func (a *accounts) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 	a.pay(l, used, &r.Receipt)
 	a.mu.Unlock()
 	return s.Encode()
+}
+
+// look says whether a bill is to be signed, and gives who sent it and what it is for.
+func (a *accounts) look(p peer.ID, from ledger.Key, r *ledger.Receipt, acked *ledger.Signed) (*lender, []gossip.Use, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	l := a.lenders[from]
+	if l == nil {
+		l = &lender{}
+		a.lenders[from] = l
+	}
+	err := l.check(r, acked, a.seen(p))
+	var used []gossip.Use
+	if err == nil {
+		used, err = a.compare(p, l, r)
+	}
+	l.refused = err
+	return l, used, err
 }
 
 // shows says whether a provider has the newest receipt that this host has signed: its bill has to follow that one.

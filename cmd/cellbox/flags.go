@@ -53,21 +53,7 @@ func parse(args []string, w io.Writer) (options, error) {
 	fs.SetOutput(io.Discard) // main says what is wrong, once
 	fs.Usage = func() {}
 	fs.StringVar(&c.Dir, "dir", "", "the `directory` that the program may read")
-	fs.Func("memory", "`size` of its memory, such as 64MiB (default 256MiB)", func(s string) (err error) {
-		c.Memory, err = sandbox.ParseSize(s)
-		return err
-	})
-	fs.Func("cpu", "`share` of the processors: 10% of all of them, or 1.5 cores (default all)", func(s string) (err error) {
-		c.CPU, err = sandbox.ParseCPU(s, runtime.NumCPU())
-		return err
-	})
-	fs.Func("tier", "`tier` that must be used: T1, T2 or T3 (default auto, the strongest that works)", func(s string) (err error) {
-		c.Tier, err = sandbox.ParseTier(s)
-		return err
-	})
-	fs.IntVar(&c.Threads, "threads", 0, "how many threads it may have (default 64)")
-	fs.IntVar(&c.Files, "files", 0, "how many descriptors it may have open (default 256)")
-	fs.IntVar(&c.Nice, "nice", 0, "scheduling priority, -1 for the caller's (default 10)")
+	limitFlags(fs, c)
 	fs.Func("system", "what it sees of the system: auto, none or all (default auto: what it needs to start)", func(s string) error {
 		c.System = sandbox.System(strings.TrimPrefix(s, "auto"))
 		return nil
@@ -86,13 +72,7 @@ func parse(args []string, w io.Writer) (options, error) {
 	fs.DurationVar(&c.Every, "every", 0, "how often --report says what it uses (default 1s)")
 	build, isBuild := sandbox.Build{}, false
 	fs.BoolVar(&isBuild, "build", false, "it is a build: it starts processes and writes, in a copy of --dir that is gone when it ends")
-	fs.Func("disk", "of a build: `size` of that copy and all that it writes (default 512MiB)", func(s string) (err error) {
-		build.Disk, err = sandbox.ParseSize(s)
-		return err
-	})
-	fs.IntVar(&build.Files, "inodes", 0, "of a build: how many files and directories there may be (default 50000)")
-	fs.DurationVar(&build.Timeout, "timeout", 0, "of a build: how long it may take (default 2m)")
-	fs.Var(list{func(s string) error { build.Output = append(build.Output, s); return nil }}, "output", "of a build: a `file` that is copied to --dir if it ends well; may be repeated")
+	buildFlags(fs, &build)
 	fs.StringVar(&o.report, "report", "", "descriptor or `file` that takes lines of JSON on what it uses")
 	fs.IntVar(&o.owner, "owner-fd", 0, "`number` of a pipe's descriptor: when its other end closes the program is killed")
 	fs.BoolVar(&o.plan, "plan", false, "print what would be done, for each tier, and do nothing")
@@ -115,6 +95,36 @@ func parse(args []string, w io.Writer) (options, error) {
 		return o, fmt.Errorf("--disk, --inodes, --timeout and --output are for --build")
 	}
 	return o, o.finish(fs)
+}
+
+// limitFlags adds those that say what the program may use.
+func limitFlags(fs *flag.FlagSet, c *sandbox.Config) {
+	fs.Func("memory", "`size` of its memory, such as 64MiB (default 256MiB)", func(s string) (err error) {
+		c.Memory, err = sandbox.ParseSize(s)
+		return err
+	})
+	fs.Func("cpu", "`share` of the processors: 10% of all of them, or 1.5 cores (default all)", func(s string) (err error) {
+		c.CPU, err = sandbox.ParseCPU(s, runtime.NumCPU())
+		return err
+	})
+	fs.Func("tier", "`tier` that must be used: T1, T2 or T3 (default auto, the strongest that works)", func(s string) (err error) {
+		c.Tier, err = sandbox.ParseTier(s)
+		return err
+	})
+	fs.IntVar(&c.Threads, "threads", 0, "how many threads it may have (default 64)")
+	fs.IntVar(&c.Files, "files", 0, "how many descriptors it may have open (default 256)")
+	fs.IntVar(&c.Nice, "nice", 0, "scheduling priority, -1 for the caller's (default 10)")
+}
+
+// buildFlags adds those that a build has.
+func buildFlags(fs *flag.FlagSet, b *sandbox.Build) {
+	fs.Func("disk", "of a build: `size` of that copy and all that it writes (default 512MiB)", func(s string) (err error) {
+		b.Disk, err = sandbox.ParseSize(s)
+		return err
+	})
+	fs.IntVar(&b.Files, "inodes", 0, "of a build: how many files and directories there may be (default 50000)")
+	fs.DurationVar(&b.Timeout, "timeout", 0, "of a build: how long it may take (default 2m)")
+	fs.Var(list{func(s string) error { b.Output = append(b.Output, s); return nil }}, "output", "of a build: a `file` that is copied to --dir if it ends well; may be repeated")
 }
 
 func (o *options) pool(s string) error {

@@ -132,34 +132,8 @@ func (f *giveFlags) change(cmd *cobra.Command, now time.Time) (c ctl.GiveChange,
 	on := true
 	c.On = &on
 	given := cmd.Flags().Changed
-	fail := func(flag string, err error) (ctl.GiveChange, error) {
-		return c, usageError{cellproto.Errorf("give --"+flag, cellproto.BadInput, "%w", err).WithHint("%s", cellproto.HintOf(err))}
-	}
-	for _, p := range []struct {
-		flag, text string
-		to         **float64
-	}{{"cpu", f.cpu, &c.CPU}, {"ram", f.ram, &c.RAM}, {"busy", f.busy, &c.Busy}} {
-		if given(p.flag) {
-			v, err := parsePercent(p.text)
-			if err != nil {
-				return fail(p.flag, err)
-			}
-			*p.to = &v
-		}
-	}
-	if given("disk") {
-		v, err := parseRate(f.disk)
-		if err != nil {
-			return fail("disk", err)
-		}
-		c.Disk = &v
-	}
-	if given("until") {
-		t, err := parseUntil(f.until, now)
-		if err != nil {
-			return fail("until", err)
-		}
-		c.Until = &t
+	if err := f.numbers(given, now, &c); err != nil {
+		return c, err
 	}
 	for _, p := range []struct {
 		flag, nobody string
@@ -192,6 +166,40 @@ func (f *giveFlags) change(cmd *cobra.Command, now time.Time) (c ctl.GiveChange,
 	keep("gpu", func() { c.GPU = &f.gpu })
 	keep("build-from-source", func() { c.BuildFromSource = &f.source })
 	return c, nil
+}
+
+// numbers takes the options that are numbers or times.
+func (f *giveFlags) numbers(given func(string) bool, now time.Time, c *ctl.GiveChange) error {
+	wrong := func(flag string, err error) error {
+		return usageError{cellproto.Errorf("give --"+flag, cellproto.BadInput, "%w", err).WithHint("%s", cellproto.HintOf(err))}
+	}
+	for _, p := range []struct {
+		flag, text string
+		to         **float64
+	}{{"cpu", f.cpu, &c.CPU}, {"ram", f.ram, &c.RAM}, {"busy", f.busy, &c.Busy}} {
+		if given(p.flag) {
+			v, err := parsePercent(p.text)
+			if err != nil {
+				return wrong(p.flag, err)
+			}
+			*p.to = &v
+		}
+	}
+	if given("disk") {
+		v, err := parseRate(f.disk)
+		if err != nil {
+			return wrong("disk", err)
+		}
+		c.Disk = &v
+	}
+	if given("until") {
+		t, err := parseUntil(f.until, now)
+		if err != nil {
+			return wrong("until", err)
+		}
+		c.Until = &t
+	}
+	return nil
 }
 
 // parsePercent reads a share of the machine: 10%.

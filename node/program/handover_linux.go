@@ -334,6 +334,26 @@ func waitFor(pid int) error {
 
 var errLost = errors.New("it ended while celld was replaced")
 
+// mapPage maps the page of a program's calls, which cannot be made shorter under this process.
+func mapPage(op string, page *os.File) ([]byte, error) {
+	fd, err := rawFD(page)
+	if err != nil {
+		return nil, cellproto.Errorf(op, cellproto.Failed, "%w", err)
+	}
+	seals, err := unix.FcntlInt(fd, unix.F_GET_SEALS, 0)
+	if err != nil || seals&unix.F_SEAL_SHRINK == 0 {
+		return nil, cellproto.Errorf(op, cellproto.Corrupt, "the page of its calls is no sealed memory (%v)", err)
+	}
+	if info, err := page.Stat(); err != nil || info.Size() != cellproto.PageSize {
+		return nil, cellproto.Errorf(op, cellproto.Corrupt, "the page of its calls has another size (%v)", err)
+	}
+	mem, err := unix.Mmap(int(fd), 0, cellproto.PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, cellproto.Errorf(op, cellproto.Failed, "%w", err)
+	}
+	return mem, nil
+}
+
 // adoptGrants goes on with the connections that the program holds.
 func adoptGrants(h *HandedGrants, limit int, files []*os.File) (g *grants, err error) {
 	page := files[1]
@@ -345,17 +365,15 @@ func adoptGrants(h *HandedGrants, limit int, files []*os.File) (g *grants, err e
 		}
 	}()
 	const op = "take the program's callers over"
-	pagefd, err := rawFD(page)
+	mem, err := mapPage(op, page)
 	if err != nil {
-		return nil, cellproto.Errorf(op, cellproto.Failed, "%w", err)
+		return nil, err
 	}
-	seals, err := unix.FcntlInt(pagefd, unix.F_GET_SEALS, 0)
-	if err != nil || seals&unix.F_SEAL_SHRINK == 0 {
-		return nil, cellproto.Errorf(op, cellproto.Corrupt, "the page of its calls is no sealed memory (%v)", err)
-	}
-	if info, err := page.Stat(); err != nil || info.Size() != cellproto.PageSize {
-		return nil, cellproto.Errorf(op, cellproto.Corrupt, "the page of its calls has another size (%v)", err)
-	}
+	defer func() {
+		if err != nil {
+			_ = unix.Munmap(mem)
+		}
+	}()
 	conn, err := net.FileConn(files[0])
 	if err != nil {
 		return nil, cellproto.Errorf(op, cellproto.Failed, "%w", err)
@@ -364,11 +382,6 @@ func adoptGrants(h *HandedGrants, limit int, files []*os.File) (g *grants, err e
 	if !ok {
 		conn.Close()
 		return nil, cellproto.Errorf(op, cellproto.Corrupt, "the handoff socket is none")
-	}
-	mem, err := unix.Mmap(int(pagefd), 0, cellproto.PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		sock.Close()
-		return nil, cellproto.Errorf(op, cellproto.Failed, "%w", err)
 	}
 	g = &grants{
 		sock: sock, file: page, page: cellproto.NewPage(mem, limit), mem: mem, done: make(chan struct{}),
@@ -381,7 +394,6 @@ func adoptGrants(h *HandedGrants, limit int, files []*os.File) (g *grants, err e
 			for _, h := range g.conns {
 				h.end()
 			}
-			_ = unix.Munmap(mem)
 			sock.Close()
 			return nil, cellproto.Errorf(op, cellproto.Failed, "%w", err)
 		}
