@@ -62,7 +62,8 @@ func (s *KeyState) Apply(e *KeyEntry) (*KeyState, error) {
 		next.linkBytes += len(body) + entryHead + keySigSize*max(1, len(s.Members))
 	}
 	if !next.provable() {
-		return nil, cellproto.Errorf(op, cellproto.BadInput, "its keys have changed as often as a proof of a fork has room for")
+		return nil, cellproto.Errorf(op, cellproto.Denied, "its keys, or its members, have changed as often as a proof of a fork has room for").
+			WithHint("They stay as they are from now on. What was given and taken stays too; a new account or pool begins anew.")
 	}
 	return &next, nil
 }

@@ -38,7 +38,7 @@ func TestEveryForkIsProven(t *testing.T) {
 				e := change(a)
 				next, err := a.state.Apply(e)
 				if err != nil {
-					wantKind(t, "one change too many", err, cellproto.BadInput)
+					wantKind(t, "one change too many", err, cellproto.Denied)
 					break
 				}
 				a.state, a.log = next, append(a.log, e)

@@ -14,7 +14,7 @@ func (a *app) walletRotateCmd() *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use: "rotate", Short: "Replace your account's key by the one that was announced",
-		Long: "Replace your account's key, since somebody else may have it, or now and then. The account stays what it is: its ID, its\n" +
+		Long: "Replace your account's key, since somebody else may have it; eleven times at most. The account stays what it is: its ID, its\n" +
 			"hosts, what it has given and taken. keys/next.key of the home cell comes into force, which the account has announced\n" +
 			"before: put it back there if you keep it elsewhere. Another next.key is made and announced; keep that one elsewhere.\n\n" +
 			"The old key is removed, and backups of it have to be destroyed: with it a contradiction could be signed, and that bans\n" +
