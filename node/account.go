@@ -359,6 +359,9 @@ func (o *account) ready(ctx context.Context, op string, w *ctl.Writer) error {
 	if err := o.here(op); err != nil {
 		return err
 	}
+	if o.elsewhere() { // whatever neighbours know, it is refused
+		return o.keys.settle(o.state(o.id))
+	}
 	select {
 	case <-o.asked:
 		return o.keys.settle(o.state(o.id))
