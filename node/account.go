@@ -359,12 +359,19 @@ func (o *account) ready(ctx context.Context, op string, w *ctl.Writer) error {
 	if err := o.here(op); err != nil {
 		return err
 	}
-	if o.elsewhere() { // whatever neighbours know, it is refused
-		return o.keys.settle(o.state(o.id))
+	if !o.elsewhere() { // else settle refuses, whatever neighbours know
+		if err := o.awaitAsked(ctx, op, w); err != nil {
+			return err
+		}
 	}
+	return o.keys.settle(o.state(o.id))
+}
+
+// awaitAsked waits until neighbours have said how long the key log is.
+func (o *account) awaitAsked(ctx context.Context, op string, w *ctl.Writer) error {
 	select {
 	case <-o.asked:
-		return o.keys.settle(o.state(o.id))
+		return nil
 	default:
 	}
 	if w != nil {
@@ -372,7 +379,7 @@ func (o *account) ready(ctx context.Context, op string, w *ctl.Writer) error {
 	}
 	select {
 	case <-o.asked:
-		return o.keys.settle(o.state(o.id))
+		return nil
 	case <-ctx.Done():
 		return cellproto.Errorf(op, cellproto.Timeout, "neighbours are being asked how long the account's key log is").
 			WithHint("Try again, with a longer --timeout.")

@@ -210,6 +210,18 @@ func keyOfText(op, text string) (k ledger.Key, err error) {
 	return gossip.KeyOf(p)
 }
 
+// keysOfTexts reads peer IDs.
+func keysOfTexts(op string, texts []string) ([]ledger.Key, error) {
+	keys := make([]ledger.Key, len(texts))
+	for i, text := range texts {
+		var err error
+		if keys[i], err = keyOfText(op, text); err != nil {
+			return nil, err
+		}
+	}
+	return keys, nil
+}
+
 func (n *nucleus) ctlRevoke(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
 	const op = "revoke a host"
 	o, err := n.signer(ctx, op, w)

@@ -168,7 +168,7 @@ func (r *keyring) install(s *ledger.KeyState) error {
 			}
 		}
 		r.key = key
-		return syncDir(r.path(""))
+		return r.sync()
 	}
 	return cellproto.Errorf("sign for the account", cellproto.Denied, "the account's key was replaced, and %s does not have the one in force", r.path("")).
 		WithHint("Put it back as %s from where it was rotated.", r.path(accountKeyFile))
@@ -199,17 +199,13 @@ func (r *keyring) advance(s *ledger.KeyState) error {
 	if err := os.Rename(r.path(thenKeyFile), r.path(nextKeyFile)); err != nil {
 		return cellproto.Errorf("replace "+r.path(nextKeyFile), cellproto.KindOf(err), "%w", err)
 	}
-	return syncDir(r.path(""))
+	return r.sync()
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err == nil {
-		err = d.Sync()
-		d.Close()
-	}
-	if err != nil {
-		return cellproto.Errorf("sync "+dir, cellproto.KindOf(err), "%w", err)
+// sync has what was done to the files be on the disk.
+func (r *keyring) sync() error {
+	if err := syncDir(r.path("")); err != nil {
+		return cellproto.Errorf("sync "+r.path(""), cellproto.KindOf(err), "%w", err)
 	}
 	return nil
 }
@@ -236,10 +232,13 @@ func writeID(path string, id ledger.Key) error {
 	if err == nil {
 		err = renameio.WriteFile(path, []byte(textOf(id)+"\n"), 0o600)
 	}
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
 	if err != nil {
 		return cellproto.Errorf("write "+path, cellproto.KindOf(err), "%w", err)
 	}
-	return syncDir(filepath.Dir(path))
+	return nil
 }
 
 // append adds an entry to the account's key log, and tells of it. o.writing is held.

@@ -71,6 +71,11 @@ func writeNew(path string, data []byte) error {
 	if err != nil {
 		return err
 	}
+	return syncDir(dir)
+}
+
+// syncDir has what was made, renamed or removed in a directory be on the disk.
+func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err

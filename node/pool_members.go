@@ -46,20 +46,16 @@ func (n *nucleus) ctlPoolMembers(ctx context.Context, r *http.Request, w *ctl.Wr
 	if err != nil {
 		return nil, err
 	}
-	var add, remove []ledger.Key
-	for _, text := range q["add"] {
-		k, err := keyOfText(op, text)
-		if err != nil {
-			return nil, err
-		}
-		add = append(add, o.signerOf(k))
+	add, err := keysOfTexts(op, q["add"])
+	if err != nil {
+		return nil, err
 	}
-	for _, text := range q["remove"] {
-		k, err := keyOfText(op, text)
-		if err != nil {
-			return nil, err
-		}
-		remove = append(remove, k)
+	for i, k := range add {
+		add[i] = o.signerOf(k)
+	}
+	remove, err := keysOfTexts(op, q["remove"])
+	if err != nil {
+		return nil, err
 	}
 	p, err := changedMembers(o.state(id), add, remove, t)
 	if err != nil {

@@ -246,12 +246,12 @@ func (n *nucleus) ctlPoolCreate(ctx context.Context, r *http.Request, w *ctl.Wri
 	if err != nil {
 		return nil, cellproto.Errorf(op, cellproto.BadInput, "the threshold is no number")
 	}
+	others, err := keysOfTexts(op, q["member"])
+	if err != nil {
+		return nil, err
+	}
 	members := []ledger.Key{o.signerOf(o.id)}
-	for _, text := range q["member"] {
-		k, err := keyOfText(op, text)
-		if err != nil {
-			return nil, err
-		}
+	for _, k := range others {
 		if k = o.signerOf(k); !slices.Contains(members, k) {
 			members = append(members, k)
 		}

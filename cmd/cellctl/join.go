@@ -37,7 +37,12 @@ func (a *app) walletJoinCmd() *cobra.Command {
 			return err
 		}
 		if j.Changed {
-			if err := a.again(cmd, home, *timeout); err != nil {
+			ctx, cancel, err := deadline(cmd, *timeout)
+			if err != nil {
+				return err
+			}
+			defer cancel()
+			if err := a.restart(ctx, home); err != nil {
 				return err
 			}
 		}
@@ -54,22 +59,6 @@ func (a *app) walletJoinCmd() *cobra.Command {
 		return a.print([]byte(text))
 	}
 	return cmd
-}
-
-// again restarts the nucleus of a cell.
-func (a *app) again(cmd *cobra.Command, dir string, timeout time.Duration) error {
-	ctx, cancel, err := deadline(cmd, timeout)
-	if err != nil {
-		return err
-	}
-	defer cancel()
-	if _, err := a.stop(ctx, dir); err != nil {
-		return err
-	}
-	p := a.progress()
-	defer p.done()
-	_, err = a.ensure(ctx, dir, p)
-	return err
 }
 
 func (a *app) walletDelegateCmd() *cobra.Command {

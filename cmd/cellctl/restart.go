@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -25,15 +26,9 @@ func (a *app) restartCmd() *cobra.Command {
 			return err
 		}
 		defer cancel()
-		if _, err := a.stop(ctx, dir); err != nil {
+		if err := a.restart(ctx, dir); err != nil {
 			return err
 		}
-		p := a.progress()
-		defer p.done()
-		if _, err := a.ensure(ctx, dir, p); err != nil {
-			return err
-		}
-		p.done()
 		status, err := (&ctl.Client{Dir: dir}).Status(ctx)
 		if err != nil {
 			return fromControl("ask the nucleus of "+dir, dir, err)
@@ -44,4 +39,15 @@ func (a *app) restartCmd() *cobra.Command {
 		return a.print(fmt.Appendf(nil, "%s restarted (pid %d)\n", safe(status.Name), status.NucleusPID))
 	}
 	return cmd
+}
+
+// restart ends the nucleus of a cell, if it runs, and starts it.
+func (a *app) restart(ctx context.Context, dir string) error {
+	if _, err := a.stop(ctx, dir); err != nil {
+		return err
+	}
+	p := a.progress()
+	defer p.done()
+	_, err := a.ensure(ctx, dir, p)
+	return err
 }
