@@ -220,7 +220,7 @@ func (d *DHT) watch() {
 		case <-d.ctx.Done():
 			return
 		case e := <-changed:
-			if _, peer := e.(event.EvtPeerIdentificationCompleted); peer {
+			if _, identified := e.(event.EvtPeerIdentificationCompleted); identified {
 				met = d.now()
 			} else {
 				late = true
