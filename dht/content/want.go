@@ -2,6 +2,7 @@ package content
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/ipfs/boxo/bitswap/message"
@@ -100,7 +101,7 @@ func (x *exchange) get(ctx context.Context, c cid.Cid, peers <-chan peer.ID, sta
 	defer timer.Stop()
 	ready := true
 	for {
-		if peers == nil && open == 0 {
+		if peers == nil && open == 0 && !errors.Is(ctx.Err(), context.Canceled) { // that ends peers, too
 			if asked > 0 && unreached == asked {
 				return nil, "", cellproto.Errorf(op, cellproto.Unavailable, "none of %d peers could be reached", asked)
 			}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -77,10 +78,14 @@ func TestHungMirrorIsKilled(t *testing.T) {
 
 // hostileDonor says yes to everything, and then does what it likes.
 type hostileDonor struct {
-	take func(ctx context.Context, o offer.Offer, step func(string)) (peer.AddrInfo, error)
+	take     func(ctx context.Context, o offer.Offer, step func(string)) (peer.AddrInfo, error)
+	consider func(ctx context.Context) // before it says yes; nil: at once
 }
 
-func (hostileDonor) Consider(context.Context, offer.Asker, offer.Offer, *signed.Manifest) error {
+func (d hostileDonor) Consider(ctx context.Context, _ offer.Asker, _ offer.Offer, _ *signed.Manifest) error {
+	if d.consider != nil {
+		d.consider(ctx)
+	}
 	return nil
 }
 
@@ -115,10 +120,10 @@ func TestHostileDonors(t *testing.T) {
 			caller.write(".cell-cache/slo.json", `{"max_p99_ms": 19, "clone_on_violation": true}`, 0o600)
 			caller.Start()
 			var takes atomic.Int64
-			caller.offered(func(ctx context.Context, o offer.Offer, step func(string)) (peer.AddrInfo, error) {
+			caller.offered(hostileDonor{take: func(ctx context.Context, o offer.Offer, step func(string)) (peer.AddrInfo, error) {
 				takes.Add(1)
 				return take(ctx, o, step)
-			}, func(server *offer.Server, st network.Stream) error { return server.Serve(st) })
+			}}, func(server *offer.Server, st network.Stream) error { return server.Serve(st) })
 			_, stop := caller.load(published.CID)
 			t.Cleanup(func() { stop() })
 			Eventually(t, "there is a copy here", func() bool { return caller.placement(published.CID).State == ctl.PlacementHere })
@@ -150,17 +155,24 @@ func TestDawdlingDonor(t *testing.T) {
 	caller.Start()
 	left, taken := make(chan struct{}, 100), make(chan struct{}, 100)
 	refusal := cellproto.Errorf("take it up", cellproto.Failed, "it has changed its mind")
-	caller.offered(func(ctx context.Context, _ offer.Offer, _ func(string)) (peer.AddrInfo, error) {
+	near := make(chan struct{}) // it is known by then that the other one is not as near, and both say yes
+	once := sync.OnceFunc(func() { close(near) })
+	caller.offered(hostileDonor{take: func(ctx context.Context, _ offer.Offer, _ func(string)) (peer.AddrInfo, error) {
 		select {
 		case <-left: // the other one does not wait any more
 		case <-ctx.Done():
 		}
 		return peer.AddrInfo{}, refusal
-	}, func(server *offer.Server, st network.Stream) error { return server.Serve(st) })
-	caller.offered(func(context.Context, offer.Offer, func(string)) (peer.AddrInfo, error) {
+	}, consider: func(ctx context.Context) {
+		select {
+		case <-near:
+		case <-ctx.Done():
+		}
+	}}, func(server *offer.Server, st network.Stream) error { return server.Serve(st) })
+	caller.offered(hostileDonor{take: func(context.Context, offer.Offer, func(string)) (peer.AddrInfo, error) {
 		taken <- struct{}{}
 		return peer.AddrInfo{}, refusal
-	}, func(server *offer.Server, st network.Stream) error {
+	}, consider: func(context.Context) { once() }}, func(server *offer.Server, st network.Stream) error {
 		defer func() { left <- struct{}{} }()
 		return server.Serve(slower{st})
 	})
@@ -175,9 +187,9 @@ func TestDawdlingDonor(t *testing.T) {
 }
 
 // offered has a donor in this process that says yes to what a cell's nucleus offers, which knows it.
-func (c *Cell) offered(take func(context.Context, offer.Offer, func(string)) (peer.AddrInfo, error), serve func(*offer.Server, network.Stream) error) {
+func (c *Cell) offered(donor hostileDonor, serve func(*offer.Server, network.Stream) error) {
 	c.t.Helper()
-	s, server := newStranger(c.t), offer.NewServer(hostileDonor{take}, zap.NewNop())
+	s, server := newStranger(c.t), offer.NewServer(donor, zap.NewNop())
 	c.t.Cleanup(server.Close)
 	s.host.SetStreamHandler(cellproto.ProtocolHost, call.HandleStream(zap.NewNop(), func(st network.Stream) error { return serve(server, st) }))
 	info, err := peer.AddrInfoFromString(c.Status().Addrs[0])
