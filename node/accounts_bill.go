@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -25,6 +26,7 @@ type debtor struct {
 	signed  uint64         // credit that it has signed for
 	tried   time.Time      // to have it sign
 	refused error          // why it has not; nil: it has, or was not asked
+	failed  int            // bills in a row that did not arrive, or their answer
 	sent    []uint64       // credit of the bills of this nucleus since the last receipt, and of that
 }
 
@@ -40,6 +42,50 @@ func (d *debtor) heard(acked *ledger.Signed) {
 	if acked != nil && !slices.Contains(d.sent, acked.Credit) {
 		d.base = above(d.base, acked.Receipt)
 	}
+}
+
+// Bills that do not arrive, as when a line breaks, are no refusal: the window bounds what is unsigned meanwhile. A caller
+// that is connected, and to which maxFailed in a row do not get, does not want to sign.
+const (
+	maxFailed = 3
+	failEvery = 5 * time.Second
+)
+
+// answered notes what became of a bill, and says whether the caller refuses from now on.
+func (d *debtor) answered(err error, connected bool) (refuses bool) {
+	before := d.refused
+	switch {
+	case err == nil:
+		d.refused, d.failed = nil, 0
+	case !lineFailed(err):
+		d.refused, d.failed = err, 0
+	case connected:
+		if d.failed++; d.failed >= maxFailed {
+			d.refused = err
+		}
+	}
+	return before == nil && d.refused != nil
+}
+
+// lineFailed says whether a bill has got no answer, or that there is none now.
+func lineFailed(err error) bool {
+	var r *gossip.Refusal
+	if errors.As(err, &r) {
+		return r.Kind == cellproto.Overloaded
+	}
+	kind := cellproto.KindOf(err)
+	return kind == cellproto.Unavailable || kind == cellproto.Timeout || kind == cellproto.Canceled
+}
+
+// pause gives how long after a bill there is no other.
+func (d *debtor) pause() time.Duration {
+	switch {
+	case d.refused != nil:
+		return refuseEvery
+	case d.failed > 0:
+		return failEvery
+	}
+	return 0
 }
 
 // above gives the one of two totals with more credit, with none of its numbers below the other's.
@@ -115,7 +161,7 @@ func (a *accounts) bill(ctx context.Context, now time.Time) {
 		}
 		unsigned := credit - min(d.signed, credit)
 		if !ledger.SignDue(unsigned, a.window(d, unsigned), now.Sub(d.tried)) ||
-			d.refused != nil && now.Sub(d.tried) < refuseEvery ||
+			now.Sub(d.tried) < d.pause() ||
 			a.n.host.Network().Connectedness(d.peer) == network.NotConnected {
 			continue
 		}
@@ -125,11 +171,10 @@ func (a *accounts) bill(ctx context.Context, now time.Time) {
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			delete(a.billing, who)
-			if err != nil && d.refused == nil {
+			if d.answered(err, a.n.host.Network().Connectedness(d.peer) != network.NotConnected) {
 				a.log.Info("a caller does not sign for what it has used: it is served with the newcomers when others wait",
 					zap.Stringer("peer", d.peer), zap.Error(err))
 			}
-			d.refused = err
 		})
 	}
 }

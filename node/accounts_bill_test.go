@@ -7,6 +7,7 @@ import (
 
 	"github.com/libp2p/go-libp2p"
 
+	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/ledger"
 	"github.com/celldnet/celld/ledger/gossip"
 	"github.com/celldnet/celld/node/call"
@@ -32,6 +33,33 @@ func TestDebtorHears(t *testing.T) {
 		}
 	}
 	d.heard(nil)
+}
+
+// A line that breaks makes no caller a newcomer, who does not sign does, and so does who never answers.
+func TestLineIsNoRefusal(t *testing.T) {
+	broken := cellproto.Errorf("ask about the ledger", cellproto.Unavailable, "stream reset")
+	busy := &gossip.Refusal{Kind: cellproto.Overloaded, Text: "there was too much to look at"}
+	d := &debtor{}
+	step := func(what string, err error, connected, refuses bool, pause time.Duration) {
+		t.Helper()
+		d.answered(err, connected)
+		if (d.refused != nil) != refuses || d.pause() != pause {
+			t.Errorf("%s: refused %v, the next bill after %v", what, d.refused, d.pause())
+		}
+	}
+	step("it has left", broken, false, false, 0)
+	step("a stream broke", broken, true, false, failEvery)
+	step("it is busy", busy, true, false, failEvery)
+	step("it has signed", nil, true, false, 0)
+	for range maxFailed - 1 {
+		step("a stream broke", broken, true, false, failEvery)
+	}
+	step("it never answers", broken, true, true, refuseEvery)
+	step("it has left since", broken, false, true, refuseEvery)
+	step("it has signed", nil, true, false, 0)
+	step("it refuses", &gossip.Refusal{Kind: cellproto.Denied, Text: "no"}, true, true, refuseEvery)
+	step("its answer is no receipt", cellproto.Errorf("take receipt", cellproto.BadInput, "something else"), true, true, refuseEvery)
+	step("a stream broke after it refused", broken, true, true, refuseEvery)
 }
 
 // A bill that does not come with the newest receipt is answered with that.
