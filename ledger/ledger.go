@@ -28,12 +28,13 @@ type Ledger struct {
 	goods  map[Key]uint64     // how many times what they have earned counts; see Curate
 	signed map[Hash]Hash      // place in a pool's log -> the entry that this member has signed for it
 	drafts map[Hash]*KeyEntry // those of them that are known, by place
+	tabs   map[Key]Tab        // of providers
 }
 
 // Open reads a ledger. Registers come back as they were at the last sync at least; who lacks something
 // gets it from counterparties.
 func Open(cfg Config, files Files, now time.Time) (*Ledger, *Report, error) {
-	l := &Ledger{cfg: cfg, heads: map[Key]uint64{}, signed: map[Hash]Hash{}, drafts: map[Hash]*KeyEntry{}, graph: NewGraph(cfg.Self), since: now}
+	l := &Ledger{cfg: cfg, heads: map[Key]uint64{}, signed: map[Hash]Hash{}, drafts: map[Hash]*KeyEntry{}, tabs: map[Key]Tab{}, graph: NewGraph(cfg.Self), since: now}
 	if cfg.Near == nil {
 		cfg.Near = l.near
 	}

@@ -306,7 +306,7 @@ func (a *accounts) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 		return nil, err
 	}
 	take := a.travel.Ingest
-	if a.seen(p).Wall > 0 {
+	if a.called(p, from) {
 		take = a.travel.IngestOwn
 	}
 	if before != nil {
@@ -353,11 +353,7 @@ func (a *accounts) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 func (a *accounts) look(p peer.ID, from ledger.Key, r *ledger.Receipt, acked *ledger.Signed) (*lender, []gossip.Use, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	l := a.lenders[from]
-	if l == nil {
-		l = &lender{}
-		a.lenders[from] = l
-	}
+	l := a.lender(from)
 	err := l.check(r, acked, a.seen(p))
 	var used []gossip.Use
 	if err == nil {
@@ -377,7 +373,7 @@ func shows(before []byte, acked *ledger.Signed) bool {
 // send any number of those.
 func (a *accounts) unsigned(p peer.ID, from ledger.Key, k ledger.RegKey, err error) {
 	a.mu.Lock()
-	stranger := a.lenders[from].forget(k) && a.seen(p).Wall == 0
+	stranger := a.lender(from).forget(k) && a.lender(from).seen(a.seen(p)).Wall == 0
 	if stranger {
 		delete(a.lenders, from)
 	}
@@ -389,8 +385,23 @@ func (a *accounts) unsigned(p peer.ID, from ledger.Key, k ledger.RegKey, err err
 	a.log.Warn("a bill was not signed", zap.Stringer("peer", p), zap.Error(err))
 }
 
-// seen gives what this host knows of its own calls to a provider.
-func (a *accounts) seen(p peer.ID) gossip.Seen {
-	u := a.n.caller.Spent(p, time.Now())
-	return gossip.Seen{Wall: u.Wall, Sent: u.Out, Got: u.In}
+// lender gives the account of a provider. a.mu is held.
+func (a *accounts) lender(key ledger.Key) *lender {
+	l := a.lenders[key]
+	if l == nil {
+		l = &lender{}
+		a.lenders[key] = l
+	}
+	return l
 }
+
+// called says whether this host has ever called a provider, as far as it remembers.
+func (a *accounts) called(p peer.ID, key ledger.Key) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	l := a.lenders[key]
+	return l != nil && l.earlier.Wall > 0 || a.seen(p).Wall > 0
+}
+
+// seen gives what this life of the nucleus knows of its own calls to a provider.
+func (a *accounts) seen(p peer.ID) gossip.Seen { return seenOf(a.n.caller.Spent(p, time.Now())) }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p"
+	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/ledger"
@@ -94,15 +95,21 @@ func TestShows(t *testing.T) {
 // testAccounts gives the accounts of a host that has nothing but a ledger.
 func testAccounts(t *testing.T, key ed25519.PrivateKey) *accounts {
 	t.Helper()
+	return accountsIn(t, key, t.TempDir())
+}
+
+// accountsIn is testAccounts with a ledger that is in dir, or comes there.
+func accountsIn(t *testing.T, key ed25519.PrivateKey, dir string) *accounts {
+	t.Helper()
 	prices, err := ledger.LoadPrices(ledger.PriceVersion)
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, err := ledger.OpenDir(t.TempDir())
+	files, err := ledger.OpenDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &accounts{net: ledger.NetOf("test"), self: ledger.KeyOf(key), key: key, prices: prices, energy: newEnergy(t.TempDir(), t.TempDir(), 1, prices)}
+	a := &accounts{log: zap.NewNop(), lenders: map[ledger.Key]*lender{}, net: ledger.NetOf("test"), self: ledger.KeyOf(key), key: key, prices: prices, energy: newEnergy(t.TempDir(), t.TempDir(), 1, prices)}
 	if a.led, _, err = ledger.Open(ledger.Config{Net: a.net, Self: a.self}, files, time.Now()); err != nil {
 		t.Fatal(err)
 	}

@@ -269,6 +269,10 @@ func (lk *link) clock() (now time.Time) {
 	return now
 }
 
+// Meter gives what this host has asked of peers, by the text of their peer ID. Whoever ticks it has nothing to divide:
+// Spent{}.
+func (c *Caller) Meter() *Meter { return c.links.meter }
+
 // Spent gives what this host has asked of peers: calls and the time that it has waited for them.
 func (c *Caller) Spent(p peer.ID, now time.Time) Usage { return c.links.meter.Of(p.String(), now) }
 
