@@ -20,14 +20,17 @@ import (
 
 // debtor is a host that has called.
 type debtor struct {
-	peer    peer.ID
-	key     ledger.Key
-	base    ledger.Receipt // the total to which what it uses in this nucleus's life is added
-	signed  uint64         // credit that it has signed for
-	tried   time.Time      // to have it sign
-	refused error          // why it has not; nil: it has, or was not asked
-	failed  int            // bills in a row that did not arrive, or their answer
-	sent    []uint64       // credit of the bills of this nucleus since the last receipt, and of that
+	peer      peer.ID
+	key       ledger.Key
+	base      ledger.Receipt // the total to which what it uses in this nucleus's life is added
+	from      call.Usage     // of that, what epochs before this one have
+	signed    uint64         // credit that it has signed for, in this epoch
+	earlier   uint64         // and in those before
+	tried     time.Time      // to have it sign
+	refused   error          // why it has not; nil: it has, or was not asked
+	refusedAt time.Time      // since when
+	failed    int            // bills in a row that did not arrive, or their answer
+	sent      []uint64       // credit of the bills of this nucleus since the last receipt, and of that
 }
 
 // maxSent bounds debtor.sent.
@@ -52,7 +55,7 @@ const (
 )
 
 // answered notes what became of a bill, and says whether the caller refuses from now on.
-func (d *debtor) answered(err error, connected bool) (refuses bool) {
+func (d *debtor) answered(now time.Time, err error, connected bool) (refuses bool) {
 	before := d.refused
 	switch {
 	case err == nil:
@@ -64,7 +67,10 @@ func (d *debtor) answered(err error, connected bool) (refuses bool) {
 			d.refused = err
 		}
 	}
-	return before == nil && d.refused != nil
+	if refuses = before == nil && d.refused != nil; refuses {
+		d.refusedAt = now
+	}
+	return refuses
 }
 
 // lineFailed says whether a bill has got no answer, or that there is none now.
@@ -116,13 +122,7 @@ func (a *accounts) owes(who string) *debtor {
 		if a.credit != nil && *a.credit != key && *a.credit != a.self {
 			d.base.Beneficiary = a.credit
 		}
-		reg := a.register(d.base.RegKey())
-		for _, s := range []*ledger.Signed{reg.Ack, reg.Claim} {
-			if s != nil {
-				d.base = above(d.base, s.Receipt)
-			}
-		}
-		d.signed = reg.Credit()
+		d.base, d.signed, d.earlier = a.newest(d.base)
 		return d
 	}()
 	a.debtors[who] = d
@@ -136,7 +136,7 @@ func (a *accounts) register(k ledger.RegKey) (r ledger.Register) {
 
 // total gives what a caller owes in all.
 func (a *accounts) total(d *debtor, u call.Usage, now time.Time) (ledger.Receipt, *ledger.Signed, error) {
-	r := d.base
+	r, u := d.base, d.used(u)
 	r.N, r.Meter = d.base.N+u.Calls, gossip.Plus(d.base.Meter, meterOf(u))
 	r.Est, r.T = a.energy.source(), uint64(now.UnixMilli())
 	acked := a.register(r.RegKey()).Ack
@@ -154,7 +154,8 @@ func (a *accounts) bill(ctx context.Context, now time.Time) {
 		if d == nil || a.billing[who] {
 			continue
 		}
-		total := gossip.Plus(d.base.Meter, meterOf(u))
+		a.renew(d, u, now)
+		total := gossip.Plus(d.base.Meter, meterOf(d.used(u)))
 		credit, err := a.prices.Credit(&total)
 		if err != nil {
 			continue // the register is full: nothing more is credited
@@ -171,7 +172,7 @@ func (a *accounts) bill(ctx context.Context, now time.Time) {
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			delete(a.billing, who)
-			if d.answered(err, a.n.host.Network().Connectedness(d.peer) != network.NotConnected) {
+			if d.answered(time.Now(), err, a.n.host.Network().Connectedness(d.peer) != network.NotConnected) {
 				a.log.Info("a caller does not sign for what it has used: it is served with the newcomers when others wait",
 					zap.Stringer("peer", d.peer), zap.Error(err))
 			}
@@ -182,7 +183,7 @@ func (a *accounts) bill(ctx context.Context, now time.Time) {
 // window gives how much a caller may use before it signs: no more than half of what the windows let through of what it
 // is owed, or it would lose its place until the ten seconds are over. a.mu is held.
 func (a *accounts) window(d *debtor, unsigned uint64) uint64 {
-	w := ledger.Window(d.signed)
+	w := ledger.Window(d.signed + d.earlier)
 	if s := a.led.Standing(d.key, unsigned); s.Residual > 0 && unsigned > 0 {
 		w = min(w, s.Room+unsigned)
 	}

@@ -43,7 +43,7 @@ func TestLineIsNoRefusal(t *testing.T) {
 	d := &debtor{}
 	step := func(what string, err error, connected, refuses bool, pause time.Duration) {
 		t.Helper()
-		d.answered(err, connected)
+		d.answered(time.Now(), err, connected)
 		if (d.refused != nil) != refuses || d.pause() != pause {
 			t.Errorf("%s: refused %v, the next bill after %v", what, d.refused, d.pause())
 		}

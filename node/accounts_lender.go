@@ -57,16 +57,13 @@ func (l *lender) since(but *ledger.RegKey) (m ledger.Meter) {
 // counted is a register of a lender's: what was signed before this nucleus counted, and what is now.
 type counted struct{ before, signed ledger.Receipt }
 
-// maxRegisters bounds the registers of one lender: it chooses them, by beneficiary and epoch, and needs one.
-const maxRegisters = 16
-
 // check says whether a bill is signed. acked is the newest receipt of its register that this host has signed, and
 // seen what this life knows of its calls to the lender: of all, whatever register they are billed in.
 func (l *lender) check(r *ledger.Receipt, acked *ledger.Signed, seen gossip.Seen) error {
 	k := r.RegKey()
 	c := l.regs[k]
 	if c == nil {
-		if len(l.regs) >= maxRegisters {
+		if len(l.regs) >= gossip.MaxRegisters {
 			return cellproto.Errorf("check bill", cellproto.Denied, "it is of one more register, after %d others", len(l.regs))
 		}
 		c = &counted{}

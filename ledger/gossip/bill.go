@@ -55,6 +55,10 @@ type Seen struct {
 	Elsewhere ledger.Meter
 }
 
+// MaxRegisters is how many registers one provider may bill in, in the life of a consumer's nucleus: it chooses them, by beneficiary and
+// epoch, and needs one, and another where one has ended.
+const MaxRegisters = 16
+
 // What a consumer takes a provider's word for.
 const (
 	maxCores  = 64       // that one call may keep busy

@@ -24,6 +24,15 @@ type Usage struct {
 	Energy uint64 // µWh
 }
 
+// Less gives what was used since before; what would be below nothing is nothing.
+func (u Usage) Less(before Usage) Usage {
+	less := func(a, b uint64) uint64 { return a - min(a, b) }
+	return Usage{
+		Calls: less(u.Calls, before.Calls), CPU: less(u.CPU, before.CPU), Wall: less(u.Wall, before.Wall), RAM: less(u.RAM, before.RAM),
+		In: less(u.In, before.In), Out: less(u.Out, before.Out), Energy: less(u.Energy, before.Energy),
+	}
+}
+
 // gauge counts the calls of one peer.
 type gauge struct {
 	// flight has in its low flightBits how many calls are in flight, and above that the sum, in ns and
