@@ -22,7 +22,7 @@ const (
 	tabMark   = 0x01
 )
 
-func isLocal(data []byte) bool { return len(data) > 0 && data[0] <= tabMark }
+func isLocal(data []byte) bool { return len(data) > 0 && data[0] <= giftMark }
 
 // maxTabs bounds the providers that are remembered.
 const maxTabs = 4096
@@ -83,8 +83,11 @@ func tabSlot(p Key) Hash { return bodyID(append([]byte("tab"), p[:]...)) }
 
 // loadLocal takes in a record that only this store reads.
 func (l *Ledger) loadLocal(data []byte) (Hash, bool) {
-	if data[0] == tabMark {
+	switch data[0] {
+	case tabMark:
 		return l.loadTab(bytes.Clone(data[1:]))
+	case giftMark:
+		return l.loadGift(data[1:])
 	}
 	return l.loadDraft(data[1:])
 }

@@ -124,6 +124,7 @@ func (o *account) keep(ctx context.Context, now time.Time) {
 	case d.Revoked || !due && !fresh:
 	case o.atHome():
 		o.renew(ctx, now)
+		o.mend(ctx, now)
 		if !fresh && (s.Len > 0 || taken || o.credited()) { // on its own a home cell needs no log
 			o.attempted(now, o.begin(ctx, now))
 		}
@@ -133,6 +134,24 @@ func (o *account) keep(ctx context.Context, now time.Time) {
 		}
 	default:
 		o.attempted(now, o.join(ctx, now))
+	}
+}
+
+// mend signs donations anew that are void, since they were made before and after a backup was restored.
+func (o *account) mend(ctx context.Context, now time.Time) {
+	for _, v := range o.a.led.Voids() {
+		err := o.ready(ctx, "sign a donation anew", nil)
+		var c *ledger.SignedCheque
+		if err == nil {
+			c, err = o.a.led.Renew(now, v, o.keys.inForce())
+		}
+		if err != nil {
+			o.a.log.Warn("a donation is void, and cannot be made anew", zap.String("to", textOf(v.To)), zap.Uint64("uwh", v.UWH), zap.Error(err))
+			continue
+		}
+		o.a.log.Info("a donation that was void is made anew", zap.String("to", textOf(v.To)), zap.Uint64("uwh", v.UWH))
+		o.a.publishCheque(c)
+		o.meet(v.To)
 	}
 }
 

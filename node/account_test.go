@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -74,4 +75,52 @@ func TestLostLogIsNotBegunAgain(t *testing.T) {
 			t.Errorf("it does not go on from the log: %v, %d entries", err, o.state(o.id).Len)
 		}
 	})
+}
+
+// A home cell from a backup makes a donation good that was void, once it hears what it had signed before.
+func TestVoidDonationIsMadeAnew(t *testing.T) {
+	home, backup := t.TempDir(), t.TempDir()
+	o := openHome(t, home, nil)
+	to := o.a.self // whom there is no need to look for
+	now := time.Now()
+	give := func(o *account, uwh uint64) []byte {
+		t.Helper()
+		now = now.Add(time.Second)
+		c, err := o.a.led.SignCheque(now, o.id, to, uwh, "", o.keys.inForce())
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := c.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	give(o, 500)
+	dir := filepath.Join(home, ledgerDir)
+	if err := os.CopyFS(backup, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	lost := give(o, 200)
+	if err := errors.Join(o.a.led.Close(), os.RemoveAll(dir), os.CopyFS(dir, os.DirFS(backup))); err != nil {
+		t.Fatal(err)
+	}
+	o = openHome(t, home, nil)
+	o.networked(t)
+	give(o, 100)
+	if err := o.told(lost); err != nil {
+		t.Fatal(err)
+	}
+	if v := o.a.led.Voids(); len(v) != 1 || v[0].UWH != 100 {
+		t.Errorf("void: %+v", v)
+	}
+	o.mend(t.Context(), now)
+	o.a.led.View(func(b *ledger.Book) {
+		if c := b.Cheque(o.id, to); c.Credit != 800 || c.N != 3 {
+			t.Errorf("%d µWh in %d donations", c.Credit, c.N)
+		}
+	})
+	if v := o.a.led.Voids(); len(v) != 0 {
+		t.Errorf("void still: %+v", v)
+	}
 }

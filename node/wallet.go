@@ -55,6 +55,14 @@ func (a *accounts) wallet() ctl.Wallet {
 		}
 		w.Donations = donations(b, func(c *ledger.SignedCheque) bool { return c.Donor == a.own.id || b.Owner(c.To) == a.own.id })
 	})
+	void := a.led.Voids()
+	for i := range w.Donations {
+		for _, v := range void {
+			if row := &w.Donations[i]; row.From == textOf(v.Donor) && row.To == textOf(v.To) {
+				row.Void = v.UWH
+			}
+		}
+	}
 	if w.GivenUWH > w.TakenUWH {
 		w.Priority = "earned"
 	}
