@@ -3,6 +3,7 @@ package node
 import (
 	"crypto/ed25519"
 	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -178,4 +179,50 @@ func TestTabsAreWrittenSeldom(t *testing.T) {
 	if got := size() - empty; got == 0 || got > 10*130 {
 		t.Errorf("100 s of calls to one provider have %d bytes", got)
 	}
+}
+
+// What it takes to remember 50 providers that are all being called, a second: in processor time.
+func TestTabsFigure(t *testing.T) {
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := testAccounts(t, key)
+	const providers, seconds = 50, 2000
+	spent := map[string]call.Usage{}
+	for range providers {
+		pub, _, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := peerOf(ledger.Key(pub))
+		if err != nil {
+			t.Fatal(err)
+		}
+		spent[p.String()] = call.Usage{}
+	}
+	now, begin := time.Now(), processorTime(t)
+	for range seconds {
+		now = now.Add(time.Second)
+		for who, u := range spent {
+			u.Wall += uint64(time.Second)
+			spent[who] = u
+		}
+		a.keepTabs(now, spent, false)
+	}
+	each := (processorTime(t) - begin) / seconds
+	t.Logf("50 providers take %v a second: %.4f %% of a processor (goal 0.1)", each, 100*each.Seconds())
+	if each > 3*time.Millisecond { // of a busy machine
+		t.Error("more than that")
+	}
+}
+
+// processorTime is what this process has used.
+func processorTime(t *testing.T) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"fmt"
 	"math"
 	"net/http"
 	"slices"
@@ -267,6 +268,19 @@ func (n *nucleus) ctlWalletExport(ctx context.Context, _ *http.Request, w *ctl.W
 	return nil, err
 }
 
+// damage says what of the ledger's files was not as it had been written, or "".
+func (a *accounts) damage() string {
+	switch {
+	case a.report == nil:
+		return ""
+	case len(a.report.Damaged) > 0:
+		return fmt.Sprintf("a part was damaged and is put aside (%s); what it had comes back from those who signed it", strings.Join(a.report.Damaged, ", "))
+	case a.report.Truncated > 0:
+		return fmt.Sprintf("%d bytes at its end were not whole, as after a crash; what they had comes back from those who signed it", a.report.Truncated)
+	}
+	return ""
+}
+
 // checkLedger says whether the ledger is well.
 func (n *nucleus) checkLedger() ctl.Check {
 	const name = "ledger"
@@ -282,11 +296,8 @@ func (n *nucleus) checkLedger() ctl.Check {
 			"this host was revoked: others take nothing from it any more")
 	}
 	peers, groups := a.groups()
-	if bad := a.report.Damaged; len(bad) > 0 {
-		return good(name, "a part was damaged and is put aside (%s); what it had comes back from those who signed it", bad)
-	}
-	if cut := a.report.Truncated; cut > 0 {
-		return good(name, "%d bytes at its end were not whole, as after a crash; what they had comes back from those who signed it", cut)
+	if text := a.damage(); text != "" {
+		return good(name, "%s", text)
 	}
 	return good(name, "%d neighbours in %d networks; %d of %d wanted", peers, groups, min(peers, minNeighbours), minNeighbours)
 }
