@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/signed"
 	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/node/call"
 	"github.com/celldnet/celld/node/race"
@@ -327,12 +328,18 @@ func (n *nucleus) ctlDescribe(ctx context.Context, r *http.Request, _ *ctl.Write
 		return nil, err
 	}
 	out := ctl.Description{Schema: schema.Canonical()}
-	id, published, err := n.caller.Resolve(ctx, target)
-	if err != nil || !published {
+	dir, id, err := n.caller.Where(ctx, target)
+	if err != nil {
 		return out, err
 	}
+	m := (*signed.Manifest)(nil)
+	if id.Defined() {
+		m = n.caller.Known(id)
+	} else if m, id = publishedIn(dir); m == nil || m.SchemaHash != schema.Hash() {
+		return out, nil // what is there now was never published
+	}
 	out.CID = id.String()
-	if m := n.caller.Known(id); m != nil {
+	if m != nil {
 		out.Version = m.Version
 	}
 	return out, nil

@@ -1,35 +1,20 @@
 package node
 
 import (
-	"crypto/rand"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/node/call"
 )
 
-func randomPeer(t *testing.T) peer.ID {
-	t.Helper()
-	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, err := peer.IDFromPrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
-}
-
 // What others say comes after what was seen, once for each caller, and never about what the cell never had.
 func TestJoin(t *testing.T) {
 	had, never := cellproto.SchemaHash{1}, cellproto.SchemaHash{2}
-	self, seen, far, mirror, other := randomPeer(t), randomPeer(t), randomPeer(t), randomPeer(t), randomPeer(t)
+	self, seen, far, mirror, other := newPeer(t), newPeer(t), newPeer(t), newPeer(t), newPeer(t)
 	now := time.Unix(1_000_000, 0)
 	before := []call.Used{{Schema: had, Users: []call.User{{Who: "uid:7 " + seen.String(), Says: true, Last: now}}}}
 	used := join(before, []said{

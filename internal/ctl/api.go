@@ -345,7 +345,7 @@ type VersionDetail struct {
 
 // Description is what a target is now.
 type Description struct {
-	CID     string          `json:"cid,omitempty"`     // of the manifest; "": it is not published, or called by its directory
+	CID     string          `json:"cid,omitempty"`     // of the manifest; "": what is there now is not published
 	Version string          `json:"version,omitempty"` // of the manifest
 	Schema  json.RawMessage `json:"schema"`
 }
