@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"go.uber.org/zap"
@@ -142,7 +143,7 @@ func (s *survey) find(ctx context.Context) <-chan dht.Provider {
 
 func (s *survey) ask(ctx context.Context, info peer.AddrInfo) ([]call.Claim, error) {
 	n := s.n
-	if err := n.host.Connect(ctx, info); err != nil {
+	if err := n.host.Connect(network.WithAllowLimitedConn(ctx, "cell callers"), info); err != nil {
 		return nil, cellproto.Errorf("connect to "+info.ID.String(), cellproto.Unavailable, "%w", err)
 	}
 	question, err := signed.SealQuestion(signed.Question{

@@ -81,6 +81,7 @@ func TestCallerOfAMirrorIsNamed(t *testing.T) {
 	maths.Edit(`version = "1.0.0"`, `version = "1.1.0"`)
 	named := func(r Result) {
 		t.Helper()
+		t.Log(r.Stderr)
 		if r.Code == 0 || !strings.Contains(r.Stderr, who) || !strings.Contains(r.Stderr, "says "+by) || !strings.Contains(r.Stderr, "--seen") {
 			t.Errorf("exit code %d; want one that names %s\n%s", r.Code, who, r.Stderr)
 		}
