@@ -3,6 +3,7 @@ package sandbox
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 )
 
@@ -27,5 +28,25 @@ func TestPoolV2IsFoundFromTheLeaf(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(leaf, "*", "")); len(left) != 0 {
 		t.Errorf("in the leaf are %v", left)
+	}
+}
+
+// The kernel has groups below one that both holds processes and divides what it has take none: the one of a shell or a
+// service, in which others are too, is left as it is, and a process that is alone moves down first.
+func TestGroupWithProcessesIsNotDivided(t *testing.T) {
+	me := strconv.Itoa(os.Getpid())
+	for name, procs := range map[string]string{"others": me + "\n1\n", "another one": "1\n"} {
+		dir := t.TempDir()
+		for file, text := range map[string]string{"cgroup.type": "domain\n", "cgroup.procs": procs, "cgroup.subtree_control": ""} {
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if delegate(dir) {
+			t.Errorf("with %s in it, it is divided", name)
+		}
+		if text, err := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control")); err != nil || len(text) != 0 {
+			t.Errorf("with %s in it, the groups below it have %s, %v", name, text, err)
+		}
 	}
 }
