@@ -161,7 +161,7 @@ func delegate(dir string) bool {
 	}
 	all := true
 	for _, name := range controllers() {
-		all = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+name), 0) == nil && all
+		all = turnOn(dir, name) == nil && all
 	}
 	return all
 }
