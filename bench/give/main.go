@@ -35,6 +35,7 @@ type options struct {
 	only            string
 	rounds          int
 	busy            string // the owner's mark
+	ask, events     string // of desktop
 	phase           string // what is measured now
 }
 
@@ -52,6 +53,8 @@ func main() {
 	flag.StringVar(&o.only, "only", "caps,work,pauses,start,idle", "what is measured")
 	flag.IntVar(&o.rounds, "rounds", 4, "of the owner's work")
 	flag.StringVar(&o.busy, "busy", "70%", "the load of others above which is paused")
+	flag.StringVar(&o.ask, "ask", "", "a `file` that desktop writes to what is to happen")
+	flag.StringVar(&o.events, "events", "lid,battery,low,metered,input", "what happens in desktop")
 	flag.Parse()
 	err := o.run()
 	if err != nil {
@@ -71,7 +74,7 @@ func (o options) run() (err error) {
 	for _, m := range []struct {
 		name string
 		do   func(options) error
-	}{{"caps", options.caps}, {"work", options.ownWork}, {"pauses", options.pauses}, {"start", options.starts}, {"idle", options.idle}} {
+	}{{"caps", options.caps}, {"work", options.ownWork}, {"pauses", options.pauses}, {"start", options.starts}, {"idle", options.idle}, {"desktop", options.desktop}} {
 		if !slices.Contains(strings.Split(o.only, ","), m.name) {
 			continue
 		}
@@ -214,7 +217,7 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // idle measures a nucleus that gives, and to which nobody comes.
 func (o options) idle() error {
-	m, err := o.machine("owner", "")
+	m, err := o.machine("owner", "", loopback)
 	if err != nil {
 		return err
 	}
