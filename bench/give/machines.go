@@ -154,7 +154,8 @@ func (m *machine) until(what string, ok func(ctl.Giving) bool) error {
 		select {
 		case <-time.After(250 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("still not: %s: running %v, why %q, used %+v, hosted %+v", what, last.Running, last.Why, last.Used, last.Hosted)
+			return fmt.Errorf("still not: %s: running %v, why %q, used %+v, hosted %+v, sensors %+v",
+				what, last.Running, last.Why, last.Used, last.Hosted, last.Sensors)
 		}
 	}
 }

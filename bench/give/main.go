@@ -35,6 +35,7 @@ type options struct {
 	only            string
 	rounds          int
 	busy            string // the owner's mark
+	slow            bool   // the machine is emulated
 	ask, events     string // of desktop
 	phase           string // what is measured now
 }
@@ -53,6 +54,7 @@ func main() {
 	flag.StringVar(&o.only, "only", "caps,work,pauses,start,idle", "what is measured")
 	flag.IntVar(&o.rounds, "rounds", 4, "of the owner's work")
 	flag.StringVar(&o.busy, "busy", "70%", "the load of others above which is paused")
+	flag.BoolVar(&o.slow, "slow", false, "the machine is emulated: what has ended may take long to be gone")
 	flag.StringVar(&o.ask, "ask", "", "a `file` that desktop writes to what is to happen")
 	flag.StringVar(&o.events, "events", "lid,battery,low,metered,input", "what happens in desktop")
 	flag.Parse()
@@ -131,13 +133,21 @@ func (o options) strangers() (*sandbox.Pool, func() (int, error), error) {
 		if err != nil {
 			err = fmt.Errorf("the host had ended by itself: %w", err)
 		}
-		return leftIn(pool), err
+		return leftIn(pool, o.goneIn()), err
 	}, nil
 }
 
-// leftIn waits for a pool to be empty and removes it. It gives how many processes are in it two seconds on.
-func leftIn(pool *sandbox.Pool) (left int) {
-	for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+// goneIn is how long processes that were killed may take to be gone: what is killed at a cap ends within it.
+func (o options) goneIn() time.Duration {
+	if o.slow {
+		return 30 * time.Second
+	}
+	return 2 * time.Second
+}
+
+// leftIn waits for a pool to be empty and removes it. It gives how many processes are in it that long on.
+func leftIn(pool *sandbox.Pool, long time.Duration) (left int) {
+	for deadline := time.Now().Add(long); ; time.Sleep(10 * time.Millisecond) {
 		left = 0
 		for _, dir := range pool.Groups() {
 			left += processesBelow(dir)
