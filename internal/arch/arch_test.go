@@ -72,7 +72,7 @@ var table = []line{
 	{4, "cmd/cellctl/gen", "cellproto cellproto/wire", none}, // pure
 
 	{5, "examples/...", "cellproto cellproto/cell", free},
-	{5, "bench/...", "0 1 2 3 bench/load cmd/cellctl/gen", everything},
+	{5, "bench/...", "0 1 2 3 bench/load cmd/cellctl/gen internal/celltest/netdelay", everything},
 	{5, "internal/celltest/...", "0 1 2 3", everything},
 	{5, "internal/arch", none, none},
 }
