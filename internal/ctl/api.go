@@ -119,6 +119,8 @@ type Status struct {
 	LastError string `json:"last_error,omitempty"` // why it does not run, if something is wrong with it
 	LastHint  string `json:"last_hint,omitempty"`
 	Ledger    string `json:"ledger_error,omitempty"` // why what is given and taken is not written down
+	// LedgerDamage says what of the ledger's files was not as it had been written when the nucleus started.
+	LedgerDamage string `json:"ledger_damage,omitempty"`
 	// LedgerEntries says what became of entries that peers have sent, by kind: stored, stale, forged, flooding, ...
 	LedgerEntries map[string]uint64 `json:"ledger_entries,omitempty"`
 	LogCut        uint64            `json:"log_cut,omitempty"`      // bytes that it printed past 64 KiB/s
