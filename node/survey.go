@@ -45,7 +45,7 @@ type survey struct {
 	list  *askList
 	begun int // peers that were asked, whatever they are
 
-	asked, silent int // peers; silent: they know the protocol, or provide the cell, and have not answered
+	asked, silent int // peers; silent: they may know, and have not said it
 }
 
 // surveyed is what a peer has answered.
@@ -155,11 +155,11 @@ func (s *survey) ask(ctx context.Context, info peer.AddrInfo) ([]call.Claim, err
 	return call.AskCallers(ctx, n.host, info.ID, question)
 }
 
-// heard takes an answer. One who has nothing to do with the cell, or knows no such question, is none of those asked.
+// heard takes an answer. One who has nothing to do with the cell is none of those asked.
 func (s *survey) heard(a surveyed) (all []said) {
 	s.list.heard(a.err == nil)
 	switch kind := cellproto.KindOf(a.err); {
-	case kind == cellproto.NotFound || kind == cellproto.Unsupported:
+	case kind == cellproto.NotFound:
 		return nil
 	case a.err != nil:
 		s.n.log.Debug("a peer does not say who calls", zap.Stringer("peer", a.by), zap.Error(a.err))

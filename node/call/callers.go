@@ -94,8 +94,8 @@ func ServeCallers(s network.Stream, answer func(q *signed.Question, owner peer.I
 	return werr
 }
 
-// AskCallers puts a question that names both hosts to a peer. Its errors have the kind that the peer says, Unsupported for
-// one that does not know the protocol, and Timeout or Unavailable for one that does not answer.
+// AskCallers puts a question that names both hosts to a peer. Its errors have the kind that the peer says, and
+// Timeout or Unavailable for one that does not answer, or does not know the protocol.
 func AskCallers(ctx context.Context, h host.Host, to peer.ID, question []byte) ([]Claim, error) {
 	op := "ask " + to.String() + " who calls"
 	ctx, cancel := context.WithTimeout(ctx, callersTimeout)
