@@ -47,6 +47,7 @@ var table = []line{
 	{0, "cellproto/signed", "cellproto", "github.com/fxamacker/cbor/v2 github.com/ipfs/go-cid github.com/libp2p/go-libp2p/core github.com/multiformats"},
 	{0, "internal/addrgroup", none, "github.com/multiformats/go-multiaddr"},
 	{0, "internal/ctl", none, none},
+	{0, "internal/rawtcp", "cellproto", "github.com/libp2p/go-libp2p/core github.com/libp2p/go-libp2p/p2p/transport github.com/multiformats"},
 
 	{1, "dht", "0", free},
 	{1, "dht/content", "0", free},
