@@ -140,7 +140,7 @@ func (m *machine) give() error {
 
 // until waits until the giving is so.
 func (m *machine) until(what string, ok func(ctl.Giving) bool) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*patience)
 	defer cancel()
 	var last ctl.Giving
 	for {
@@ -154,8 +154,8 @@ func (m *machine) until(what string, ok func(ctl.Giving) bool) error {
 		select {
 		case <-time.After(250 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("still not: %s: running %v, why %q, used %+v, hosted %+v, sensors %+v",
-				what, last.Running, last.Why, last.Used, last.Hosted, last.Sensors)
+			return fmt.Errorf("still not: %s: running %v, why %q, used %+v, hosted %+v, sensors %+v, looked at %v",
+				what, last.Running, last.Why, last.Used, last.Hosted, last.Sensors, last.Looked)
 		}
 	}
 }
