@@ -246,9 +246,10 @@ func (l *links) connect(ctx context.Context, info peer.AddrInfo) error {
 	if at := l.reachedAt(info.ID); at != nil && l.host.Network().Connectedness(info.ID) == network.NotConnected {
 		first, cancel := context.WithTimeout(ctx, alone)
 		err := l.host.Connect(first, peer.AddrInfo{ID: info.ID, Addrs: []multiaddr.Multiaddr{at}})
+		late := first.Err() != nil
 		cancel()
-		if err == nil {
-			return nil
+		if err == nil || !late && len(info.Addrs) == 1 && info.Addrs[0].Equal(at) { // it was refused: libp2p does not dial it again at once
+			return err
 		}
 	}
 	return l.host.Connect(ctx, info)
