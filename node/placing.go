@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/signed"
 	"github.com/celldnet/celld/mirror"
 	"github.com/celldnet/celld/mirror/offer"
 )
@@ -27,8 +28,12 @@ const (
 	donorsTime = 6 * time.Second
 	// donorsSettle is how long after the first yes others may still give theirs: they may be nearer.
 	donorsSettle = 400 * time.Millisecond
-	// donorTime is how long one donor may take, so that another one still can.
+	// donorTime is how long one donor may take at most, so that another one still can.
 	donorTime = placeTimeout / 2
+	// donorStart is what it may take besides fetching the program, and donorRate how fast it fetches that at least, in
+	// bytes a second. What it tells meanwhile costs it nothing, and does not count.
+	donorStart = 30 * time.Second
+	donorRate  = 512 << 10
 	// maxAsked is how many peers are asked about one cell, and maxAskedNear how many of one network.
 	maxAsked     = 16
 	maxAskedNear = 4
@@ -39,13 +44,14 @@ var errNotNeeded = errors.New("the objective is met")
 
 // pursuit is the making of one copy.
 type pursuit struct {
-	p     *placer
-	cell  cid.Cid
-	c     *placement
-	log   *zap.Logger
-	offer offer.Offer
-	talks map[cellproto.PeerID]*offer.Talk // of those who have said yes
-	known []cellproto.PeerID               // providers that answered before there was a copy
+	p        *placer
+	cell     cid.Cid
+	c        *placement
+	log      *zap.Logger
+	offer    offer.Offer
+	manifest *signed.Manifest                 // of the cell that is offered
+	talks    map[cellproto.PeerID]*offer.Talk // of those who have said yes
+	known    []cellproto.PeerID               // providers that answered before there was a copy
 }
 
 // pursue makes a copy, wherever mirror.Decide says, until there is one or nothing more can be done.
@@ -181,6 +187,9 @@ func (t *pursuit) ask(ctx context.Context) error {
 	t.say("asking donors near by")
 	src, err := t.p.n.caller.Sources(ctx, t.cell.String())
 	if err != nil {
+		return err
+	}
+	if t.manifest, err = signed.OpenManifest(t.cell, src.Block); err != nil {
 		return err
 	}
 	t.offer = offer.Offer{Cell: t.cell, Block: src.Block, Providers: src.From}
@@ -336,7 +345,7 @@ func (t *pursuit) placeAt(ctx context.Context, donor cellproto.PeerID) error {
 	delete(t.talks, donor)
 	defer talk.Close()
 	t.say("a donor " + talk.RTT.Round(10*time.Microsecond).String() + " away takes it")
-	ctx, cancel := context.WithTimeout(ctx, donorTime)
+	ctx, cancel := context.WithTimeout(ctx, timeToTake(t.manifest))
 	defer cancel()
 	info, err := talk.Take(ctx, func(text string) { t.say("the donor: " + text) })
 	if err != nil {
@@ -355,6 +364,18 @@ func (t *pursuit) placeAt(ctx context.Context, donor cellproto.PeerID) error {
 	n.vouch(talk.Donor, info)
 	n.caller.Suggest(t.cell, info, "mirror")
 	return nil
+}
+
+// timeToTake is how long a donor may take for a cell: what its largest program takes, or, if that is to be built, donorTime.
+func timeToTake(m *signed.Manifest) time.Duration {
+	if len(m.Artefacts) == 0 {
+		return donorTime
+	}
+	var most int64
+	for _, a := range m.Artefacts {
+		most = max(most, a.Size)
+	}
+	return min(donorStart+time.Duration(float64(most)/donorRate*float64(time.Second)), donorTime)
 }
 
 // vouch lets a peer be dialed at the private address of one that is connected there, since it is on the same machine.

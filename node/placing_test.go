@@ -110,3 +110,24 @@ func mh(text string) multihash.Multihash {
 	}
 	return sum
 }
+
+// What a donor tells does not lengthen its time: that follows from what it has to fetch.
+func TestTimeToTake(t *testing.T) {
+	for _, c := range []struct {
+		sizes []int64
+		want  time.Duration
+	}{
+		{nil, donorTime}, // it is built
+		{[]int64{1}, donorStart},
+		{[]int64{5, 10 << 20, 7}, donorStart + 20*time.Second},
+		{[]int64{1 << 40}, donorTime},
+	} {
+		m := &signed.Manifest{}
+		for _, size := range c.sizes {
+			m.Artefacts = append(m.Artefacts, signed.Artefact{Size: size})
+		}
+		if got := timeToTake(m).Round(time.Second); got != c.want {
+			t.Errorf("%v: %v, want %v", c.sizes, got, c.want)
+		}
+	}
+}

@@ -25,6 +25,7 @@ type made struct {
 	key    string
 	fn     string
 	want   string // the version that was addressed; "": whatever the name stood for
+	direct bool   // to the program near the callers, at its address
 	at     time.Time
 	took   time.Duration
 	err    error
@@ -108,7 +109,7 @@ func (l *steadyLoad) call(caller, i int, at time.Time) {
 	}
 	a := l.aim.Load()
 	target := a.target
-	m.want = a.want
+	m.want, m.direct = a.want, target == nearCell
 	if versions := len(a.versions); versions > 0 && i%5 == 1 {
 		names := make([]string, 0, versions)
 		for v := range a.versions {

@@ -21,6 +21,9 @@ import (
 	"github.com/celldnet/celld/internal/ctl"
 )
 
+// nearCell is what the callers call the program on the donor that they reach by its address.
+const nearCell = "near"
+
 // How far apart the machines are, one way.
 const (
 	farAway  = 30 * time.Millisecond   // 60 ms there and back
@@ -45,6 +48,8 @@ type scenario struct {
 	near                   *Cell   // the same program, unpublished, on the donor: what a direct call takes
 	original, second       *Cell
 	v1, v2                 ctl.Published
+
+	compared struct{ from, to time.Time } // when calls were compared with direct ones
 
 	load  *steadyLoad
 	began time.Time
@@ -142,7 +147,7 @@ func (s *scenario) prepare(p pace) {
 	s.say("far publishes version %s as %s", s.v1.Version, s.v1.CID)
 	s.backup()
 
-	s.near = s.donor.cell("near", s.toml())
+	s.near = s.donor.cell(nearCell, s.toml())
 	s.near.copyFile(filepath.Join(s.original.Dir, "bin", "witness"), "bin/witness", 0o755)
 	s.near.Start()
 	addr := s.near.Status().Addrs[0]
@@ -151,7 +156,7 @@ func (s *scenario) prepare(p pace) {
 	}
 
 	for _, m := range s.callers {
-		c := m.cell("caller", fmt.Sprintf("[cell]\nname = \"caller\"\n\n[deps]\nwitness = %q\n\n[remote_cells]\nnear = %q\n", s.v1.IPNS, addr))
+		c := m.cell("caller", fmt.Sprintf("[cell]\nname = \"caller\"\n\n[deps]\nwitness = %q\n\n[remote_cells]\n%s = %q\n", s.v1.IPNS, nearCell, addr))
 		c.write(".cell-cache/slo.json", fmt.Sprintf(`{"max_p99_ms": %d, "clone_on_violation": true}`, wished), 0o600)
 		c.Start()
 		s.using = append(s.using, c)
@@ -201,20 +206,41 @@ func (s *scenario) copyTree(from, to string) {
 	}
 }
 
-// direct measures calls of the program on the donor, without any search.
+// Calls by the name and direct ones are measured by turns: so often, and for so long each.
+const (
+	turns    = 3
+	turnTime = 4 * time.Second
+)
+
+// compare has the load go by turns to the same program on the same donor, at its address (unconfined, not searched for, not
+// raced), and by the name again, which the copy answers. All else is the same: the callers, their rate, the functions, the
+// network, the minute.
+func (s *scenario) compare() {
+	usual := s.load.aim.Load()
+	s.compared.from = time.Now()
+	for range turns {
+		s.load.aim.Store(&aim{target: nearCell, want: "1.0.0"})
+		s.until(turnTime, nil)
+		s.load.aim.Store(usual)
+		s.until(turnTime, nil)
+	}
+	s.compared.to = time.Now()
+}
+
+// direct has each caller connect to the donor, and gives how long calls take while there is no load.
 func (s *scenario) direct() (calls []made) {
 	s.t.Helper()
 	for i := range 150 {
 		ctx, cancel := context.WithTimeout(context.Background(), Patience)
 		m := made{key: fmt.Sprintf("direct%d", i), at: time.Now()}
 		args := []byte(`{"key":"` + m.key + `"}`)
-		_, _, m.err = ask(ctx, s.using[0], ctl.UseRequest{Target: "near", Func: "look", Args: args})
+		_, _, m.err = ask(ctx, s.using[i%len(s.using)], ctl.UseRequest{Target: nearCell, Func: "look", Args: args})
 		cancel()
 		m.took = time.Since(m.at)
 		if m.err != nil {
 			s.t.Fatal(m.err)
 		}
-		if i >= 10 { // a connection is there
+		if i >= 10*len(s.using) { // a connection is there
 			calls = append(calls, m)
 		}
 		time.Sleep(time.Second / perSecond)
@@ -272,7 +298,7 @@ type pace struct {
 func (s *scenario) run(p pace) {
 	s.prepare(p)
 	direct := s.direct()
-	s.say("a direct call of a near cell: p50 %s, p99 %s", ms(percentile(direct, 50)), ms(percentile(direct, 99)))
+	s.say("a direct call of a near cell while there is no load: p50 %s, p99 %s", ms(percentile(direct, 50)), ms(percentile(direct, 99)))
 
 	s.began = time.Now()
 	s.shown = s.began
@@ -284,7 +310,7 @@ func (s *scenario) run(p pace) {
 	s.say("three callers begin, %d calls a second each", perSecond)
 	s.await(p, "served near by version 1", func() bool { return s.served(first.want, "1.0.0") })
 	s.until(p.calm, nil)
-	nearBy := time.Now()
+	s.compare()
 
 	s.cut(s.far, "the original is killed")
 	s.until(p.calm, nil)
@@ -304,7 +330,7 @@ func (s *scenario) run(p pace) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.report(calls, e, direct, nearBy)
+	s.report(calls, e, direct)
 }
 
 func (s *scenario) await(p pace, what string, ok func() bool) {

@@ -344,11 +344,11 @@ func FuzzAdvertReply(f *testing.F) {
 func TestMergeKeepsNewAddresses(t *testing.T) {
 	h, _ := newHost(t)
 	old := infoOf(h)
-	got := merge(old, peer.AddrInfo{ID: h.ID()})
+	got := merge(old, peer.AddrInfo{ID: h.ID()}, nil)
 	if len(got.Addrs) != len(old.Addrs) {
 		t.Errorf("addresses were lost: %v", got)
 	}
-	if again := merge(got, old); len(again.Addrs) != len(old.Addrs) {
+	if again := merge(got, old, nil); len(again.Addrs) != len(old.Addrs) {
 		t.Errorf("addresses were doubled: %v", again)
 	}
 }

@@ -104,6 +104,7 @@ type Caller struct {
 	place   func(cellproto.PeerID) (group string, local bool) // placeOf, but in tests
 	liars   atomic.Bool                                       // somebody may be banned for wrong answers
 	checks  atomic.Int32                                      // of spotCheck, under way
+	votes   atomic.Int64                                      // bytes of replies that quorums hold
 	checked atomic.Int64                                      // of spotCheck, begun
 }
 

@@ -19,7 +19,7 @@ const (
 // half of the time that is left, or either until its provider does not answer a ping, further candidates are
 // asked too, one after the other, and the first answer counts.
 func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, p *policy, tried *peerSet, now time.Time) attempt {
-	if p.idempotent && req.Body == nil {
+	if p.idempotent && (req.Body == nil || sharedBody(req) != nil) {
 		if _, ok := c.nextBest(r, tried); ok {
 			return c.callHedged(ctx, r, who, req, p, tried)
 		}
@@ -31,8 +31,8 @@ func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *ce
 // only the hedge needs, once somebody looks after the call.
 func (c *Caller) callHedged(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, p *policy, tried *peerSet) attempt {
 	first, cancelFirst := context.WithCancel(ctx)
-	h := &hedge{c: c, r: r, req: *req, p: p, tried: tried, who: who, asked: time.Now(), cancelFirst: cancelFirst}
-	timer := time.AfterFunc(p.look(ctx, who), func() { h.lookAfter(ctx) })
+	h := &hedge{c: c, r: r, req: *req, body: sharedBody(req), p: p, tried: tried, who: who, asked: time.Now(), cancelFirst: cancelFirst}
+	timer := time.AfterFunc(p.look(ctx, who, h.body != nil), func() { h.lookAfter(ctx) })
 	a := c.callPeer(first, r, who, req, time.Now())
 	if timer.Stop() || h.ended(p.final(&a)) {
 		return a.until(cancelFirst)
@@ -44,6 +44,7 @@ func (c *Caller) callHedged(ctx context.Context, r *remote, who race.Ranked, req
 		h.cancel()
 		return a
 	}
+	end(req)
 	if !b.mute { // else the race that follows finds out whether it is gone, or was busy for a moment
 		h.outrun(ctx, &b)
 	}
@@ -56,6 +57,7 @@ type hedge struct {
 	c           *Caller
 	r           *remote
 	req         cellproto.Request
+	body        *replay // of req; nil: it has none
 	p           *policy
 	tried       *peerSet
 	who         race.Ranked // who was asked first,
@@ -75,7 +77,7 @@ func (h *hedge) lookAfter(ctx context.Context) {
 		return
 	}
 	mute := h.bide(ctx)
-	if !h.asks() {
+	if !h.canAsk() || !h.asks() {
 		return
 	}
 	b := h.run(ctx)
@@ -88,7 +90,7 @@ func (h *hedge) lookAfter(ctx context.Context) {
 
 // bide waits until others may be asked, and says whether who was asked first was found to be silent.
 func (h *hedge) bide(ctx context.Context) (mute bool) {
-	for _, s := range h.p.stages(ctx, h.who) {
+	for _, s := range h.p.stages(ctx, h.who, h.body != nil) {
 		if h.awaitSilence(ctx, s.after-time.Since(h.asked)) {
 			return true
 		}
@@ -100,6 +102,15 @@ func (h *hedge) bide(ctx context.Context) (mute bool) {
 		h.c.work.Go(func() { h.c.isMute(h.c.ctx, h.r, h.who) })
 	}
 	return false
+}
+
+// canAsk says whether another provider could have all of the request.
+func (h *hedge) canAsk() bool {
+	if h.body == nil {
+		return true
+	}
+	_, ok := h.body.beside()
+	return ok
 }
 
 // pays takes a token for asking one more provider.
@@ -150,8 +161,8 @@ func (h *hedge) run(ctx context.Context) attempt {
 				h.tried.add(next.Peer)
 				open++
 				cancels[next.Peer] = h.ask(ctx, next, answers)
-				waited = !h.p.pure
-				timer.Reset(h.p.patience(ctx, next))
+				waited = !h.p.pure || h.body != nil
+				timer.Reset(h.p.patience(ctx, next, h.body != nil))
 			}
 		case a := <-answers:
 			open--
@@ -176,11 +187,22 @@ func (h *hedge) ask(ctx context.Context, who race.Ranked, answers chan<- attempt
 	ctx, cancel := context.WithCancel(ctx)
 	req := h.req
 	call := func() {
+		if h.body != nil {
+			body, ok := h.body.beside()
+			if !ok {
+				answers <- attempt{from: who, err: errBodyLost}
+				return
+			}
+			req.Body = body
+		}
 		a := h.c.callPeer(ctx, h.r, who, &req, time.Now())
 		if h.p.final(&a) && cellproto.KindOf(a.err) != cellproto.Canceled {
 			if a.counts = h.settled.CompareAndSwap(false, true); !a.counts {
 				a.discard()
 			}
+		}
+		if !a.counts {
+			end(&req)
 		}
 		answers <- a
 	}
@@ -250,10 +272,10 @@ type stage struct {
 }
 
 // stages gives them, one after the other, some of them twice. What is idempotent is not pure: to have it run twice may cost more
-// than time, and is the last resort.
-func (p *policy) stages(ctx context.Context, who race.Ranked) [3]stage {
+// than time, and is the last resort. So is to send a body twice; and who is sent one is silent until it has it.
+func (p *policy) stages(ctx context.Context, who race.Ranked, body bool) [3]stage {
 	last := stage{after: untilHalf(ctx), free: true}
-	if !p.pure {
+	if !p.pure || body {
 		return [3]stage{last, last, last}
 	}
 	late := stage{after: lateAfter(ctx, who)}
@@ -265,8 +287,8 @@ func (p *policy) stages(ctx context.Context, who race.Ranked) [3]stage {
 }
 
 // patience is how long the first of the stages lasts for one more provider, who may be asked late.
-func (p *policy) patience(ctx context.Context, who race.Ranked) time.Duration {
-	if p.pure {
+func (p *policy) patience(ctx context.Context, who race.Ranked, body bool) time.Duration {
+	if p.pure && !body {
 		return lateAfter(ctx, who)
 	}
 	return untilHalf(ctx)

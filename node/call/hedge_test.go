@@ -41,7 +41,7 @@ func TestStages(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), c.in)
 			defer cancel()
-			if got := c.p.stages(ctx, c.who); got != c.want {
+			if got := c.p.stages(ctx, c.who, false); got != c.want {
 				t.Errorf("%s: %+v, want %+v", name, got, c.want)
 			}
 		})

@@ -3,7 +3,9 @@ package call
 import (
 	"context"
 	"io"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -292,6 +294,63 @@ func TestSilentOnAnIdempotentCall(t *testing.T) {
 		}
 	}
 }
+
+// The same with a body that cannot be rewound, whether its provider takes it, or only its beginning.
+func TestSilentOnABody(t *testing.T) {
+	const size = cellproto.InitialWindow + 1000
+	for name, silence := range map[string]func(*cellproto.Inbound){
+		"reads it":  func(in *cellproto.Inbound) { _, _ = io.Copy(io.Discard, in.Body()); silent(in) },
+		"leaves it": silent,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			res, winner, err := askWithBody(t, silence, io.LimitReader(zeros{}, size))
+			if err != nil || res.Provider == winner {
+				t.Fatalf("%+v, %v", res, err)
+			}
+			if got := string(res.Reply.Payload); !strings.Contains(got, strconv.Itoa(size)) {
+				t.Errorf("it has counted %s, of %d bytes", got, size)
+			}
+		})
+	}
+}
+
+// What its caller has not sent all of is sent to nobody else: the silence is not the provider's.
+func TestSilentSender(t *testing.T) {
+	var asked atomic.Int64
+	source, sender := io.Pipe()
+	defer sender.Close()
+	go sender.Write([]byte("x"))
+	_, _, err := askWithBody(t, func(in *cellproto.Inbound) { asked.Add(1); _, _ = io.Copy(io.Discard, in.Body()); silent(in) }, source)
+	wantKind(t, err, cellproto.Timeout)
+	if n := asked.Load(); n != 1 {
+		t.Errorf("%d were asked", n)
+	}
+}
+
+// askWithBody calls three providers, the best of which, or with a pipe all of which, do something else than the function.
+func askWithBody(t *testing.T, instead func(*cellproto.Inbound), body io.Reader) (res *Result, winner string, err error) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 3, nil)
+	winner = string(c.remote(cell.id).decision.Winner)
+	_, piped := body.(*io.PipeReader)
+	for _, p := range all {
+		if piped || peerText(p.host) == winner {
+			p.program.handle = instead
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+	t.Cleanup(cancel)
+	req := request("total", "")
+	req.Body = body
+	res, err = c.Call(ctx, cell.id.String(), req)
+	return res, winner, err
+}
+
+// zeros has no end.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 // Who was silent on a call does not win the next races, though it answers every ping.
 func TestSilentIsScoredDown(t *testing.T) {

@@ -8,12 +8,15 @@ import (
 	"github.com/celldnet/celld/cellproto"
 )
 
-// Limits on what is remembered of calls with a key. Past them the oldest answer is forgotten of the
-// caller of whom most is remembered: so nobody can have the answers of others forgotten by calls of its own.
+// Limits on what is remembered of calls with a key. Past that on bytes an answer is forgotten of the caller whose answers
+// take most, a large one if there is any: one of these has the room of a hundred keys. Past that on calls the oldest one of
+// the caller with most of them is: so nobody can have the answers of others forgotten by calls of its own, nor many
+// together those of one whose answer is larger.
 const (
 	onceWindow  = 10 * time.Minute // after the answer; far more than a caller's retries take
 	onceEntries = 4096
 	onceBytes   = 16 << 20 // keys and answers
+	onceLarge   = 4 << 10  // bytes of a large one
 )
 
 // once remembers the calls of idempotent functions by their keys, so that a repeat gets the first
@@ -30,9 +33,11 @@ type once[W comparable] struct {
 
 // onceShare is what is remembered of one subject.
 type onceShare struct {
-	oldest *list.List // of *onceCall, as above
-	bytes  int
+	small, large *list.List // of *onceCall, the oldest first
+	bytes        int
 }
+
+func (s *onceShare) len() int { return s.small.Len() + s.large.Len() }
 
 // onceKey names what a caller means to have done once.
 type onceKey struct{ subject, fn, key string }
@@ -44,7 +49,7 @@ type onceCall[W comparable] struct {
 	runner  W             // who runs it
 	waiting []W           // who want the same, the first first
 	place   *list.Element // in once.oldest; nil: it runs
-	own     *list.Element // in its subject's
+	own     *list.Element // in one of its subject's lists
 	answer  onceAnswer
 	until   time.Time
 }
@@ -77,7 +82,7 @@ func (o *once[W]) begin(now time.Time, name onceKey, args [32]byte, w W) (verdic
 	o.expire(now)
 	c := o.calls[name]
 	switch {
-	case c == nil && len(o.calls) >= o.maxCalls && !o.forgetOne():
+	case c == nil && len(o.calls) >= o.maxCalls && !o.forgetOldest():
 		return isApart, onceAnswer{}
 	case c == nil:
 		o.calls[name] = &onceCall[W]{name: name, args: args, runner: w}
@@ -109,12 +114,12 @@ func (o *once[W]) answered(now time.Time, name onceKey, w W, a onceAnswer) []W {
 	c.answer, c.until, c.waiting = a, now.Add(onceWindow), nil
 	share := o.shares[name.subject]
 	if share == nil {
-		share = &onceShare{oldest: list.New()}
+		share = &onceShare{small: list.New(), large: list.New()}
 		o.shares[name.subject] = share
 	}
-	c.place, c.own = o.oldest.PushBack(c), share.oldest.PushBack(c)
+	c.place, c.own = o.oldest.PushBack(c), share.listOf(c.size()).PushBack(c)
 	share.bytes += c.size()
-	for o.bytes += c.size(); o.bytes > o.maxBytes && o.forgetOne(); {
+	for o.bytes += c.size(); o.bytes > o.maxBytes && o.forgetLargest(); {
 	}
 	return waiting
 }
@@ -147,28 +152,51 @@ func (o *once[W]) expire(now time.Time) {
 	}
 }
 
-// forgetOne forgets the oldest answer of the subject with the most bytes, and says whether there was one.
-func (o *once[W]) forgetOne() bool {
+// forgetOldest forgets the oldest answer of the subject with most of them, and says whether there was one.
+func (o *once[W]) forgetOldest() bool {
+	return o.forgetOf(func(s *onceShare) int { return s.len() }, func(small, large *onceCall[W]) bool { return small.until.Before(large.until) })
+}
+
+// forgetLargest forgets one of the subject whose answers take most bytes: its oldest large one, else its oldest.
+func (o *once[W]) forgetLargest() bool {
+	return o.forgetOf(func(s *onceShare) int { return s.bytes }, func(_, _ *onceCall[W]) bool { return false })
+}
+
+// forgetOf forgets an answer of the subject that has most by a measure: of its oldest small one and its oldest large one
+// the small one if small says so.
+func (o *once[W]) forgetOf(measure func(*onceShare) int, small func(small, large *onceCall[W]) bool) bool {
 	var most *onceShare
 	for _, share := range o.shares {
-		if most == nil || share.bytes > most.bytes {
+		if most == nil || measure(share) > measure(most) {
 			most = share
 		}
 	}
 	if most == nil {
 		return false
 	}
-	o.forget(most.oldest.Front().Value.(*onceCall[W]))
+	s, l := most.small.Front(), most.large.Front()
+	if l == nil || s != nil && small(s.Value.(*onceCall[W]), l.Value.(*onceCall[W])) {
+		l = s
+	}
+	o.forget(l.Value.(*onceCall[W]))
 	return true
+}
+
+// listOf gives the list that an answer of that many bytes is in.
+func (s *onceShare) listOf(size int) *list.List {
+	if size > onceLarge {
+		return s.large
+	}
+	return s.small
 }
 
 func (o *once[W]) forget(c *onceCall[W]) {
 	share := o.shares[c.name.subject]
 	o.oldest.Remove(c.place)
-	share.oldest.Remove(c.own)
+	share.listOf(c.size()).Remove(c.own)
 	o.bytes -= c.size()
 	share.bytes -= c.size()
-	if share.oldest.Len() == 0 {
+	if share.len() == 0 {
 		delete(o.shares, c.name.subject)
 	}
 	delete(o.calls, c.name)

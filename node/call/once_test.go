@@ -163,3 +163,47 @@ func TestOnceWindow(t *testing.T) {
 		t.Errorf("%d calls and %d bytes are left, want the two that run", len(o.calls), o.bytes)
 	}
 }
+
+// Many callers, who may be one and the same person, have no answer of another one forgotten because it is larger than all of
+// theirs; and of one caller a large answer has no room of a hundred others.
+func TestOnceLargeAnswers(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	put := func(o *once[int], subject string, i, size int) {
+		now = now.Add(time.Millisecond)
+		name := onceKey{subject, "f", fmt.Sprint(i)}
+		if v, _ := o.begin(now, name, [32]byte{}, i); v != toRun {
+			t.Fatalf("%s %d: verdict %v", subject, i, v)
+		}
+		o.answered(now, name, i, onceAnswer{payload: make([]byte, size)})
+	}
+	known := func(o *once[int], subject string, i int) bool {
+		return o.calls[onceKey{subject, "f", fmt.Sprint(i)}] != nil
+	}
+	t.Run("of another caller", func(t *testing.T) {
+		o := newOnce[int]()
+		put(o, "ann", 0, 60<<10)
+		for i := range onceEntries + 100 {
+			put(o, fmt.Sprintf("sybil%d", i%64), i, 1)
+		}
+		if !known(o, "ann", 0) {
+			t.Error("the one answer of ann is forgotten, while each of the others has dozens")
+		}
+	})
+	t.Run("of the same caller", func(t *testing.T) {
+		o := newOnce[int]()
+		for i := range 200 {
+			put(o, "ann", i, 10)
+		}
+		for i := range 400 {
+			put(o, "ann", 1000+i, 60<<10)
+		}
+		for i := range 200 {
+			if !known(o, "ann", i) {
+				t.Fatalf("%d is forgotten, for a share of a large answer", i)
+			}
+		}
+		if !known(o, "ann", 1399) || o.bytes > o.maxBytes {
+			t.Errorf("the newest is forgotten, or %d bytes are too many", o.bytes)
+		}
+	})
+}

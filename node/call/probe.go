@@ -245,7 +245,7 @@ func (d *driver) join(f Found, enough func()) {
 	d.r.mu.Lock()
 	if old, ok := d.r.infos[id]; !ok || len(f.Info.Addrs) > 0 {
 		if len(d.r.infos) < maxInfos || ok {
-			d.r.infos[id] = merge(old, f.Info)
+			d.r.infos[id] = merge(old, f.Info, d.c.links.reachedAt(f.Info.ID))
 		}
 	}
 	d.r.mu.Unlock()
@@ -257,15 +257,26 @@ func (d *driver) join(f Found, enough func()) {
 	})
 }
 
-// merge keeps the newest addresses, bounded as an advert's are.
-func merge(old, new peer.AddrInfo) peer.AddrInfo {
-	addrs := new.Addrs
-	for _, a := range old.Addrs {
-		if !containsAddr(addrs, a) {
-			addrs = append(addrs, a)
+// merge gives where a peer may be, bounded as an advert's addresses are. First comes where it was reached, if that is known;
+// of the rest those that are known already and the new ones have half of the places each if there are too many: anybody may
+// name addresses of anybody.
+func merge(old, new peer.AddrInfo, reached multiaddr.Multiaddr) peer.AddrInfo {
+	var addrs []multiaddr.Multiaddr
+	add := func(most int, from ...multiaddr.Multiaddr) {
+		for _, a := range from {
+			if len(addrs) < most && !containsAddr(addrs, a) {
+				addrs = append(addrs, a)
+			}
 		}
 	}
-	return peer.AddrInfo{ID: new.ID, Addrs: addrs[:min(len(addrs), cellproto.MaxAdvertAddrs)]}
+	const all = cellproto.MaxAdvertAddrs
+	if reached != nil {
+		add(1, reached)
+	}
+	add(all/2, old.Addrs...)
+	add(all, new.Addrs...)
+	add(all, old.Addrs...)
+	return peer.AddrInfo{ID: new.ID, Addrs: addrs}
 }
 
 func (d *driver) carryOut(a race.Action) {

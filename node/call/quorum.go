@@ -23,7 +23,7 @@ import (
 // counts. Whoever gave another one has lied, or is broken: it is not asked for a while.
 
 const (
-	// maxVote bounds one reply of a quorum, which is held in memory, in bytes.
+	// maxVote bounds one reply of a quorum, in bytes.
 	maxVote = 4 << 20
 	// maxVoteBody bounds the body of a request that several are sent, in bytes.
 	maxVoteBody = 1 << 20
@@ -92,7 +92,8 @@ func (c *Caller) callQuorum(ctx context.Context, target, made string, req *cellp
 	if err != nil {
 		return nil, err
 	}
-	p := &poll{c: c, r: r, op: op, req: *req, body: body, want: q, waiting: draw(voters, newRand())}
+	p := &poll{c: c, r: r, op: op, req: *req, body: body, want: q, waiting: draw(voters, newRand()), held: newVotesHeld(&c.votes)}
+	defer p.held.release()
 	if n := len(p.waiting); n < q.Agree {
 		return nil, tooFew(op, q, len(voters), n)
 	}
@@ -242,6 +243,9 @@ type poll struct {
 	failed  []cellproto.PeerID
 	last    error // of those who failed
 	answers chan vote
+
+	held *votesHeld // of its replies
+	kept int64      // bytes of votes; only who takes them in looks at it
 }
 
 const (
@@ -289,7 +293,11 @@ func (p *poll) round(ctx context.Context, ask int) {
 	defer func() {
 		cancel()
 		for len(p.open) > 0 { // they end at once
-			late := (<-p.answers).Peer
+			v := <-p.answers
+			if v.a.reply != nil {
+				p.held.leave()
+			}
+			late := v.Peer
 			if time.Now().After(p.open[late]) && ctx.Err() == nil {
 				p.c.outrun(p.r, late, p.req.Header.Func)
 			}
@@ -343,23 +351,20 @@ func (p *poll) ask(ctx context.Context, n int) {
 		v := p.waiting[0]
 		p.waiting, p.asked = p.waiting[1:], append(p.asked, v.group)
 		p.open[v.Peer] = time.Now().Add(lateAfter(ctx, v.Ranked))
-		req := p.req
-		req.Header.Meta = maps.Clone(p.req.Header.Meta)
-		if p.body != nil {
-			req.Body = bytes.NewReader(p.body)
-		}
-		if !p.c.work.Go(func() { p.answers <- p.c.voteOf(ctx, p.r, v, &req) }) {
+		req := p.request()
+		if !p.c.work.Go(func() { p.answers <- p.voteOf(ctx, v, &req) }) {
 			p.answers <- vote{voter: v, a: attempt{from: v.Ranked, err: errStopping(p.op)}}
 		}
 	}
 }
 
 // voteOf gets the whole reply of one provider.
-func (c *Caller) voteOf(ctx context.Context, r *remote, v voter, req *cellproto.Request) vote {
-	out := vote{voter: v, a: c.callPeer(ctx, r, v.Ranked, req, time.Now())}
-	if a := &out.a; a.err == nil && a.reply.Body != nil {
-		payload, err := a.reply.Bytes(maxVote)
-		a.reply.Payload, a.reply.Body, a.err = payload, nil, err
+func (p *poll) voteOf(ctx context.Context, v voter, req *cellproto.Request) vote {
+	out := vote{voter: v, a: p.c.callPeer(ctx, p.r, v.Ranked, req, time.Now())}
+	if a := &out.a; a.err == nil {
+		if a.err = p.held.read(ctx, a.reply); a.err != nil {
+			a.reply = nil
+		}
 	}
 	if answers(&out.a) {
 		out.digest = digestOf(&out.a)
@@ -376,6 +381,7 @@ func (p *poll) take(ctx context.Context, v vote) {
 		return
 	}
 	p.votes = append(p.votes, v)
+	p.keep(&p.votes[len(p.votes)-1])
 	if count(p.votes).dissent {
 		p.ask(ctx, len(p.waiting)) // somebody lies: the more are asked, the harder it is to be the most
 	}
@@ -395,16 +401,29 @@ func (p *poll) judge(ctx context.Context) (attempt, error) {
 		return attempt{}, cellproto.Errorf(p.op, cellproto.Unavailable, "%d of the %d that must agree answered; the last that did not: %w", t.votes, p.want.Agree, p.last).
 			WithHint("See the providers with cellctl race; without --quorum one is enough.")
 	}
-	var winner *attempt
+	var winner *vote
 	for i := range p.votes {
 		v := &p.votes[i]
 		if v.digest != t.winner {
 			p.c.caught(p.r, v.Peer, t)
-		} else if winner == nil {
-			winner = &v.a // the quickest
+		} else if winner == nil || winner.dropped && !v.dropped {
+			winner = v // the quickest
 		}
 	}
-	return *winner, nil
+	if !winner.dropped {
+		return winner.a, nil
+	}
+	return p.again(ctx, t)
+}
+
+// request gives the request for one more provider.
+func (p *poll) request() cellproto.Request {
+	req := p.req
+	req.Header.Meta = maps.Clone(p.req.Header.Meta)
+	if p.body != nil {
+		req.Body = bytes.NewReader(p.body)
+	}
+	return req
 }
 
 // described says who gave which reply, for people: the replies by their hash.

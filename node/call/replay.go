@@ -12,9 +12,9 @@ import (
 // then, and a chunk that waits for credit: what never ran can always be sent again.
 const replayable = cellproto.InitialWindow + cellproto.ChunkSize
 
-// replay is a body that cannot be rewound, for several attempts one after the other. An attempt that
-// is over may still wait for its source: what comes then is for the next one. It belongs to one call,
-// whose goroutine alone calls rewind.
+// replay is a body that cannot be rewound, for several attempts, one after the other or beside each other. An attempt that
+// is over may still wait for its source: what comes then is for the next one. It belongs to one call; of an attempt's body
+// the goroutine that makes the attempt alone calls rewind and end.
 type replay struct {
 	src  io.Reader
 	turn chan struct{} // capacity 1: taken by whoever reads; guards the rest
@@ -28,7 +28,7 @@ type replay struct {
 type attemptBody struct {
 	r    *replay
 	at   int64
-	over chan struct{} // closed by rewind
+	over chan struct{} // closed by rewind and end
 }
 
 // repeatable makes a body fit for several attempts. What can seek is as it is.
@@ -115,6 +115,33 @@ var (
 	errAttemptOver = cellproto.Errorf("send body", cellproto.Canceled, "the attempt is over")
 	errBodyLost    = cellproto.Errorf("send body", cellproto.Failed, "the body's beginning was read by an attempt that failed")
 )
+
+// beside gives the body of an attempt that is made while another one waits for its answer. False: it would not have all of
+// the body, or its sender has not said all of it yet, so that the silence is not the callee's.
+func (r *replay) beside() (*attemptBody, bool) {
+	select {
+	case r.turn <- struct{}{}:
+		defer func() { <-r.turn }()
+		return r.attempt(), !r.lost && (r.err == nil || r.err == io.EOF)
+	default: // somebody waits for the source
+		return nil, false
+	}
+}
+
+// end has nobody read a request's body any more, if that is kept.
+func end(req *cellproto.Request) {
+	if body, ok := req.Body.(*attemptBody); ok {
+		close(body.over)
+	}
+}
+
+// sharedBody gives what several attempts at once can read the body of a request from; nil if they cannot.
+func sharedBody(req *cellproto.Request) *replay {
+	if body, ok := req.Body.(*attemptBody); ok {
+		return body.r
+	}
+	return nil
+}
 
 // rewind makes a request's body ready to be sent again. Without a body there is nothing to do.
 func rewind(req *cellproto.Request) bool {

@@ -25,9 +25,9 @@ const (
 )
 
 // look is how long a call is silent before somebody looks after it.
-func (p *policy) look(ctx context.Context, who race.Ranked) time.Duration {
+func (p *policy) look(ctx context.Context, who race.Ranked, body bool) time.Duration {
 	wait := max(who.CallP99.Duration()*3/2, lookLeast)
-	return min(wait, max(2*who.Median.Duration(), lookMost), p.stages(ctx, who)[0].after)
+	return min(wait, max(2*who.Median.Duration(), lookMost), p.stages(ctx, who, body)[0].after)
 }
 
 // pong is how long the answer to a ping may take: the more, the more its calls differ.

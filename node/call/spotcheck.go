@@ -49,11 +49,12 @@ func (c *Caller) check(r *remote, req *cellproto.Request, first vote) {
 	others := draw(c.knownVoters(r), newRand(), first.group)
 	p := &poll{
 		c: c, r: r, op: "check a reply of " + string(r.name), req: *req, want: cellproto.Quorum{Agree: 2, Ask: 2},
-		waiting: others, asked: []string{first.group}, votes: []vote{first},
+		waiting: others, asked: []string{first.group}, votes: []vote{first}, held: newVotesHeld(&c.votes),
 	}
 	if len(others) == 0 {
 		return
 	}
+	defer p.held.release()
 	c.checked.Add(1)
 	_, err := p.hold(ctx, 1)
 	if err == nil || ctx.Err() != nil {

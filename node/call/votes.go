@@ -50,8 +50,9 @@ func draw(voters []voter, rng *rand.Rand, but ...string) []voter {
 // vote is what one provider replied.
 type vote struct {
 	voter
-	digest [32]byte
-	a      attempt
+	digest  [32]byte
+	dropped bool // a has only the header of the reply
+	a       attempt
 }
 
 // answers says whether an attempt is a reply that others can be compared with: also that the function

@@ -1,0 +1,77 @@
+package call
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+// Large replies that are equal are in memory once, and many different ones only as far as there is room; the one that
+// counts is asked for again if it was not kept.
+func TestQuorumHoldsLittle(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 8, nil)
+	large := func(text byte) []byte { return bytes.Repeat([]byte{text}, maxVote*3/4) }
+	var most atomic.Int64
+	for i, p := range all {
+		text := byte('h')
+		if i < 2 {
+			text = byte('0' + i) // each of these lies in its own way
+		}
+		p.program.handle = func(in *cellproto.Inbound) {
+			for held := c.votes.Load(); held > most.Load(); {
+				most.Store(held)
+			}
+			in.ReplyBody(cellproto.Header{}, bytes.NewReader(large(text)))
+		}
+	}
+	for range 2 { // the liars are banned after the first
+		res, err := try(t, c, cell.id.String(), quorum("5of8", "big", "x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(res.Reply.Payload, large('h')) {
+			t.Fatalf("the reply has %d bytes, and begins with %q", len(res.Reply.Payload), res.Reply.Payload[:min(len(res.Reply.Payload), 4)])
+		}
+		if held := c.votes.Load(); held != 0 {
+			t.Errorf("%d bytes are still held", held)
+		}
+	}
+	if most.Load() > maxKeptVotes+(maxReading+1)*maxVote {
+		t.Errorf("%d bytes were held", most.Load())
+	}
+}
+
+// What is read takes room as it comes, and none if it is not wanted in the end.
+func TestVotesHeld(t *testing.T) {
+	var all atomic.Int64
+	h := newVotesHeld(&all)
+	ctx, cancel := context.WithCancel(t.Context())
+	body := func(n int) *cellproto.Reply {
+		return &cellproto.Reply{Body: io.NopCloser(strings.NewReader(strings.Repeat("x", n)))}
+	}
+	wantKind(t, h.read(ctx, body(maxVote+1)), cellproto.TooLarge)
+	if all.Load() != 0 {
+		t.Errorf("%d bytes are held of what was too large", all.Load())
+	}
+	for i := range maxReading {
+		r := body(maxVote)
+		if err := h.read(ctx, r); err != nil || len(r.Payload) != maxVote || all.Load() != int64(i+1)*maxVote {
+			t.Fatalf("%d bytes, %d held, %v", len(r.Payload), all.Load(), err)
+		}
+	}
+	cancel() // nobody compares them, so that there is no place
+	wantKind(t, h.read(ctx, body(1)), cellproto.Canceled)
+	other := newVotesHeld(&all)
+	all.Store(maxVoteBytes)
+	wantKind(t, other.read(t.Context(), body(1)), cellproto.Overloaded)
+	all.Store(maxReading * maxVote)
+	if h.release(); all.Load() != 0 {
+		t.Errorf("%d bytes are held after all", all.Load())
+	}
+}
