@@ -147,10 +147,18 @@ type comparison struct {
 	report func(where, what string)
 	steps  *int // that are left
 	dirty  map[*schemaNode]bool
-	seen   map[pair]bool // what is compared already: references make circles
+	seen   map[pair]bool // what is compared, or about to be: references make circles
+	queue  []place       // what is to be compared
 }
 
 type pair struct{ old, next *schemaNode }
+
+// place is where a pair was found first.
+type place struct {
+	pair
+	where string
+	depth int
+}
 
 func (c *comparison) whole(where string, old, next json.RawMessage) {
 	a, b := &document{root: anyNode}, &document{root: anyNode}
@@ -162,15 +170,25 @@ func (c *comparison) whole(where string, old, next json.RawMessage) {
 	}
 	c.seen, c.dirty = map[pair]bool{}, dirty(a, b)
 	c.compare(where, a.root, b.root, 0)
+	for len(c.queue) > 0 { // what is least deep comes first, so that a change is said of the place that people think of
+		p := c.queue[0]
+		c.queue = c.queue[1:]
+		c.examine(p.where, p.old, p.next, p.depth)
+	}
 }
 
-// compare reports what in next breaks those who rely on old.
+// compare has two schemas be compared.
 func (c *comparison) compare(where string, old, next *schemaNode, depth int) {
 	p := pair{old, next}
 	if c.same(old, next) || c.seen[p] {
 		return
 	}
 	c.seen[p] = true
+	c.queue = append(c.queue, place{p, where, depth})
+}
+
+// examine reports what in next breaks those who rely on old.
+func (c *comparison) examine(where string, old, next *schemaNode, depth int) {
 	if *c.steps -= 1 + len(where)/64; *c.steps < 0 || depth > maxCompDepth {
 		c.report(where, "it has changed, and is too large or too deep to compare")
 		return
@@ -218,50 +236,6 @@ func (n *schemaNode) orAny() *schemaNode {
 // same says that two schemas say the same, in what they refer to as well.
 func (c *comparison) same(a, b *schemaNode) bool {
 	return a.sum == b.sum && !c.dirty[a] && !c.dirty[b]
-}
-
-// view is what a schema comes to: where its references lead, and whether null is allowed besides.
-type view struct {
-	*schemaNode
-	types  jsonTypes
-	null   bool
-	away   bool          // the reference leads where this package does not look
-	beside []*schemaNode // those that say something beside a reference that was followed
-}
-
-func look(n *schemaNode) (v view) {
-	for range maxRefs {
-		switch {
-		case n.bad == nil && n.dangling():
-			v.schemaNode = &schemaNode{bad: Errorf("$ref", BadInput, "%.80q is not there", n.ref)}
-			return v
-		case n.bad == nil && n.ref != "":
-			if !n.refersOnly() {
-				v.beside = append(v.beside, n)
-			}
-			if n.target == nil {
-				v.schemaNode, v.types, v.away = anyNode, anyType, true
-				return v
-			}
-			n = n.target
-		case n.orNull != nil:
-			n, v.null = n.orNull, true
-		default:
-			v.schemaNode, v.types = n, n.types
-			if v.null {
-				v.types |= typeNull
-			}
-			return v
-		}
-	}
-	v.schemaNode, v.types, v.away = anyNode, anyType, true
-	return v
-}
-
-// refersOnly says that nothing is asked beside the reference.
-func (n *schemaNode) refersOnly() bool {
-	return n.types == anyType && len(n.rest) == 0 && n.listed == nil && n.properties == nil && n.required == nil &&
-		n.items == nil && n.additional == nil
 }
 
 // others gives the schema of those members that are not among the properties. Arguments and what comes are

@@ -134,3 +134,20 @@ func TestCompare(t *testing.T) {
 		}
 	}
 }
+
+// A change in what refers to itself is said of the place that is nearest, whatever the members before it are called.
+func TestChangeIsSaidOfTheNearestPlace(t *testing.T) {
+	schema := func(price string) *Schema {
+		t.Helper()
+		s, err := ParseSchema([]byte(`{"cell": "c", "functions": {"f": {"input": {"$ref": "#/$defs/Line", "$defs": {"Line": {"type": "object",
+			"properties": {"next": {"$ref": "#/$defs/Line"}, "price": {"type": "` + price + `"}}}}}}}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	changes := Compatible(schema("integer"), schema("string"))
+	if len(changes) != 1 || changes[0].Where != "input.price" {
+		t.Errorf("%v", changes)
+	}
+}

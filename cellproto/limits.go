@@ -33,6 +33,7 @@ const (
 	MaxManifest        = 64 << 10
 	MaxManifestEntries = 256 // list entries in a manifest, all lists together
 	MaxToken           = 1 << 10
+	MaxQuestion        = 2 << 10   // bytes of an owner's question who calls a cell
 	MaxProbe           = 1 << 20   // bytes of the body that cell.probe replies with
 	MaxPatchHeader     = 1 << 10   // bytes of the signed header of a patch
 	MaxPatchDelta      = 64 << 20  // bytes of the delta in a patch

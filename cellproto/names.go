@@ -2,11 +2,12 @@ package cellproto
 
 // Protocol IDs of the libp2p streams between nuclei.
 const (
-	ProtocolCall   = "/cell/call/1"   // frames: few long-lived streams a peer, large bodies on one of their own
-	ProtocolAdvert = "/cell/advert/1" // a provider's signed word on its own load
-	ProtocolFetch  = "/cell/fetch/1"  // an artefact as one verified stream
-	ProtocolLedger = "/cell/ledger/1" // who has used what: bills and receipts between two hosts, news between neighbours
-	ProtocolHost   = "/cell/host/1"   // a cell is offered to a donor, which takes it up or does not
+	ProtocolCall    = "/cell/call/1"    // frames: few long-lived streams a peer, large bodies on one of their own
+	ProtocolAdvert  = "/cell/advert/1"  // a provider's signed word on its own load
+	ProtocolFetch   = "/cell/fetch/1"   // an artefact as one verified stream
+	ProtocolLedger  = "/cell/ledger/1"  // who has used what: bills and receipts between two hosts, news between neighbours
+	ProtocolHost    = "/cell/host/1"    // a cell is offered to a donor, which takes it up or does not
+	ProtocolCallers = "/cell/callers/1" // the owner of a cell asks who calls it, and by which schema
 )
 
 // ReservedPrefix begins the names of functions that the nucleus or the SDK answers itself; no

@@ -297,3 +297,31 @@ func (w *writer) stalled(now time.Time) bool {
 	}
 	return now.Sub(w.seenAt) > StallTimeout
 }
+
+// WriterOf gives what writes to t with the least cost, as ReaderOf gives what reads it: for a socket of the system, by
+// raw system calls while it takes what is written. One goroutine at a time uses it.
+func WriterOf(t Transport) io.Writer {
+	sc, ok := t.(syscall.Conn)
+	if !ok {
+		return t
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return t
+	}
+	return &wholeWriter{t: t, now: newNowWriter(raw)}
+}
+
+type wholeWriter struct {
+	t   Transport
+	now *nowWriter
+}
+
+// Write leaves to the transport, which waits, what the descriptor does not take at once.
+func (w *wholeWriter) Write(b []byte) (n int, err error) {
+	if n, err = w.now.write(b); err != nil || n == len(b) {
+		return n, err
+	}
+	m, err := w.t.Write(b[n:])
+	return n + m, err
+}

@@ -96,7 +96,7 @@ func (b *Book) signedBy(op string, nowMS uint64, s *SignedCheque, body []byte, o
 		return Result{}
 	}
 	if pool := len(l.state.Members) > 0; pool {
-		if why := l.overspent(nowMS, b.spentWith(s, old)); why != "" {
+		if why := l.overspent(nowMS == 0, s.T, b.spentWith(s, old)); why != "" {
 			return Result{Verdict: Missing, Err: cellproto.Errorf(op, cellproto.Denied, "%s", why)}
 		}
 	}
@@ -132,20 +132,22 @@ func (b *Book) spentWith(s, old *SignedCheque) uint64 {
 	return spent
 }
 
-// overspent says why a pool's cheques may not add up to spent, or "".
-func (l *keyLog) overspent(nowMS, spent uint64) string {
+// overspent says why a pool's cheques may not add up to spent with one that was written at t, or "". That it was written
+// before the budget's end is its runner's word, which all read alike: when it is heard of says nothing, and what a
+// runner can gain by a false word is the rest of the budget. ever asks whether any budget has allowed it.
+func (l *keyLog) overspent(ever bool, t, spent uint64) string {
 	run := l.state.Runner
-	if nowMS == 0 {
+	if ever {
 		for _, e := range l.entries {
 			if r, ok := e.Payload.(*RunnerBudget); ok {
-				run.Budget = max(run.Budget, r.Budget)
+				run.Budget, run.NotAfter = max(run.Budget, r.Budget), max(run.NotAfter, r.NotAfter)
 			}
 		}
 	}
 	switch {
 	case run.Budget == 0:
 		return "the pool has given nobody a budget"
-	case nowMS > run.NotAfter:
+	case t > run.NotAfter:
 		return "the pool's budget has ended"
 	case spent > run.Budget:
 		return fmt.Sprintf("the pool's budget is %s in all, and with this it would be %s", inWh(run.Budget), inWh(spent))

@@ -260,8 +260,9 @@ func TestPool(t *testing.T) {
 		late.expect(t, Stored, wire(t, e))
 	}
 	late.expect(t, Banned, give(5, 30, 20, 1000))
-	if r := late.Ingest(nowMS+2000, give(5, 31, 22, 500)); r.Verdict != Missing || r.Verdict.Charged() {
-		t.Errorf("after the end of the budget: %v", r.Verdict)
+	after := must1[*SignedCheque](t)(SealCheque(Cheque{Net: testNet, Donor: pub(5), To: pub(31), N: 1, Credit: 500, T: nowMS + 1001}, testKey(22)))
+	if r := late.Ingest(nowMS, wire(t, after)); r.Verdict != Missing || r.Verdict.Charged() {
+		t.Errorf("written after the end of the budget: %v", r.Verdict)
 	}
 	var file bytes.Buffer
 	if err := b.Export(&file); err != nil {

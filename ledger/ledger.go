@@ -28,12 +28,14 @@ type Ledger struct {
 	goods  map[Key]uint64     // how many times what they have earned counts; see Curate
 	signed map[Hash]Hash      // place in a pool's log -> the entry that this member has signed for it
 	drafts map[Hash]*KeyEntry // those of them that are known, by place
+	tabs   map[Key]Tab        // of providers
+	gifts  map[chequeKey]*gift
 }
 
 // Open reads a ledger. Registers come back as they were at the last sync at least; who lacks something
 // gets it from counterparties.
 func Open(cfg Config, files Files, now time.Time) (*Ledger, *Report, error) {
-	l := &Ledger{cfg: cfg, heads: map[Key]uint64{}, signed: map[Hash]Hash{}, drafts: map[Hash]*KeyEntry{}, graph: NewGraph(cfg.Self), since: now}
+	l := &Ledger{cfg: cfg, heads: map[Key]uint64{}, signed: map[Hash]Hash{}, drafts: map[Hash]*KeyEntry{}, tabs: map[Key]Tab{}, gifts: map[chequeKey]*gift{}, graph: NewGraph(cfg.Self), since: now}
 	if cfg.Near == nil {
 		cfg.Near = l.near
 	}
@@ -112,6 +114,9 @@ func (l *Ledger) ingest(now time.Time, data []byte) Result {
 		r = l.book.IngestProof(data)
 	} else {
 		r = l.book.Ingest(ms(now), data)
+	}
+	if r.Verdict == Stored || r.Verdict == Stale {
+		l.hear(now, data)
 	}
 	if r.Verdict == Stored || r.Verdict == Forked {
 		l.follow(r)
@@ -304,59 +309,6 @@ func (l *Ledger) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.store.Close()
-}
-
-// SignCheque donates: it adds amount to the total of what donor has given to somebody. It is on the disk
-// when it returns. donor is this account, or a pool that it is the runner of; key is that in force.
-// Kinds: BadInput, Denied when the key does not sign for the donor or a budget does not allow it,
-// Unavailable while it is not known what was given before, Failed.
-func (l *Ledger) SignCheque(now time.Time, donor, to Key, amount uint64, purpose string, key ed25519.PrivateKey) (*SignedCheque, error) {
-	const op = "sign cheque"
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.upToDate(op); err != nil {
-		return nil, err
-	}
-	c := Cheque{Net: l.cfg.Net, Donor: donor, To: to, N: 1, Credit: amount, T: ms(now), Purpose: purpose}
-	old := l.book.Cheque(donor, to)
-	if old != nil {
-		c.N, c.Credit = old.N+1, add(old.Credit, amount)
-	}
-	if amount == 0 {
-		return nil, cellproto.Errorf(op, cellproto.BadInput, "nothing is given")
-	}
-	s, err := SealCheque(c, key)
-	if err != nil {
-		return nil, err
-	}
-	data, err := s.Encode()
-	if err != nil {
-		return nil, err
-	}
-	_, body, err := DecodeCheque(data)
-	if err != nil {
-		return nil, err
-	}
-	if state := l.book.State(donor); state != nil && len(state.Members) > 0 && state.Runner.Budget > 0 && state.Runner.Runner != KeyOf(key) {
-		return nil, cellproto.Errorf(op, cellproto.Denied, "another account is the runner of this pool")
-	}
-	r := l.book.admitCheque(op, s, old)
-	if r.Verdict == 0 {
-		r = l.book.signedBy(op, ms(now), s, body, old)
-	}
-	if r.Verdict != 0 {
-		return nil, r.Err
-	}
-	if err := l.store.Append(now, chequeSlot(s.key()), data, true); err != nil {
-		return nil, cellproto.Errorf(op, cellproto.MayHaveRun, "nobody is told, but it may be on the disk: %w", err).
-			WithHint("When the disk is well again, restart the nucleus and look at the history before you try again.")
-	}
-	r = l.book.Ingest(ms(now), data)
-	l.follow(r)
-	if r.Verdict != Stored {
-		return nil, cellproto.Errorf(op, cellproto.Failed, "%s: %v", r.Verdict, r.Err)
-	}
-	return s, nil
 }
 
 // Matters says whether others near by are told of what an identity signs: it concerns this host, or is at

@@ -193,7 +193,7 @@ func (l *Ledger) coSign(now time.Time, e *KeyEntry, key ed25519.PrivateKey, inde
 	if err != nil {
 		return err
 	}
-	if err := l.store.Append(now, place, slices.Concat([]byte{localMark}, data), true); err != nil {
+	if err := l.store.Append(now, place, slices.Concat([]byte{draftMark}, data), true); err != nil {
 		return err
 	}
 	e.Sigs, l.drafts[place] = made.Sigs, &made
@@ -214,14 +214,8 @@ func (l *Ledger) Drafts(pool Key) (drafts []*KeyEntry) {
 	return drafts
 }
 
-// Records that only this store reads begin with a byte that no entry begins with. There is one kind:
-// what was signed as a member of a pool.
-const localMark = 0x00
-
-func isLocal(data []byte) bool { return len(data) > 0 && data[0] == localMark }
-
-func (l *Ledger) loadLocal(data []byte) (Hash, bool) {
-	e, err := DecodeKeyEntry(bytes.Clone(data[1:]))
+func (l *Ledger) loadDraft(data []byte) (Hash, bool) {
+	e, err := DecodeKeyEntry(bytes.Clone(data))
 	if err != nil {
 		return Hash{}, false
 	}

@@ -3,6 +3,7 @@ package ledger
 import (
 	"bytes"
 	"testing"
+	"time"
 
 	"github.com/celldnet/celld/cellproto"
 )
@@ -109,6 +110,45 @@ func TestPoolOfThree(t *testing.T) {
 			t.Error("it is a stranger's pool, too")
 		}
 	})
+}
+
+// Who hears of a pool's cheque after its budget has ended takes it as those did who heard of it before; what is written
+// after the end nobody takes, whenever he hears of it.
+func TestChequeAfterTheBudgetsEnd(t *testing.T) {
+	a, early, late := member(t, 1), member(t, 2), member(t, 3)
+	id, err := a.FoundPool(testTime, []Key{pub(1), pub(2), pub(3)}, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.tell(t, id, early, late)
+	const term = time.Hour
+	draft, _, err := a.Draft(testTime, id, &RunnerBudget{Runner: pub(1), Budget: 1000, NotAfter: ms(testTime.Add(term))}, testKey(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if done, err := early.SignDraft(testTime, copied(t, draft), testKey(2)); err != nil || !done {
+		t.Fatal(done, err)
+	}
+	early.tell(t, id, a, late)
+	before, after := testTime.Add(term), testTime.Add(term+time.Millisecond)
+	cheque, err := a.SignCheque(before, id, pub(9), 600, "", testKey(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = a.SignCheque(after, id, pub(9), 1, "", testKey(1))
+	wantKind(t, "the runner spends after the end", err, cellproto.Denied)
+	more := must1[*SignedCheque](t)(SealCheque(Cheque{Net: testNet, Donor: id, To: pub(9), N: 2, Credit: 700, T: ms(after)}, testKey(1)))
+	for l, heard := range map[*Ledger]time.Time{early: before, late: testTime.Add(24 * term)} {
+		if r := l.Ingest(heard, wire(t, cheque)); r.Verdict != Stored {
+			t.Errorf("heard of %v after it was written: %v, %v", heard.Sub(before), r.Verdict, r.Err)
+		}
+		if r := l.Ingest(heard, wire(t, more)); r.Verdict != Missing {
+			t.Errorf("written after the end, heard of %v after: %v, %v", heard.Sub(after), r.Verdict, r.Err)
+		}
+		if l.Residual(pub(9)) != early.Residual(pub(9)) {
+			t.Error("they do not agree")
+		}
+	}
 }
 
 // A cheque is on the disk before it is there, and the next one goes on from it.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -34,6 +35,7 @@ type account struct {
 	pools *poolNames
 
 	asked chan struct{} // closed once neighbours have said how long the key log is; of the home cell
+	lost  atomic.Bool   // it was begun, is not here, and nobody who was asked knew it
 
 	writing   sync.Mutex // of the key log, so that two requests do not both begin it
 	keeping   sync.Mutex
@@ -91,7 +93,7 @@ func (o *account) start(ctx context.Context) {
 		a.travel.Spread(id)
 	}
 	a.running.Go(func() {
-		o.ask(ctx)
+		o.ask(ctx, a.neighbours)
 		close(o.asked)
 		if ctx.Err() == nil {
 			o.keep(ctx, time.Now())
@@ -122,6 +124,7 @@ func (o *account) keep(ctx context.Context, now time.Time) {
 	case d.Revoked || !due && !fresh:
 	case o.atHome():
 		o.renew(ctx, now)
+		o.mend(ctx, now)
 		if !fresh && (s.Len > 0 || taken || o.credited()) { // on its own a home cell needs no log
 			o.attempted(now, o.begin(ctx, now))
 		}
@@ -131,6 +134,24 @@ func (o *account) keep(ctx context.Context, now time.Time) {
 		}
 	default:
 		o.attempted(now, o.join(ctx, now))
+	}
+}
+
+// mend signs donations anew that are void, since they were made before and after a backup was restored.
+func (o *account) mend(ctx context.Context, now time.Time) {
+	for _, v := range o.a.led.Voids() {
+		err := o.ready(ctx, "sign a donation anew", nil)
+		var c *ledger.SignedCheque
+		if err == nil {
+			c, err = o.a.led.Renew(now, v, o.keys.inForce())
+		}
+		if err != nil {
+			o.a.log.Warn("a donation is void, and cannot be made anew", zap.String("to", textOf(v.To)), zap.Uint64("uwh", v.UWH), zap.Error(err))
+			continue
+		}
+		o.a.log.Info("a donation that was void is made anew", zap.String("to", textOf(v.To)), zap.Uint64("uwh", v.UWH))
+		o.a.publishCheque(c)
+		o.meet(v.To)
 	}
 }
 
@@ -266,7 +287,8 @@ func (o *account) gather(ctx context.Context) {
 }
 
 // askPatience bounds the wait for neighbours who could know more of the key log than this host does, and for
-// another nucleus of this machine; lostPatience, if a log was begun here and is gone: whoever knows of it has to come by.
+// another nucleus of this machine. If a log was begun here and is gone the wait has no end, since a second first entry
+// would be a fork; after lostPatience whoever wants something signed is told so.
 const (
 	askPatience  = 10 * time.Second
 	lostPatience = time.Minute
@@ -277,32 +299,37 @@ const (
 func says(length, have uint64, begun bool) bool { return length >= have && (length > 0 || !begun) }
 
 // ask has neighbours say how long the key log is, and takes what they have more of it: this one may come from a
-// backup. It ends with three of them who know it, or when as many as there are were asked and askPatience has passed.
-func (o *account) ask(ctx context.Context) {
-	a, begun, patience := o.a, o.begun(), askPatience
-	if begun && o.state(o.id).Len == 0 {
+// backup. It ends with three of them who know it, or when as many as there are were asked and askPatience has passed. Of
+// a log that was begun and is not here, one who knows it has to come by, however long that takes.
+func (o *account) ask(ctx context.Context, neighbours func() []peer.ID) {
+	a, begun := o.a, o.begun()
+	now := time.Now()
+	end, lost := now.Add(askPatience), now.Add(lostPatience)
+	if o.missing(begun) {
 		a.log.Warn("the account's key log was begun, and is not here: neighbours are asked for it")
-		patience = lostPatience
 	}
-	end := time.Now().Add(patience)
-	asked := map[peer.ID]bool{}
+	asked := map[peer.ID]time.Time{}
 	answers := 0
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
 	for {
-		for _, p := range a.neighbours() {
-			if asked[p] || answers >= ledger.Confirmations {
+		for _, p := range neighbours() {
+			if at, ok := asked[p]; answers >= ledger.Confirmations || ok && (!o.lost.Load() || now.Sub(at) < lostPatience) {
 				continue
 			}
-			asked[p] = true
+			asked[p] = now
 			if o.confirm(ctx, p, begun) {
 				answers++
 			}
 		}
-		if answers >= ledger.Confirmations {
+		switch missing := o.missing(begun); {
+		case answers >= ledger.Confirmations:
+			o.lost.Store(false)
 			return
-		}
-		if !time.Now().Before(end) {
+		case missing && now.After(lost) && !o.lost.Swap(true):
+			a.log.Error("the account's key log is not known to anybody here: nothing is signed for the account until it is")
+		case !missing && now.After(end):
+			o.lost.Store(false)
 			a.log.Info("few neighbours could be asked for the account's key log", zap.Int("answers", answers))
 			a.led.Alone()
 			return
@@ -310,10 +337,14 @@ func (o *account) ask(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case now = <-tick.C:
 		}
 	}
 }
+
+// missing says whether a key log that was begun is not here. Who wants it forgotten removes the next key, which
+// makes begun false.
+func (o *account) missing(begun bool) bool { return begun && o.state(o.id).Len == 0 }
 
 const askEvery = 200 * time.Millisecond
 
@@ -367,12 +398,16 @@ func (o *account) ready(ctx context.Context, op string, w *ctl.Writer) error {
 	return o.keys.settle(o.state(o.id))
 }
 
-// awaitAsked waits until neighbours have said how long the key log is.
+// awaitAsked waits until neighbours have said how long the key log is. Kinds: Timeout; Unavailable when it is lost.
 func (o *account) awaitAsked(ctx context.Context, op string, w *ctl.Writer) error {
 	select {
 	case <-o.asked:
 		return nil
 	default:
+	}
+	if o.lost.Load() {
+		return cellproto.Errorf(op, cellproto.Unavailable, "the account's key log was begun, is not here, and nobody who was asked knows it: another one would be a fork").
+			WithHint("Wait until somebody is connected that this account has dealt with, or restore ledger/ of the home cell from a backup. Only if nobody has ever seen the log: remove %s, and restart the home cell.", o.keys.path(nextKeyFile))
 	}
 	if w != nil {
 		_ = w.Progress("asking neighbours how long the account's key log is") // a caller that left has ended ctx

@@ -104,6 +104,7 @@ func (n *nucleus) startAccounts(started *closers) error {
 		return nil
 	}
 	a.recall()
+	a.recallTabs()
 	a.goods.Store(&chosen{})
 	a.choose(now)
 	a.ctx, a.cancel = context.WithCancel(context.Background())
@@ -159,6 +160,8 @@ func (a *accounts) close() {
 	a.running.Wait()
 	now := time.Now()
 	a.tick(now)
+	spent, _ := a.spent(now)
+	a.keepTabs(now, spent, true)
 	a.mu.Lock()
 	for who, u := range a.usages() {
 		if d := a.owes(who); d != nil {
@@ -187,7 +190,7 @@ func (a *accounts) run(ctx context.Context) {
 	defer timer.Stop()
 	minute := time.NewTicker(time.Minute)
 	defer minute.Stop()
-	meter := a.n.server.Meter()
+	meter, asked := a.n.server.Meter(), a.n.caller.Meter()
 	for {
 		select {
 		case <-ctx.Done():
@@ -201,15 +204,20 @@ func (a *accounts) run(ctx context.Context) {
 			a.energy.of(0)
 			timer.Reset(meterEvery)
 			continue
+		case <-asked.Awake():
+			timer.Reset(meterEvery)
+			continue
 		case <-timer.C:
 		}
 		now := time.Now()
 		busy := a.tick(now)
+		spent, asking := a.spent(now)
+		a.keepTabs(now, spent, false)
 		a.bill(ctx, now)
 		a.makeRoom(now)
 		a.publish(now)
 		a.note(a.led.Tick(now))
-		if busy {
+		if busy || asking {
 			timer.Reset(meterEvery)
 		} else {
 			timer.Reset(idleEvery)

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -19,13 +20,17 @@ import (
 
 // debtor is a host that has called.
 type debtor struct {
-	peer    peer.ID
-	key     ledger.Key
-	base    ledger.Receipt // the total to which what it uses in this nucleus's life is added
-	signed  uint64         // credit that it has signed for
-	tried   time.Time      // to have it sign
-	refused error          // why it has not; nil: it has, or was not asked
-	sent    []uint64       // credit of the bills of this nucleus since the last receipt, and of that
+	peer      peer.ID
+	key       ledger.Key
+	base      ledger.Receipt // the total to which what it uses in this nucleus's life is added
+	from      call.Usage     // of that, what epochs before this one have
+	signed    uint64         // credit that it has signed for, in this epoch
+	earlier   uint64         // and in those before
+	tried     time.Time      // to have it sign
+	refused   error          // why it has not; nil: it has, or was not asked
+	refusedAt time.Time      // since when
+	failed    int            // bills in a row that did not arrive, or their answer
+	sent      []uint64       // credit of the bills of this nucleus since the last receipt, and of that
 }
 
 // maxSent bounds debtor.sent.
@@ -40,6 +45,53 @@ func (d *debtor) heard(acked *ledger.Signed) {
 	if acked != nil && !slices.Contains(d.sent, acked.Credit) {
 		d.base = above(d.base, acked.Receipt)
 	}
+}
+
+// Bills that do not arrive, as when a line breaks, are no refusal: the window bounds what is unsigned meanwhile. A caller
+// that is connected, and to which maxFailed in a row do not get, does not want to sign.
+const (
+	maxFailed = 3
+	failEvery = 5 * time.Second
+)
+
+// answered notes what became of a bill, and says whether the caller refuses from now on.
+func (d *debtor) answered(now time.Time, err error, connected bool) (refuses bool) {
+	before := d.refused
+	switch {
+	case err == nil:
+		d.refused, d.failed = nil, 0
+	case !lineFailed(err):
+		d.refused, d.failed = err, 0
+	case connected:
+		if d.failed++; d.failed >= maxFailed {
+			d.refused = err
+		}
+	}
+	if refuses = before == nil && d.refused != nil; refuses {
+		d.refusedAt = now
+	}
+	return refuses
+}
+
+// lineFailed says whether a bill has got no answer, or that there is none now.
+func lineFailed(err error) bool {
+	var r *gossip.Refusal
+	if errors.As(err, &r) {
+		return r.Kind == cellproto.Overloaded
+	}
+	kind := cellproto.KindOf(err)
+	return kind == cellproto.Unavailable || kind == cellproto.Timeout || kind == cellproto.Canceled
+}
+
+// pause gives how long after a bill there is no other.
+func (d *debtor) pause() time.Duration {
+	switch {
+	case d.refused != nil:
+		return refuseEvery
+	case d.failed > 0:
+		return failEvery
+	}
+	return 0
 }
 
 // above gives the one of two totals with more credit, with none of its numbers below the other's.
@@ -70,13 +122,7 @@ func (a *accounts) owes(who string) *debtor {
 		if a.credit != nil && *a.credit != key && *a.credit != a.self {
 			d.base.Beneficiary = a.credit
 		}
-		reg := a.register(d.base.RegKey())
-		for _, s := range []*ledger.Signed{reg.Ack, reg.Claim} {
-			if s != nil {
-				d.base = above(d.base, s.Receipt)
-			}
-		}
-		d.signed = reg.Credit()
+		d.base, d.signed, d.earlier = a.newest(d.base)
 		return d
 	}()
 	a.debtors[who] = d
@@ -90,7 +136,7 @@ func (a *accounts) register(k ledger.RegKey) (r ledger.Register) {
 
 // total gives what a caller owes in all.
 func (a *accounts) total(d *debtor, u call.Usage, now time.Time) (ledger.Receipt, *ledger.Signed, error) {
-	r := d.base
+	r, u := d.base, d.used(u)
 	r.N, r.Meter = d.base.N+u.Calls, gossip.Plus(d.base.Meter, meterOf(u))
 	r.Est, r.T = a.energy.source(), uint64(now.UnixMilli())
 	acked := a.register(r.RegKey()).Ack
@@ -108,14 +154,15 @@ func (a *accounts) bill(ctx context.Context, now time.Time) {
 		if d == nil || a.billing[who] {
 			continue
 		}
-		total := gossip.Plus(d.base.Meter, meterOf(u))
+		a.renew(d, u, now)
+		total := gossip.Plus(d.base.Meter, meterOf(d.used(u)))
 		credit, err := a.prices.Credit(&total)
 		if err != nil {
 			continue // the register is full: nothing more is credited
 		}
 		unsigned := credit - min(d.signed, credit)
 		if !ledger.SignDue(unsigned, a.window(d, unsigned), now.Sub(d.tried)) ||
-			d.refused != nil && now.Sub(d.tried) < refuseEvery ||
+			now.Sub(d.tried) < d.pause() ||
 			a.n.host.Network().Connectedness(d.peer) == network.NotConnected {
 			continue
 		}
@@ -125,11 +172,10 @@ func (a *accounts) bill(ctx context.Context, now time.Time) {
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			delete(a.billing, who)
-			if err != nil && d.refused == nil {
+			if d.answered(time.Now(), err, a.n.host.Network().Connectedness(d.peer) != network.NotConnected) {
 				a.log.Info("a caller does not sign for what it has used: it is served with the newcomers when others wait",
 					zap.Stringer("peer", d.peer), zap.Error(err))
 			}
-			d.refused = err
 		})
 	}
 }
@@ -137,7 +183,7 @@ func (a *accounts) bill(ctx context.Context, now time.Time) {
 // window gives how much a caller may use before it signs: no more than half of what the windows let through of what it
 // is owed, or it would lose its place until the ten seconds are over. a.mu is held.
 func (a *accounts) window(d *debtor, unsigned uint64) uint64 {
-	w := ledger.Window(d.signed)
+	w := ledger.Window(d.signed + d.earlier)
 	if s := a.led.Standing(d.key, unsigned); s.Residual > 0 && unsigned > 0 {
 		w = min(w, s.Room+unsigned)
 	}
@@ -261,7 +307,7 @@ func (a *accounts) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 		return nil, err
 	}
 	take := a.travel.Ingest
-	if a.seen(p).Wall > 0 {
+	if a.called(p, from) {
 		take = a.travel.IngestOwn
 	}
 	if before != nil {
@@ -308,11 +354,7 @@ func (a *accounts) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 func (a *accounts) look(p peer.ID, from ledger.Key, r *ledger.Receipt, acked *ledger.Signed) (*lender, []gossip.Use, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	l := a.lenders[from]
-	if l == nil {
-		l = &lender{}
-		a.lenders[from] = l
-	}
+	l := a.lender(from)
 	err := l.check(r, acked, a.seen(p))
 	var used []gossip.Use
 	if err == nil {
@@ -332,7 +374,7 @@ func shows(before []byte, acked *ledger.Signed) bool {
 // send any number of those.
 func (a *accounts) unsigned(p peer.ID, from ledger.Key, k ledger.RegKey, err error) {
 	a.mu.Lock()
-	stranger := a.lenders[from].forget(k) && a.seen(p).Wall == 0
+	stranger := a.lender(from).forget(k) && a.lender(from).seen(a.seen(p)).Wall == 0
 	if stranger {
 		delete(a.lenders, from)
 	}
@@ -344,8 +386,23 @@ func (a *accounts) unsigned(p peer.ID, from ledger.Key, k ledger.RegKey, err err
 	a.log.Warn("a bill was not signed", zap.Stringer("peer", p), zap.Error(err))
 }
 
-// seen gives what this host knows of its own calls to a provider.
-func (a *accounts) seen(p peer.ID) gossip.Seen {
-	u := a.n.caller.Spent(p, time.Now())
-	return gossip.Seen{Wall: u.Wall, Sent: u.Out, Got: u.In}
+// lender gives the account of a provider. a.mu is held.
+func (a *accounts) lender(key ledger.Key) *lender {
+	l := a.lenders[key]
+	if l == nil {
+		l = &lender{}
+		a.lenders[key] = l
+	}
+	return l
 }
+
+// called says whether this host has ever called a provider, as far as it remembers.
+func (a *accounts) called(p peer.ID, key ledger.Key) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	l := a.lenders[key]
+	return l != nil && l.earlier.Wall > 0 || a.seen(p).Wall > 0
+}
+
+// seen gives what this life of the nucleus knows of its own calls to a provider.
+func (a *accounts) seen(p peer.ID) gossip.Seen { return seenOf(a.n.caller.Spent(p, time.Now())) }

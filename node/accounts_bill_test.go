@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p"
+	"go.uber.org/zap"
 
+	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/ledger"
 	"github.com/celldnet/celld/ledger/gossip"
 	"github.com/celldnet/celld/node/call"
@@ -32,6 +34,33 @@ func TestDebtorHears(t *testing.T) {
 		}
 	}
 	d.heard(nil)
+}
+
+// A line that breaks makes no caller a newcomer, who does not sign does, and so does who never answers.
+func TestLineIsNoRefusal(t *testing.T) {
+	broken := cellproto.Errorf("ask about the ledger", cellproto.Unavailable, "stream reset")
+	busy := &gossip.Refusal{Kind: cellproto.Overloaded, Text: "there was too much to look at"}
+	d := &debtor{}
+	step := func(what string, err error, connected, refuses bool, pause time.Duration) {
+		t.Helper()
+		d.answered(time.Now(), err, connected)
+		if (d.refused != nil) != refuses || d.pause() != pause {
+			t.Errorf("%s: refused %v, the next bill after %v", what, d.refused, d.pause())
+		}
+	}
+	step("it has left", broken, false, false, 0)
+	step("a stream broke", broken, true, false, failEvery)
+	step("it is busy", busy, true, false, failEvery)
+	step("it has signed", nil, true, false, 0)
+	for range maxFailed - 1 {
+		step("a stream broke", broken, true, false, failEvery)
+	}
+	step("it never answers", broken, true, true, refuseEvery)
+	step("it has left since", broken, false, true, refuseEvery)
+	step("it has signed", nil, true, false, 0)
+	step("it refuses", &gossip.Refusal{Kind: cellproto.Denied, Text: "no"}, true, true, refuseEvery)
+	step("its answer is no receipt", cellproto.Errorf("take receipt", cellproto.BadInput, "something else"), true, true, refuseEvery)
+	step("a stream broke after it refused", broken, true, true, refuseEvery)
 }
 
 // A bill that does not come with the newest receipt is answered with that.
@@ -66,15 +95,21 @@ func TestShows(t *testing.T) {
 // testAccounts gives the accounts of a host that has nothing but a ledger.
 func testAccounts(t *testing.T, key ed25519.PrivateKey) *accounts {
 	t.Helper()
+	return accountsIn(t, key, t.TempDir())
+}
+
+// accountsIn is testAccounts with a ledger that is in dir, or comes there.
+func accountsIn(t *testing.T, key ed25519.PrivateKey, dir string) *accounts {
+	t.Helper()
 	prices, err := ledger.LoadPrices(ledger.PriceVersion)
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, err := ledger.OpenDir(t.TempDir())
+	files, err := ledger.OpenDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &accounts{net: ledger.NetOf("test"), self: ledger.KeyOf(key), key: key, prices: prices, energy: newEnergy(t.TempDir(), t.TempDir(), 1, prices)}
+	a := &accounts{log: zap.NewNop(), lenders: map[ledger.Key]*lender{}, net: ledger.NetOf("test"), self: ledger.KeyOf(key), key: key, prices: prices, energy: newEnergy(t.TempDir(), t.TempDir(), 1, prices)}
 	if a.led, _, err = ledger.Open(ledger.Config{Net: a.net, Self: a.self}, files, time.Now()); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,8 @@
 package node
 
 import (
+	"time"
+
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/ledger"
 	"github.com/celldnet/celld/ledger/gossip"
@@ -13,24 +15,61 @@ type lender struct {
 	refused error        // why its last bill was not signed
 	asked   []gossip.Use // what had been asked of it when paid was signed for
 	paid    uint64       // of total, from which on bills are compared with others'
+
+	// What earlier lives of the nucleus have seen of it, and signed for since its tab was begun; before is what was signed for
+	// before that. acked are its registers when this life began to count.
+	earlier    gossip.Seen
+	paidBefore ledger.Meter
+	before     ledger.Meter
+	acked      map[ledger.RegKey]*ledger.Signed
+	began      bool
+	kept       gossip.Seen // what is written down
+	keptAt     time.Time
+}
+
+// seen adds to what this life has seen what earlier ones had.
+func (l *lender) seen(now gossip.Seen) gossip.Seen {
+	now.Wall, now.Sent, now.Got = now.Wall+l.earlier.Wall, now.Sent+l.earlier.Sent, now.Got+l.earlier.Got
+	return now
+}
+
+// due says whether what was seen is to be written down.
+func (l *lender) due(now time.Time, seen gossip.Seen, all bool) bool {
+	return seen != l.kept && (all || !l.began || now.Sub(l.keptAt) >= keepEvery ||
+		seen.Sent-l.kept.Sent+seen.Got-l.kept.Got >= keepBytes)
+}
+
+// begin begins the tab, when acked is what was signed for.
+func (l *lender) begin(acked map[ledger.RegKey]*ledger.Signed) {
+	l.acked, l.began, l.before = acked, true, gossip.Less(sum(acked), l.since(nil))
+}
+
+// since gives what was signed for in this life, in all registers but one.
+func (l *lender) since(but *ledger.RegKey) (m ledger.Meter) {
+	for k, x := range l.regs {
+		if but == nil || k != *but {
+			m = gossip.Plus(m, gossip.Less(x.signed.Meter, x.before.Meter))
+		}
+	}
+	return m
 }
 
 // counted is a register of a lender's: what was signed before this nucleus counted, and what is now.
 type counted struct{ before, signed ledger.Receipt }
 
-// maxRegisters bounds the registers of one lender: it chooses them, by beneficiary and epoch, and needs one.
-const maxRegisters = 16
-
 // check says whether a bill is signed. acked is the newest receipt of its register that this host has signed, and
-// seen what it knows of its calls to the lender: of all, whatever register they are billed in.
+// seen what this life knows of its calls to the lender: of all, whatever register they are billed in.
 func (l *lender) check(r *ledger.Receipt, acked *ledger.Signed, seen gossip.Seen) error {
 	k := r.RegKey()
 	c := l.regs[k]
 	if c == nil {
-		if len(l.regs) >= maxRegisters {
+		if len(l.regs) >= gossip.MaxRegisters {
 			return cellproto.Errorf("check bill", cellproto.Denied, "it is of one more register, after %d others", len(l.regs))
 		}
 		c = &counted{}
+		if s := l.acked[k]; s != nil {
+			c.before, c.signed = s.Receipt, s.Receipt
+		}
 		if l.regs == nil {
 			l.regs = map[ledger.RegKey]*counted{}
 		}
@@ -39,13 +78,13 @@ func (l *lender) check(r *ledger.Receipt, acked *ledger.Signed, seen gossip.Seen
 	if acked != nil && acked.Credit > c.signed.Credit { // of an earlier life: what is seen in this one comes on top
 		l.total -= c.signed.Credit - c.before.Credit
 		l.asked, l.paid = nil, l.total
+		if l.began {
+			l.before = gossip.Plus(l.before, gossip.Less(acked.Meter, c.signed.Meter))
+		}
 		c.before, c.signed = acked.Receipt, acked.Receipt
 	}
-	for other, x := range l.regs {
-		if other != k {
-			seen.Elsewhere = gossip.Plus(seen.Elsewhere, gossip.Less(x.signed.Meter, x.before.Meter))
-		}
-	}
+	seen = l.seen(seen)
+	seen.Elsewhere = gossip.Plus(l.paidBefore, l.since(&k))
 	return gossip.Check(r, acked, &c.before, seen)
 }
 

@@ -116,9 +116,9 @@ func TestAsksOverRegisters(t *testing.T) {
 // A provider cannot have a register for each bill.
 func TestRegistersOfALender(t *testing.T) {
 	x := newTab(t)
-	for e := range uint32(maxRegisters) {
+	for e := range uint32(gossip.MaxRegisters) {
 		x.expect(e, 1, 1000, 0)
 	}
-	x.expect(maxRegisters, 1, 1000, cellproto.Denied)
+	x.expect(gossip.MaxRegisters, 1, 1000, cellproto.Denied)
 	x.expect(3, 2, 1000, 0)
 }

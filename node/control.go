@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/signed"
 	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/node/call"
 	"github.com/celldnet/celld/node/race"
@@ -165,7 +166,7 @@ func (n *nucleus) ctlMetrics(context.Context, *http.Request, *ctl.Writer) (any, 
 }
 
 func (n *nucleus) ctlPublish(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
-	return n.publish(ctx, r.URL.Query().Has("force"), func(text string) { _ = w.Progress(text) }) // a caller that left has ended ctx
+	return n.publish(ctx, ctl.ParseGuard(r.URL.Query()), func(text string) { _ = w.Progress(text) }) // a caller that left has ended ctx
 }
 
 func (n *nucleus) ctlFind(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
@@ -327,12 +328,18 @@ func (n *nucleus) ctlDescribe(ctx context.Context, r *http.Request, _ *ctl.Write
 		return nil, err
 	}
 	out := ctl.Description{Schema: schema.Canonical()}
-	id, published, err := n.caller.Resolve(ctx, target)
-	if err != nil || !published {
+	dir, id, err := n.caller.Where(ctx, target)
+	if err != nil {
 		return out, err
 	}
+	m := (*signed.Manifest)(nil)
+	if id.Defined() {
+		m = n.caller.Known(id)
+	} else if m, id = publishedIn(dir); m == nil || m.SchemaHash != schema.Hash() {
+		return out, nil // what is there now was never published
+	}
 	out.CID = id.String()
-	if m := n.caller.Known(id); m != nil {
+	if m != nil {
 		out.Version = m.Version
 	}
 	return out, nil
@@ -349,7 +356,7 @@ func (n *nucleus) ctlDoctor(ctx context.Context, _ *http.Request, _ *ctl.Writer)
 
 func (n *nucleus) ctlSwap(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
 	q := r.URL.Query()
-	req := swapRequest{Program: q.Get("program"), Force: q.Has("force"), Publish: q.Has("publish"), By: "cellctl swap"}
+	req := swapRequest{Program: q.Get("program"), Guard: ctl.ParseGuard(q), Publish: q.Has("publish"), By: "cellctl swap"}
 	if req.Program != "" && !filepath.IsAbs(req.Program) {
 		return nil, cellproto.Errorf("read request", cellproto.BadInput, "program is %.200q, not an absolute path", req.Program)
 	}
@@ -357,7 +364,7 @@ func (n *nucleus) ctlSwap(ctx context.Context, r *http.Request, w *ctl.Writer) (
 }
 
 // ctlFits says whether a program with another schema could take over.
-func (n *nucleus) ctlFits(_ context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
+func (n *nucleus) ctlFits(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
 	data, err := io.ReadAll(io.LimitReader(r.Body, cellproto.MaxSchema+1))
 	if err != nil {
 		return nil, cellproto.Errorf("read request", cellproto.Failed, "%w", err)
@@ -370,8 +377,12 @@ func (n *nucleus) ctlFits(_ context.Context, r *http.Request, _ *ctl.Writer) (an
 	if err != nil {
 		return nil, err
 	}
-	v, from := n.judge(n.server.Serving().Schema, schema), n.serving.releaseVersion()
-	out := ctl.Fits{From: from, To: version, Rises: majorRises(from, version), Broken: v.broken, Notes: v.told()}
+	from := n.serving.releaseVersion()
+	out := ctl.Fits{From: from, To: version, Rises: majorRises(from, version)}
+	guard := ctl.ParseGuard(r.URL.Query())
+	guard.Force = out.Rises
+	v := n.judgeBy(ctx, guard, n.server.Serving().Schema, schema, func(text string) { _ = w.Progress(text) }) // a caller that left has ended ctx
+	out.Broken, out.Notes = v.broken, v.told()
 	if err := v.refuse("build "+n.cfg.Cell.Name, from, "cellctl build"); err != nil && !out.Rises {
 		out.Refused = RemoteError(err)
 	}

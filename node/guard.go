@@ -1,8 +1,10 @@
 package node
 
 import (
+	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/internal/ctl"
@@ -61,7 +63,7 @@ func brokenRow(hash cellproto.SchemaHash, changes []cellproto.Change, callers []
 		row.Changes = append(row.Changes, c.String())
 	}
 	for _, one := range callers {
-		row.Callers = append(row.Callers, ctl.SchemaCaller{Who: one.Who, Says: one.Says, LastCall: one.Last.UTC()})
+		row.Callers = append(row.Callers, ctl.SchemaCaller{Who: one.Who, Says: one.Says, LastCall: one.Last.UTC(), SaidBy: one.By, More: one.More})
 	}
 	return row
 }
@@ -100,15 +102,21 @@ func (v *verdict) refuse(op, from, force string) error {
 		return nil
 	}
 	var parts []string
+	hint := fmt.Sprintf("Keep what is called, raise the major version in cell.toml, or %s --force.", force)
+	claimed := false
 	for _, row := range v.broken {
 		var users []call.User
 		for _, c := range row.Callers {
-			users = append(users, call.User{Who: c.Who, Says: c.Says, Last: c.LastCall})
+			users = append(users, call.User{Who: c.Who, Says: c.Says, Last: c.LastCall, By: c.SaidBy, More: c.More})
+			claimed = claimed || c.SaidBy != ""
 		}
 		parts = append(parts, fmt.Sprintf("%s (schema %s, used by %s)", strings.Join(row.Changes, "; "), row.Schema[:shownSchemaID], callersText(users)))
 	}
+	if claimed {
+		hint += fmt.Sprintf(" What others say is their word: %s --seen goes by the callers whom this nucleus has seen.", force)
+	}
 	return cellproto.Errorf(op, cellproto.Incompatible, "it would break those who call version %s: %s", from, strings.Join(parts, "; ")).
-		WithHint("Keep what is called, raise the major version in cell.toml, or %s --force.", force)
+		WithHint("%s", hint)
 }
 
 // told gives what is no reason to refuse a change, and yet to be known.
@@ -125,7 +133,7 @@ func shortHash(h cellproto.SchemaHash) string { return h.String()[:shownSchemaID
 func callersText(users []call.User) string {
 	var names []string
 	for _, u := range users[:min(len(users), shownUsers)] {
-		names = append(names, fmt.Sprintf("%s, last at %s", u.Who, u.Last.Local().Format("2006-01-02 15:04:05")))
+		names = append(names, callerText(u))
 	}
 	text := strings.Join(names, "; ")
 	if more := len(users) - len(names); more > 0 {
@@ -134,7 +142,32 @@ func callersText(users []call.User) string {
 	return text
 }
 
-// judge says whether the cell may go on with a new schema, which comes after another one.
-func (n *nucleus) judge(before, next *cellproto.Schema) verdict {
-	return weigh(before, next, n.users(), n.schemas.get)
+func callerText(u call.User) string {
+	text := u.Who
+	if u.More > 0 {
+		text = plural(u.More, "caller", "callers") + " without a name"
+	}
+	if u.Last.Unix() > 0 { // of who was made for it, and has not called there, it is not known
+		text += ", last at " + u.Last.Local().Format(time.DateTime)
+	}
+	if u.By != "" {
+		text += ", says " + u.By
+	}
+	return text
+}
+
+// judgeBy says whether the cell may go on with a new schema, which comes after another one: for those of whom this
+// nucleus knows that they call, and unless they do not matter, for those of whom others know it.
+func (n *nucleus) judgeBy(ctx context.Context, g ctl.Guard, before, next *cellproto.Schema, say func(string)) verdict {
+	used, note := n.users(), ""
+	if cells := n.serving.affected(before, next); len(cells) > 0 && !g.Force && !g.Seen {
+		var all []said
+		all, note = n.survey(ctx, cells, say)
+		used = join(used, all, n.identity.Peer, n.schemas.has, time.Now().Add(-n.cfg.LifeCycle.RetireAfter))
+	}
+	v := weigh(before, next, used, n.schemas.get)
+	if note != "" {
+		v.notes = append(v.notes, note)
+	}
+	return v
 }

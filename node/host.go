@@ -122,7 +122,7 @@ func relays(ctx context.Context, made chan host.Host, n int) <-chan peer.AddrInf
 func resources() (network.ResourceManager, error) {
 	limits := rcmgr.DefaultLimits
 	serviceLimits(&limits)
-	for _, id := range []string{cellproto.ProtocolCall, cellproto.ProtocolAdvert, cellproto.ProtocolFetch, cellproto.ProtocolHost, cellproto.ProtocolLedger} {
+	for _, id := range []string{cellproto.ProtocolCall, cellproto.ProtocolAdvert, cellproto.ProtocolFetch, cellproto.ProtocolHost, cellproto.ProtocolLedger, cellproto.ProtocolCallers} {
 		all := rcmgr.BaseLimit{
 			Streams: cellproto.MaxStreams, StreamsInbound: cellproto.MaxStreams, StreamsOutbound: cellproto.MaxStreams,
 			Memory: 256 << 20,

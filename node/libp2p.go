@@ -9,7 +9,8 @@ import (
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
-	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+
+	"github.com/celldnet/celld/internal/rawtcp"
 )
 
 // open makes the host.
@@ -17,7 +18,7 @@ func (s *hostSetup) open() (host.Host, error) {
 	opts := []libp2p.Option{
 		libp2p.Identity(s.key), libp2p.UserAgent(s.agent), libp2p.ListenAddrStrings(s.listen...),
 		libp2p.ConnectionGater(s.gater), libp2p.ConnectionManager(s.manager), libp2p.ResourceManager(s.limiter),
-		libp2p.Transport(tcp.NewTCPTransport), libp2p.DisableMetrics(),
+		libp2p.Transport(rawtcp.New), libp2p.DisableMetrics(),
 		libp2p.SwarmOpts(swarm.WithDialRanker(rankDials)),
 	}
 	if s.psk != nil {

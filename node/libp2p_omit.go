@@ -15,9 +15,10 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	tls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
-	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/fx"
+
+	"github.com/celldnet/celld/internal/rawtcp"
 )
 
 // open makes the host, as the other one does. The root of go-libp2p has the transports that celld does not
@@ -31,7 +32,7 @@ func (s *hostSetup) open() (host.Host, error) {
 	cfg := config.Config{
 		PeerKey: s.key, UserAgent: s.agent, ConnectionGater: s.gater, ConnManager: s.manager, ResourceManager: s.limiter,
 		Peerstore: peers, PSK: s.psk, DisableMetrics: true, Relay: true, RelayCustom: true,
-		Transports: []fx.Option{transportOf(tcp.NewTCPTransport)},
+		Transports: []fx.Option{transportOf(rawtcp.New)},
 		SwarmOpts:  []swarm.Option{swarm.WithDialRanker(rankDials)},
 		Muxers:     []tptu.StreamMuxer{{ID: yamux.ID, Muxer: yamux.DefaultTransport}},
 		SecurityTransports: []config.Security{

@@ -362,6 +362,7 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 	n.adverts = newAdverts(n)
 	n.handle(cellproto.ProtocolCall, func(s network.Stream) error { return n.server.ServeStream(n.serveCtx, s) })
 	n.handle(cellproto.ProtocolAdvert, n.adverts.serve)
+	n.handle(cellproto.ProtocolCallers, n.serveCallers)
 	return nil
 }
 

@@ -26,12 +26,12 @@ const announceWait = 5 * time.Second
 
 // publish makes the cell callable by its CID: program and schema become blocks, the manifest names
 // them and is signed by the owner, and all is announced. Each step says what it does.
-func (n *nucleus) publish(ctx context.Context, force bool, say func(string)) (ctl.Published, error) {
+func (n *nucleus) publish(ctx context.Context, guard ctl.Guard, say func(string)) (ctl.Published, error) {
 	op := "publish " + n.cfg.Cell.Name
 	if err := n.mayPublish(op); err != nil {
 		return ctl.Published{}, err
 	}
-	if err := n.swaps.catchUp(ctx, force, say); err != nil {
+	if err := n.swaps.catchUp(ctx, guard, say); err != nil {
 		return ctl.Published{}, err
 	}
 	version, err := n.swaps.newVersion(swapRequest{})
@@ -43,7 +43,7 @@ func (n *nucleus) publish(ctx context.Context, force bool, say func(string)) (ct
 	if err != nil {
 		return ctl.Published{}, err
 	}
-	notes, err := n.mayFollow(op, schema, version, force)
+	notes, err := n.mayFollow(ctx, guard, schema, version, say)
 	if err != nil {
 		return ctl.Published{}, err
 	}
@@ -87,7 +87,7 @@ func (n *nucleus) mayPublish(op string) error {
 
 // mayFollow refuses a version that breaks those who call by a schema which the last published one served, unless
 // its major version is higher.
-func (n *nucleus) mayFollow(op string, schema *cellproto.Schema, version string, force bool) (notes []string, err error) {
+func (n *nucleus) mayFollow(ctx context.Context, guard ctl.Guard, schema *cellproto.Schema, version string, say func(string)) (notes []string, err error) {
 	n.serving.mu.Lock()
 	last, id := n.serving.lastPublished()
 	var before *cellproto.Schema
@@ -98,11 +98,12 @@ func (n *nucleus) mayFollow(op string, schema *cellproto.Schema, version string,
 	if before == nil {
 		return nil, nil
 	}
-	v := n.judge(before, schema)
-	if force || majorRises(last.Version, version) {
+	guard.Force = guard.Force || majorRises(last.Version, version)
+	v := n.judgeBy(ctx, guard, before, schema, say)
+	if guard.Force {
 		return v.told(), nil
 	}
-	return v.told(), v.refuse(op, last.Version, "cellctl publish")
+	return v.told(), v.refuse("publish "+n.cfg.Cell.Name, last.Version, "cellctl publish")
 }
 
 // prepare makes the program in bin/ blocks, and describes the cell with it.

@@ -113,6 +113,30 @@ func (s *serving) lastPublished() (*signed.Manifest, cid.Cid) {
 	return m, id
 }
 
+// publishedIn gives what was published last from a directory that may be another cell's; nil if nothing was. "" is none.
+func publishedIn(dir string) (*signed.Manifest, cid.Cid) {
+	if dir == "" {
+		return nil, cid.Undef
+	}
+	text, err := readBounded(filepath.Join(dir, publishedDir, latestFile), 1<<10)
+	if err != nil {
+		return nil, cid.Undef
+	}
+	id, err := cid.Decode(strings.TrimSpace(string(text)))
+	if err != nil {
+		return nil, cid.Undef
+	}
+	block, err := readBounded(filepath.Join(dir, publishedDir, id.String()+blockSuffix), cellproto.MaxManifest)
+	if err != nil {
+		return nil, cid.Undef
+	}
+	m, err := signed.OpenManifest(id, block)
+	if err != nil {
+		return nil, cid.Undef
+	}
+	return m, id
+}
+
 // maxAccepted is how many schemas a manifest says that the program understands: as many as fit an advert.
 const maxAccepted = 32
 

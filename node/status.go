@@ -49,6 +49,7 @@ func (n *nucleus) status() ctl.Status {
 	if err := n.accounts.trouble(); err != nil {
 		s.Ledger = err.Error()
 	}
+	s.LedgerDamage = n.accounts.damage()
 	if t := n.accounts.travel; t != nil {
 		s.LedgerEntries = t.Counts()
 	}

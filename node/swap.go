@@ -20,10 +20,10 @@ import (
 
 // swapRequest says what is to take over from the program that runs.
 type swapRequest struct {
-	Program string // absolute path of a file that is copied into bin/ first; "": what is in bin/ now
-	Force   bool   // even if it breaks callers
-	Publish bool   // and publish it, without a moment in which nothing is published
-	By      string // who wants it, for the history: "cellctl swap", "a new file in bin/"
+	Program string    // absolute path of a file that is copied into bin/ first; "": what is in bin/ now
+	Guard   ctl.Guard // whose callers count
+	Publish bool      // and publish it, without a moment in which nothing is published
+	By      string    // who wants it, for the history: "cellctl swap", "a new file in bin/"
 	// Wanted is asked when the swaps before this one are over; if it says no, nothing is done. Nil: it is.
 	Wanted func() bool
 }
@@ -143,12 +143,12 @@ func (s *swaps) newVersion(req swapRequest) (string, error) {
 }
 
 // catchUp swaps if the program in bin/ is not the one that is served.
-func (s *swaps) catchUp(ctx context.Context, force bool, say func(string)) error {
+func (s *swaps) catchUp(ctx context.Context, guard ctl.Guard, say func(string)) error {
 	changed := func() bool {
 		sum, err := program.Digest(s.n.cfg.Path(s.n.cfg.Cell.Binary))
 		return err == nil && sum != s.inUse() // without a program, what comes next says so
 	}
-	_, err := s.swap(ctx, swapRequest{By: "cellctl publish", Force: force, Wanted: changed}, say)
+	_, err := s.swap(ctx, swapRequest{By: "cellctl publish", Guard: guard, Wanted: changed}, say)
 	return err
 }
 
@@ -202,15 +202,17 @@ func (t *turn) fit(ctx context.Context, c *cellproto.Conn) error {
 	if t.schema, err = n.schemaOf(ctx, c); err != nil {
 		return err
 	}
-	v := n.judge(n.server.Serving().Schema, t.schema)
-	t.out.Changes, t.out.Broken, t.out.Notes = v.changes(), v.broken, v.told()
 	from := n.serving.releaseVersion()
-	if !t.req.Force && !majorRises(from, t.version) {
+	guard, rises := t.req.Guard, majorRises(from, t.version)
+	guard.Force = guard.Force || rises
+	v := n.judgeBy(ctx, guard, n.server.Serving().Schema, t.schema, t.say)
+	t.out.Changes, t.out.Broken, t.out.Notes = v.changes(), v.broken, v.told()
+	if !guard.Force {
 		if err := v.refuse(op, from, t.req.command()); err != nil {
 			return err
 		}
 	}
-	if !t.req.Force && v.speaks() {
+	if !t.req.Guard.Force && v.speaks() {
 		if err := n.olds.keep(ctx, t.say); err != nil {
 			return err
 		}

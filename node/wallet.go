@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"fmt"
 	"math"
 	"net/http"
 	"slices"
@@ -55,6 +56,14 @@ func (a *accounts) wallet() ctl.Wallet {
 		}
 		w.Donations = donations(b, func(c *ledger.SignedCheque) bool { return c.Donor == a.own.id || b.Owner(c.To) == a.own.id })
 	})
+	void := a.led.Voids()
+	for i := range w.Donations {
+		for _, v := range void {
+			if row := &w.Donations[i]; row.From == textOf(v.Donor) && row.To == textOf(v.To) {
+				row.Void = v.UWH
+			}
+		}
+	}
 	if w.GivenUWH > w.TakenUWH {
 		w.Priority = "earned"
 	}
@@ -259,6 +268,19 @@ func (n *nucleus) ctlWalletExport(ctx context.Context, _ *http.Request, w *ctl.W
 	return nil, err
 }
 
+// damage says what of the ledger's files was not as it had been written, or "".
+func (a *accounts) damage() string {
+	switch {
+	case a.report == nil:
+		return ""
+	case len(a.report.Damaged) > 0:
+		return fmt.Sprintf("a part was damaged and is put aside (%s); what it had comes back from those who signed it", strings.Join(a.report.Damaged, ", "))
+	case a.report.Truncated > 0:
+		return fmt.Sprintf("%d bytes at its end were not whole, as after a crash; what they had comes back from those who signed it", a.report.Truncated)
+	}
+	return ""
+}
+
 // checkLedger says whether the ledger is well.
 func (n *nucleus) checkLedger() ctl.Check {
 	const name = "ledger"
@@ -266,16 +288,16 @@ func (n *nucleus) checkLedger() ctl.Check {
 	if err := a.trouble(); err != nil {
 		return wrong(name, "df -h "+quote(n.cfg.Dir)+"; then cellctl restart "+quote(n.cfg.Dir), "%v; calls are served, and counted in memory if it could be read", err)
 	}
+	if a.own.lost.Load() {
+		return wrong(name, "cellctl wallet status", "the account's key log was begun and is lost here: nothing is signed for the account until somebody who knows it is connected, or ledger/ is restored")
+	}
 	if d := a.own.state(a.own.id).Hosts[a.self]; d.Revoked {
 		return wrong(name, "cellctl stop "+quote(n.cfg.Dir)+"; rm -r "+quote(n.cfg.Dir)+"/keys/host.key "+quote(n.cfg.Dir)+"/ledger; cellctl start "+quote(n.cfg.Dir),
 			"this host was revoked: others take nothing from it any more")
 	}
 	peers, groups := a.groups()
-	if bad := a.report.Damaged; len(bad) > 0 {
-		return good(name, "a part was damaged and is put aside (%s); what it had comes back from those who signed it", bad)
-	}
-	if cut := a.report.Truncated; cut > 0 {
-		return good(name, "%d bytes at its end were not whole, as after a crash; what they had comes back from those who signed it", cut)
+	if text := a.damage(); text != "" {
+		return good(name, "%s", text)
 	}
 	return good(name, "%d neighbours in %d networks; %d of %d wanted", peers, groups, min(peers, minNeighbours), minNeighbours)
 }

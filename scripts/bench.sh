@@ -8,7 +8,7 @@
 #   --write    put the table into docs/benchmarks.md
 #   --hour     call a nucleus for an hour to see whether it grows, not for five minutes
 #   --no-kubo  measure the artefact without kubo, which is built on the first use, for some minutes
-# Flags of the driver: -rounds N and -round TIME, for a quick look: -rounds 3 -round 200ms local
+# Flags of the driver: -rounds N, -round TIME and -rows PATTERN, for a quick look: -rounds 3 -round 200ms local
 # One row of local needs a C compiler, cc, and is left out without one.
 set -eu
 . "$(dirname "$0")/lib.sh"

@@ -56,4 +56,5 @@ if [ "$(id -u)" -eq 0 ] && [ -e /dev/net/tun ]; then
 else
 	echo 'This is not root with /dev/net/tun: the machines far and near are left out.'
 fi
+step 'a laptop with systemd, emulated' scripts/laptop.sh
 tally

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -31,6 +32,7 @@ type options struct {
 	calls  time.Duration // of calls, to see whether a nucleus grows
 	write  string        // Markdown file to put the table into, between its markers
 	commit string
+	rows   *regexp.Regexp // comparisons that are made; of the other measurements all are
 }
 
 // sections are run in this order; each appends its rows.
@@ -67,11 +69,17 @@ func main() {
 	flag.DurationVar(&o.calls, "calls", 5*time.Minute, "how long a nucleus is called, to see whether it grows; 0: not at all")
 	flag.StringVar(&o.write, "write", "", "Markdown `file` to replace the table in, between its markers")
 	flag.StringVar(&o.commit, "commit", "unknown", "what is measured")
+	rows := flag.String("rows", "", "`pattern` of the comparisons to make, for a quick look")
 	flag.Usage = func() {
 		fmt.Fprintf(os.Stderr, "usage: driver [flags] [section...]\n\nSections: %s. Default: all but cpu.\n\n", strings.Join(sectionNames(), " "))
 		flag.PrintDefaults()
 	}
 	flag.Parse()
+	pattern, err := regexp.Compile(*rows)
+	if err != nil {
+		load.Fail(err)
+	}
+	o.rows = pattern
 	if err := run(o, flag.Args()); err != nil {
 		load.Fail(err)
 	}

@@ -15,13 +15,13 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/bench/load"
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/cell"
 	"github.com/celldnet/celld/dht/content"
+	"github.com/celldnet/celld/internal/rawtcp"
 	"github.com/celldnet/celld/node/call"
 )
 
@@ -96,7 +96,7 @@ func newHost() (host.Host, crypto.PrivKey, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	h, err := libp2p.New(libp2p.Identity(key), libp2p.Transport(tcp.NewTCPTransport), libp2p.DisableRelay(),
+	h, err := libp2p.New(libp2p.Identity(key), libp2p.Transport(rawtcp.New), libp2p.DisableRelay(),
 		libp2p.DisableMetrics(), libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"))
 	return h, key, err
 }

@@ -128,7 +128,7 @@ func (s *swap) replace() error {
 	done := make(chan error, 1)
 	took, err := s.b.firstReply(s.c, s.next, func() error {
 		go func() {
-			_, err := (&ctl.Client{Dir: s.c.dir}).Swap(s.b.ctx, filepath.Join(s.b.o.bin, "echo-"+s.next), false, false)
+			_, err := (&ctl.Client{Dir: s.c.dir}).Swap(s.b.ctx, filepath.Join(s.b.o.bin, "echo-"+s.next), ctl.Guard{}, false)
 			done <- err
 		}()
 		return nil

@@ -25,15 +25,25 @@ import (
 // patience is how long any step may take that is not measured.
 const patience = time.Minute
 
-// machine is one of a network of machines on loopback, with a home cell of its own.
+// machine is one of a network of machines, with a home cell of its own.
 type machine struct {
 	o         options
 	dir       string
 	bootstrap string
+	site
 }
 
-func (o options) machine(name, bootstrap string) (*machine, error) {
-	m := &machine{o, filepath.Join(o.work, o.phase, name), bootstrap}
+// site is where in the network a machine is.
+type site struct {
+	listen string                // multiaddr
+	start  func(*exec.Cmd) error // starts a process there
+}
+
+// loopback is where all machines are between which distance does not matter.
+var loopback = site{"/ip4/127.0.0.1/tcp/0", (*exec.Cmd).Start}
+
+func (o options) machine(name, bootstrap string, at site) (*machine, error) {
+	m := &machine{o, filepath.Join(o.work, o.phase, name), bootstrap, at}
 	return m, os.MkdirAll(m.dir, 0o755)
 }
 
@@ -42,16 +52,24 @@ func (m *machine) home() string { return filepath.Join(m.dir, "home") }
 // ctl runs cellctl and gives what it prints.
 func (m *machine) ctl(args ...string) ([]byte, error) {
 	cmd := exec.Command(filepath.Join(m.o.bin, "cellctl"), args...)
-	cmd.Env = append(os.Environ(), "CELL_HOME="+m.home(), "CELL_NETWORK=give-bench", "CELL_LISTEN=/ip4/127.0.0.1/tcp/0", "CELL_MDNS=off",
+	cmd.Env = append(os.Environ(), "CELL_HOME="+m.home(), "CELL_NETWORK=give-bench", "CELL_LISTEN="+m.listen, "CELL_MDNS=off",
 		"CELL_BOOTSTRAP="+m.bootstrap, "PATH="+m.o.bin+string(os.PathListSeparator)+os.Getenv("PATH"))
 	cmd.Dir = m.dir
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
-	out, err := cmd.Output()
-	if err != nil {
-		err = fmt.Errorf("cellctl %s: %w: %s", strings.Join(args, " "), err, errs.String())
+	return m.output(cmd)
+}
+
+// output runs a command on the machine and gives what it prints.
+func (m *machine) output(cmd *exec.Cmd) ([]byte, error) {
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := m.start(cmd)
+	if err == nil {
+		err = cmd.Wait()
 	}
-	return out, err
+	if err != nil {
+		err = fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, errs.String())
+	}
+	return out.Bytes(), err
 }
 
 // ask is ctl for what --json prints.
@@ -72,8 +90,8 @@ func (m *machine) stop(dirs ...string) {
 }
 
 // provider has a stranger publish a cell that wants everything, and gives its directory and what it is offered as.
-func (o options) provider() (m *machine, dir, addr string, what offer.Offer, err error) {
-	if m, err = o.machine("stranger", ""); err != nil {
+func (o options) provider(at site) (m *machine, dir, addr string, what offer.Offer, err error) {
+	if m, err = o.machine("stranger", "", at); err != nil {
 		return
 	}
 	dir = filepath.Join(m.dir, "hungry")
@@ -136,39 +154,29 @@ func (m *machine) until(what string, ok func(ctl.Giving) bool) error {
 		select {
 		case <-time.After(250 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("still not: %s: running %v, why %q, used %+v, hosted %+v", what, last.Running, last.Why, last.Used, last.Hosted)
+			return fmt.Errorf("still not: %s: running %v, why %q, used %+v, hosted %+v, sensors %+v",
+				what, last.Running, last.Why, last.Used, last.Hosted, last.Sensors)
 		}
 	}
 }
 
-// place has a stranger offer a cell to a machine, and gives the directory of the mirror that hosts it.
+// place has a stranger offer a cell to a machine, from beside it, and gives the directory of the mirror that hosts it.
 func (m *machine) place(what offer.Offer) (dir string, err error) {
 	status, err := ask[ctl.Status](m, "status", m.home())
 	if err != nil {
 		return "", err
 	}
-	donor, err := peer.AddrInfoFromString(status.Addrs[0])
+	text, err := json.Marshal(what)
 	if err != nil {
 		return "", err
 	}
-	h, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableRelay(), libp2p.DisableMetrics())
-	if err != nil {
+	cmd := exec.Command(m.o.self, "place", m.listen, status.Addrs[0])
+	cmd.Stdin = bytes.NewReader(text)
+	if _, err := m.output(cmd); err != nil {
 		return "", err
 	}
-	defer h.Close()
-	ctx, cancel := context.WithTimeout(network.WithForceDirectDial(context.Background(), "bench"), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	talk, err := offer.Ask(ctx, h, *donor, what)
-	if err != nil {
-		return "", err
-	}
-	defer talk.Close()
-	if talk.Refusal != nil {
-		return "", talk.Refusal
-	}
-	if _, err := talk.Take(ctx, func(string) {}); err != nil {
-		return "", err
-	}
 	g, err := (&ctl.Client{Dir: m.home()}).GiveStatus(ctx)
 	if err == nil && len(g.Hosted) != 1 {
 		err = errors.New("it is not hosted")
@@ -177,6 +185,42 @@ func (m *machine) place(what offer.Offer) (dir string, err error) {
 		return "", err
 	}
 	return g.Hosted[0].Dir, nil
+}
+
+// place is a stranger who listens at args[0] and offers the cell on the standard input to the donor at args[1].
+func place(args []string) {
+	if err := offerTo(args[0], args[1], os.Stdin); err != nil {
+		fmt.Fprintln(os.Stderr, "give, place:", err)
+		os.Exit(1)
+	}
+}
+
+func offerTo(listen, addr string, in io.Reader) error {
+	var what offer.Offer
+	if err := json.NewDecoder(in).Decode(&what); err != nil {
+		return err
+	}
+	donor, err := peer.AddrInfoFromString(addr)
+	if err != nil {
+		return err
+	}
+	h, err := libp2p.New(libp2p.ListenAddrStrings(listen), libp2p.DisableRelay(), libp2p.DisableMetrics())
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	ctx, cancel := context.WithTimeout(network.WithForceDirectDial(context.Background(), "bench"), patience)
+	defer cancel()
+	talk, err := offer.Ask(ctx, h, *donor, what)
+	if err != nil {
+		return err
+	}
+	defer talk.Close()
+	if talk.Refusal != nil {
+		return talk.Refusal
+	}
+	_, err = talk.Take(ctx, func(string) {})
+	return err
 }
 
 // use calls a function of a cell through the nucleus in dir, and gives who has answered.

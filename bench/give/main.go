@@ -35,6 +35,8 @@ type options struct {
 	only            string
 	rounds          int
 	busy            string // the owner's mark
+	slow            bool   // the machine is emulated
+	ask, events     string // of desktop
 	phase           string // what is measured now
 }
 
@@ -52,6 +54,9 @@ func main() {
 	flag.StringVar(&o.only, "only", "caps,work,pauses,start,idle", "what is measured")
 	flag.IntVar(&o.rounds, "rounds", 4, "of the owner's work")
 	flag.StringVar(&o.busy, "busy", "70%", "the load of others above which is paused")
+	flag.BoolVar(&o.slow, "slow", false, "the machine is emulated: what has ended may take long to be gone")
+	flag.StringVar(&o.ask, "ask", "", "a `file` that desktop writes to what is to happen")
+	flag.StringVar(&o.events, "events", "lid,battery,low,metered,input", "what happens in desktop")
 	flag.Parse()
 	err := o.run()
 	if err != nil {
@@ -71,7 +76,7 @@ func (o options) run() (err error) {
 	for _, m := range []struct {
 		name string
 		do   func(options) error
-	}{{"caps", options.caps}, {"work", options.ownWork}, {"pauses", options.pauses}, {"start", options.starts}, {"idle", options.idle}} {
+	}{{"caps", options.caps}, {"work", options.ownWork}, {"pauses", options.pauses}, {"start", options.starts}, {"idle", options.idle}, {"desktop", options.desktop}} {
 		if !slices.Contains(strings.Split(o.only, ","), m.name) {
 			continue
 		}
@@ -128,13 +133,21 @@ func (o options) strangers() (*sandbox.Pool, func() (int, error), error) {
 		if err != nil {
 			err = fmt.Errorf("the host had ended by itself: %w", err)
 		}
-		return leftIn(pool), err
+		return leftIn(pool, o.goneIn()), err
 	}, nil
 }
 
-// leftIn waits for a pool to be empty and removes it. It gives how many processes are in it two seconds on.
-func leftIn(pool *sandbox.Pool) (left int) {
-	for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+// goneIn is how long processes that were killed may take to be gone: what is killed at a cap ends within it.
+func (o options) goneIn() time.Duration {
+	if o.slow {
+		return 30 * time.Second
+	}
+	return 2 * time.Second
+}
+
+// leftIn waits for a pool to be empty and removes it. It gives how many processes are in it that long on.
+func leftIn(pool *sandbox.Pool, long time.Duration) (left int) {
+	for deadline := time.Now().Add(long); ; time.Sleep(10 * time.Millisecond) {
 		left = 0
 		for _, dir := range pool.Groups() {
 			left += processesBelow(dir)
@@ -214,7 +227,7 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // idle measures a nucleus that gives, and to which nobody comes.
 func (o options) idle() error {
-	m, err := o.machine("owner", "")
+	m, err := o.machine("owner", "", loopback)
 	if err != nil {
 		return err
 	}

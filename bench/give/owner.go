@@ -5,11 +5,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,12 +23,12 @@ const settle = 8 * time.Second
 // ownWork measures the owner's work, a fixed compile, on a machine that gives, and hosts a stranger's cell that wants
 // everything, and on the same one when it does not give.
 func (o options) ownWork() error {
-	stranger, cell, addr, what, err := o.provider()
+	stranger, cell, addr, what, err := o.provider(loopback)
 	if err != nil {
 		return err
 	}
 	defer stranger.stop(cell)
-	donor, err := o.machine("owner", addr)
+	donor, err := o.machine("owner", addr, loopback)
 	if err != nil {
 		return err
 	}
@@ -166,201 +163,4 @@ func (o options) compile() (time.Duration, error) {
 		return 0, fmt.Errorf("%w: %s", err, out)
 	}
 	return time.Since(begin), nil
-}
-
-// pauses measures what the owner's load does to callers, and how soon what is hosted stands.
-func (o options) pauses() error {
-	stranger, cell, addr, what, err := o.provider()
-	if err != nil {
-		return err
-	}
-	defer stranger.stop(cell)
-	donor, err := o.machine("owner", addr)
-	if err != nil {
-		return err
-	}
-	defer donor.stop()
-	caller, self, err := o.caller(addr)
-	if err != nil {
-		return err
-	}
-	defer caller.stop(self)
-	if err := donor.give(); err != nil {
-		return err
-	}
-	dir, err := donor.place(what)
-	if err != nil {
-		return err
-	}
-	calls := callsOf(self, what.Cell.String())
-	if err := stranger.elsewhere(cell, self, what.Cell.String(), calls); err != nil {
-		return err
-	}
-	hungry := feed(dir)
-	if err := donor.until("it eats", func(g ctl.Giving) bool { return g.Used.CPU > 100*share/2 }); err != nil {
-		return err
-	}
-	watched, err := watch(dir)
-	if err != nil {
-		return err
-	}
-	begin := time.Now()
-	burnFor(8 * time.Second)
-	at := watched()
-	calls.stop()
-	hungry()
-	made, there, lost := calls.made.Load(), calls.elsewhere.Load(), calls.lost.Load()
-	stood := 8 * time.Second
-	if !at.IsZero() {
-		stood = at.Sub(begin)
-	}
-	row("load above the mark to the last instruction", fmt.Sprintf("%.1f s", stood.Seconds()), "<= 5 s", stood <= 5*time.Second)
-	row("calls lost by that pause", fmt.Sprintf("%d of %d, %d of them to it", lost, made, there), "0", lost == 0 && there > 0)
-	return o.paused(donor, dir)
-}
-
-// caller is somebody who calls cells, from a cell in the directory self.
-func (o options) caller(bootstrap string) (m *machine, self string, err error) {
-	if m, err = o.machine("caller", bootstrap); err != nil {
-		return
-	}
-	self = filepath.Join(m.dir, "caller")
-	err = os.MkdirAll(self, 0o755)
-	if err == nil {
-		err = os.WriteFile(filepath.Join(self, "cell.toml"), []byte("[cell]\nname = \"caller\"\n"), 0o644)
-	}
-	if err == nil {
-		_, err = m.ctl("start", self)
-	}
-	return
-}
-
-// calls are calls of a cell by somebody, two at a time, until they are stopped.
-type calls struct {
-	made, lost, elsewhere atomic.Int64 // elsewhere: not by its first provider
-	last                  atomic.Pointer[string]
-	home                  atomic.Pointer[string] // that provider
-	stop                  func()
-}
-
-// callsOf begins to call a cell from the one in dir.
-func callsOf(dir, target string) *calls {
-	ctx, cancel := context.WithCancel(context.Background())
-	c := &calls{}
-	var work sync.WaitGroup
-	c.stop = func() { cancel(); work.Wait() }
-	for range 2 {
-		work.Go(func() {
-			for ctx.Err() == nil {
-				provider, err := use(context.Background(), dir, target, "nap", 20)
-				c.made.Add(1)
-				if err == nil {
-					c.last.Store(&provider)
-					if home := c.home.Load(); home != nil && *home != provider {
-						c.elsewhere.Add(1)
-					}
-					continue
-				}
-				if c.lost.Add(1) <= 3 {
-					fmt.Fprintln(os.Stderr, "give: a call failed:", err)
-				}
-				time.Sleep(100 * time.Millisecond) // it may fail at once, again and again
-			}
-		})
-	}
-	return c
-}
-
-// elsewhere has the calls of a cell, from the one in the directory self, go to the machine that hosts it, by its provider
-// being away for a moment. They are counted from then on.
-func (m *machine) elsewhere(cell, self, target string, c *calls) error {
-	status, err := ask[ctl.Status](m, "status", cell)
-	if err != nil {
-		return err
-	}
-	c.home.Store(&status.PeerID)
-	if _, err := m.ctl("stop", cell); err != nil {
-		return err
-	}
-	wait := func(what string, ok func() bool) error {
-		for deadline := time.Now().Add(patience); !ok(); time.Sleep(100 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				return fmt.Errorf("still not: %s", what)
-			}
-		}
-		return nil
-	}
-	if err := wait("the copy answers", func() bool { p := c.last.Load(); return p != nil && *p != status.PeerID }); err != nil {
-		return err
-	}
-	// It comes back on another port, and is who the others were introduced by: it is introduced to them now.
-	there, err := ask[ctl.Status](&machine{o: m.o, dir: filepath.Dir(self)}, "status", self)
-	if err != nil {
-		return err
-	}
-	m.bootstrap = strings.Join(there.Addrs, ",")
-	if _, err := m.ctl("start", cell); err != nil {
-		return err
-	}
-	err = wait("the original is back", func() bool {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		rows, err := (&ctl.Client{Dir: self}).Race(ctx, target)
-		return err == nil && slices.ContainsFunc(rows, func(r ctl.RaceRow) bool { return r.Peer == status.PeerID && r.Error == "" })
-	})
-	c.made.Store(0)
-	c.lost.Store(0)
-	c.elsewhere.Store(0)
-	return err
-}
-
-// burnFor has all processors work.
-func burnFor(d time.Duration) {
-	var all sync.WaitGroup
-	until := time.Now().Add(d)
-	for range runtime.NumCPU() {
-		all.Go(func() {
-			for n := int64(0); time.Now().Before(until); n++ {
-				work.Store(n)
-			}
-		})
-	}
-	all.Wait()
-}
-
-// paused measures what a machine uses for what it hosts while that is paused.
-func (o options) paused(donor *machine, dir string) error {
-	span := min(o.span, 10*time.Second)
-	var pids []string
-	for _, d := range []string{donor.home(), dir} {
-		text, err := os.ReadFile(filepath.Join(d, "run", "pid"))
-		if err != nil {
-			return err
-		}
-		pids = append(pids, strings.TrimSpace(string(text)))
-	}
-	time.Sleep(2 * time.Second) // until what the callers have caused is over
-	used := func() (total time.Duration, err error) {
-		for _, pid := range pids {
-			cpu, err := cpuOf(pid)
-			if err != nil {
-				return 0, err
-			}
-			total += cpu
-		}
-		return total, nil
-	}
-	before, err := used()
-	if err != nil {
-		return err
-	}
-	begin := time.Now()
-	time.Sleep(span)
-	after, err := used()
-	if err != nil {
-		return err
-	}
-	p := 100 * (after - before).Seconds() / time.Since(begin).Seconds()
-	row("both daemons, while it waits for a quiet minute", fmt.Sprintf("%.3f %% of a processor", p), "<= 1 %", p <= 1)
-	return nil
 }

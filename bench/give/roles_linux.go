@@ -15,7 +15,7 @@ import (
 )
 
 // roles are what this program does when it is started again by itself.
-var roles = map[string]func([]string){"host": host, "burn": burn, "grow": grow, "nothing": func([]string) {}}
+var roles = map[string]func([]string){"host": host, "burn": burn, "grow": grow, "place": place, "nothing": func([]string) {}}
 
 // startHost starts the host, and waits until its strangers run.
 func startHost(pool *sandbox.Pool, o options) (*exec.Cmd, error) {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/host"
@@ -165,6 +166,52 @@ func callEcho(addr string, proto protocol.ID) error {
 		}, nil
 	})
 }
+
+// libp2pCallEchoShared is the echo for any number of callers, which share the stream: who writes waits for its turn, and
+// the answers come in the order of the messages, so that nothing need say whose they are.
+func libp2pCallEchoShared(args []string) error {
+	s, err := open(args[0], protocolEcho)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	var (
+		mu      sync.Mutex // of writing, and the order
+		waiting = make(chan chan<- [load.PayloadSize]byte, maxShared)
+		lost    = make(chan struct{})
+		readErr error
+	)
+	go func() {
+		defer close(lost)
+		var got [load.PayloadSize]byte
+		for {
+			if _, readErr = io.ReadFull(s, got[:]); readErr != nil {
+				return
+			}
+			(<-waiting) <- got
+		}
+	}()
+	return load.Worker(func() (load.Call, error) {
+		payload, answer := load.Payload(), make(chan [load.PayloadSize]byte, 1)
+		return func() error {
+			mu.Lock()
+			waiting <- answer
+			_, err := s.Write(payload)
+			mu.Unlock()
+			if err != nil {
+				return err
+			}
+			select {
+			case got := <-answer:
+				return load.Check(payload, got[:])
+			case <-lost:
+				return readErr
+			}
+		}, nil
+	})
+}
+
+const maxShared = 1024 // callers of one stream
 
 func libp2pCallFrames(args []string) error    { return callFrames(args[0], protocolFrames) }
 func libp2pCallFramesFar(args []string) error { return callFrames(args[0], protocolFramesFar) }

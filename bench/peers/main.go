@@ -22,6 +22,8 @@ func main() {
 		"libp2p-call-echo":   libp2pCallEcho,
 		"libp2p-call-frames": libp2pCallFrames,
 
+		"libp2p-call-echo-shared": libp2pCallEchoShared,
+
 		"libp2p-call-echo-far":   libp2pCallEchoFar,
 		"libp2p-call-frames-far": libp2pCallFramesFar,
 		"unix-echo":              unixEcho,

@@ -20,11 +20,13 @@ const (
 	domainAdvert   = "cell/advert/1"
 	domainToken    = "cell/token/1"
 	domainProof    = "cell/auth/1"
+	domainQuestion = "cell/callers/1"
 
 	typeManifest = "/cell/manifest"
 	typeAdvert   = "/cell/advert"
 	typeToken    = "/cell/token"
 	typeProof    = "/cell/auth"
+	typeQuestion = "/cell/callers"
 )
 
 // object is the payload of a libp2p envelope: body is a pointer to its fields.

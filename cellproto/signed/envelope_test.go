@@ -92,7 +92,7 @@ func everyFlip(t *testing.T, data []byte, open func([]byte) error) {
 	}
 }
 
-// No object opens as another: all four seals of all bodies against all openers.
+// No object opens as another: all seals of all bodies against all openers.
 func TestDomainsDoNotMix(t *testing.T) {
 	cell := testAdvert().Cell
 	sealedBy := map[string][]byte{}
@@ -106,6 +106,9 @@ func TestDomainsDoNotMix(t *testing.T) {
 	if sealedBy["proof"], err = SealProof(testProof(), testKey(1)); err != nil {
 		t.Fatal(err)
 	}
+	if sealedBy["question"], err = SealQuestion(testQuestion(), testKey(1)); err != nil {
+		t.Fatal(err)
+	}
 	sealedBy["manifest"], _ = sealed(t, testManifest())
 	openers := map[string]func([]byte) error{
 		"advert": func(b []byte) error { _, err := OpenAdvert(b, testPeer(1), cell, testNow); return err },
@@ -117,6 +120,7 @@ func TestDomainsDoNotMix(t *testing.T) {
 			_, err := OpenProof(b, testPeer(2), hash32(7), "calculator", "uid:1000")
 			return err
 		},
+		"question": func(b []byte) error { _, err := openQuestion(b); return err },
 		"manifest": func(b []byte) error { _, err := OpenManifest(idOf(t, b), b); return err },
 	}
 	for made, data := range sealedBy {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/celltoml"
+	"github.com/celldnet/celld/internal/ctl"
 )
 
 func (a *app) buildCmd() *cobra.Command {
@@ -22,10 +23,11 @@ func (a *app) buildCmd() *cobra.Command {
 		Short: "Build the program of a cell",
 		Long: "Build the program of a cell: by the key \"build\" of its cell.toml, else by its go.mod,\n" +
 			"Cargo.toml, Makefile or flake.nix. What the build says goes to stderr. If the cell runs, a program\n" +
-			"that would break those who call it is not put into bin/, unless the major version has risen.",
+			"that would break those who call it, here or at a mirror, is not put into bin/, unless the major\n" +
+			"version has risen.",
 		Args: args(0, 1),
 	}
-	force := cmd.Flags().Bool("force", false, "even if the new program breaks callers")
+	guard := guardFlags(cmd, "the new program")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		dir, err := cellDir(first(args))
 		if err != nil {
@@ -39,7 +41,7 @@ func (a *app) buildCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if err := a.cook(cmd, c, r, *force); err != nil {
+		if err := a.cook(cmd, c, r, *guard); err != nil {
 			return err
 		}
 		if a.json {
@@ -87,7 +89,7 @@ func recipeFor(c *celltoml.Config) (recipe, error) {
 }
 
 // cook runs a recipe and puts what it makes into the binary's place.
-func (a *app) cook(cmd *cobra.Command, c *celltoml.Config, r recipe, force bool) error {
+func (a *app) cook(cmd *cobra.Command, c *celltoml.Config, r recipe, g ctl.Guard) error {
 	op := "build " + c.Cell.Name
 	if err := keepDocs(c.Dir); err != nil {
 		return err
@@ -108,11 +110,11 @@ func (a *app) cook(cmd *cobra.Command, c *celltoml.Config, r recipe, force bool)
 		}
 		return e
 	}
-	if made := r.product; !force {
+	if made := r.product; !g.Force {
 		if made == "" {
 			made = c.Cell.Binary
 		}
-		if err := a.guard(cmd, c, c.Path(made)); err != nil {
+		if err := a.guard(cmd, c, c.Path(made), g); err != nil {
 			if r.product != "" && filepath.Dir(r.product) == filepath.Dir(c.Cell.Binary) {
 				_ = os.Remove(c.Path(r.product)) // a hidden file beside the program
 			}

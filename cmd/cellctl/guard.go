@@ -16,12 +16,20 @@ import (
 	"github.com/celldnet/celld/internal/ctl"
 )
 
-// guardTimeout bounds the asking of a program for its schema, and of the nucleus for its callers.
-const guardTimeout = 10 * time.Second
+// guardTimeout bounds the asking of a program for its schema, and of the nucleus for its callers, who may be elsewhere.
+const guardTimeout = 15 * time.Second
+
+// guardFlags gives --force and --seen of a command that a change can be refused by.
+func guardFlags(cmd *cobra.Command, what string) *ctl.Guard {
+	g := &ctl.Guard{}
+	cmd.Flags().BoolVar(&g.Force, "force", false, "even if "+what+" breaks callers")
+	cmd.Flags().BoolVar(&g.Seen, "seen", false, "ask nobody else who calls: callers of this very nucleus count")
+	return g
+}
 
 // guard refuses a program that would break those who call the cell, if its nucleus runs. A program that does not
 // say its schema is not refused here: a swap looks at it again.
-func (a *app) guard(cmd *cobra.Command, c *celltoml.Config, path string) error {
+func (a *app) guard(cmd *cobra.Command, c *celltoml.Config, path string, g ctl.Guard) error {
 	ctx, cancel := context.WithTimeout(cmd.Context(), guardTimeout)
 	defer cancel()
 	client := &ctl.Client{Dir: c.Dir}
@@ -32,7 +40,11 @@ func (a *app) guard(cmd *cobra.Command, c *celltoml.Config, path string) error {
 	if err != nil || schema == nil {
 		return nil
 	}
-	fits, err := client.Fits(ctx, schema.Canonical())
+	p := a.progress()
+	defer p.done()
+	client.Progress = p.say
+	fits, err := client.Fits(ctx, schema.Canonical(), g)
+	p.done()
 	if err != nil {
 		return fromControl("build "+c.Cell.Name, c.Dir, err)
 	}

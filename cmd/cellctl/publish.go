@@ -16,7 +16,7 @@ func (a *app) publishCmd() *cobra.Command {
 			"newest. Publishing again with nothing changed gives the same CID.",
 		Args: args(0, 1),
 	}
-	force := cmd.Flags().Bool("force", false, "even if this version breaks callers")
+	guard := guardFlags(cmd, "this version")
 	timeout := timeoutFlag(cmd, 2*time.Minute)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		dir, err := cellDir(first(args))
@@ -34,7 +34,7 @@ func (a *app) publishCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		published, err := client.Publish(ctx, *force)
+		published, err := client.Publish(ctx, *guard)
 		p.done()
 		if err != nil {
 			return fromControl("publish "+dir, dir, err)

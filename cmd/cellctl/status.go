@@ -97,6 +97,7 @@ func statusRows(s ctl.Status) [][]string {
 		rows = append(rows, []string{"calls", strconv.Itoa(s.InFlight) + " in flight, " + strconv.FormatInt(s.Served, 10) + " served"})
 	}
 	add("ledger", s.Ledger)
+	add("ledger", s.LedgerDamage)
 	add("error", s.LastError)
 	add("hint", s.LastHint)
 	if s.Swap != nil {

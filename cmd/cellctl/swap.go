@@ -23,7 +23,7 @@ func (a *app) swapCmd() *cobra.Command {
 		Args: args(0, 1),
 	}
 	file := cmd.Flags().String("program", "", "copy `FILE` into bin/ first")
-	force := cmd.Flags().Bool("force", false, "even if the new program breaks callers")
+	guard := guardFlags(cmd, "the new program")
 	publish := cmd.Flags().Bool("publish", false, "publish the new program in the same moment")
 	timeout := timeoutFlag(cmd, swapTimeout)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -48,7 +48,7 @@ func (a *app) swapCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		swapped, err := client.Swap(ctx, program, *force, *publish)
+		swapped, err := client.Swap(ctx, program, *guard, *publish)
 		p.done()
 		if err != nil {
 			return fromControl("swap "+dir, dir, err)

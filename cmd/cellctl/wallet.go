@@ -203,8 +203,12 @@ func donationRows(w ctl.Wallet) [][]string {
 		if d.From != w.Account {
 			way, other = "given by", d.From
 		}
+		credit := energyText(d.UWH)
+		if d.Void > 0 {
+			credit += " and " + energyText(d.Void) + " void"
+		}
 		rows = append(rows, []string{
-			other, way, strconv.FormatUint(d.Times, 10), energyText(d.UWH), time.UnixMilli(d.At).Local().Format(time.DateTime), d.Purpose,
+			other, way, strconv.FormatUint(d.Times, 10), credit, time.UnixMilli(d.At).Local().Format(time.DateTime), d.Purpose,
 		})
 	}
 	return rows

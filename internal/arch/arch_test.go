@@ -47,6 +47,7 @@ var table = []line{
 	{0, "cellproto/signed", "cellproto", "github.com/fxamacker/cbor/v2 github.com/ipfs/go-cid github.com/libp2p/go-libp2p/core github.com/multiformats"},
 	{0, "internal/addrgroup", none, "github.com/multiformats/go-multiaddr"},
 	{0, "internal/ctl", none, none},
+	{0, "internal/rawtcp", "cellproto", "github.com/libp2p/go-libp2p/core github.com/libp2p/go-libp2p/p2p/transport github.com/multiformats"},
 
 	{1, "dht", "0", free},
 	{1, "dht/content", "0", free},
@@ -71,7 +72,7 @@ var table = []line{
 	{4, "cmd/cellctl/gen", "cellproto cellproto/wire", none}, // pure
 
 	{5, "examples/...", "cellproto cellproto/cell", free},
-	{5, "bench/...", "0 1 2 3 bench/load cmd/cellctl/gen", everything},
+	{5, "bench/...", "0 1 2 3 bench/load cmd/cellctl/gen internal/celltest/netdelay", everything},
 	{5, "internal/celltest/...", "0 1 2 3", everything},
 	{5, "internal/arch", none, none},
 }

@@ -146,16 +146,27 @@ func TestAccounts(t *testing.T) {
 		t.Errorf("seen from the provider, donors are %+v (%v)", donors, err)
 	}
 
-	provider.Stop()
-	spoil(t, filepath.Join(provider.Dir, "ledger"))
-	provider.Start()
-	if r := provider.Ctl("doctor", provider.Dir); !strings.Contains(r.Stdout, "not whole") {
-		t.Errorf("doctor does not speak of the damage:\n%s", r.Stdout)
+	for _, c := range []struct {
+		says string
+		at   []int
+	}{
+		{"not whole", []int{spoilt}},       // of the last segment, which is cut off there
+		{"is put aside", []int{0, spoilt}}, // one whose begin is wrong is no end that a crash has left
+	} {
+		provider.Stop()
+		spoil(t, filepath.Join(provider.Dir, "ledger"), c.at...)
+		provider.Start()
+		if r := provider.Ctl("doctor", provider.Dir); !strings.Contains(r.Stdout, c.says) {
+			t.Errorf("doctor does not say that it %s:\n%s", c.says, r.Stdout)
+		}
+		if r := provider.Ctl("status", provider.Dir); !strings.Contains(r.Stdout, c.says) {
+			t.Errorf("status does not say that it %s:\n%s", c.says, r.Stdout)
+		}
+		caller.AwaitProviders(cid, 1)
+		again := caller.with(p)
+		load(25)
+		even(t, provider, caller, again.Calls+1)
 	}
-	caller.AwaitProviders(cid, 1)
-	again := caller.with(p)
-	load(25)
-	even(t, provider, caller, again.Calls+1)
 
 	file := filepath.Join(t.TempDir(), "export")
 	caller.Must("wallet", "export", file, caller.Dir)
@@ -185,8 +196,11 @@ func TestAccounts(t *testing.T) {
 	}
 }
 
-// spoil changes a byte in the first record of a ledger's segment: all behind it is lost.
-func spoil(t *testing.T, dir string) {
+// spoilt is a byte of the first record of a segment.
+const spoilt = 100
+
+// spoil changes bytes of a ledger's segment that has several records.
+func spoil(t *testing.T, dir string, at ...int) {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join(dir, "*"))
 	if err != nil || len(names) == 0 {
@@ -197,8 +211,10 @@ func spoil(t *testing.T, dir string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(data) > 400 { // of several records
-			data[100] ^= 1
+		if len(data) > 400 {
+			for _, i := range at {
+				data[i] ^= 1
+			}
 			if err := os.WriteFile(name, data, 0o600); err != nil {
 				t.Fatal(err)
 			}

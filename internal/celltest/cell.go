@@ -252,7 +252,7 @@ func (c *Cell) Publish() ctl.Published {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
-	p, err := (&ctl.Client{Dir: c.Dir}).Publish(ctx, false)
+	p, err := (&ctl.Client{Dir: c.Dir}).Publish(ctx, ctl.Guard{})
 	if err != nil {
 		c.t.Fatalf("publish %s: %v\n%s", c.Dir, err, c.Log())
 	}

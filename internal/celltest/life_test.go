@@ -325,7 +325,7 @@ func TestSwapOfAPublishedCell(t *testing.T) {
 		}
 	}()
 	client := &ctl.Client{Dir: first.Dir}
-	if _, err := client.Swap(t.Context(), first.nextVersion(1), false, false); err != nil {
+	if _, err := client.Swap(t.Context(), first.nextVersion(1), ctl.Guard{}, false); err != nil {
 		t.Fatal(err)
 	}
 	if s := first.Status(); s.CID != "" || s.Swap == nil || s.Swap.State != "trial" {
@@ -340,7 +340,7 @@ func TestSwapOfAPublishedCell(t *testing.T) {
 		t.Errorf("%+v", s.Swap)
 	}
 	// Published in the same moment, there is no time without a CID.
-	swapped, err := client.Swap(t.Context(), first.nextVersion(2), false, true)
+	swapped, err := client.Swap(t.Context(), first.nextVersion(2), ctl.Guard{}, true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,7 +32,7 @@ func (c *Cell) major(name, version string) string {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.write(name, string(data)+version, 0o755)
+	c.write(name, strings.ReplaceAll(string(data), "@version=v0", "@version="+version), 0o755)
 	return filepath.Join(c.Dir, name)
 }
 

@@ -203,7 +203,7 @@ func (l *load) swap(v, clients int) (pid int, stall, took time.Duration) {
 	file, before := c.nextVersion(v), c.Status().ProgramPID
 	l.stall()
 	if v%2 == 0 {
-		s, err := (&ctl.Client{Dir: c.Dir}).Swap(context.Background(), file, false, false)
+		s, err := (&ctl.Client{Dir: c.Dir}).Swap(context.Background(), file, ctl.Guard{}, false)
 		if err != nil {
 			t.Fatalf("swap %d: %v\n%s", v, err, c.Log())
 		}
@@ -364,7 +364,7 @@ func TestRollBackUnderLoad(t *testing.T) {
 	old := c.Status().ProgramPID
 	client := &ctl.Client{Dir: c.Dir}
 	for v := range 3 {
-		swapped, err := client.Swap(t.Context(), c.nextVersion(v), false, false)
+		swapped, err := client.Swap(t.Context(), c.nextVersion(v), ctl.Guard{}, false)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -87,6 +87,9 @@ type DonationRow struct {
 	Times   uint64 `json:"donations"`
 	Purpose string `json:"purpose"` // of the last one
 	At      int64  `json:"at_ms"`   // of the last one, by the donor's clock
+	// Void is what was given besides, and is not in UWH: it was signed before and after a backup was restored, and waits to be
+	// signed anew.
+	Void uint64 `json:"void_uwh,omitempty"`
 }
 
 // Delegate asks for a delegation, and calls each for each entry of the account's key log.

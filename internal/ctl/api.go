@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"encoding/json"
+	"net/url"
 	"time"
 )
 
@@ -118,6 +119,8 @@ type Status struct {
 	LastError string `json:"last_error,omitempty"` // why it does not run, if something is wrong with it
 	LastHint  string `json:"last_hint,omitempty"`
 	Ledger    string `json:"ledger_error,omitempty"` // why what is given and taken is not written down
+	// LedgerDamage says what of the ledger's files was not as it had been written when the nucleus started.
+	LedgerDamage string `json:"ledger_damage,omitempty"`
 	// LedgerEntries says what became of entries that peers have sent, by kind: stored, stale, forged, flooding, ...
 	LedgerEntries map[string]uint64 `json:"ledger_entries,omitempty"`
 	LogCut        uint64            `json:"log_cut,omitempty"`      // bytes that it printed past 64 KiB/s
@@ -163,7 +166,28 @@ type SchemaCaller struct {
 	Who      string    `json:"who"`  // peer ID, or on this machine "uid:N", with the peer ID of a calling nucleus
 	Says     bool      `json:"says"` // that it was made for this schema; else it is the one that it found
 	LastCall time.Time `json:"last_call"`
+
+	SaidBy string `json:"said_by,omitempty"` // peer ID of who says so; "": this nucleus has seen it
+	More   int    `json:"more,omitempty"`    // of somebody's word: callers who are not named, and who is ""
 }
+
+// Guard says whose calls hold a change up that would break them.
+type Guard struct {
+	Force bool // nobody's
+	Seen  bool // those alone of whom the nucleus knows by itself; nobody else is asked
+}
+
+func (g Guard) set(q url.Values) {
+	if g.Force {
+		q.Set("force", "1")
+	}
+	if g.Seen {
+		q.Set("seen", "1")
+	}
+}
+
+// ParseGuard reads it in a request.
+func ParseGuard(q url.Values) Guard { return Guard{Force: q.Has("force"), Seen: q.Has("seen")} }
 
 // Broken is a schema whose callers a change breaks.
 type Broken struct {
@@ -323,7 +347,7 @@ type VersionDetail struct {
 
 // Description is what a target is now.
 type Description struct {
-	CID     string          `json:"cid,omitempty"`     // of the manifest; "": it is not published, or called by its directory
+	CID     string          `json:"cid,omitempty"`     // of the manifest; "": what is there now is not published
 	Version string          `json:"version,omitempty"` // of the manifest
 	Schema  json.RawMessage `json:"schema"`
 }

@@ -32,19 +32,19 @@ func (c *Client) Metrics(ctx context.Context) (Metrics, error) {
 	return result[Metrics](ctx, c, "GET", RouteMetrics, nil)
 }
 
-// Publish makes the cell known and gives its CID; with force even if that breaks callers.
-func (c *Client) Publish(ctx context.Context, force bool) (Published, error) {
+// Publish makes the cell known and gives its CID, if it breaks none of the callers who count.
+func (c *Client) Publish(ctx context.Context, g Guard) (Published, error) {
 	q := url.Values{}
-	if force {
-		q.Set("force", "1")
-	}
+	g.set(q)
 	return result[Published](ctx, c, "POST", RoutePublish, withTimeout(ctx, q))
 }
 
 // Fits asks whether a program with this schema could take over.
-func (c *Client) Fits(ctx context.Context, schema []byte) (Fits, error) {
+func (c *Client) Fits(ctx context.Context, schema []byte, g Guard) (Fits, error) {
 	var fits Fits
-	a, err := c.ask(ctx, "POST", RouteFits, withTimeout(ctx, nil), bytes.NewReader(schema))
+	q := url.Values{}
+	g.set(q)
+	a, err := c.ask(ctx, "POST", RouteFits, withTimeout(ctx, q), bytes.NewReader(schema))
 	if err != nil {
 		return fits, err
 	}
@@ -129,14 +129,12 @@ func (c *Client) Doctor(ctx context.Context) ([]Check, error) {
 }
 
 // Swap has a new program take over: the file program, absolute, or what is in bin/ if it is "".
-func (c *Client) Swap(ctx context.Context, program string, force, publish bool) (Swapped, error) {
+func (c *Client) Swap(ctx context.Context, program string, g Guard, publish bool) (Swapped, error) {
 	q := url.Values{}
 	if program != "" {
 		q.Set("program", program)
 	}
-	if force {
-		q.Set("force", "1")
-	}
+	g.set(q)
 	if publish {
 		q.Set("publish", "1")
 	}

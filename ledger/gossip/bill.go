@@ -55,6 +55,10 @@ type Seen struct {
 	Elsewhere ledger.Meter
 }
 
+// MaxRegisters is how many registers one provider may bill in, in the life of a consumer's nucleus: it chooses them, by beneficiary and
+// epoch, and needs one, and another where one has ended.
+const MaxRegisters = 16
+
 // What a consumer takes a provider's word for.
 const (
 	maxCores  = 64       // that one call may keep busy
@@ -67,7 +71,7 @@ const (
 // Check says whether a consumer signs a bill. before is what it had signed when it began to count, seen what it
 // has seen since; acked the newest receipt that it has signed. What nobody but the provider can measure
 // (processor time, memory) is bounded by the time that the calls took. A bill may be above that by one
-// window: what was used before this nucleus started, and not signed then. Who was not called since gets no
+// window: what was used in the moment before a crash, and not written down. Who was not called since gets no
 // more than was signed for before at most: nobody signs for a stranger. Kinds: Denied, BadInput,
 // Unsupported.
 func Check(r *ledger.Receipt, acked *ledger.Signed, before *ledger.Receipt, seen Seen) error {

@@ -83,6 +83,7 @@ type Travel struct {
 	logs    map[ledger.Key]uint64 // of key logs, how many entries were published
 	counts  map[string]uint64
 	again   time.Time
+	paces   paces
 }
 
 // source is a neighbour that is heard.
@@ -155,7 +156,8 @@ func (t *Travel) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-pull.C:
+		case now := <-pull.C:
+			t.takeLate(now)
 			t.PullAll(ctx)
 		case <-first.C:
 			t.pullNew(ctx)
@@ -359,14 +361,27 @@ func (t *Travel) flooded() error {
 	return cellproto.Errorf("take entry", cellproto.BadInput, "more than %d entries a second", entryRate)
 }
 
-// take has the ledger look at an entry, and publishes what is new.
+// take has the ledger look at an entry, and publishes what is new. What comes too soon is put off, and has no verdict.
 func (t *Travel) take(p peer.ID, entry []byte) (ledger.Result, error) {
-	now := time.Now()
+	return t.takeAt(time.Now(), p, entry)
+}
+
+func (t *Travel) takeAt(now time.Time, p peer.ID, entry []byte) (ledger.Result, error) {
+	step, paced := t.deps.Ledger.Step(entry)
+	if paced && t.early(now, p, step, entry) {
+		return ledger.Result{}, nil
+	}
+	begin := time.Now()
 	r := t.deps.Ledger.Ingest(now, entry)
 	after := time.Now()
-	t.limit.Spent(after, after.Sub(now))
+	t.limit.Spent(after, after.Sub(begin))
 	if r.Verdict == ledger.Forked {
 		t.deps.Log.Warn("the key log of an identity has forked: it is banned", zap.Stringer("from", p))
+	}
+	if paced && r.Verdict == ledger.Stored {
+		t.mu.Lock()
+		t.paces.taken(now, step)
+		t.mu.Unlock()
 	}
 	t.Pass(r)
 	if r.Verdict.Charged() {

@@ -24,6 +24,15 @@ type Usage struct {
 	Energy uint64 // µWh
 }
 
+// Less gives what was used since before; what would be below nothing is nothing.
+func (u Usage) Less(before Usage) Usage {
+	less := func(a, b uint64) uint64 { return a - min(a, b) }
+	return Usage{
+		Calls: less(u.Calls, before.Calls), CPU: less(u.CPU, before.CPU), Wall: less(u.Wall, before.Wall), RAM: less(u.RAM, before.RAM),
+		In: less(u.In, before.In), Out: less(u.Out, before.Out), Energy: less(u.Energy, before.Energy),
+	}
+}
+
 // gauge counts the calls of one peer.
 type gauge struct {
 	// flight has in its low flightBits how many calls are in flight, and above that the sum, in ns and
@@ -268,6 +277,10 @@ func (lk *link) clock() (now time.Time) {
 	}
 	return now
 }
+
+// Meter gives what this host has asked of peers, by the text of their peer ID. Whoever ticks it has nothing to divide:
+// Spent{}.
+func (c *Caller) Meter() *Meter { return c.links.meter }
 
 // Spent gives what this host has asked of peers: calls and the time that it has waited for them.
 func (c *Caller) Spent(p peer.ID, now time.Time) Usage { return c.links.meter.Of(p.String(), now) }

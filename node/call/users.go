@@ -27,6 +27,9 @@ type User struct {
 	Who  string    `json:"who"`            // peer ID, or on this machine "uid:N", with the peer ID of a calling nucleus
 	Says bool      `json:"says,omitempty"` // it has named the schema; else it is the one that it found
 	Last time.Time `json:"last"`           // call
+
+	By   string `json:"-"` // peer ID of who says so; "": this nucleus has seen it
+	More int    `json:"-"` // of somebody's word: so many callers who are not named, and Who is ""
 }
 
 // Used is one schema that callers use.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -137,43 +138,48 @@ func (g *group) makeV2(parent, name string, c Config, ncpu int) {
 }
 
 // delegate has the groups below dir limit what is in them. A group of version 2 that does so holds no
-// process itself: this process moves down if it is the only one, as it is in a scope of systemd's.
+// process itself, but for the root: this process moves down if it is the only one, as it is in a scope of
+// systemd's. Some controllers could be turned on beside processes; the kernel would let none into the groups below then.
 func delegate(dir string) bool {
-	control := filepath.Join(dir, "cgroup.subtree_control")
-	on := func() (missing bool) {
-		text, _ := os.ReadFile(control)
-		has := strings.Fields(string(text))
-		for _, name := range controllers() {
-			if !containsWord(has, name) && os.WriteFile(control, []byte("+"+name), 0) != nil {
-				missing = true
-			}
-		}
-		return missing
-	}
-	if !on() {
+	if divided(dir) {
 		return true
 	}
-	procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-	if err != nil || strings.TrimSpace(string(procs)) != strconv.Itoa(os.Getpid()) {
-		return false
+	if _, err := os.Stat(filepath.Join(dir, "cgroup.type")); err == nil {
+		procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if err != nil {
+			return false
+		}
+		switch strings.TrimSpace(string(procs)) {
+		case "":
+		case strconv.Itoa(os.Getpid()):
+			if !moveDown(dir) {
+				return false
+			}
+		default:
+			return false
+		}
 	}
+	all := true
+	for _, name := range controllers() {
+		all = turnOn(dir, name) == nil && all
+	}
+	return all
+}
+
+// divided says whether the groups below dir limit what is in them.
+func divided(dir string) bool {
+	text, err := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
+	has := strings.Fields(string(text))
+	return err == nil && !slices.ContainsFunc(controllers(), func(name string) bool { return !slices.Contains(has, name) })
+}
+
+// moveDown has this process leave a group for one below it.
+func moveDown(dir string) bool {
 	leaf := filepath.Join(dir, ownerLeaf)
 	if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		return false
 	}
-	if os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte("0"), 0) != nil {
-		return false
-	}
-	return !on()
-}
-
-func containsWord(list []string, word string) bool {
-	for _, w := range list {
-		if w == word {
-			return true
-		}
-	}
-	return false
+	return os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte("0"), 0) == nil
 }
 
 // memoryInGroup is what a control group counts: what a build writes is in memory too.

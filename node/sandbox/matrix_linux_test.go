@@ -37,7 +37,7 @@ var builds = map[string]bool{
 // hung is the outcome of an attack that the test had to end: it proves nothing.
 const hung = -2
 
-// The fewest attacks that must be shown to succeed without the sandbox.
+// The fewest attacks that must be shown to succeed without the sandbox, and to fail in each tier.
 const fewestShown = 48
 
 // column is one way to run all attacks.
@@ -159,6 +159,7 @@ func judge(t *testing.T, columns []column, names []string, results [][]outcome) 
 	}
 	text.WriteString("\n")
 	escapes, known, impossible, shown := 0, 0, map[string]int{}, map[string]int{}
+	stopped := make([]int, len(columns)) // that succeed without the sandbox
 	var reasons []string
 	for a, name := range names {
 		fmt.Fprintf(&text, "%-44s", name)
@@ -189,6 +190,8 @@ func judge(t *testing.T, columns []column, names []string, results [][]outcome) 
 				t.Errorf("%s was not started as %v: %s", name, c, o.reason)
 			case !possible:
 				mark = "(-)"
+			default:
+				stopped[i]++
 			}
 			fmt.Fprintf(&text, " %-10s", mark)
 		}
@@ -198,6 +201,15 @@ func judge(t *testing.T, columns []column, names []string, results [][]outcome) 
 		fmt.Fprintf(&text, "%s: %d attacks succeed without the sandbox, %d are not possible here in the first place\n", who, n, impossible[who])
 		if n < fewestShown {
 			t.Errorf("only %d attacks are shown to succeed as %s", n, who)
+		}
+	}
+	for i, c := range columns {
+		if c.tier == Auto {
+			continue
+		}
+		fmt.Fprintf(&text, "%v: stops %d of them\n", c, stopped[i])
+		if stopped[i] < fewestShown {
+			t.Errorf("only %d attacks are shown to succeed without the sandbox and to fail as %v", stopped[i], c)
 		}
 	}
 	fmt.Fprintf(&text, "escapes: %d; known and documented: %d\n", escapes, known)
@@ -246,7 +258,8 @@ func output(t *testing.T, program string, args ...string) string {
 func (w *world) support(tier Tier) TierSupport {
 	cmd := exec.Command(filepath.Join(built, "cellbox"), "--probe", "--json")
 	cmd.SysProcAttr = w.credential()
-	out, _ := cmd.Output() // its status says whether any tier works
+	cmd.Env = append(os.Environ(), "TMPDIR="+filepath.Join(w.base, "dir")) // that of root may be closed to the user
+	out, _ := cmd.Output()                                                 // its status says whether any tier works
 	var s Support
 	w.must(json.Unmarshal(out, &s))
 	for _, state := range s.Tiers {

@@ -196,16 +196,37 @@ func mkdir(dir string) error {
 	return nil
 }
 
-// enable has the groups below dir use controllers, and gives those that they cannot. Its parent has to have
-// them too, where they may be off: systemd turns on what a unit asks for.
+// enable has the groups below dir use controllers, and gives those that they cannot. All groups above have to have
+// them too, where they may be off: systemd turns on what a unit asks for, which is never io, and leaves on what is
+// in use.
 func enable(dir string, controllers ...string) (missing []string) {
+	above := above(dir)
 	for _, name := range controllers {
-		_ = os.WriteFile(filepath.Join(filepath.Dir(dir), "cgroup.subtree_control"), []byte("+"+name), 0)
-		if os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+name), 0) != nil {
+		for _, d := range above {
+			_ = turnOn(d, name) // what lacks it further down is seen below
+		}
+		if turnOn(dir, name) != nil {
 			missing = append(missing, name)
 		}
 	}
 	return missing
+}
+
+// turnOn has the groups directly below dir use a controller.
+func turnOn(dir, controller string) error {
+	return writeExisting(filepath.Join(dir, "cgroup.subtree_control"), "+"+controller)
+}
+
+// above gives the groups that dir is in, the outermost first.
+func above(dir string) (list []string) {
+	for d := filepath.Dir(dir); d != dir; dir, d = d, filepath.Dir(d) {
+		if _, err := os.Stat(filepath.Join(d, "cgroup.subtree_control")); err != nil {
+			break
+		}
+		list = append(list, d)
+	}
+	slices.Reverse(list)
+	return list
 }
 
 // Groups are the directories of the pool, for EnterPool: by controller, "" for version 2.

@@ -160,3 +160,35 @@ func run(t *testing.T, tool string, args ...string) {
 		t.Errorf("%v\n%.4000s", err, out)
 	}
 }
+
+// Functions that are called like methods which everybody knows: go vet takes none for those, and in TypeScript nothing that
+// is done to every object (printing it, waiting for it) calls one.
+func TestFunctionsNamedLikeKnownMethods(t *testing.T) {
+	s := &cellproto.Schema{Cell: "known", Functions: map[string]cellproto.Function{}}
+	for _, name := range strings.Fields(`gobDecode gobEncode marshalJSON marshalXML readByte readByteCall readRune unmarshalJSON unmarshalXML unreadByte
+		unreadRune writeByte readFrom writeTo scan seek format string error is as unwrap lock unlock
+		then toString toJSON valueOf toLocaleString`) {
+		s.Functions[name] = cellproto.Function{Input: json.RawMessage(`{"type": "object", "properties": {"a": {"type": "integer"}}}`), Output: json.RawMessage(`{"type": "integer"}`)}
+	}
+	_, code, err := Go(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorkspace(t)
+	w.write("client/client.go", string(code))
+	w.vet("client")
+	for _, lang := range Languages {
+		if lang.Name != "typescript" {
+			continue
+		}
+		client, err := lang.Generate(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"then", "toString", "toJSON", "valueOf", "toLocaleString"} {
+			if bytes.Contains(client.Code, []byte("  async "+name+"(")) {
+				t.Errorf("the client has a method %s", name)
+			}
+		}
+	}
+}

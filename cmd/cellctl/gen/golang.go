@@ -238,7 +238,7 @@ func (g *golang) method(fn *function) {
 	if doc == "" {
 		doc = "calls the function " + strconv.Quote(fn.json) + "."
 	}
-	g.comment("", "//", fn.name+" "+lowered(doc))
+	g.comment("", "//", fn.method+" "+lowered(doc))
 	if notes := g.notes(fn); notes != "" {
 		g.p("//\n// %s", notes)
 	}
@@ -247,7 +247,7 @@ func (g *golang) method(fn *function) {
 		request += ", Key: cell.Key(ctx)"
 	}
 	if fn.raw {
-		g.p("func (c *Client) %s(ctx context.Context, in []byte) ([]byte, error) {", fn.name)
+		g.p("func (c *Client) %s(ctx context.Context, in []byte) ([]byte, error) {", fn.method)
 		g.p("return cell.InvokeRaw(ctx, c.stub, %s}, in)\n}\n", request)
 		return
 	}
@@ -269,7 +269,7 @@ func (g *golang) method(fn *function) {
 	case !fn.nothing():
 		results = "(" + g.use(fn.out) + ", error)"
 	}
-	g.p("func (c *Client) %s(%s) %s {\nw := wire.GetWriter()\ndefer w.Free()", fn.name, params, results)
+	g.p("func (c *Client) %s(%s) %s {\nw := wire.GetWriter()\ndefer w.Free()", fn.method, params, results)
 	if fn.args != nil {
 		g.append("in", use{typ: fn.args})
 	} else {

@@ -69,8 +69,9 @@ type field struct {
 
 // function is one function of the cell.
 type function struct {
-	json string
-	name string // in Go
+	json   string
+	name   string // in Go
+	method string // of the client in Go: name, but for what go vet takes for another method
 	cellproto.Function
 	raw  bool // bytes in, bytes out
 	args *typ // a struct or map; nil: it takes none, or is raw

@@ -78,6 +78,9 @@ func ascii(s string) bool {
 // ownNames are those that every client has.
 const ownNames = "Cell Client Dep New SchemaHash"
 
+// vetted are methods that have one signature for go vet (its stdmethods), whatever they take.
+var vetted = words("GobDecode GobEncode MarshalJSON MarshalXML ReadByte ReadRune UnmarshalJSON UnmarshalXML UnreadByte UnreadRune WriteByte")
+
 // nameAll gives every function, type and field its name in Go, from which those of the other languages
 // are made.
 func (m *model) nameAll(b *builder) {
@@ -85,6 +88,11 @@ func (m *model) nameAll(b *builder) {
 	methods := names{}
 	for _, fn := range m.funcs {
 		fn.name = methods.take(exported(fn.json))
+	}
+	for _, fn := range m.funcs {
+		if fn.method = fn.name; vetted[fn.name] > 0 {
+			fn.method = methods.take(fn.name + "Call")
+		}
 	}
 	n := namer{model: m, types: types, seen: map[*typ]bool{}}
 	for _, node := range b.order {

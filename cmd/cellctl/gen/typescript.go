@@ -89,7 +89,8 @@ var typescriptTypes = later(`Array AsyncGenerator AsyncIterable Boolean Buffer C
 	JSON KeyedOptions Kind Map Math More Number Object Options Partial Promise Reader Record Set Signal String Symbol Uint8Array NodeJS BigInt
 	CHUNK_SIZE MAX_ARGS MAX_FRAME MAX_TARGET MAX_KEY MAX_REPLY MAX_TIMEOUT WINDOW`)
 
-var typescriptWords = later("constructor close connected conn directory target timeout then")
+var typescriptWords = later(`constructor close connected conn directory target timeout then
+	toString toJSON valueOf toLocaleString hasOwnProperty isPrototypeOf propertyIsEnumerable`) // who prints a client calls nobody
 
 func (g *typescript) name(t *typ) string {
 	if other := g.renamed[t]; other != "" {

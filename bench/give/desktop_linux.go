@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/celldnet/celld/internal/ctl"
+)
+
+// event is something that happens to a machine with a screen, and what giving says of it.
+type event struct {
+	name     string
+	do, undo string // lines for who makes it happen; see scripts/laptop.sh
+	why      string // part of the reason to pause
+	limit    time.Duration
+}
+
+// Marks for a machine that is emulated, and many times slower than one that is not.
+const (
+	inputLimit = 3 * time.Second
+	eventLimit = 5 * time.Second
+	hintLimit  = time.Minute // logind looks at when a terminal was read, which the kernel notes all 8 s
+)
+
+var events = map[string]event{
+	"lid":     {"the lid is closed", "lid 1", "lid 0", "the lid is closed", eventLimit},
+	"battery": {"it is unplugged", "unplugged 1", "unplugged 0", "the machine runs on its battery", eventLimit},
+	"low":     {"the battery is at 15 %", "empty 85", "empty 0", "the battery is at 15 %", eventLimit},
+	"metered": {"NetworkManager calls the network metered", "metered yes", "metered no", "the network is metered", eventLimit},
+	"input":   {"a key is hit", "key", "", "somebody is at this machine", inputLimit},
+	"usb":     {"a key is hit on the USB keyboard", "key usb", "", "somebody is at this machine", inputLimit},
+	"virtio":  {"a key is hit that only logind hears of", "key virtio", "", "somebody is at this machine", hintLimit},
+}
+
+// desktop has a stranger's cell hosted on a machine of systemd's, and lets happen there what hosted cells have to
+// be paused for. What it is told to do is written to o.ask, a line for each.
+func (o options) desktop() error {
+	stranger, cell, addr, what, err := o.provider(loopback)
+	if err != nil {
+		return err
+	}
+	defer stranger.stop(cell)
+	donor, err := o.machine("owner", addr, loopback)
+	if err != nil {
+		return err
+	}
+	defer donor.stop()
+	if _, err := donor.ctl("give", "--busy", "100%", "--ram", "30%"); err != nil {
+		return err
+	}
+	if err := donor.until("it gives", func(g ctl.Giving) bool { return g.Running }); err != nil {
+		return err
+	}
+	dir, err := donor.place(what)
+	if err != nil {
+		return err
+	}
+	if err := donor.host(dir); err != nil {
+		return err
+	}
+	for _, name := range strings.Split(o.events, ",") {
+		e, ok := events[name]
+		if !ok {
+			return fmt.Errorf("there is no event %q", name)
+		}
+		if err := donor.sees(e); err != nil {
+			return err
+		}
+	}
+	if err := donor.until("it goes on", func(g ctl.Giving) bool { return g.Running }); err != nil {
+		return err
+	}
+	row("it goes on after a quiet minute", "yes", "yes", true)
+	_, err = donor.ctl("give", "stop")
+	_, gone := os.Stat(dir)
+	row("of the stranger's cell is left after that", fmt.Sprint(gone == nil), "false", os.IsNotExist(gone))
+	return err
+}
+
+// host prints what holds the limits, what is watched, and what the stranger gets.
+func (m *machine) host(dir string) error {
+	hungry := feed(dir)
+	defer hungry()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	g, err := (&ctl.Client{Dir: m.home()}).GiveStatus(ctx)
+	if err != nil {
+		return err
+	}
+	row("held by", g.LimitBy, "cgroup v2", strings.HasPrefix(g.LimitBy, "cgroup v2"))
+	for _, s := range g.Sensors {
+		row(s.Of+", by "+s.By, s.Says, "", true)
+	}
+	status, err := ask[ctl.Status](m, "status", dir)
+	if err != nil {
+		return err
+	}
+	row("the stranger's program is confined by", status.SandboxTier, "T1", status.SandboxTier == "T1")
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", status.ProgramPID))
+	if err != nil {
+		return err
+	}
+	group := strings.TrimSpace(string(text))
+	row("its program is in", group[max(0, strings.LastIndex(group, "cellgive-")):], "cellgive-", strings.Contains(group, "cellgive-"))
+	return m.until("it eats", func(g ctl.Giving) bool { return g.Used.CPU > 100*share/2 && g.Used.CPU < 100*share*1.2 })
+}
+
+// sees lets something happen and measures until giving says so.
+func (m *machine) sees(e event) error {
+	begin := time.Now()
+	if err := m.o.tell(e.do); err != nil {
+		return err
+	}
+	if err := m.until(e.name, func(g ctl.Giving) bool { return !g.Running && strings.HasPrefix(g.Why, e.why) }); err != nil {
+		return err
+	}
+	took := time.Since(begin)
+	row(e.name+": paused after", fmt.Sprintf("%.1f s", took.Seconds()), fmt.Sprintf("<= %.0f s", e.limit.Seconds()), took <= e.limit)
+	if e.undo == "" {
+		return nil
+	}
+	if err := m.o.tell(e.undo); err != nil {
+		return err
+	}
+	return m.until("that is over", func(g ctl.Giving) bool { return strings.HasPrefix(g.Why, "waiting for a quiet minute") })
+}
+
+// tell writes a line for who makes things happen.
+func (o options) tell(line string) error {
+	f, err := os.OpenFile(o.ask, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(f, line)
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	return err
+}

@@ -1,0 +1,5 @@
+//go:build race
+
+package rawtcp
+
+const raced = true // the usual calls are used then

@@ -1,0 +1,229 @@
+package ledger
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"slices"
+	"time"
+
+	"github.com/celldnet/celld/cellproto"
+)
+
+// gift is what this ledger knows of the cheques that it has signed to one receiver. A ledger that was restored from a backup signs
+// on from an old total: the new one can be below what the receiver has, and is void, or takes the place of it. A cheque that was
+// signed meanwhile, by the ledger as it was before, is told by its time: it lies in a gap between two lives, in which this one
+// has signed nothing. What it gave is added then, and the total is signed anew.
+type gift struct {
+	_         struct{} `cbor:",toarray"`
+	Donor, To Key
+	N, Credit uint64 // of all that was given, as far as it is known
+	T         uint64 // ms, of the last cheque; later ones have a later time, whatever the clock says
+	Gaps      []gap
+	life      bool // something was signed since the ledger was opened
+}
+
+// gap is the time between the last cheque of one life and the first of the next.
+type gap struct {
+	_           struct{} `cbor:",toarray"`
+	From, Until uint64   // ms
+	N, Credit   uint64   // of what was given by the end of it, with what has come back of it
+}
+
+// maxGaps is of how many restarts a cheque that was lost is told.
+const maxGaps = 32
+
+const giftMark = 0x02 // see isLocal
+
+func giftSlot(donor, to Key) Hash { return bodyID(slices.Concat([]byte("gift"), donor[:], to[:])) }
+
+// gift gives what is known of the cheques of one donor to a receiver, to sign the next: with a gap before that, if it is the
+// first since the ledger was opened. It may be changed.
+func (l *Ledger) gift(nowMS uint64, donor, to Key) *gift {
+	g := &gift{Donor: donor, To: to}
+	if old := l.gifts[chequeKey{Donor: donor, To: to}]; old != nil {
+		*g = *old
+		g.Gaps = slices.Clone(old.Gaps)
+	}
+	if c := l.book.Cheque(donor, to); c != nil && c.Credit > g.Credit {
+		g.N, g.Credit, g.T = max(g.N, c.N), c.Credit, max(g.T, c.T)
+	}
+	at := max(nowMS, g.T+1)
+	if !g.life {
+		g.life = true
+		g.Gaps = append(g.Gaps, gap{From: g.T, Until: at, N: g.N, Credit: g.Credit})
+		g.Gaps = g.Gaps[max(0, len(g.Gaps)-maxGaps):]
+	}
+	g.T = at
+	return g
+}
+
+// regain adds what a cheque gave that this ledger has signed and does not know.
+func (g *gift) regain(c *Cheque) bool {
+	for i := range g.Gaps {
+		p := &g.Gaps[i]
+		if c.T <= p.From || c.T >= p.Until || c.Credit <= p.Credit {
+			continue
+		}
+		more, times := c.Credit-p.Credit, c.N-min(p.N, c.N)
+		g.Credit, g.N = add(g.Credit, more), add(g.N, times)
+		for j := i; j < len(g.Gaps); j++ { // later lives have signed on top
+			g.Gaps[j].Credit, g.Gaps[j].N = add(g.Gaps[j].Credit, more), add(g.Gaps[j].N, times)
+		}
+		return true
+	}
+	return false
+}
+
+// hear looks whether a cheque that somebody has sent is one that this ledger has lost.
+func (l *Ledger) hear(now time.Time, data []byte) {
+	if _, kind, _ := peek(data); kind != kindCheque || len(l.gifts) == 0 {
+		return
+	}
+	s, body, err := DecodeCheque(data)
+	if err != nil || s.Net != l.cfg.Net {
+		return
+	}
+	old := l.gifts[s.key()]
+	if old == nil {
+		return
+	}
+	g := *old
+	g.Gaps = slices.Clone(old.Gaps)
+	if !g.regain(&s.Cheque) || !l.book.everSigned(s, body) {
+		return
+	}
+	if record, err := g.record(); err == nil {
+		l.gifts[s.key()] = &g
+		_ = l.store.Append(now, giftSlot(g.Donor, g.To), record, false) // Err says when the disk takes nothing
+	}
+}
+
+// everSigned says whether a cheque is of a key that signs for its donor, or did.
+func (b *Book) everSigned(s *SignedCheque, body []byte) bool {
+	signers := []Key{s.Donor}
+	if l := b.logs[s.Donor]; l != nil {
+		now, before := l.signers()
+		signers = append(before, now)
+	}
+	return slices.ContainsFunc(signers, func(k Key) bool { return VerifyCheque(s, body, k) == nil })
+}
+
+func (g *gift) record() ([]byte, error) {
+	data, err := encode(g)
+	return append([]byte{giftMark}, data...), err
+}
+
+func (l *Ledger) loadGift(data []byte) (Hash, bool) {
+	g := &gift{}
+	if decode("read gift", bytes.Clone(data), g) != nil {
+		return Hash{}, false
+	}
+	l.gifts[chequeKey{Donor: g.Donor, To: g.To}] = g
+	return giftSlot(g.Donor, g.To), true
+}
+
+// Void is how much of what a donor has given to somebody, by what this ledger has signed, no cheque says: it was signed before and after a
+// backup was restored. Renew makes it good.
+type Void struct {
+	Donor, To Key
+	UWH       uint64
+}
+
+// Voids gives what is to be signed anew.
+func (l *Ledger) Voids() (list []Void) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for k, g := range l.gifts {
+		var have uint64
+		if c := l.book.Cheque(k.Donor, k.To); c != nil {
+			have = c.Credit
+		}
+		if g.Credit > have {
+			list = append(list, Void{k.Donor, k.To, g.Credit - have})
+		}
+	}
+	return list
+}
+
+// Renew signs a cheque over all that was given, of which part is void. Kinds: as of SignCheque.
+func (l *Ledger) Renew(now time.Time, v Void, key ed25519.PrivateKey) (*SignedCheque, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.book.Cheque(v.Donor, v.To)
+	if g := l.gifts[chequeKey{Donor: v.Donor, To: v.To}]; g == nil || c == nil || g.Credit <= c.Credit {
+		return nil, cellproto.Errorf("sign cheque anew", cellproto.NotFound, "nothing of it is void")
+	}
+	return l.signCheque(now, v.Donor, v.To, 0, c.Purpose, key)
+}
+
+// SignCheque donates: it adds amount to the total of what donor has given to somebody. It is on the disk
+// when it returns. donor is this account, or a pool that it is the runner of; key is that in force.
+// Kinds: BadInput, Denied when the key does not sign for the donor or a budget does not allow it,
+// Unavailable while it is not known what was given before, Failed.
+func (l *Ledger) SignCheque(now time.Time, donor, to Key, amount uint64, purpose string, key ed25519.PrivateKey) (*SignedCheque, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if amount == 0 {
+		return nil, cellproto.Errorf("sign cheque", cellproto.BadInput, "nothing is given")
+	}
+	return l.signCheque(now, donor, to, amount, purpose, key)
+}
+
+func (l *Ledger) signCheque(now time.Time, donor, to Key, amount uint64, purpose string, key ed25519.PrivateKey) (*SignedCheque, error) {
+	const op = "sign cheque"
+	if err := l.upToDate(op); err != nil {
+		return nil, err
+	}
+	g := l.gift(ms(now), donor, to)
+	g.Credit = add(g.Credit, amount)
+	if amount > 0 {
+		g.N++
+	}
+	s, err := SealCheque(Cheque{Net: l.cfg.Net, Donor: donor, To: to, N: g.N, Credit: g.Credit, T: g.T, Purpose: purpose}, key)
+	if err != nil {
+		return nil, err
+	}
+	data, err := s.Encode()
+	if err != nil {
+		return nil, err
+	}
+	if err := l.allows(op, now, s, data, key); err != nil {
+		return nil, err
+	}
+	record, err := g.record()
+	if err != nil {
+		return nil, cellproto.Errorf(op, cellproto.Failed, "%w", err)
+	}
+	slots, datas := []Hash{chequeSlot(s.key()), giftSlot(donor, to)}, [][]byte{data, record}
+	if err := l.store.AppendBatch(now, slots, datas, true); err != nil {
+		return nil, cellproto.Errorf(op, cellproto.MayHaveRun, "nobody is told, but it may be on the disk: %w", err).
+			WithHint("When the disk is well again, restart the nucleus and look at the history before you try again.")
+	}
+	l.gifts[s.key()] = g
+	r := l.book.Ingest(ms(now), data)
+	l.follow(r)
+	if r.Verdict != Stored {
+		return nil, cellproto.Errorf(op, cellproto.Failed, "%s: %v", r.Verdict, r.Err)
+	}
+	return s, nil
+}
+
+// allows says why a cheque may not be signed, by what is known of its donor.
+func (l *Ledger) allows(op string, now time.Time, s *SignedCheque, data []byte, key ed25519.PrivateKey) error {
+	_, body, err := DecodeCheque(data)
+	if err != nil {
+		return err
+	}
+	if state := l.book.State(s.Donor); state != nil && len(state.Members) > 0 && state.Runner.Budget > 0 && state.Runner.Runner != KeyOf(key) {
+		return cellproto.Errorf(op, cellproto.Denied, "another account is the runner of this pool")
+	}
+	old := l.book.Cheque(s.Donor, s.To)
+	r := l.book.admitCheque(op, s, old)
+	if r.Verdict == 0 {
+		r = l.book.signedBy(op, ms(now), s, body, old)
+	}
+	if r.Verdict != 0 {
+		return r.Err
+	}
+	return nil
+}

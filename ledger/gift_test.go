@@ -1,0 +1,153 @@
+package ledger
+
+import (
+	"testing"
+	"time"
+)
+
+// donor is a home cell's ledger that comes from backups, and the receiver of what it gives.
+type donor struct {
+	t    *testing.T
+	disk *disk
+	l    *Ledger
+	rec  *Ledger
+	now  time.Time
+}
+
+func newDonor(t *testing.T) *donor {
+	x := &donor{t: t, disk: newDisk(t, 1), rec: member(t, 5), now: testTime}
+	x.open(x.disk)
+	return x
+}
+
+func (x *donor) open(d *disk) {
+	x.t.Helper()
+	x.disk, x.now = d, x.now.Add(time.Hour)
+	x.l = openLedger(x.t, testConfig(1, 1), d)
+	x.l.Alone()
+}
+
+// give donates, and tells the receiver if it is there.
+func (x *donor) give(uwh uint64, told bool) *SignedCheque {
+	x.t.Helper()
+	x.now = x.now.Add(time.Second)
+	c, err := x.l.SignCheque(x.now, pub(1), pub(5), uwh, "", testKey(1))
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	if told {
+		x.rec.Ingest(x.now, wire(x.t, c))
+	}
+	return c
+}
+
+// hear has the ledger hear a cheque, and sign anew what is void.
+func (x *donor) hear(c *SignedCheque) {
+	x.t.Helper()
+	x.now = x.now.Add(time.Second)
+	x.l.Ingest(x.now, wire(x.t, c))
+	for _, v := range x.l.Voids() {
+		again, err := x.l.Renew(x.now, v, testKey(1))
+		if err != nil {
+			x.t.Fatal(err)
+		}
+		x.rec.Ingest(x.now, wire(x.t, again))
+	}
+}
+
+func (x *donor) expect(what string, credit, n uint64) {
+	x.t.Helper()
+	for side, l := range map[string]*Ledger{"donor": x.l, "receiver": x.rec} {
+		l.View(func(b *Book) {
+			if c := b.Cheque(pub(1), pub(5)); c == nil || c.Credit != credit || c.N != n {
+				x.t.Errorf("%s: the %s has %+v, not %d µWh", what, side, c, credit)
+			}
+		})
+	}
+}
+
+// A donation that a home cell makes after its backup was restored is made, whether the receiver had got more in the time
+// that was lost, or less, and whether the donor is restarted before it hears of that.
+func TestDonationsAfterABackup(t *testing.T) {
+	for name, c := range map[string]struct {
+		lost, after uint64
+		restart     bool
+	}{
+		"more was lost": {200, 100, false}, "less was lost": {50, 100, false}, "as much": {100, 100, false},
+		"more, and a restart": {200, 100, true}, "less, and a restart": {50, 100, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := newDonor(t)
+			x.give(300, true)
+			x.give(200, true)
+			backup := x.disk.reboot()
+			lost := x.give(c.lost, true)
+			x.expect("before", 500+c.lost, 3)
+			x.open(backup)
+			x.give(c.after, true)
+			if c.restart {
+				x.open(x.disk.reboot())
+			}
+			x.hear(lost)
+			x.expect("once it has come back", 500+c.lost+c.after, 4)
+			x.hear(lost)
+			x.expect("and came again", 500+c.lost+c.after, 4)
+			x.give(7, true)
+			x.open(x.disk.reboot())
+			x.hear(lost)
+			x.expect("and later", 507+c.lost+c.after, 5)
+		})
+	}
+}
+
+// What was lost comes back before the next donation, or before the void one was signed anew: nothing is given twice.
+func TestLostChequeComesFirst(t *testing.T) {
+	x := newDonor(t)
+	x.give(500, true)
+	backup := x.disk.reboot()
+	x.give(100, false)
+	lost := x.give(100, true)
+	x.open(backup)
+	x.hear(lost)
+	x.give(10, true)
+	x.expect("it was known", 710, 4)
+	x.open(x.disk.reboot())
+	x.give(10, true)
+	x.l.Ingest(x.now, wire(t, lost))
+	x.expect("an old cheque", 720, 5)
+
+	backup = x.disk.reboot()
+	lost = x.give(1000, true)
+	x.open(backup)
+	x.give(30, false)
+	x.l.Ingest(x.now, wire(t, lost))
+	if v := x.l.Voids(); len(v) != 1 || v[0].UWH != 30 {
+		t.Errorf("what is void: %+v", v)
+	}
+	x.give(4, true)
+	x.expect("the next donation brings all", 1754, 8)
+	if v := x.l.Voids(); len(v) != 0 {
+		t.Errorf("void still: %+v", v)
+	}
+	_, err := x.l.Renew(x.now, Void{Donor: pub(1), To: pub(5)}, testKey(1))
+	if err == nil {
+		t.Error("what is not void was signed anew")
+	}
+}
+
+// Only what the donor has signed counts as lost, and a clock that goes back makes none of its own cheques look so.
+func TestWhoseChequeIsLost(t *testing.T) {
+	x := newDonor(t)
+	x.give(500, true)
+	x.open(x.disk.reboot())
+	x.now = x.now.Add(24 * time.Hour)
+	x.give(10, true)
+	forged := must1[*SignedCheque](t)(SealCheque(Cheque{Net: testNet, Donor: pub(1), To: pub(5), N: 9, Credit: 505, T: ms(x.now.Add(-time.Hour))}, testKey(7)))
+	x.hear(forged)
+	x.expect("a stranger's", 510, 2)
+	x.now = x.now.Add(-12 * time.Hour) // into the gap
+	own := x.give(20, true)
+	x.hear(own)
+	x.hear(own)
+	x.expect("its own, by a clock that went back", 530, 3)
+}

@@ -1,0 +1,107 @@
+package node
+
+import (
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/ledger"
+	"github.com/celldnet/celld/ledger/gossip"
+	"github.com/celldnet/celld/node/call"
+)
+
+// What this host remembers of its calls to others, from one life of the nucleus to the next: ledger.Tab.
+
+// When what was seen of a provider is written down again: it goes on a router's flash. Within keepEvery less is used than
+// the bound on processor time forgives; bytes have no such bound.
+const (
+	keepEvery = 10 * time.Second
+	keepBytes = 4 << 20
+)
+
+// recallTabs goes on from what earlier lives have seen.
+func (a *accounts) recallTabs() {
+	for _, t := range a.led.Tabs() {
+		seen := gossip.Seen{Wall: t.WallNS, Sent: t.Sent, Got: t.Got}
+		a.lenders[t.Provider] = &lender{earlier: seen, kept: seen, before: t.Before}
+	}
+	acked := a.acked(func(provider ledger.Key) bool { return a.lenders[provider] != nil })
+	for provider, l := range a.lenders {
+		l.acked, l.began = acked[provider], true
+		l.paidBefore = gossip.Less(sum(l.acked), l.before)
+	}
+}
+
+// acked gives what this host has signed for to some providers, by register.
+func (a *accounts) acked(wanted func(provider ledger.Key) bool) map[ledger.Key]map[ledger.RegKey]*ledger.Signed {
+	out := map[ledger.Key]map[ledger.RegKey]*ledger.Signed{}
+	a.led.View(func(b *ledger.Book) {
+		b.Registers(func(k ledger.RegKey, r ledger.Register) bool {
+			if k.Consumer == a.self && r.Ack != nil && wanted(k.Provider) {
+				if out[k.Provider] == nil {
+					out[k.Provider] = map[ledger.RegKey]*ledger.Signed{}
+				}
+				out[k.Provider][k] = r.Ack
+			}
+			return true
+		})
+	})
+	return out
+}
+
+func sum(acked map[ledger.RegKey]*ledger.Signed) (m ledger.Meter) {
+	for _, s := range acked {
+		m = gossip.Plus(m, s.Meter)
+	}
+	return m
+}
+
+// keepTabs writes down what was seen of providers in this life, where that is due, or with all where it has changed.
+func (a *accounts) keepTabs(now time.Time, spent map[string]call.Usage, all bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	due := map[ledger.Key]gossip.Seen{}
+	fresh := map[ledger.Key]bool{}
+	for who, u := range spent {
+		p, err := peer.Decode(who)
+		if err != nil {
+			continue
+		}
+		key, err := gossip.KeyOf(p)
+		if err != nil || key == a.self {
+			continue // no bill can come from it
+		}
+		l := a.lender(key)
+		if seen := l.seen(seenOf(u)); l.due(now, seen, all) {
+			due[key], fresh[key] = seen, !l.began
+		}
+	}
+	if len(due) == 0 {
+		return
+	}
+	acked := a.acked(func(provider ledger.Key) bool { return fresh[provider] })
+	tabs := make([]ledger.Tab, 0, len(due))
+	for key, seen := range due {
+		l := a.lenders[key]
+		if fresh[key] {
+			l.begin(acked[key])
+		}
+		l.kept, l.keptAt = seen, now
+		tabs = append(tabs, ledger.Tab{Provider: key, WallNS: seen.Wall, Sent: seen.Sent, Got: seen.Got, Before: l.before})
+	}
+	if err := a.led.KeepTabs(now, tabs); err != nil {
+		a.log.Debug("what was seen of providers is not written down", zap.Error(err)) // the disk's trouble is said by note
+	}
+}
+
+// spent gives what this host has asked of others in this life.
+func (a *accounts) spent(now time.Time) (all map[string]call.Usage, busy bool) {
+	meter := a.n.caller.Meter()
+	busy = meter.Tick(now, call.Spent{}) > 0
+	all = map[string]call.Usage{}
+	meter.Each(func(who string, u call.Usage) { all[who] = u })
+	return all, busy
+}
+
+func seenOf(u call.Usage) gossip.Seen { return gossip.Seen{Wall: u.Wall, Sent: u.Out, Got: u.In} }
