@@ -11,6 +11,10 @@ import (
 // goaway; a program takes callers' connections.
 const CapHandoff = "handoff"
 
+// CapEarly in a program's hello, beside CapHandoff: it takes the connections that it was handed before it said hello, and
+// holds to Page.Take. Without, it is handed none before that.
+const CapEarly = "handoff-early"
+
 // HandoffType says what a message on the handoff socket means.
 type HandoffType uint8
 
@@ -68,8 +72,8 @@ func ParseHandoff(b []byte) (Handoff, error) {
 const PageSize = 4096
 
 // Page is what a program tells its nucleus of the calls that come to it over connections of its own,
-// and how many it may take: counters in memory that both have mapped. Every field has one writer, and
-// counters wrap around. What a program writes there is its word only: it limits and proves nothing.
+// and how many it may take: counters in memory that both have mapped. Every field has one writer,
+// but for the one that both may set once, and counters wrap around. What a program writes there is its word only: it limits and proves nothing.
 type Page struct{ p *pageLayout }
 
 type pageLayout struct {
@@ -80,7 +84,15 @@ type pageLayout struct {
 	refused uint32 // calls that have not begun: there was no room
 	timed   uint32 // how many times have been written
 	times   [timedKept]uint32
+	whose   uint32 // whose the connections are that were handed over before the hello; see Take
 }
+
+// What pageLayout.whose says.
+const (
+	heldByNobody = iota
+	heldByProgram
+	heldByNucleus
+)
 
 const (
 	timedKept = 64
@@ -98,6 +110,18 @@ func NewPage(mem []byte, limit int) Page {
 		atomic.StoreUint32(&p.p.limit, uint32(limit))
 	}
 	return p
+}
+
+// Take is for a program, before the first connection that it takes. It reports false when the nucleus has
+// taken back what was handed over: the program is not to take any.
+func (p Page) Take() bool {
+	return atomic.CompareAndSwapUint32(&p.p.whose, heldByNobody, heldByProgram)
+}
+
+// TakeBack is for a nucleus whose program could not be started. It reports true when the program has taken no connection,
+// and will take none.
+func (p Page) TakeBack() bool {
+	return atomic.CompareAndSwapUint32(&p.p.whose, heldByNobody, heldByNucleus)
 }
 
 // Limit gives how many calls may be in flight in the program.

@@ -80,6 +80,23 @@ func FuzzHandoff(f *testing.F) {
 	})
 }
 
+// TestPageIsTakenOnce: either the program takes connections, or the nucleus takes them back.
+func TestPageIsTakenOnce(t *testing.T) {
+	for range 100 {
+		mem := make([]byte, PageSize)
+		nucleus, program := NewPage(mem, 1), NewPage(mem, 0)
+		taken := make(chan bool)
+		go func() { taken <- program.Take() }()
+		back := nucleus.TakeBack()
+		if took := <-taken; took == back {
+			t.Fatalf("taken by the program: %v, by the nucleus: %v", took, back)
+		}
+		if nucleus.TakeBack() || program.Take() {
+			t.Fatal("taken twice")
+		}
+	}
+}
+
 func TestPage(t *testing.T) {
 	mem := make([]byte, PageSize)
 	nucleus, program := NewPage(mem, 100), NewPage(mem, 0)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 const (
@@ -18,7 +19,8 @@ const (
 	maxRecord    = MaxProof
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// castagnoli is made when a record is read or written: every command of cellctl links this package.
+var castagnoli = sync.OnceValue(func() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) })
 
 // segment is one file of the log.
 type segment struct {
@@ -43,7 +45,7 @@ func appendRecord(buf, data []byte) []byte {
 	buf = append(buf, 0, 0, 0, 0)
 	buf = binary.BigEndian.AppendUint16(buf, uint16(len(data)))
 	buf = append(buf, data...)
-	binary.BigEndian.PutUint32(buf[at:], crc32.Checksum(buf[at+4:], castagnoli))
+	binary.BigEndian.PutUint32(buf[at:], crc32.Checksum(buf[at+4:], castagnoli()))
 	return buf
 }
 
@@ -54,7 +56,7 @@ func recordAt(b []byte) []byte {
 	}
 	n := int(binary.BigEndian.Uint16(b[4:]))
 	if n == 0 || n > maxRecord || len(b) < recordHead+n ||
-		crc32.Checksum(b[4:recordHead+n], castagnoli) != binary.BigEndian.Uint32(b) {
+		crc32.Checksum(b[4:recordHead+n], castagnoli()) != binary.BigEndian.Uint32(b) {
 		return nil
 	}
 	return b[recordHead : recordHead+n]

@@ -23,20 +23,39 @@ func (n *nucleus) grant(ctx context.Context, conn *net.UnixConn, who call.Who, h
 	if !ok {
 		return false
 	}
+	fits := func(live []byte) bool { return n.fitting.whole(hello.MadeFor, live) }
 	ctx, cancel := context.WithTimeout(ctx, cellproto.DefaultTimeout)
 	defer cancel()
-	if up := n.program.Current(); up == nil || !n.serving.learned(ctx, up) {
-		// As a relayed call would: the schema of a program is learned at its start.
-		if up, err := n.program.Conn(ctx); err != nil || n.serving.learn(ctx, up) != nil {
-			return false
-		}
-	}
-	if !n.program.Grant(ctx, conn, subject, until, func(live []byte) bool { return n.fitting.whole(hello.MadeFor, live) }) {
+	if n.program.GrantAsleep(conn, subject, until, fits) {
+		n.learnBeside(ctx)
+	} else if !n.learnFirst(ctx) || !n.program.Grant(ctx, conn, subject, until, fits) {
 		return false
 	}
 	n.holds(who, hello)
 	n.log.Debug("caller handed over", zap.Int("uid", who.UID), zap.String("agent", hello.Agent))
 	return true
+}
+
+// learnFirst sees to it that what is served is what the program is, as a relayed call would: the schema of a program is learned
+// at its start. It reports false when there is none.
+func (n *nucleus) learnFirst(ctx context.Context) bool {
+	up := n.program.Current()
+	if up != nil && n.serving.learned(ctx, up) {
+		return true
+	}
+	up, err := n.program.Conn(ctx)
+	return err == nil && n.serving.learn(ctx, up) == nil
+}
+
+// learnBeside is learnFirst for a program of a file that has run before: its caller does not wait for it.
+func (n *nucleus) learnBeside(ctx context.Context) {
+	up := n.program.Current()
+	if up == nil {
+		return
+	}
+	if err := n.serving.learn(ctx, up); err != nil { // the next call learns it
+		n.log.Debug("the program does not give its schema", zap.Error(err))
+	}
 }
 
 // learned says whether learn has nothing to do, and so does not ask a program that may be frozen.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"os"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -17,7 +18,8 @@ import (
 type handoff struct {
 	s    *server
 	f    *os.File // the handoff socket
-	mem  []byte   // mapped; nil before the first message
+	raw  syscall.RawConn
+	mem  []byte // mapped; nil before the first message
 	page cellproto.Page
 
 	mu      sync.Mutex
@@ -43,16 +45,33 @@ func openHandoff(number string) *os.File {
 	return os.NewFile(uintptr(fd), cellproto.EnvHandoff)
 }
 
-// newHandoff gives what takes connections over f, once it is started.
+// newHandoff gives what takes connections over f, once it is started; nil if f cannot be used.
 func (s *server) newHandoff(f *os.File) *handoff {
-	return &handoff{s: s, f: f, conns: map[uint32]*cellproto.Conn{}, shares: map[string]*atomic.Int32{}, done: make(chan struct{})}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return &handoff{
+		s: s, f: f, raw: raw, conns: map[uint32]*cellproto.Conn{}, shares: map[string]*atomic.Int32{}, done: make(chan struct{}),
+	}
 }
 
-// start begins to take connections. Its end is close.
+// start begins to take connections. Those that came while the program got ready are taken first: their callers wait. Its end is close.
 func (h *handoff) start() {
+	over := h.run(false)
+	h.mu.Lock()
+	waited := len(h.conns) > 0
+	h.mu.Unlock()
+	if waited {
+		runtime.Gosched()
+	}
+	if over {
+		close(h.done)
+		return
+	}
 	go func() {
 		defer close(h.done)
-		h.run()
+		h.run(true)
 	}()
 }
 
@@ -75,26 +94,28 @@ func (h *handoff) close() {
 	}
 }
 
-// run reads messages until the socket is closed.
-func (h *handoff) run() {
-	raw, err := h.f.SyscallConn()
-	if err != nil {
-		return
-	}
+// run reads messages until there is none, unless it waits for the next one, or there are none any more: then it is over. The socket
+// is closed, or the nucleus has taken back what it has handed over.
+func (h *handoff) run(wait bool) (over bool) {
 	buf, oob := make([]byte, cellproto.MaxHandoff+1), make([]byte, syscall.CmsgSpace(4))
 	for {
 		var n, on int
-		rerr := raw.Read(func(fd uintptr) bool {
+		var err error
+		rerr := h.raw.Read(func(fd uintptr) bool {
 			n, on, _, _, err = syscall.Recvmsg(int(fd), buf, oob, syscall.MSG_CMSG_CLOEXEC)
-			return err != syscall.EAGAIN
+			return err != syscall.EAGAIN || !wait
 		})
 		switch {
 		case rerr == nil && err == syscall.EINTR:
 			continue
+		case rerr == nil && err == syscall.EAGAIN:
+			return false
 		case rerr != nil || err != nil || n == 0:
-			return
+			return true
 		}
-		h.handle(buf[:n], descriptor(oob[:on]))
+		if h.handle(buf[:n], descriptor(oob[:on])) {
+			return true
+		}
 	}
 }
 
@@ -121,22 +142,25 @@ func descriptor(oob []byte) int {
 	return got
 }
 
-func (h *handoff) handle(b []byte, fd int) {
+// handle acts on a message. It reports true when there are to be no more.
+func (h *handoff) handle(b []byte, fd int) (over bool) {
 	m, err := cellproto.ParseHandoff(b)
 	switch {
 	case err == nil && m.Type == cellproto.HandoffPage && fd >= 0 && h.mem == nil:
 		if mem, err := syscall.Mmap(fd, 0, cellproto.PageSize, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED); err == nil {
 			h.mem, h.page = mem, cellproto.NewPage(mem, 0)
 			h.s.flights.bound(h.page.Limit())
+			over = !h.page.Take()
 		}
 	case err == nil && m.Type == cellproto.HandoffConn && fd >= 0 && h.take(m, fd):
-		return // the descriptor is the connection's
+		return false // the descriptor is the connection's
 	case err == nil && m.Type == cellproto.HandoffLeave:
 		h.serving.Go(func() { h.leave(context.Background(), m.ID) }) // ends with the connections, which close ends
 	}
 	if fd >= 0 {
 		_ = syscall.Close(fd)
 	}
+	return over
 }
 
 // take serves a caller's connection.

@@ -151,3 +151,66 @@ func TestHandedOverCallersOfOlderVersions(t *testing.T) {
 		}
 	}
 }
+
+// TestTakenBack: a program takes the connections that are there when it begins, but none that the nucleus has taken back.
+func TestTakenBack(t *testing.T) {
+	for _, back := range []bool{false, true} {
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fds[0])
+		page, err := unix.MemfdCreate("page", unix.MFD_CLOEXEC)
+		if err == nil {
+			err = unix.Ftruncate(page, cellproto.PageSize)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(page)
+		mem, err := unix.Mmap(page, 0, cellproto.PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Munmap(mem)
+		if back && !cellproto.NewPage(mem, 1).TakeBack() {
+			t.Fatal("the page is new")
+		}
+		near, far := socketPair(t)
+		file, err := far.(*net.UnixConn).File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range []struct {
+			cellproto.Handoff
+			fd int
+		}{{cellproto.Handoff{Type: cellproto.HandoffPage}, page}, {cellproto.Handoff{Type: cellproto.HandoffConn, ID: 1}, int(file.Fd())}} {
+			b, err := m.Append(nil)
+			if err == nil {
+				err = unix.Sendmsg(fds[0], b, unix.UnixRights(m.fd), nil, 0)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		file.Close()
+		far.Close()
+		s, err := newServer(Config{Name: "x"}.withDefaults(), []*Function{FuncRaw("echo", echo)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.base, s.stop = context.WithCancel(context.Background())
+		h := s.newHandoff(os.NewFile(uintptr(fds[1]), "handoff"))
+		s.handoff = h
+		h.start()
+		h.mu.Lock()
+		conns := len(h.conns)
+		h.mu.Unlock()
+		if want := map[bool]int{true: 0, false: 1}[back]; conns != want {
+			t.Errorf("taken back %v: %d connections are served, want %d", back, conns, want)
+		}
+		near.Close()
+		h.close()
+		s.stop()
+	}
+}

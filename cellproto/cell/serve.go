@@ -144,7 +144,7 @@ func (s *server) hello() cellproto.Hello {
 		h.Capabilities = append(h.Capabilities, cellproto.CapBackground)
 	}
 	if s.handoff != nil {
-		h.Capabilities = append(h.Capabilities, cellproto.CapHandoff)
+		h.Capabilities = append(h.Capabilities, cellproto.CapHandoff, cellproto.CapEarly)
 	}
 	return h
 }

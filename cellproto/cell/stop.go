@@ -26,12 +26,12 @@ func (s *server) serve(ctx context.Context, conn *cellproto.Conn, l *link) error
 	s.base, s.stop = context.WithCancel(base)
 	defer s.stop()
 	ran := make(chan error, 1)
-	go func() { ran <- conn.Run() }()
 	if s.handoff != nil {
-		conn.Flush() // the hello: meanwhile the nucleus goes on
 		s.handoff.start()
 		defer s.handoff.close()
+		conn.Flush() // the hello: meanwhile the nucleus goes on
 	}
+	go func() { ran <- conn.Run() }()
 
 	background := s.startBackground(ctx)
 	err, told := s.untilStop(ctx, conn, l, background)

@@ -34,7 +34,7 @@ type app struct {
 
 // run carries out a command line and gives the exit code.
 func (a *app) run(args []string) int {
-	root := a.root()
+	root := a.root(args)
 	root.SetArgs(protectNumbers(root, args))
 	root.SetIn(a.in)
 	root.SetOut(a.out)
@@ -120,7 +120,9 @@ type interrupted struct{ os.Signal }
 
 func (i interrupted) Error() string { return i.String() }
 
-func (a *app) root() *cobra.Command {
+// root gives the command line: with all commands, or only with "use" if args begin with that, since to make all of them takes longer
+// than to make a call.
+func (a *app) root(args []string) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "cellctl",
 		Short: "Make, publish and use cells",
@@ -146,6 +148,10 @@ func (a *app) root() *cobra.Command {
 	}
 	root.SetVersionTemplate("cellctl {{.Version}}\n")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
+	if len(args) > 0 && args[0] == "use" {
+		root.AddCommand(a.useCmd())
+		return root
+	}
 	root.AddCommand(
 		a.initCmd(), a.buildCmd(), a.startCmd(), a.stopCmd(), a.restartCmd(), a.swapCmd(), a.upgradeCmd(), a.statusCmd(), a.logsCmd(),
 		a.publishCmd(), a.useCmd(), a.findCmd(), a.raceCmd(), a.schemaCmd(), a.docsCmd(), a.genCmd(), a.checkCmd(), a.historyCmd(), a.patchCmd(),

@@ -202,7 +202,7 @@ func TestProtectNumbers(t *testing.T) {
 		{"use x f -1 --unknown", "use --unknown -- x f -1"},
 	} {
 		a := &app{}
-		got := strings.Join(protectNumbers(a.root(), strings.Fields(c.in)), " ")
+		got := strings.Join(protectNumbers(a.root(nil), strings.Fields(c.in)), " ")
 		if got != c.want {
 			t.Errorf("%q becomes %q, want %q", c.in, got, c.want)
 		}
@@ -414,5 +414,25 @@ func TestQuoteWord(t *testing.T) {
 		if got := quoteWord(in); got != want {
 			t.Errorf("%q is quoted as %s", in, got)
 		}
+	}
+}
+
+// TestUseAlone: a line that begins with use makes that command only, which is the one that it is among the others.
+func TestUseAlone(t *testing.T) {
+	a := &app{}
+	var help [2]string
+	for i, args := range [][]string{{"use", "x", "add"}, nil} {
+		root := a.root(args)
+		use, _, err := root.Find([]string{"use"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		help[i] = use.UsageString()
+		if n := len(root.Commands()); (n == 1) != (args != nil) {
+			t.Errorf("%q makes %d commands", args, n)
+		}
+	}
+	if help[0] != help[1] {
+		t.Errorf("its help is %s, among the others %s", help[0], help[1])
 	}
 }

@@ -120,7 +120,7 @@ func (in *instance) openGrants() (theirs *os.File) {
 	if in.cfg.Sandbox != nil {
 		return nil
 	}
-	g, theirs, err := newGrants(in.cfg.Concurrency)
+	g, theirs, err := newGrants()
 	if err != nil {
 		in.log.Debug("callers will be relayed: connections cannot be handed over here", zap.Error(err))
 		return nil
@@ -129,11 +129,29 @@ func (in *instance) openGrants() (theirs *os.File) {
 	return theirs
 }
 
+// beginGrants has them begin, when there is a process: meanwhile it gets ready.
+func (in *instance) beginGrants() {
+	if in.grants == nil {
+		return
+	}
+	early := in.early()
+	if err := in.grants.begin(in.cfg.Concurrency, early); err != nil {
+		in.log.Debug("callers will be relayed: connections cannot be handed over", zap.Error(err))
+		in.dropGrants()
+	} else if early {
+		in.lent = in.grants
+		close(in.lending)
+	}
+}
+
 // keepGrants lets them go again if the program takes no connections.
 func (in *instance) keepGrants() {
 	if !slices.Contains(in.hello.Capabilities, cellproto.CapHandoff) {
+		in.takeBack()
 		in.dropGrants()
+		return
 	}
+	in.settleLent()
 }
 
 func (in *instance) dropGrants() {

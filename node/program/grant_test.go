@@ -57,7 +57,7 @@ func holder(t testing.TB, p *Program, subject string, until time.Time) *cellprot
 }
 
 func newNoGrants() bool {
-	g, theirs, err := newGrants(1)
+	g, theirs, err := newGrants()
 	if err != nil {
 		return errors.Is(err, errors.ErrUnsupported)
 	}

@@ -17,16 +17,20 @@ import (
 // grants are the callers' connections that one run of the program holds itself. Here is a duplicate
 // of each, so that it can be revoked, and the page on which the program counts its calls.
 type grants struct {
-	sock *net.UnixConn // the handoff socket
+	ours *os.File      // the handoff socket before begin; nil afterwards
+	sock *net.UnixConn // the same afterwards
 	file *os.File      // of the page
 	page cellproto.Page
 	done chan struct{} // closed when the program has closed its end
+
+	reading bool // read runs; set by begin
 
 	mu      sync.Mutex
 	mem     []byte // mapped; nil once closed
 	conns   map[uint32]*held
 	nextID  uint32
 	kept    bool          // the program goes on with them when read ends: they are handed over
+	early   bool          // the program is starting: what it is given can be taken back. See lend
 	changed chan struct{} // closed, and made anew, when a connection has ended
 	ended   uint32        // of the page, when it was looked at last
 	last    time.Time     // when that was seen to change
@@ -53,51 +57,47 @@ func (h *held) end() {
 // cut ends the connection, whoever else holds it: shutdown(2) is for all descriptors of the socket.
 func (h *held) cut() { _ = unix.Shutdown(h.fd, unix.SHUT_RDWR) }
 
-// newGrants makes the socket and the page; theirs is to be inherited.
-func newGrants(limit int) (g *grants, theirs *os.File, err error) {
-	memfd, err := unix.MemfdCreate("celld-page", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+// newGrants makes the socket, for a process that is about to start; theirs is to be inherited. begin is due, or close.
+func newGrants() (g *grants, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, err
 	}
-	page := os.NewFile(uintptr(memfd), "page")
-	defer func() {
-		if err != nil {
-			page.Close()
-		}
-	}()
-	if err := page.Truncate(cellproto.PageSize); err != nil {
-		return nil, nil, err
+	ours, theirs := pairFiles(fds)
+	return &grants{ours: ours, done: make(chan struct{}), conns: map[uint32]*held{}, changed: make(chan struct{}), last: time.Now()}, theirs, nil
+}
+
+// begin makes the page and gives it to the program, which can be lent connections from then on if early. After an error close is due.
+func (g *grants) begin(limit int, early bool) error {
+	conn, err := connOf(g.ours)
+	g.ours = nil
+	if err != nil {
+		return err
+	}
+	g.sock = conn.(*net.UnixConn)
+	memfd, err := unix.MemfdCreate("celld-page", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return err
+	}
+	g.file = os.NewFile(uintptr(memfd), "page")
+	if err := g.file.Truncate(cellproto.PageSize); err != nil {
+		return err
 	}
 	// A program that cuts the file would have the nucleus die of the access.
-	if _, err := unix.FcntlInt(page.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
-		return nil, nil, err
+	if _, err := unix.FcntlInt(g.file.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
+		return err
 	}
 	mem, err := unix.Mmap(memfd, 0, cellproto.PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		_ = unix.Munmap(mem)
-		return nil, nil, err
-	}
-	ours, theirs, err := pairFiles(fds)
-	if err != nil {
-		_ = unix.Munmap(mem)
-		return nil, nil, err
-	}
-	g = &grants{
-		sock: ours.(*net.UnixConn), file: page, page: cellproto.NewPage(mem, limit), mem: mem, done: make(chan struct{}),
-		conns: map[uint32]*held{}, changed: make(chan struct{}), last: time.Now(),
-	}
+	g.mem, g.page, g.early = mem, cellproto.NewPage(mem, limit), early
 	if err := g.send(cellproto.Handoff{Type: cellproto.HandoffPage}, memfd); err != nil {
-		g.sock.Close()
-		theirs.Close()
-		_ = unix.Munmap(mem)
-		return nil, nil, err
+		return err
 	}
+	g.reading = true
 	go g.read()
-	return g, theirs, nil
+	return nil
 }
 
 // send sends a message, with a descriptor unless fd is negative. It does not wait: a program that does
@@ -144,7 +144,7 @@ func (g *grants) read() {
 		}
 	}
 	g.mu.Lock()
-	kept := g.kept
+	kept := g.kept || g.early
 	g.mu.Unlock()
 	if !kept {
 		g.revoke(all)
@@ -206,13 +206,53 @@ func (g *grants) sweep() {
 // give hands a caller's connection over, which belongs to g then, and is cut at until, unless that is
 // zero: the caller proves anew who it is.
 func (g *grants) give(conn *net.UnixConn, subject string, until time.Time) error {
+	err := g.pass(conn, subject, until, false)
+	if err == nil {
+		_ = conn.Close() // the program has its own
+	}
+	return err
+}
+
+// lend is give for a program that is starting: conn stays the caller's, for when it is taken back.
+func (g *grants) lend(conn *net.UnixConn, subject string, until time.Time) error {
+	return g.pass(conn, subject, until, true)
+}
+
+// confirm has the program keep what it was lent: it has started.
+func (g *grants) confirm() {
+	g.mu.Lock()
+	g.early = false
+	g.mu.Unlock()
+	if isClosed(g.done) {
+		g.revoke(all)
+	}
+}
+
+// takeBack lets go of what was lent, which is as it was then. It reports false when the program may have taken it.
+func (g *grants) takeBack() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.early = false
+	if g.mem == nil || !g.page.TakeBack() {
+		return false
+	}
+	for _, c := range g.conns {
+		c.end()
+	}
+	clear(g.conns)
+	g.signal()
+	return true
+}
+
+// pass hands a connection over, which is lent if early: to a program that is starting, and to no other.
+func (g *grants) pass(conn *net.UnixConn, subject string, until time.Time, early bool) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return err
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.mem == nil || isClosed(g.done) {
+	if g.mem == nil || isClosed(g.done) || g.early != early {
 		return net.ErrClosed
 	}
 	if len(g.conns) >= maxHolders {
@@ -231,7 +271,6 @@ func (g *grants) give(conn *net.UnixConn, subject string, until time.Time) error
 		h.end()
 		return err
 	}
-	_ = conn.Close() // the program has its own
 	g.conns[g.nextID] = h
 	g.limit(g.nextID, until)
 	return nil
@@ -300,6 +339,9 @@ func (g *grants) leave(ctx context.Context) (last uint32) {
 	}
 }
 
+// recall has all who hold a connection come back. It does not wait.
+func (g *grants) recall() { _ = g.send(cellproto.Handoff{Type: cellproto.HandoffLeave}, -1) }
+
 // open gives the number of connections.
 func (g *grants) open() int {
 	g.mu.Lock()
@@ -335,15 +377,26 @@ func (g *grants) counts() (ended, refused uint32, times []time.Duration) {
 	return ended, refused, times
 }
 
-// close ends all, when the process is gone.
+// close ends all, when the process is gone, or there is none.
 func (g *grants) close() {
-	_ = g.sock.Close()
-	<-g.done
-	g.revoke(all) // of one that wrote nonsense, some may have come after it was read
+	if g.ours != nil {
+		_ = g.ours.Close()
+	}
+	if g.sock != nil {
+		_ = g.sock.Close()
+	}
+	if g.reading {
+		<-g.done
+		g.revoke(all) // of one that wrote nonsense, some may have come after it was read
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	_, g.ended, g.refused = g.page.Counts()
-	_ = unix.Munmap(g.mem)
-	g.mem = nil
-	_ = g.file.Close()
+	if g.mem != nil {
+		_, g.ended, g.refused = g.page.Counts()
+		_ = unix.Munmap(g.mem)
+		g.mem = nil
+	}
+	if g.file != nil {
+		_ = g.file.Close()
+	}
 }

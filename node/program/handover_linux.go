@@ -384,7 +384,7 @@ func adoptGrants(h *HandedGrants, limit int, files []*os.File) (g *grants, err e
 		return nil, cellproto.Errorf(op, cellproto.Corrupt, "the handoff socket is none")
 	}
 	g = &grants{
-		sock: sock, file: page, page: cellproto.NewPage(mem, limit), mem: mem, done: make(chan struct{}),
+		sock: sock, reading: true, file: page, page: cellproto.NewPage(mem, limit), mem: mem, done: make(chan struct{}),
 		conns: map[uint32]*held{}, nextID: h.NextID, changed: make(chan struct{}),
 		ended: h.Ended, seen: h.Seen, last: fromMS(h.Last),
 	}

@@ -75,8 +75,13 @@ var programs = map[string]func(){
 	"background": func() { serveHello(cellproto.Hello{Capabilities: []string{cellproto.CapBackground}}, answerFrame) },
 	"sdk":        func() { serveSDK() },
 	"mute":       func() { serveMute() },
-	"lines":      func() { serveLines() },
-	"linesdeaf":  func() { signal.Ignore(syscall.SIGTERM); fmt.Fprintln(os.Stderr, "deaf"); block() },
+
+	"once":        func() { serveOnce(func() { os.Exit(3) }) },
+	"oncenohello": func() { serveOnce(block) },
+	"oncetaker":   func() { serveOnce(takeAndDie) },
+
+	"lines":     func() { serveLines() },
+	"linesdeaf": func() { signal.Ignore(syscall.SIGTERM); fmt.Fprintln(os.Stderr, "deaf"); block() },
 }
 
 func block() {

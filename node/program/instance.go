@@ -40,6 +40,7 @@ type instance struct {
 	bad    *atomic.Uint64
 	files  *files
 	pids   *pids
+	before *meeting // with an earlier run; nil: there was none, or it has not started well
 
 	// stop asks for an end in good order; hurry for an end at once.
 	stop, hurry chan struct{}
@@ -55,6 +56,7 @@ type instance struct {
 	// started is closed when the start has succeeded or failed, left when it takes no new calls any
 	// more, gone when nothing of it is left.
 	started, left, gone chan struct{}
+	lending             chan struct{}    // closed when it can be lent connections, before it has started
 	startErr            *cellproto.Error // set before started is closed
 
 	// These belong to Program.mu.
@@ -71,6 +73,8 @@ type instance struct {
 	hello   cellproto.Hello
 	adapter *adapter // nil: the program speaks frames
 	grants  *grants  // nil: it takes no connections of callers
+	lent    *grants  // the same, of one that takes connections while it starts; set before lending is closed
+	back    bool     // what it was lent has been taken back
 
 	grantsEnded, grantsRefused uint32 // of grants, as far as they were counted; with Program.mu held
 
@@ -156,8 +160,14 @@ func (in *instance) exec(s spec) *cellproto.Error {
 		return explainExec(in.cfg, s.path, err)
 	}
 	in.proc = proc
-	in.pids.record(proc.pid)
 	return nil
+}
+
+// recordPID notes the process for a nucleus after this one, while it gets ready.
+func (in *instance) recordPID() {
+	if in.cfg.Sandbox == nil { // else it ends with this one
+		in.pids.record(in.proc.pid)
+	}
 }
 
 // execConfined is exec for a program in a sandbox, which ends with this process whatever happens.
@@ -219,10 +229,21 @@ func (in *instance) startFrames() *cellproto.Error {
 		in.dropGrants()
 		return xerr
 	}
-	if err := in.connect(ours); err != nil {
+	in.beginGrants()
+	in.recordPID()
+	conn, err := connOf(ours)
+	if err == nil {
+		err = in.connect(conn)
+	}
+	if err != nil {
+		in.takeBack()
 		return startError(in.cfg, "%w", err)
 	}
-	return in.awaitHello()
+	herr := in.awaitHello()
+	if herr != nil {
+		in.takeBack()
+	}
+	return herr
 }
 
 func (in *instance) awaitHello() *cellproto.Error {
@@ -319,6 +340,7 @@ func (in *instance) execLines() error {
 		fromStdout.Close()
 		return xerr
 	}
+	in.recordPID()
 	in.adapter.stdin, in.adapter.stdout = toStdin, fromStdout
 	return nil
 }

@@ -52,8 +52,12 @@ func markOf(info os.FileInfo) mark {
 	return m
 }
 
-// racy is how much older than a look a change must be for the look to have seen all of it.
-const racy = 2 * time.Second
+// racy is how much older than a look a change must be for the look to have seen all of it, racyFine the same where times are those
+// of a system's clock, which ticks every 10 ms or faster, and not rounded.
+const (
+	racy     = 2 * time.Second
+	racyFine = 100 * time.Millisecond
+)
 
 // noted reports that the two were found to be the same, and neither has changed since.
 func (f *files) noted(kept, bin os.FileInfo) bool {
@@ -75,7 +79,17 @@ func (k keptOf) holds(kept, bin os.FileInfo) bool {
 }
 
 // settled says that neither file had changed just before they were compared.
-func (k keptOf) settled() bool { return max(k.Kept.Changed, k.Bin.Changed) < k.Checked-int64(racy) }
+func (k keptOf) settled() bool {
+	return k.Kept.Changed < k.Checked-tick(k.Kept.Changed) && k.Bin.Changed < k.Checked-tick(k.Bin.Changed)
+}
+
+// tick gives how far apart two changes can be, in ns, that have the same time: file systems that round do so to a millisecond at least.
+func tick(changed int64) int64 {
+	if changed%int64(time.Millisecond) != 0 {
+		return int64(racyFine)
+	}
+	return int64(racy)
+}
 
 // noteSame notes that the kept program and the one in bin/ have the same bytes now.
 func (f *files) noteSame(now time.Time) {

@@ -137,3 +137,24 @@ func TestKeptIsNoted(t *testing.T) {
 		t.Errorf("it is taken for the one that is kept: %+v", s)
 	}
 }
+
+// TestKeptSettles: after how long a note is believed depends on how exact a file's times are.
+func TestKeptSettles(t *testing.T) {
+	const fine, coarse = 1_700_000_000_123_456_789, 1_700_000_000_123_000_000
+	for _, c := range []struct {
+		kept, bin int64
+		after     time.Duration
+		want      bool
+	}{
+		{fine, fine, 50 * time.Millisecond, false},
+		{fine, fine, 150 * time.Millisecond, true},
+		{fine, coarse, 150 * time.Millisecond, false},
+		{coarse, fine, 150 * time.Millisecond, false},
+		{coarse, coarse, 2100 * time.Millisecond, true},
+	} {
+		k := keptOf{Kept: mark{Changed: c.kept}, Bin: mark{Changed: c.bin}, Checked: fine + int64(c.after)}
+		if got := k.settled(); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+}

@@ -21,9 +21,9 @@ func (p *Program) launch() *instance {
 // instance makes an instance that has no process yet.
 func (p *Program) instance() *instance {
 	in := &instance{
-		cfg: p.cfg, log: p.log, out: p.out, bad: &p.bad, files: p.files, pids: p.pids,
+		cfg: p.cfg, log: p.log, out: p.out, bad: &p.bad, files: p.files, pids: p.pids, before: p.met,
 		stop: make(chan struct{}), hurry: make(chan struct{}), look: make(chan struct{}, 1), parking: make(chan chan struct{}),
-		started: make(chan struct{}), left: make(chan struct{}), gone: make(chan struct{}),
+		started: make(chan struct{}), left: make(chan struct{}), gone: make(chan struct{}), lending: make(chan struct{}),
 	}
 	if p.accept != nil {
 		in.accept = func(c *cellproto.Conn, f *cellproto.Frame) {
@@ -73,6 +73,9 @@ func (p *Program) noteStart(in *instance, err *cellproto.Error) {
 	defer p.mu.Unlock()
 	defer close(in.started)
 	mine := p.cur == in
+	if err == nil || mine {
+		p.met = in.meet(err)
+	}
 	switch {
 	case err == nil && mine:
 		p.takeOver(in, in.file.trial)

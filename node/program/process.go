@@ -57,7 +57,7 @@ type spec struct {
 // startProcess starts s; what it prints goes to out. The files of s stay the caller's to close.
 // abort ends the attempts to start a file that is being written. The error is that of exec.
 func startProcess(s spec, out *output, abort <-chan struct{}) (*process, error) {
-	r, w, err := os.Pipe()
+	r, w, err := outputPipe()
 	if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,6 @@
 package program
 
 import (
-	"net"
 	"os"
 	"syscall"
 	"unsafe"
@@ -37,12 +36,24 @@ func (p *process) collect() error {
 }
 
 // socketPair gives two connected sockets, one for this process and one to be inherited.
-func socketPair() (ours net.Conn, theirs *os.File, err error) {
+func socketPair() (ours, theirs *os.File, err error) {
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, os.NewSyscallError("socketpair", err)
 	}
-	return pairFiles(fds)
+	ours, theirs = pairFiles(fds)
+	return ours, theirs, nil
+}
+
+// outputPipe gives a pipe for what a process prints. The end that it inherits blocks: the runtime's poller would have to be told
+// of it, which wakes a thread just before the process starts, and then be told to forget it.
+func outputPipe() (r, w *os.File, err error) {
+	var fds [2]int
+	if err := syscall.Pipe2(fds[:], syscall.O_CLOEXEC); err != nil {
+		return nil, nil, os.NewSyscallError("pipe2", err)
+	}
+	_ = syscall.SetNonblock(fds[0], true) // else a read occupies a thread
+	return os.NewFile(uintptr(fds[0]), "output"), os.NewFile(uintptr(fds[1]), "output, inherited"), nil
 }
 
 // unread gives how many bytes wait in the pipe that w writes to. ok is false if that is not known.

@@ -3,7 +3,6 @@
 package program
 
 import (
-	"net"
 	"os"
 	"syscall"
 )
@@ -20,7 +19,7 @@ func (p *process) collect() error {
 }
 
 // socketPair gives two connected sockets, one for this process and one to be inherited.
-func socketPair() (ours net.Conn, theirs *os.File, err error) {
+func socketPair() (ours, theirs *os.File, err error) {
 	syscall.ForkLock.RLock()
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
 	if err == nil {
@@ -31,8 +30,12 @@ func socketPair() (ours net.Conn, theirs *os.File, err error) {
 	if err != nil {
 		return nil, nil, os.NewSyscallError("socketpair", err)
 	}
-	return pairFiles(fds)
+	ours, theirs = pairFiles(fds)
+	return ours, theirs, nil
 }
+
+// outputPipe gives a pipe for what a process prints.
+func outputPipe() (r, w *os.File, err error) { return os.Pipe() }
 
 // unread is not known here.
 func unread(*os.File) (n int64, ok bool) { return 0, false }

@@ -69,6 +69,7 @@ type Program struct {
 	waiting                       int
 	health                        health
 	hello                         *cellproto.Hello // of the last start that succeeded
+	met                           *meeting         // of the last start, if it succeeded
 	starts                        uint64
 	crashes                       uint64
 	grantedServed, grantedRefused uint64 // of runs that have ended, and of others as of the last look

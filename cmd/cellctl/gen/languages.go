@@ -35,14 +35,14 @@ var Languages = []Language{
 // beside the program would hide from all that it uses.
 func module(cell string) string {
 	name := snake(cell, names{})
-	if pythonModules[name] > 0 {
+	if pythonModules()[name] > 0 {
 		name += "_cell"
 	}
 	return name
 }
 
 // pythonModules are those of Python 3.8 to 3.14 (sys.stdlib_module_names).
-var pythonModules = words(`abc aifc annotationlib antigravity argparse array ast asynchat asyncio asyncore atexit audioop base64 bdb binascii
+var pythonModules = later(`abc aifc annotationlib antigravity argparse array ast asynchat asyncio asyncore atexit audioop base64 bdb binascii
 	bisect builtins bz2 calendar cgi cgitb chunk cmath cmd code codecs codeop collections colorsys compileall compression
 	concurrent configparser contextlib contextvars copy copyreg crypt csv ctypes curses dataclasses datetime dbm decimal
 	difflib dis distutils doctest email encodings ensurepip enum errno faulthandler fcntl filecmp fileinput fnmatch

@@ -193,8 +193,8 @@ func TestReservedNames(t *testing.T) {
 		language, runtime, global string
 		reserved                  names
 	}{
-		{"python", pythonRuntime, `(?m)^(?:class +|def +)?([A-Z]\w*)\b *(?:\(|:|=)`, pythonTypes},
-		{"typescript", typescriptRuntime, `(?m)^(?:export )?(?:abstract )?(?:class|interface|type|enum|const|function) +([A-Z]\w*)`, typescriptTypes},
+		{"python", pythonRuntime, `(?m)^(?:class +|def +)?([A-Z]\w*)\b *(?:\(|:|=)`, pythonTypes()},
+		{"typescript", typescriptRuntime, `(?m)^(?:export )?(?:abstract )?(?:class|interface|type|enum|const|function) +([A-Z]\w*)`, typescriptTypes()},
 	} {
 		for _, m := range regexp.MustCompile(c.global).FindAllStringSubmatch(c.runtime, -1) {
 			if c.reserved[m[1]] == 0 {
