@@ -42,7 +42,7 @@ func (n *Net) pair(t *testing.T, i int, stop <-chan struct{}) *pair {
 	k.caller.AwaitProviders(k.cid, 1)
 	k.p, k.c = k.provider.Status().PeerID, k.caller.Status().PeerID
 	k.earn()
-	k.calls.run(k.caller, 3, stop, k.cid, "slow", func() int { return mrand.IntN(30) })
+	k.calls.run(k.caller, 3, stop, k.cid, "slow", func() int { return mrand.IntN(200) }) // so that ten pairs leave a processor time to start what was killed
 	return k
 }
 
@@ -79,7 +79,7 @@ func (k *pair) more(calls int) {
 // kill kills one side, some calls after a receipt.
 func (k *pair) kill() {
 	k.t.Helper()
-	k.more(mrand.IntN(20))
+	k.more(mrand.IntN(10))
 	k.check("before it")
 	victim := []*Cell{k.provider, k.caller}[k.kills%2]
 	victim.Kill()
