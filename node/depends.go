@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -80,7 +79,7 @@ type depJob struct {
 
 func newDepends(n *nucleus, started *closers) *depends {
 	d := &depends{
-		repos: n.mirrors.store, path: filepath.Join(n.cfg.Dir, "cache", pinsFile), now: time.Now, log: n.log.Named("deps"),
+		repos: n.mirrors.store, path: filepath.Join(n.cfg.Dir, cacheDir, pinsFile), now: time.Now, log: n.log.Named("deps"),
 		start: func(ctx context.Context, m *mirror.Mirror) error {
 			if err := canConfine(ctx); err != nil {
 				return err
@@ -143,7 +142,7 @@ func (d *depends) save() {
 	}
 	data, err := json.MarshalIndent(pins, "", "  ")
 	if err == nil {
-		err = os.MkdirAll(filepath.Dir(d.path), 0o700)
+		err = makeDir(filepath.Dir(d.path))
 	}
 	if err == nil {
 		err = renameio.WriteFile(d.path, append(data, '\n'), 0o600)

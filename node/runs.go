@@ -57,7 +57,7 @@ func (r *runs) add(row ctl.RunRow) {
 	row.Reason = row.Reason[:min(len(row.Reason), maxReason)]
 	line, err := json.Marshal(row)
 	if err == nil {
-		err = os.MkdirAll(filepath.Dir(r.path), 0o700)
+		err = makeDir(filepath.Dir(r.path))
 	}
 	if err == nil {
 		err = r.append(append(line, '\n'))

@@ -3,7 +3,9 @@ package node
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -22,6 +24,8 @@ import (
 	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/node/call"
 )
+
+const cacheDir = "cache" // below the cell's
 
 // Files under cache/. All can be deleted: they are made again from the program.
 const (
@@ -61,7 +65,7 @@ func (s *serving) releaseVersion() string {
 	return s.version
 }
 
-func (s *serving) cacheFile(name string) string { return filepath.Join(s.n.cfg.Dir, "cache", name) }
+func (s *serving) cacheFile(name string) string { return filepath.Join(s.n.cfg.Dir, cacheDir, name) }
 
 // resume takes up what an earlier run, or the original of this copy, has left: the schema, if the
 // program is still the same, and the manifest, if it names this very program. It announces it.
@@ -139,13 +143,28 @@ func (s *serving) look() error {
 // write replaces a file under cache/.
 func (s *serving) write(name string, data []byte) error {
 	path := s.cacheFile(name)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := makeDir(filepath.Dir(path)); err != nil {
 		return cellproto.Errorf("write "+path, cellproto.KindOf(err), "%w", err)
 	}
 	if err := renameio.WriteFile(path, data, 0o600); err != nil {
 		return cellproto.Errorf("write "+path, cellproto.KindOf(err), "%w", err)
 	}
 	return nil
+}
+
+// makeDir makes a directory below a cell's cache/, or that, if it is missing. The cell's own is not made: when it is
+// gone, the cell was removed, and what the nucleus writes as it stops would be left in its place.
+func makeDir(dir string) error {
+	err := os.Mkdir(dir, 0o700)
+	if parent := filepath.Dir(dir); errors.Is(err, fs.ErrNotExist) && filepath.Base(parent) == cacheDir {
+		if err = os.Mkdir(parent, 0o700); err == nil || errors.Is(err, fs.ErrExist) {
+			err = os.Mkdir(dir, 0o700)
+		}
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
 }
 
 // savedManifest gives the manifest of the last publish, if it still fits: this program is among its

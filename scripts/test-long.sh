@@ -1,24 +1,46 @@
 #!/bin/sh
-# What takes too long for every commit: the tests twice more, with CELL_LONG=1 for those that do more
-# when they may; every fuzz target for a while; the other platforms; the testnet in containers, where
-# docker answers; homes behind NATs, and machines far and near, in network namespaces, as root. Run
-# scripts/test.sh first.
+# What takes too long for every commit: the tests with CELL_LONG=1, for those that do more when they may;
+# those of one process again; every fuzz target for a while; the other platforms; the testnet in
+# containers, where docker answers; homes behind NATs, and machines far and near, in network namespaces,
+# as root. Run scripts/test.sh first.
 #
-# usage: scripts/test-long.sh
+# usage: scripts/test-long.sh [STEP...]
 #
-# FUZZ_TIME=30s is for each target. The last line is "N passed, N failed": steps.
+# STEP is one of these, in this order unless given otherwise; without any it is all of them:
+#   tests      every test once, with the race detector and CELL_LONG=1
+#   again      what runs in the test's own process twice more, in another order each time
+#   fuzz       every fuzz target for FUZZ_TIME (15s), FUZZ_LANES (2) of them at a time; a package is
+#              compiled once for all of its targets
+#   platforms  everything compiled, and vetted, for other systems
+#   testnet nat scenario
+#
+# What a second run shows is what the first one has left in the process (a goroutine, a cache, a variable
+# of a package), and what depends on the order of tests. So "again" leaves out the packages whose tests
+# start celld and cellctl, where every test has processes and directories of its own, and it leaves out
+# CELL_LONG, which has more of the same and figures that hold on a quiet machine.
+#
+# An input that fails a fuzz target is left in testdata/fuzz beside it. The last line is
+# "N passed, N failed": steps, of which each fuzz target is one; those that failed are named before it.
 set -eu
 . "$(dirname "$0")/lib.sh"
 need go 'see https://go.dev/dl'
 
+all='tests again fuzz platforms testnet nat scenario'
+for name in "$@"; do
+	case " $all " in *" $name "*) ;; *) die "there is no step $name, only $all" ;; esac
+done
+
 long_tests() {
 	race_detector
-	CELL_LONG=1 CGO_ENABLED=$cgo go test ${race:+"$race"} -count=2 -timeout 60m ./...
+	other_languages
+	CELL_LONG=1 CGO_ENABLED=$cgo go test ${race:+"$race"} -vet=off -count=1 -timeout 60m ./...
 }
 
-# fuzz FILE:FUNCTION runs one target. An input that fails it is left in testdata/fuzz beside it.
-fuzz() {
-	go test -run '^$' -fuzz "^${1##*:}\$" -fuzztime "${FUZZ_TIME:-30s}" "./$(dirname "${1%%:*}")"
+tests_again() {
+	race_detector
+	# shellcheck disable=SC2046 # a list of packages
+	CGO_ENABLED=$cgo go test ${race:+"$race"} -vet=off -count=2 -shuffle=on -timeout 30m \
+		$(go list ./... | grep -v -e '/internal/celltest$' -e '/cmd/cellctl$')
 }
 
 # targets prints FILE:FUNCTION for each fuzz target of this module.
@@ -27,33 +49,103 @@ targets() {
 		xargs grep -H '^func Fuzz' | sed 's/^\([^:]*\):func \(Fuzz[A-Za-z0-9_]*\).*/\1:\2/'
 }
 
+# test_program DIR prints where the instrumented test program of a package is.
+test_program() { echo "$fuzz_dir/$(echo "$1" | tr / +).test"; }
+
+fuzz_programs() {
+	code=0
+	for dir in $(targets | sed 's#/[^/]*$##' | sort -u); do
+		go test -c -vet=off -fuzz . -o "$(test_program "$dir")" "./$dir" || code=1
+	done
+	return $code
+}
+
+# fuzz_lane N runs every target whose number is N, modulo the lanes. What each prints is in a file, and
+# one more says that it has passed.
+fuzz_lane() {
+	number=0
+	for target in $(targets); do
+		number=$((number + 1))
+		[ $((number % lanes)) -eq "$1" ] || continue
+		dir=$(dirname "${target%%:*}") name=${target##*:}
+		out=$fuzz_dir/$(echo "$dir" | tr / +)+$name
+		(cd "$dir" && "$(test_program "$dir")" -test.run '^$' -test.fuzz "^$name\$" -test.fuzztime "${FUZZ_TIME:-15s}" \
+			-test.fuzzcachedir "$fuzz_cache" -test.parallel 1 -test.timeout 10m) >"$out" 2>&1 && : >"$out.ok" || :
+	done
+}
+
+# fuzzed DIR FUNCTION says how a target ended: the last line but "PASS", or all if it failed.
+fuzzed() {
+	out=$fuzz_dir/$(echo "$1" | tr / +)+$2
+	if [ -e "$out.ok" ]; then
+		grep '^fuzz: ' "$out" | tail -n 1
+		return 0
+	fi
+	if [ -e "$out" ]; then cat "$out"; else echo 'It was not run.'; fi
+	return 1
+}
+
+fuzz_all() {
+	[ -n "$(targets)" ] || die 'there are no fuzz targets: this script looks for them in the wrong place'
+	fuzz_dir=$(mktemp -d) lanes=${FUZZ_LANES:-2} fuzz_cache=$(go env GOCACHE)/fuzz/celld
+	trap 'rm -rf "$fuzz_dir"' EXIT
+	step 'fuzz: compile' fuzz_programs
+	lane=0
+	while [ "$lane" -lt "$lanes" ]; do
+		fuzz_lane "$lane" &
+		lane=$((lane + 1))
+	done
+	wait
+	for target in $(targets); do
+		dir=$(dirname "${target%%:*}")
+		step "fuzz ${target##*:} in $dir" fuzzed "$dir" "${target##*:}"
+	done
+}
+
 # platform GOOS GOARCH compiles and vets everything, tests included, for another system.
 platform() {
 	GOOS=$1 GOARCH=$2 go build ./... && GOOS=$1 GOARCH=$2 go vet ./...
 }
 
-[ -n "$(targets)" ] || die 'there are no fuzz targets: this script looks for them in the wrong place'
-step 'tests, twice and longer' long_tests
-for target in $(targets); do
-	step "fuzz ${target##*:} in $(dirname "${target%%:*}")" fuzz "$target"
+platforms() {
+	step 'darwin/arm64' platform darwin arm64
+	step 'linux/arm64' platform linux arm64
+	step 'linux/arm v7' env GOARM=7 GOOS=linux GOARCH=arm go build ./...
+	step 'linux/mipsle' env GOMIPS=softfloat GOOS=linux GOARCH=mipsle go build ./...
+}
+
+testnet() {
+	if command -v docker >/dev/null 2>&1 && docker info >/dev/null 2>&1; then
+		step 'testnet in containers' scripts/testnet.sh
+	else
+		echo 'docker does not answer: the testnet in containers is left out.'
+	fi
+}
+
+nat() {
+	if [ "$(id -u)" -eq 0 ] && command -v ip >/dev/null 2>&1 && command -v iptables >/dev/null 2>&1; then
+		step 'homes behind NATs' scripts/nat.sh
+	else
+		echo 'This is not root with ip and iptables: the homes behind NATs are left out.'
+	fi
+}
+
+scenario() {
+	if [ "$(id -u)" -eq 0 ] && [ -e /dev/net/tun ]; then
+		step 'machines far and near' scripts/scenario.sh
+	else
+		echo 'This is not root with /dev/net/tun: the machines far and near are left out.'
+	fi
+}
+
+# shellcheck disable=SC2086 # a list of steps
+[ $# -gt 0 ] || set -- $all
+for name in "$@"; do
+	case $name in
+	tests) step 'tests, longer' long_tests ;;
+	again) step 'tests again' tests_again ;;
+	fuzz) fuzz_all ;;
+	*) "$name" ;;
+	esac
 done
-step 'darwin/arm64' platform darwin arm64
-step 'linux/arm64' platform linux arm64
-step 'linux/arm v7' env GOARM=7 GOOS=linux GOARCH=arm go build ./...
-step 'linux/mipsle' env GOMIPS=softfloat GOOS=linux GOARCH=mipsle go build ./...
-if command -v docker >/dev/null 2>&1 && docker info >/dev/null 2>&1; then
-	step 'testnet in containers' scripts/testnet.sh
-else
-	echo 'docker does not answer: the testnet in containers is left out.'
-fi
-if [ "$(id -u)" -eq 0 ] && command -v ip >/dev/null 2>&1 && command -v iptables >/dev/null 2>&1; then
-	step 'homes behind NATs' scripts/nat.sh
-else
-	echo 'This is not root with ip and iptables: the homes behind NATs are left out.'
-fi
-if [ "$(id -u)" -eq 0 ] && [ -e /dev/net/tun ]; then
-	step 'machines far and near' scripts/scenario.sh
-else
-	echo 'This is not root with /dev/net/tun: the machines far and near are left out.'
-fi
 tally

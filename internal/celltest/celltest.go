@@ -253,7 +253,12 @@ func (n *Net) Ctl(dir string, args ...string) Result { n.t.Helper(); return n.ct
 
 func (n *Net) ctl(on *place, dir string, args ...string) Result {
 	n.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	return n.ctlWithin(Patience, on, dir, args...)
+}
+
+func (n *Net) ctlWithin(limit time.Duration, on *place, dir string, args ...string) Result {
+	n.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(Bin(n.t), "cellctl"), args...)
 	var out, errs bytes.Buffer

@@ -31,6 +31,7 @@ import (
 func (n *Net) Machine() *Net {
 	n.t.Helper()
 	m := &Net{t: n.t, name: n.name, root: n.t.TempDir(), bootstrap: n.bootstrap}
+	n.t.Cleanup(m.endLate)
 	m.home = m.At("home")
 	return m
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -360,6 +361,32 @@ func TestDoctorOfALoneNode(t *testing.T) {
 	if r := second.Ctl("doctor"); r.Code != 1 || !strings.Contains(r.Stdout, "0 of 1 bootstrap peers") {
 		t.Errorf("without the first, exit code %d of\n%s", r.Code, r.Stdout)
 	}
+}
+
+// A nucleus whose cell was removed while it ran leaves nothing in its place when it stops, though it has what it would
+// have written down: who has called, and which program ran.
+func TestStopOfARemovedCell(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	c := n.Example("calculator")
+	c.Start()
+	if got := c.Must("use", ".", "add", "3", "4"); got != "7" {
+		t.Fatalf("add 3 4 is %q", got)
+	}
+	if err := os.Rename(c.Dir, filepath.Join(t.TempDir(), "removed")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.proc.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	c.await(c.proc, stopTime)
+	c.proc = nil
+	_ = filepath.WalkDir(c.Dir, func(path string, _ fs.DirEntry, err error) error {
+		if err == nil {
+			t.Errorf("%s was made anew", path)
+		}
+		return nil
+	})
 }
 
 // SIGTERM with calls in flight: those that end in time are answered, and the nucleus is gone soon,

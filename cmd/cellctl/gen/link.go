@@ -270,8 +270,9 @@ type bounder struct {
 	done  map[*typ]bool
 }
 
-// endless is the depth or size of what is not finished yet, so that it contains itself.
-const endless = 1 << 40
+// endless is the depth or size of what is not finished yet, so that it contains itself. It is more than any other, and an
+// int of 32 bits holds it and what is added to it.
+const endless = 1 << 30
 
 func (e *bounder) bound(t *typ) {
 	if t == nil || e.done[t] {
@@ -341,8 +342,9 @@ func (e *bounder) array(t *typ) int {
 	if n >= endless {
 		return endless
 	}
-	if n *= t.length; n > maxWords {
-		t.length, n = 0, 1
+	if t.length > maxWords/n { // as a product it may be more than an int holds
+		t.length = 0
+		return 1
 	}
-	return n
+	return n * t.length
 }
