@@ -24,10 +24,8 @@ func TestRoundTrip(t *testing.T) {
 	}
 	t.Logf("GEN_SEED=%d", seed)
 	w := newWorkspace(t)
-	service := randomService(rand.New(rand.NewPCG(seed, 1)))
-	w.write("service/service.go", service.types)
-	w.write("first/main.go", service.main("service", "service"))
-	schema, err := cellproto.ParseSchema(w.run("first", "--schema"))
+	service, text := w.service(rand.New(rand.NewPCG(seed, 1)))
+	schema, err := cellproto.ParseSchema(text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,6 +64,20 @@ func TestRoundTrip(t *testing.T) {
 	if out := w.run("values", fmt.Sprint(seed)); !bytes.HasPrefix(out, []byte("ok ")) {
 		t.Fatalf("%s", out)
 	}
+}
+
+// service writes a service whose schema is no larger than one may be, and gives it with that.
+func (w *workspace) service(r *rand.Rand) (service, []byte) {
+	for range 10 {
+		s := randomService(r)
+		w.write("service/service.go", s.types)
+		w.write("first/main.go", s.main("service", "service"))
+		if text := w.run("first", "--schema"); len(text) <= cellproto.MaxSchema {
+			return s, text
+		}
+	}
+	w.t.Fatal("ten services in a row have too large a schema")
+	return service{}, nil
 }
 
 // qualify puts the package in front of the named types in a type.
