@@ -202,7 +202,7 @@ func parseClaims(body []byte) ([]Claim, error) {
 	return claims, nil
 }
 
-const maxClaimTime int64 = 1 << 40 // unix s: what every clock can show
+const maxClaimTime int64 = 253402300799 // unix s: the end of the year 9999, for JSON has no later time
 
 // Claims is what the owner of a cell is told of those who use it: who has said which schema it was made for, by its peer
 // ID. What the peer ID of a caller on this machine is, that caller itself has said. The others are counted, and neither

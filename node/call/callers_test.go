@@ -66,7 +66,7 @@ func TestClaimsAreWithinTheirBytes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			row.Users = append(row.Users, User{Who: id.String(), Says: true, Last: time.Unix(1<<39+int64(j), 0)})
+			row.Users = append(row.Users, User{Who: id.String(), Says: true, Last: time.Unix(maxClaimTime-int64(j), 0)})
 		}
 		used = append(used, row)
 	}
@@ -89,6 +89,7 @@ func TestParseClaimsRefuses(t *testing.T) {
 		"a name that is none":     []wireClaim{{Schema: hash, Callers: [][]byte{[]byte("\x1b[2J")}}},
 		"more than can be":        []wireClaim{{Schema: hash, More: maxClaimCount + 1}},
 		"past the end of time":    []wireClaim{{Schema: hash, More: 1, Last: 1 << 62}},
+		"past the year 9999":      []wireClaim{{Schema: hash, More: 1, Last: uint64(maxClaimTime) + 1}},
 		"more schemas than fit":   make([]wireClaim, MaxClaims+1),
 		"more callers than named": []wireClaim{{Schema: hash, Callers: make([][]byte, MaxClaimNames+1)}},
 		"a key that is not known": []map[int]any{{1: hash, 2: [][]byte{}, 3: 1, 9: 1}},
@@ -111,6 +112,13 @@ func FuzzParseClaims(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(good)
+	for _, last := range []int64{maxClaimTime, 1 << 40} {
+		late, err := marshalClaims([]Claim{{Schema: cellproto.SchemaHash{1}, More: 2, Last: time.Unix(last, 0)}})
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(late)
+	}
 	f.Add([]byte{0x80})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		claims, err := parseClaims(data)
@@ -121,7 +129,9 @@ func FuzzParseClaims(f *testing.F) {
 			if len(c.Callers) > MaxClaimNames || c.More < 0 || c.Schema.IsZero() {
 				t.Errorf("%+v", c)
 			}
-			_ = fmt.Sprint(c.Last)
+			if _, err := c.Last.UTC().MarshalJSON(); err != nil {
+				t.Errorf("%s: %v", fmt.Sprint(c.Last), err)
+			}
 		}
 	})
 }
