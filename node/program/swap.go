@@ -112,6 +112,9 @@ func (p *Program) audition(ctx context.Context, in *instance, c Candidate) error
 			return err
 		}
 	}
+	if err := ctx.Err(); err != nil { // what Fit has found out may be nothing then
+		return err
+	}
 	old, ok := p.move(in)
 	if !ok { // it died, or all is being stopped
 		<-in.gone

@@ -366,6 +366,24 @@ func TestSwapGivenUp(t *testing.T) {
 	wantError(t, p.Swap(testContext(t), Candidate{}), cellproto.Unavailable, "stopping", "")
 }
 
+// What the look at a program has found is nothing once nobody waits for it any more.
+func TestSwapGivenUpWhileLookedAt(t *testing.T) {
+	p := newProgram(t, swapCell(t, "serve"), Deps{})
+	version(t, p)
+	old := p.State().PID
+	install(t, p.cfg.Dir, script(t, "serve", 2), 0o755)
+	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
+	err := p.Swap(ctx, Candidate{
+		Fit:   func(context.Context, *cellproto.Conn) error { cancel(); return nil },
+		Moved: func(*cellproto.Conn) { t.Error("it has taken over") },
+	})
+	wantError(t, err, cellproto.Canceled, "before the new program was ready", "")
+	if s := p.State(); s.PID != old || s.Swap.Phase != SwapNone || version(t, p) != 1 {
+		t.Errorf("%+v", s)
+	}
+}
+
 // TestStopDuringSwap stops everything while the new one starts, which is no fault of it.
 func TestStopDuringSwap(t *testing.T) {
 	p := newProgram(t, swapCell(t, "serve"), Deps{})
