@@ -380,10 +380,13 @@ func (n *nucleus) ctlFits(ctx context.Context, r *http.Request, w *ctl.Writer) (
 	from := n.serving.releaseVersion()
 	out := ctl.Fits{From: from, To: version, Rises: majorRises(from, version)}
 	guard := ctl.ParseGuard(r.URL.Query())
-	guard.Force = out.Rises
-	v := n.judgeBy(ctx, guard, n.server.Serving().Schema, schema, func(text string) { _ = w.Progress(text) }) // a caller that left has ended ctx
+	guard.Force = guard.Force || out.Rises
+	v, err := n.judgeBy(ctx, guard, n.server.Serving().Schema, schema, func(text string) { _ = w.Progress(text) }) // a caller that left has ended ctx
+	if err != nil {
+		return nil, err
+	}
 	out.Broken, out.Notes = v.broken, v.told()
-	if err := v.refuse("build "+n.cfg.Cell.Name, from, "cellctl build"); err != nil && !out.Rises {
+	if err := v.refuse("build "+n.cfg.Cell.Name, from, "cellctl build"); err != nil && !guard.Force {
 		out.Refused = RemoteError(err)
 	}
 	return out, nil

@@ -16,7 +16,15 @@ type verdict struct {
 	broken []ctl.Broken // schemas that somebody uses
 	idle   []ctl.Broken // that nobody uses: the one that is served
 	notes  []string     // what could not be compared
+	named  int          // callers in broken
+	says   bool         // somebody who is broken says what it was made for, and so can be led to the version before
 }
+
+// How many callers a verdict names, so that what is told of it fits into ctl.MaxLine. The others are counted.
+const (
+	namedUsers    = 64 // of one schema
+	namedUsersAll = 1024
+)
 
 // weigh compares a new schema, nil if the new program names none, with the one that it comes after and with all that
 // are in use. Who is broken already by the one before is not asked again.
@@ -32,18 +40,18 @@ func weigh(before, next *cellproto.Schema, used []call.Used, get func(cellproto.
 		}
 		if old == nil {
 			v.notes = append(v.notes, fmt.Sprintf("%s say that they were made for schema %s, which this cell never had, or has forgotten",
-				callersText(u.Users), shortHash(u.Schema)))
+				callersText(u.Users, 0), shortHash(u.Schema)))
 			continue
 		}
 		changes := breaks(old, next)
 		if len(changes) == 0 || !current && len(breaks(old, before)) > 0 && before != nil {
 			continue
 		}
-		v.broken = append(v.broken, brokenRow(u.Schema, changes, u.Users))
+		v.breaks(u.Schema, changes, u.Users)
 	}
 	if before != nil && !seen {
 		if changes := breaks(before, next); len(changes) > 0 {
-			v.idle = append(v.idle, brokenRow(before.Hash(), changes, nil))
+			v.idle = append(v.idle, brokenRow(before.Hash(), changes))
 		}
 	}
 	return v
@@ -57,13 +65,25 @@ func breaks(old, next *cellproto.Schema) []cellproto.Change {
 	return cellproto.Compatible(old, next)
 }
 
-func brokenRow(hash cellproto.SchemaHash, changes []cellproto.Change, callers []call.User) ctl.Broken {
+// breaks notes a schema that is broken for those who use it.
+func (v *verdict) breaks(hash cellproto.SchemaHash, changes []cellproto.Change, users []call.User) {
+	row := brokenRow(hash, changes)
+	for _, one := range users {
+		v.says = v.says || one.Says
+		if len(row.Callers) == namedUsers || v.named == namedUsersAll {
+			row.More += max(one.More, 1)
+			continue
+		}
+		v.named++
+		row.Callers = append(row.Callers, ctl.SchemaCaller{Who: one.Who, Says: one.Says, LastCall: one.Last.UTC(), SaidBy: one.By, More: one.More})
+	}
+	v.broken = append(v.broken, row)
+}
+
+func brokenRow(hash cellproto.SchemaHash, changes []cellproto.Change) ctl.Broken {
 	row := ctl.Broken{Schema: hash.String(), Changes: []string{}, Callers: []ctl.SchemaCaller{}}
 	for _, c := range changes {
 		row.Changes = append(row.Changes, c.String())
-	}
-	for _, one := range callers {
-		row.Callers = append(row.Callers, ctl.SchemaCaller{Who: one.Who, Says: one.Says, LastCall: one.Last.UTC(), SaidBy: one.By, More: one.More})
 	}
 	return row
 }
@@ -84,18 +104,6 @@ func (v *verdict) changes() (list []string) {
 	return list
 }
 
-// speaks reports that somebody who is broken says what it was made for, and so can be led to the version before.
-func (v *verdict) speaks() bool {
-	for _, row := range v.broken {
-		for _, c := range row.Callers {
-			if c.Says {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // refuse gives the error of a change that breaks somebody, nil if it does not.
 func (v *verdict) refuse(op, from, force string) error {
 	if len(v.broken) == 0 {
@@ -110,7 +118,7 @@ func (v *verdict) refuse(op, from, force string) error {
 			users = append(users, call.User{Who: c.Who, Says: c.Says, Last: c.LastCall, By: c.SaidBy, More: c.More})
 			claimed = claimed || c.SaidBy != ""
 		}
-		parts = append(parts, fmt.Sprintf("%s (schema %s, used by %s)", strings.Join(row.Changes, "; "), row.Schema[:shownSchemaID], callersText(users)))
+		parts = append(parts, fmt.Sprintf("%s (schema %s, used by %s)", strings.Join(row.Changes, "; "), row.Schema[:shownSchemaID], callersText(users, row.More)))
 	}
 	if claimed {
 		hint += fmt.Sprintf(" What others say is their word: %s --seen goes by the callers whom this nucleus has seen.", force)
@@ -129,14 +137,14 @@ func (v *verdict) told() (list []string) {
 
 func shortHash(h cellproto.SchemaHash) string { return h.String()[:shownSchemaID] }
 
-// callersText names callers in a sentence.
-func callersText(users []call.User) string {
+// callersText names callers in a sentence. more is how many there are besides.
+func callersText(users []call.User, more int) string {
 	var names []string
 	for _, u := range users[:min(len(users), shownUsers)] {
 		names = append(names, callerText(u))
 	}
 	text := strings.Join(names, "; ")
-	if more := len(users) - len(names); more > 0 {
+	if more += len(users) - len(names); more > 0 {
 		text += fmt.Sprintf("; and %d more", more)
 	}
 	return text
@@ -157,17 +165,23 @@ func callerText(u call.User) string {
 }
 
 // judgeBy says whether the cell may go on with a new schema, which comes after another one: for those of whom this
-// nucleus knows that they call, and unless they do not matter, for those of whom others know it.
-func (n *nucleus) judgeBy(ctx context.Context, g ctl.Guard, before, next *cellproto.Schema, say func(string)) verdict {
-	used, note := n.users(), ""
-	if cells := n.serving.affected(before, next); len(cells) > 0 && !g.Force && !g.Seen {
-		var all []said
-		all, note = n.survey(ctx, cells, say)
-		used = join(used, all, n.identity.Peer, n.schemas.has, time.Now().Add(-n.cfg.LifeCycle.RetireAfter))
+// nucleus knows that they call, and unless they do not matter, for those of whom others know it. The error is that of
+// ctx, if it ends before they have been asked.
+func (n *nucleus) judgeBy(ctx context.Context, g ctl.Guard, before, next *cellproto.Schema, say func(string)) (verdict, error) {
+	used := n.users()
+	var notes []string
+	if !g.Force && !g.Seen {
+		if cells := n.serving.affected(before, next); len(cells) > 0 {
+			all, unknown, err := n.survey(ctx, cells, say)
+			if err != nil {
+				return verdict{}, err
+			}
+			notes = unknown
+			now := time.Now()
+			used = join(used, all, n.identity.Peer, n.schemas.has, now.Add(-n.cfg.LifeCycle.RetireAfter), now)
+		}
 	}
 	v := weigh(before, next, used, n.schemas.get)
-	if note != "" {
-		v.notes = append(v.notes, note)
-	}
-	return v
+	v.notes = append(v.notes, notes...)
+	return v, nil
 }

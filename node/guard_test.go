@@ -1,6 +1,8 @@
 package node
 
 import (
+	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -8,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/node/call"
 )
 
@@ -98,5 +101,40 @@ func TestSchemasAreKeptAndBounded(t *testing.T) {
 	}
 	if s.get(cellproto.SchemaHash{1}) != nil || len(s.had) != maxSchemas {
 		t.Error("one that was never there is given, or some were lost")
+	}
+}
+
+// However many call, and whoever says so, what is told of it fits into a line, and nobody is left out of the count.
+func TestVerdictFitsALine(t *testing.T) {
+	old, next := schemaOfText(t, `"gone":{},"add":{}`), schemaOfText(t, `"add":{}`)
+	const schemas, callers = maxSchemas, 300
+	var used []call.Used
+	for i := range schemas {
+		row := call.Used{Schema: cellproto.SchemaHash{byte(i + 1)}}
+		for range callers - 1 {
+			name := strings.Repeat("k", 52)
+			row.Users = append(row.Users, call.User{Who: "uid:4294967295 " + name, Last: time.Unix(1<<37, 123456789), By: name})
+		}
+		row.Users = append(row.Users, call.User{Who: "the last", Says: true})
+		used = append(used, row)
+	}
+	v := weigh(nil, next, used, func(cellproto.SchemaHash) *cellproto.Schema { return old })
+	if !v.says {
+		t.Error("that one of them says what it was made for is forgotten")
+	}
+	err := v.refuse("build a", "1.0.0", "cellctl build")
+	data, failed := json.Marshal(map[string]ctl.Fits{"result": {Broken: v.broken, Notes: v.told(), Refused: RemoteError(err)}})
+	if failed != nil || len(data) > ctl.MaxLine {
+		t.Errorf("%d bytes, %v", len(data), failed)
+	}
+	total := 0
+	for _, row := range v.broken {
+		total += len(row.Callers) + row.More
+	}
+	if total != schemas*callers || len(v.broken) != schemas {
+		t.Errorf("%d callers of %d schemas", total, len(v.broken))
+	}
+	if want := fmt.Sprintf("and %d more", callers-shownUsers); !strings.Contains(err.Error(), want) {
+		t.Errorf("the refusal does not say %q", want)
 	}
 }

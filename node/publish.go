@@ -99,7 +99,10 @@ func (n *nucleus) mayFollow(ctx context.Context, guard ctl.Guard, schema *cellpr
 		return nil, nil
 	}
 	guard.Force = guard.Force || majorRises(last.Version, version)
-	v := n.judgeBy(ctx, guard, before, schema, say)
+	v, err := n.judgeBy(ctx, guard, before, schema, say)
+	if err != nil {
+		return nil, err
+	}
 	if guard.Force {
 		return v.told(), nil
 	}

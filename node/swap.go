@@ -205,14 +205,17 @@ func (t *turn) fit(ctx context.Context, c *cellproto.Conn) error {
 	from := n.serving.releaseVersion()
 	guard, rises := t.req.Guard, majorRises(from, t.version)
 	guard.Force = guard.Force || rises
-	v := n.judgeBy(ctx, guard, n.server.Serving().Schema, t.schema, t.say)
+	v, err := n.judgeBy(ctx, guard, n.server.Serving().Schema, t.schema, t.say)
+	if err != nil {
+		return err
+	}
 	t.out.Changes, t.out.Broken, t.out.Notes = v.changes(), v.broken, v.told()
 	if !guard.Force {
 		if err := v.refuse(op, from, t.req.command()); err != nil {
 			return err
 		}
 	}
-	if !t.req.Guard.Force && v.speaks() {
+	if !t.req.Guard.Force && v.says {
 		if err := n.olds.keep(ctx, t.say); err != nil {
 			return err
 		}

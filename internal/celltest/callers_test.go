@@ -2,6 +2,7 @@ package celltest
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/json"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -197,6 +199,46 @@ func (l *liar) gossip(claims []byte) {
 		_, err := s.Write(append(binary.BigEndian.AppendUint16([]byte{0}, uint16(len(claims))), claims...))
 		return err
 	}))
+}
+
+// A swap that nobody waits for any more changes nothing, while those who may know callers are still being asked.
+func TestSurveyCutShortSwapsNothing(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	maths := n.majors()
+	maths.Start()
+	first := maths.Publish()
+	maths.Stop()
+	silent, asked := newLiar(t, cid.MustParse(first.CID), schemaOf(t, maths)), make(chan struct{})
+	var once sync.Once
+	silent.host.SetStreamHandler(cellproto.ProtocolCallers, func(s network.Stream) {
+		once.Do(func() { close(asked) })
+		_, _ = io.Copy(io.Discard, s)
+	})
+	maths.Edit("", fmt.Sprintf("[network]\nstatic = [%q]\n", silent.host.Addrs()[0].String()+"/p2p/"+silent.host.ID().String()))
+	maths.Start()
+	before := maths.Status()
+	maths.Edit(`version = "1.0.0"`, `version = "1.1.0"`)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	go func() {
+		select {
+		case <-asked:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	if s, err := (&ctl.Client{Dir: maths.Dir}).Swap(ctx, maths.major("two", "v2"), ctl.Guard{}, false); err == nil {
+		t.Errorf("swapped: %+v", s)
+	}
+	var after ctl.Status
+	Eventually(t, "the swap is over", func() bool {
+		after = maths.Status()
+		return after.Swap == nil || after.Swap.State != "starting"
+	})
+	if after.Swap != nil || after.ProgramPID != before.ProgramPID || after.CID != first.CID {
+		t.Errorf("program %d serves under %s, swap %+v", after.ProgramPID, after.CID, after.Swap)
+	}
 }
 
 // What strangers say of their callers is their word: it is told as that, it counts for nothing against a higher major

@@ -165,7 +165,7 @@ type SchemaUse struct {
 type SchemaCaller struct {
 	Who      string    `json:"who"`  // peer ID, or on this machine "uid:N", with the peer ID of a calling nucleus
 	Says     bool      `json:"says"` // that it was made for this schema; else it is the one that it found
-	LastCall time.Time `json:"last_call"`
+	LastCall time.Time `json:"last_call,omitzero"`
 
 	SaidBy string `json:"said_by,omitempty"` // peer ID of who says so; "": this nucleus has seen it
 	More   int    `json:"more,omitempty"`    // of somebody's word: callers who are not named, and who is ""
@@ -193,7 +193,8 @@ func ParseGuard(q url.Values) Guard { return Guard{Force: q.Has("force"), Seen: 
 type Broken struct {
 	Schema  string         `json:"schema"`
 	Changes []string       `json:"changes"`
-	Callers []SchemaCaller `json:"callers"`
+	Callers []SchemaCaller `json:"callers"`        // some of them
+	More    int            `json:"more,omitempty"` // callers besides
 }
 
 // Fits says what it would mean to the callers if a program with another schema took over.
