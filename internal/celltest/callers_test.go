@@ -91,9 +91,15 @@ func TestCallerOfAMirrorIsNamed(t *testing.T) {
 	maths.write("go.mod", "module maths\n\ngo 1.24\n", 0o644)
 	maths.write("main.go", fmt.Sprintf("package main\n\nimport \"os\"\n\nfunc main() { os.Stdout.WriteString(%q) }\n", n.schemaTwo()), 0o644)
 	named(maths.Ctl("build"))
-	two := maths.major("two", "v2")
-	named(maths.Ctl("swap", "--program", two))
-	named(maths.Ctl("swap", "--publish", "--program", two))
+	two := []byte(n.schemaTwo())
+	for force, refused := range map[bool]bool{false: true, true: false} {
+		if f, err := (&ctl.Client{Dir: maths.Dir}).Fits(t.Context(), two, ctl.Guard{Force: force}); err != nil || (f.Refused != nil) != refused {
+			t.Errorf("with force %v: %+v, %v", force, f.Refused, err)
+		}
+	}
+	program := maths.major("two", "v2")
+	named(maths.Ctl("swap", "--program", program))
+	named(maths.Ctl("swap", "--publish", "--program", program))
 	maths.major("bin/.next", "v2")
 	if err := os.Rename(filepath.Join(maths.Dir, "bin/.next"), filepath.Join(maths.Dir, "bin/maths")); err != nil {
 		t.Fatal(err)
