@@ -174,6 +174,13 @@ func (l *Ledger) Confirm(neighbour Key, entries uint64) {
 	}
 }
 
+// Unconfirm forgets what neighbours have said: the log is longer now, and they may not know all of it.
+func (l *Ledger) Unconfirm() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.heads)
+}
+
 // Alone says, for the owner, that there are no neighbours who could know more of the own key log.
 func (l *Ledger) Alone() {
 	l.mu.Lock()
