@@ -69,6 +69,9 @@ func Open(cfg Config, files Files, now time.Time) (*Ledger, *Report, error) {
 		})
 	}
 	l.store = store
+	for len(l.tabs) > maxTabs { // an older file may have more
+		l.dropTab()
+	}
 	return l, report, nil
 }
 
