@@ -97,7 +97,8 @@ type Book struct {
 	outcasts int            // bans of identities that nothing else was known of
 	given    map[Key]uint64 // by host, account or pool
 	taken    map[Key]uint64
-	served   map[Key]service // by consumer, of this host
+	served   map[Key]service  // by consumer, of this host
+	signed   map[Key][]RegKey // in which this host has signed as the consumer, by provider
 }
 
 // service is what this host has done for another.
@@ -113,7 +114,7 @@ func NewBook(cfg Config) *Book {
 	}
 	return &Book{
 		cfg: cfg, regs: map[RegKey]Register{}, cheques: map[chequeKey]*SignedCheque{}, gifts: map[Key][]chequeKey{}, logs: map[Key]*keyLog{},
-		owner: map[Key]Key{}, bans: map[Key]*ForkProof{}, given: map[Key]uint64{}, taken: map[Key]uint64{}, served: map[Key]service{},
+		owner: map[Key]Key{}, bans: map[Key]*ForkProof{}, given: map[Key]uint64{}, taken: map[Key]uint64{}, served: map[Key]service{}, signed: map[Key][]RegKey{},
 	}
 }
 
@@ -207,6 +208,9 @@ func (b *Book) ingestReceipt(nowMS uint64, data []byte, by trust) Result {
 	}
 	merged := old.Merge(in)
 	b.regs[key] = merged
+	if s.Consumer == b.cfg.Self && old.Ack == nil && merged.Ack != nil {
+		b.signed[s.Provider] = append(b.signed[s.Provider], key)
+	}
 	if s.Provider == b.cfg.Self {
 		b.unpaid += btoi(merged.Ack == nil) - btoi(known && old.Ack == nil)
 	}

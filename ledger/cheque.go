@@ -21,7 +21,7 @@ type Cheque struct {
 	Epoch   uint32
 	N       uint64 // donations
 	Credit  uint64 // µWh, of all donations; what orders cheques of one register
-	T       uint64 // ms since 1970, for people
+	T       uint64 // ms since 1970: whether it is within a pool's budget goes by it, and which ones the donor has lost
 	Purpose string // of the last donation
 }
 

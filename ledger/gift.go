@@ -17,7 +17,7 @@ type gift struct {
 	_         struct{} `cbor:",toarray"`
 	Donor, To Key
 	N, Credit uint64 // of all that was given, as far as it is known
-	T         uint64 // ms, of the last cheque; later ones have a later time, whatever the clock says
+	T         uint64 // ms, above those of all cheques before; see written
 	Gaps      []gap
 	life      bool // something was signed since the ledger was opened
 }
@@ -57,6 +57,20 @@ func (l *Ledger) gift(nowMS uint64, donor, to Key) *gift {
 	return g
 }
 
+// written gives when the next cheque was written, in ms. That is g.T, but where the clock has gone back, or two have one ms, and a
+// pool's budget would have ended by that: then it is a time until end that lies in no gap, or the cheque would look like a lost one.
+func (g *gift) written(nowMS, end uint64) uint64 {
+	if nowMS > end || g.T <= end {
+		return g.T
+	}
+	for _, p := range g.Gaps {
+		if p.From < nowMS && nowMS < p.Until {
+			return p.From
+		}
+	}
+	return nowMS
+}
+
 // regain adds what a cheque gave that this ledger has signed and does not know.
 func (g *gift) regain(c *Cheque) bool {
 	for i := range g.Gaps {
@@ -65,6 +79,9 @@ func (g *gift) regain(c *Cheque) bool {
 			continue
 		}
 		more, times := c.Credit-p.Credit, c.N-min(p.N, c.N)
+		if add(g.Credit, more) > maxCredit || add(g.N, times) > maxMeter {
+			return false // no cheque could say that
+		}
 		g.Credit, g.N = add(g.Credit, more), add(g.N, times)
 		for j := i; j < len(g.Gaps); j++ { // later lives have signed on top
 			g.Gaps[j].Credit, g.Gaps[j].N = add(g.Gaps[j].Credit, more), add(g.Gaps[j].N, times)
@@ -89,7 +106,7 @@ func (l *Ledger) hear(now time.Time, data []byte) {
 	}
 	g := *old
 	g.Gaps = slices.Clone(old.Gaps)
-	if !g.regain(&s.Cheque) || !l.book.everSigned(s, body) {
+	if !g.regain(&s.Cheque) || !l.book.signsNow(s, body) {
 		return
 	}
 	if record, err := g.record(); err == nil {
@@ -98,14 +115,13 @@ func (l *Ledger) hear(now time.Time, data []byte) {
 	}
 }
 
-// everSigned says whether a cheque is of a key that signs for its donor, or did.
-func (b *Book) everSigned(s *SignedCheque, body []byte) bool {
-	signers := []Key{s.Donor}
+// signsNow says whether a cheque is of the key that signs for its donor now. A key that was replaced can be anybody's.
+func (b *Book) signsNow(s *SignedCheque, body []byte) bool {
+	key := s.Donor
 	if l := b.logs[s.Donor]; l != nil {
-		now, before := l.signers()
-		signers = append(before, now)
+		key, _ = l.signers()
 	}
-	return slices.ContainsFunc(signers, func(k Key) bool { return VerifyCheque(s, body, k) == nil })
+	return VerifyCheque(s, body, key) == nil
 }
 
 func (g *gift) record() ([]byte, error) {
@@ -179,7 +195,11 @@ func (l *Ledger) signCheque(now time.Time, donor, to Key, amount uint64, purpose
 	if amount > 0 {
 		g.N++
 	}
-	s, err := SealCheque(Cheque{Net: l.cfg.Net, Donor: donor, To: to, N: g.N, Credit: g.Credit, T: g.T, Purpose: purpose}, key)
+	t := g.T
+	if state := l.book.State(donor); state != nil && len(state.Members) > 0 {
+		t = g.written(ms(now), state.Runner.NotAfter)
+	}
+	s, err := SealCheque(Cheque{Net: l.cfg.Net, Donor: donor, To: to, N: g.N, Credit: g.Credit, T: t, Purpose: purpose}, key)
 	if err != nil {
 		return nil, err
 	}

@@ -151,3 +151,28 @@ func TestWhoseChequeIsLost(t *testing.T) {
 	x.hear(own)
 	x.expect("its own, by a clock that went back", 530, 3)
 }
+
+// Who has the key that was replaced has the ledger take nothing for what it has lost, and neither has a number that no cheque can hold.
+func TestReplacedKeyFindsNothing(t *testing.T) {
+	x := newDonor(t)
+	x.give(500, true)
+	x.open(x.disk.reboot())
+	lost := x.now
+	x.now = x.now.Add(24 * time.Hour)
+	must1[*KeyEntry](t)(x.l.AppendKey(x.now, &Genesis{Next: HashKey(pub(8))}, testKey(1)))
+	must1[*KeyEntry](t)(x.l.AppendKey(x.now, &Rotate{Key: pub(8), Next: HashKey(pub(9))}, testKey(8)))
+	must1[*SignedCheque](t)(x.l.SignCheque(x.now, pub(1), pub(5), 10, "", testKey(8)))
+	cheque := func(n uint64, key byte) *SignedCheque {
+		return must1[*SignedCheque](t)(SealCheque(Cheque{Net: testNet, Donor: pub(1), To: pub(5), N: n, Credit: 505, T: ms(lost)}, testKey(key)))
+	}
+	for name, c := range map[string]*SignedCheque{"of the replaced key": cheque(2, 1), "with too many donations": cheque(maxMeter, 8)} {
+		x.l.Ingest(x.now, wire(t, c))
+		if v := x.l.Voids(); len(v) != 0 {
+			t.Errorf("a cheque %s has it give %+v", name, v)
+		}
+	}
+	x.l.Ingest(x.now, wire(t, cheque(2, 8)))
+	if v := x.l.Voids(); len(v) != 1 || v[0].UWH != 5 {
+		t.Errorf("a cheque of the key in force: %+v", v)
+	}
+}

@@ -69,6 +69,9 @@ func Open(cfg Config, files Files, now time.Time) (*Ledger, *Report, error) {
 		})
 	}
 	l.store = store
+	for len(l.tabs) > maxTabs { // an older file may have more
+		l.dropTab()
+	}
 	return l, report, nil
 }
 
@@ -172,6 +175,13 @@ func (l *Ledger) Confirm(neighbour Key, entries uint64) {
 	if len(l.heads) < 64 {
 		l.heads[neighbour] = entries
 	}
+}
+
+// Unconfirm forgets what neighbours have said: the log is longer now, and they may not know all of it.
+func (l *Ledger) Unconfirm() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.heads)
 }
 
 // Alone says, for the owner, that there are no neighbours who could know more of the own key log.

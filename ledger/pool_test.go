@@ -270,3 +270,39 @@ func TestFollow(t *testing.T) {
 	_, err = KeyEntries(bytes.NewReader(file[:len(file)-1]))
 	wantKind(t, "cut off", err, cellproto.BadInput)
 }
+
+// A runner spends until the very end of its budget: a clock that goes back, or two cheques within one ms, do not end it before.
+// What it signs then does not look like something that its ledger has lost.
+func TestChequesAtTheBudgetsEnd(t *testing.T) {
+	d := newDisk(t, 1)
+	a := openLedger(t, testConfig(1, 1), d)
+	a.Alone()
+	b := member(t, 2)
+	id := must1[Key](t)(a.FoundPool(testTime, []Key{pub(1), pub(2)}, 2))
+	a.tell(t, id, b)
+	end := testTime.Add(time.Hour)
+	draft, _, err := a.Draft(testTime, id, &RunnerBudget{Runner: pub(1), Budget: 1000, NotAfter: ms(end)}, testKey(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if done, err := b.SignDraft(testTime, copied(t, draft), testKey(2)); err != nil || !done {
+		t.Fatal(done, err)
+	}
+	b.tell(t, id, a)
+	spend := func(l *Ledger, now time.Time) *SignedCheque {
+		t.Helper()
+		return must1[*SignedCheque](t)(l.SignCheque(now, id, pub(9), 10, "", testKey(1)))
+	}
+	spend(a, testTime)
+	a = openLedger(t, testConfig(1, 1), d.reboot())
+	a.Alone()
+	signed := []*SignedCheque{spend(a, end), spend(a, end), spend(a, end.Add(-time.Minute))}
+	_, err = a.SignCheque(end.Add(time.Millisecond), id, pub(9), 1, "", testKey(1))
+	wantKind(t, "after the end", err, cellproto.Denied)
+	for _, c := range signed {
+		a.Ingest(end, wire(t, c))
+		if v := a.Voids(); len(v) != 0 {
+			t.Errorf("what was written at %d looks lost: %+v", c.T, v)
+		}
+	}
+}

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -14,7 +13,6 @@ import (
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/ledger"
-	"github.com/celldnet/celld/ledger/gossip"
 )
 
 // How long a host is the account's before that is renewed, and how long before the end it is.
@@ -35,7 +33,7 @@ type account struct {
 	pools *poolNames
 
 	asked chan struct{} // closed once neighbours have said how long the key log is; of the home cell
-	lost  atomic.Bool   // it was begun, is not here, and nobody who was asked knew it
+	lost  atomic.Bool   // it was begun, was not here, and too few who were asked knew it
 
 	writing   sync.Mutex // of the key log, so that two requests do not both begin it
 	keeping   sync.Mutex
@@ -92,8 +90,10 @@ func (o *account) start(ctx context.Context) {
 	for _, id := range pools {
 		a.travel.Spread(id)
 	}
+	o.mark() // that of an old program, or of one that was cut off
 	a.running.Go(func() {
-		o.ask(ctx, a.neighbours)
+		o.ask(ctx, a.neighbours, func(ctx context.Context, p peer.ID) (uint64, error) { return a.travel.FetchLog(ctx, p, o.id) })
+		o.mark()
 		close(o.asked)
 		if ctx.Err() == nil {
 			o.keep(ctx, time.Now())
@@ -286,93 +286,6 @@ func (o *account) gather(ctx context.Context) {
 	}
 }
 
-// askPatience bounds the wait for neighbours who could know more of the key log than this host does, and for
-// another nucleus of this machine. If a log was begun here and is gone the wait has no end, since a second first entry
-// would be a fork; after lostPatience whoever wants something signed is told so.
-const (
-	askPatience  = 10 * time.Second
-	lostPatience = time.Minute
-)
-
-// says whether a neighbour whose log of the account is that long says anything of one that has that many entries here:
-// it does not if it knows less, unless there never was one. begun is whether there was.
-func says(length, have uint64, begun bool) bool { return length >= have && (length > 0 || !begun) }
-
-// ask has neighbours say how long the key log is, and takes what they have more of it: this one may come from a
-// backup. It ends with three of them who know it, or when as many as there are were asked and askPatience has passed. Of
-// a log that was begun and is not here, one who knows it has to come by, however long that takes.
-func (o *account) ask(ctx context.Context, neighbours func() []peer.ID) {
-	a, begun := o.a, o.begun()
-	now := time.Now()
-	end, lost := now.Add(askPatience), now.Add(lostPatience)
-	if o.missing(begun) {
-		a.log.Warn("the account's key log was begun, and is not here: neighbours are asked for it")
-	}
-	asked := map[peer.ID]time.Time{}
-	answers := 0
-	tick := time.NewTicker(askEvery)
-	defer tick.Stop()
-	for {
-		for _, p := range neighbours() {
-			if at, ok := asked[p]; answers >= ledger.Confirmations || ok && (!o.lost.Load() || now.Sub(at) < lostPatience) {
-				continue
-			}
-			asked[p] = now
-			if o.confirm(ctx, p, begun) {
-				answers++
-			}
-		}
-		switch missing := o.missing(begun); {
-		case answers >= ledger.Confirmations:
-			o.lost.Store(false)
-			return
-		case missing && now.After(lost) && !o.lost.Swap(true):
-			a.log.Error("the account's key log is not known to anybody here: nothing is signed for the account until it is")
-		case !missing && now.After(end):
-			o.lost.Store(false)
-			a.log.Info("few neighbours could be asked for the account's key log", zap.Int("answers", answers))
-			a.led.Alone()
-			return
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case now = <-tick.C:
-		}
-	}
-}
-
-// missing says whether a key log that was begun is not here. Who wants it forgotten removes the next key, which
-// makes begun false.
-func (o *account) missing(begun bool) bool { return begun && o.state(o.id).Len == 0 }
-
-const askEvery = 200 * time.Millisecond
-
-// begun says whether this home cell has begun the account's key log before: that is when it makes the next key.
-func (o *account) begun() bool {
-	_, err := os.Stat(filepath.Join(o.home, "keys", nextKeyFile))
-	return err == nil || o.state(o.id).Len > 0
-}
-
-// confirm asks one neighbour, and says whether it knows as much as this host.
-func (o *account) confirm(ctx context.Context, p peer.ID, begun bool) bool {
-	key, err := gossip.KeyOf(p)
-	if err != nil {
-		return false
-	}
-	length, err := o.a.travel.FetchLog(ctx, p, o.id)
-	if err != nil {
-		o.a.log.Debug("a neighbour does not say how long the key log is", zap.Stringer("peer", p), zap.Error(err))
-		return false
-	}
-	have := o.state(o.id).Len
-	if !says(length, have, begun) {
-		return false
-	}
-	o.a.led.Confirm(key, have)
-	return true
-}
-
 // here refuses what only the home cell's nucleus can do.
 func (o *account) here(op string) error {
 	if !o.atHome() {
@@ -398,29 +311,6 @@ func (o *account) ready(ctx context.Context, op string, w *ctl.Writer) error {
 	return o.keys.settle(o.state(o.id))
 }
 
-// awaitAsked waits until neighbours have said how long the key log is. Kinds: Timeout; Unavailable when it is lost.
-func (o *account) awaitAsked(ctx context.Context, op string, w *ctl.Writer) error {
-	select {
-	case <-o.asked:
-		return nil
-	default:
-	}
-	if o.lost.Load() {
-		return cellproto.Errorf(op, cellproto.Unavailable, "the account's key log was begun, is not here, and nobody who was asked knows it: another one would be a fork").
-			WithHint("Wait until somebody is connected that this account has dealt with, or restore ledger/ of the home cell from a backup. Only if nobody has ever seen the log: remove %s, and restart the home cell.", o.keys.path(nextKeyFile))
-	}
-	if w != nil {
-		_ = w.Progress("asking neighbours how long the account's key log is") // a caller that left has ended ctx
-	}
-	select {
-	case <-o.asked:
-		return nil
-	case <-ctx.Done():
-		return cellproto.Errorf(op, cellproto.Timeout, "neighbours are being asked how long the account's key log is").
-			WithHint("Try again, with a longer --timeout.")
-	}
-}
-
 // begin makes the account's key log, and the home cell's host the account's, as far as that is not so. o.writing
 // is not held.
 func (o *account) begin(ctx context.Context, now time.Time) error {
@@ -435,11 +325,14 @@ func (o *account) begin(ctx context.Context, now time.Time) error {
 func (o *account) beginLocked(now time.Time) error {
 	s := o.state(o.id)
 	if s.Len == 0 {
-		next, err := o.keys.make(nextKeyFile) // before anything says that there is one
+		next, err := o.keys.make(thenKeyFile) // before anything says that there is one
 		if err != nil {
 			return err
 		}
 		if err := o.append(now, &ledger.Genesis{Next: ledger.HashKey(ledger.KeyOf(next))}); err != nil {
+			return err
+		}
+		if err := o.keys.settle(o.state(o.id)); err != nil {
 			return err
 		}
 	}

@@ -26,7 +26,8 @@ import (
 const (
 	accountIDFile = "account.id" // the account's peer ID, since it has another key than its first
 	joinedFile    = "joined.id"  // the peer ID of the account that this computer belongs to, if its key is on another one
-	thenKeyFile   = "then.key"   // that which follows next.key, from the beginning of a rotation to its end
+	thenKeyFile   = "then.key"   // that which follows next.key, from the beginning of a rotation to its end, or is the first of those
+	begunFile     = "log.begun"  // the account's peer ID, once its key log has an entry: another first one would be a fork
 	maxIDFile     = 128          // bytes
 )
 
@@ -152,6 +153,28 @@ func (r *keyring) settle(s *ledger.KeyState) error {
 	return r.advance(s)
 }
 
+// begun says whether the key log of an account was begun here before. Old programs have made the next key just before
+// that, and left no mark. A mark that cannot be read is one.
+func (r *keyring) begun(id ledger.Key) bool {
+	of, known, err := readID(r.path(begunFile))
+	if err != nil || known && of == id {
+		return true
+	}
+	_, err = os.Lstat(r.path(nextKeyFile))
+	return err == nil
+}
+
+// mark notes beside the keys that the key log was begun, which outlives the ledger. s is the account's state.
+func (r *keyring) mark(s *ledger.KeyState) error {
+	if s.Len == 0 || r.joined {
+		return nil
+	}
+	if of, known, err := readID(r.path(begunFile)); err != nil || known && of == s.ID {
+		return err
+	}
+	return writeID(r.path(begunFile), s.ID)
+}
+
 // install has the key in force be the account's, also in its file. r.mu is held.
 func (r *keyring) install(s *ledger.KeyState) error {
 	if ledger.KeyOf(r.key) == s.Key {
@@ -252,6 +275,7 @@ func (o *account) append(now time.Time, p ledger.Payload) error {
 		}
 	}
 	if err == nil {
+		o.mark()
 		o.a.travel.Spread(o.id)
 	}
 	return err

@@ -1,6 +1,9 @@
 package node
 
 import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
 	"errors"
 	"os"
 	"path/filepath"
@@ -33,48 +36,144 @@ func TestWhoKnowsAKeyLog(t *testing.T) {
 	}
 }
 
-// A home cell that has lost its ledger, and meets nobody who knows its key log, signs no second first entry, however
-// long it waits: who knows the first would ban the account. Once the log has come it signs on.
-func TestLostLogIsNotBegunAgain(t *testing.T) {
-	home := t.TempDir()
+// lostLog has a home cell begin a key log and lose its ledger, and gives the log. away has the next key be elsewhere.
+func lostLog(t *testing.T, away bool) (home string, log [][]byte) {
+	t.Helper()
+	home = t.TempDir()
 	o := openHome(t, home, nil)
-	if err := o.begin(t.Context(), time.Now()); err != nil {
+	o.delegated(t, 7)
+	log, _ = o.a.led.Entries(o.id, 0, 1<<20)
+	if err := errors.Join(o.a.led.Close(), os.RemoveAll(filepath.Join(home, ledgerDir))); err != nil {
 		t.Fatal(err)
 	}
-	log, _ := o.a.led.Entries(o.id, 0, 1<<20)
-	if err := o.a.led.Close(); err != nil {
-		t.Fatal(err)
+	if away {
+		if err := os.Rename(o.keys.path(nextKeyFile), filepath.Join(t.TempDir(), nextKeyFile)); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := os.RemoveAll(filepath.Join(home, ledgerDir)); err != nil {
-		t.Fatal(err)
+	return home, log
+}
+
+// knower is a neighbour of a home cell, and what it knows of the key log.
+type knower struct {
+	from time.Duration // when it comes by
+	log  [][]byte
+}
+
+// asks has the home cell ask these neighbours, until that ends: then done is closed.
+func (o *account) asks(t *testing.T, knowers ...knower) (done chan struct{}) {
+	t.Helper()
+	begun, peers := time.Now(), []peer.ID{}
+	known := map[peer.ID][][]byte{}
+	for i, k := range knowers {
+		p, err := peerOf(ledger.KeyOf(ed25519.NewKeyFromSeed(bytes.Repeat([]byte{byte(100 + i)}, ed25519.SeedSize))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		peers, known[p] = append(peers, p), k.log
 	}
+	near := func() (list []peer.ID) {
+		for i, p := range peers {
+			if time.Since(begun) >= knowers[i].from {
+				list = append(list, p)
+			}
+		}
+		return list
+	}
+	fetch := func(_ context.Context, p peer.ID) (uint64, error) {
+		for _, e := range known[p] {
+			if err := o.told(e); err != nil {
+				t.Error(err)
+			}
+		}
+		return uint64(len(known[p])), nil
+	}
+	o.asked, done = make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		o.ask(t.Context(), near, fetch)
+		close(o.asked)
+	}()
+	return done
+}
+
+// A home cell that has lost its ledger, and meets nobody who knows its key log, signs no second first entry, however
+// long it waits, and wherever its next key is: who knows the first would ban the account. Once two have shown the log it signs on.
+func TestLostLogIsNotBegunAgain(t *testing.T) {
+	for _, away := range []bool{false, true} {
+		home, log := lostLog(t, away)
+		synctest.Test(t, func(t *testing.T) {
+			files, err := ledger.OpenDir(filepath.Join(home, ledgerDir))
+			if err != nil {
+				t.Fatal(err)
+			}
+			o := openHome(t, home, files)
+			const day = 24 * time.Hour
+			done := o.asks(t, knower{}, knower{day + time.Minute, log}, knower{2 * day, log})
+			time.Sleep(day) // of the bubble
+			if err := o.begin(t.Context(), time.Now()); cellproto.KindOf(err) != cellproto.Unavailable || o.state(o.id).Len > 0 {
+				t.Errorf("after a day alone: %v, and its log has %d entries", err, o.state(o.id).Len)
+			}
+			time.Sleep(day / 2)
+			if err := o.begin(t.Context(), time.Now()); cellproto.KindOf(err) != cellproto.Unavailable || o.state(o.id).Len != uint64(len(log)) {
+				t.Errorf("with one who knows it: %v, and its log has %d entries", err, o.state(o.id).Len)
+			}
+			<-done
+			if err := o.begin(t.Context(), time.Now()); err != nil || o.state(o.id).Len != uint64(len(log)) {
+				t.Errorf("it does not go on from the log: %v, %d entries", err, o.state(o.id).Len)
+			}
+		})
+	}
+}
+
+// A neighbour that has a part of a lost key log does not have the home cell go on from there: others are asked for the rest.
+func TestLostLogComesInParts(t *testing.T) {
+	home, log := lostLog(t, false)
 	synctest.Test(t, func(t *testing.T) {
 		files, err := ledger.OpenDir(filepath.Join(home, ledgerDir))
 		if err != nil {
 			t.Fatal(err)
 		}
 		o := openHome(t, home, files)
-		o.asked = make(chan struct{})
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			o.ask(t.Context(), func() []peer.ID { return nil })
-			close(o.asked)
-		}()
-		time.Sleep(24 * time.Hour) // of the bubble
-		if err := o.begin(t.Context(), time.Now()); cellproto.KindOf(err) != cellproto.Unavailable || o.state(o.id).Len > 0 {
-			t.Errorf("after a day alone: %v, and its log has %d entries", err, o.state(o.id).Len)
-		}
-		for _, e := range log {
-			if err := o.told(e); err != nil {
-				t.Fatal(err)
-			}
-		}
+		const late = askPatience + 5*time.Second
+		done := o.asks(t, knower{late - 5*time.Second, log[:1]}, knower{late, log}, knower{late, log})
 		<-done
+		if n := o.state(o.id).Len; n != uint64(len(log)) {
+			t.Errorf("it goes on after %d of %d entries", n, len(log))
+		}
 		if err := o.begin(t.Context(), time.Now()); err != nil || o.state(o.id).Len != uint64(len(log)) {
 			t.Errorf("it does not go on from the log: %v, %d entries", err, o.state(o.id).Len)
 		}
 	})
+}
+
+// A key log whose first entry was cut off, before it or after, is begun once, and has its next key.
+func TestBeginIsCutOff(t *testing.T) {
+	for name, step := range map[string]func(o *account, next ed25519.PrivateKey) error{
+		"before the first entry": func(*account, ed25519.PrivateKey) error { return nil },
+		"after it": func(o *account, next ed25519.PrivateKey) error {
+			return o.append(time.Now(), &ledger.Genesis{Next: ledger.HashKey(ledger.KeyOf(next))})
+		},
+	} {
+		home := t.TempDir()
+		o := openHome(t, home, nil)
+		next, err := o.keys.make(thenKeyFile)
+		if err := errors.Join(err, step(o, next), o.a.led.Close()); err != nil {
+			t.Fatal(err)
+		}
+		wrote := o.state(o.id).Len > 0
+		o = openHome(t, home, nil)
+		if o.begun() != wrote {
+			t.Errorf("%s: begun %v", name, o.begun())
+		}
+		if err := o.begin(t.Context(), time.Now()); err != nil || !o.keys.begun(o.id) {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if s := o.state(o.id); s.Next != ledger.HashKey(ledger.KeyOf(next)) {
+			t.Errorf("%s: another key was announced", name)
+		}
+		o.whole(t)
+	}
 }
 
 // A home cell from a backup makes a donation good that was void, once it hears what it had signed before.

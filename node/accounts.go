@@ -165,10 +165,7 @@ func (a *accounts) close() {
 	a.mu.Lock()
 	for who, u := range a.usages() {
 		if d := a.owes(who); d != nil {
-			if total, _, err := a.total(d, u, now); err == nil {
-				_, err = a.led.SignTotal(now, total, ledger.RoleProvider, a.key)
-				a.log.Debug("claim written", zap.Stringer("of", d.peer), zap.Error(err))
-			}
+			_ = a.claim(d, u, now) // which says in the log what became of it
 		}
 	}
 	a.mu.Unlock()

@@ -24,6 +24,7 @@ type debtor struct {
 	key       ledger.Key
 	base      ledger.Receipt // the total to which what it uses in this nucleus's life is added
 	from      call.Usage     // of that, what epochs before this one have
+	billed    call.Usage     // of that, what is in a bill or a claim of this epoch or one before
 	signed    uint64         // credit that it has signed for, in this epoch
 	earlier   uint64         // and in those before
 	tried     time.Time      // to have it sign
@@ -43,7 +44,7 @@ const maxSent = 64
 // it goes on above both, or it could sign no bill until that number has caught up.
 func (d *debtor) heard(acked *ledger.Signed) {
 	if acked != nil && !slices.Contains(d.sent, acked.Credit) {
-		d.base = above(d.base, acked.Receipt)
+		d.base = raised(d.base, acked)
 	}
 }
 
@@ -212,10 +213,7 @@ func (a *accounts) makeRoom(now time.Time) {
 		if d == nil {
 			continue
 		}
-		if total, _, err := a.total(d, u, now); err == nil {
-			_, err = a.led.SignTotal(now, total, ledger.RoleProvider, a.key)
-			a.log.Debug("caller forgotten", zap.Stringer("peer", d.peer), zap.Error(err))
-		}
+		_ = a.claim(d, u, now) // which says in the log what became of it
 	}
 }
 
@@ -238,6 +236,9 @@ func (a *accounts) settle(ctx context.Context, d *debtor, u call.Usage, now time
 		if err != nil {
 			return err
 		}
+		a.mu.Lock()
+		d.billed = u
+		a.mu.Unlock()
 		entry, err := bill.Encode()
 		if err != nil {
 			return err

@@ -112,6 +112,80 @@ func TestRefusedBillIsLeftBehind(t *testing.T) {
 	}
 }
 
+// In the last epoch a register that has ended is billed on: what is used raises the bill, what is unbilled, and the claim.
+func TestLastEpochIsBilled(t *testing.T) {
+	a, self, caller, who := pair(t)
+	now := time.Now()
+	ended := ledger.Receipt{Net: a.net, Consumer: ledger.KeyOf(caller), Provider: a.self, Epoch: maxEpochs - 1, Est: 4, MeterV: 2, N: 1, Credit: 1000}
+	receive(t, a, ended, caller, self)
+	d := a.owes(who)
+	if d.base.Epoch != maxEpochs-1 || a.ended(&d.base) == "" {
+		t.Fatalf("it goes on from %+v", d.base)
+	}
+	d.sent = []uint64{1000}
+	var owed, unbilled uint64
+	for i := range uint64(5) {
+		used := call.Usage{Calls: i + 2, CPU: (i + 2) * 10e9}
+		d.answered(now.Add(-stuckAfter), &gossip.Refusal{Kind: cellproto.Denied, Text: "no"}, true)
+		a.renew(d, used, now)
+		total, _, err := a.total(d, used, now)
+		if err != nil || total.Epoch != maxEpochs-1 || total.Credit <= owed || a.unbilled(d, used) <= unbilled {
+			t.Fatalf("after %d s it owes %+v, of which %d µWh are unbilled: %v", used.CPU/1e9, total, a.unbilled(d, used), err)
+		}
+		owed, unbilled = total.Credit, a.unbilled(d, used)
+	}
+	if err := a.claim(d, call.Usage{Calls: 6, CPU: 60e9}, now); err != nil {
+		t.Fatal(err)
+	}
+	if claimed := a.register(d.base.RegKey()).Claimed(); claimed != owed {
+		t.Errorf("%d µWh are claimed of %d", claimed, owed)
+	}
+}
+
+// A caller that signs by itself, by a price table that this host does not have, ends no register.
+func TestCallerEndsNoRegister(t *testing.T) {
+	a, _, caller, who := pair(t)
+	now, used := time.Now(), call.Usage{Calls: 1, CPU: 5e9}
+	r := ledger.Receipt{Net: a.net, Consumer: ledger.KeyOf(caller), Provider: a.self, Est: 4, MeterV: 2, N: 1, Credit: 1000}
+	before := a.owes(who)
+	receive(t, a, r, caller, nil)
+	before.heard(a.register(r.RegKey()).Ack)
+	a.debtors = map[string]*debtor{}
+	for life, d := range map[string]*debtor{"this": before, "the next": a.owes(who)} {
+		d.sent = []uint64{1}
+		a.renew(d, used, now)
+		total, _, err := a.total(d, used, now)
+		if err != nil || total.Epoch != 0 || total.Meter.CPU != used.CPU || total.N != 2 {
+			t.Errorf("in %s life the bill is %+v, %v", life, total, err)
+		}
+	}
+}
+
+// Who does not know the price table yet, or has too much to do, gets no other epoch for that; who refuses what is in a bill does.
+func TestWhichRefusalEndsAnEpoch(t *testing.T) {
+	for kind, want := range map[cellproto.Kind]uint32{cellproto.Unsupported: 0, cellproto.Overloaded: 0, cellproto.Denied: 1, cellproto.BadInput: 1} {
+		a, _, _, who := pair(t)
+		d, now := a.owes(who), time.Now()
+		d.refused, d.refusedAt = &gossip.Refusal{Kind: kind, Text: "no"}, now.Add(-stuckAfter)
+		if a.renew(d, call.Usage{Calls: 1, CPU: 1e9}, now); d.base.Epoch != want {
+			t.Errorf("after %v it is in epoch %d", kind, d.base.Epoch)
+		}
+	}
+}
+
+// What was used after the last bill of a register that has ended is billed in the next one.
+func TestUseOutlivesItsEpoch(t *testing.T) {
+	a, _, _, who := pair(t)
+	d := a.owes(who)
+	d.sent, d.billed = []uint64{fullCredit}, call.Usage{Calls: 1, CPU: 5e9}
+	d.base.Credit = fullCredit
+	used := call.Usage{Calls: 2, CPU: 6e9}
+	a.renew(d, used, time.Now())
+	if total, _, err := a.total(d, used, time.Now()); err != nil || total.Epoch != 1 || total.N != 1 || total.Meter.CPU != 1e9 {
+		t.Errorf("the next bill is %+v, %v", total, err)
+	}
+}
+
 func served(a *accounts, k ledger.Key) (acked, unsigned uint64) {
 	a.led.View(func(b *ledger.Book) { acked, unsigned = b.Served(k) })
 	return acked, unsigned

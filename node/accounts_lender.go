@@ -40,8 +40,17 @@ func (l *lender) due(now time.Time, seen gossip.Seen, all bool) bool {
 }
 
 // begin begins the tab, when acked is what was signed for.
-func (l *lender) begin(acked map[ledger.RegKey]*ledger.Signed) {
-	l.acked, l.began, l.before = acked, true, gossip.Less(sum(acked), l.since(nil))
+func (l *lender) begin(acked []*ledger.Signed) {
+	l.acked, l.began, l.before = byRegister(acked), true, gossip.Less(sum(acked), l.since(nil))
+}
+
+// regain looks whether receipts have come back that were lost, in whatever register: what they are for was used before the tab
+// was begun. acked is what was signed for.
+func (l *lender) regain(acked []*ledger.Signed) bool {
+	before := l.before
+	more := gossip.Less(sum(acked), gossip.Plus(l.paidBefore, l.since(nil)))
+	l.before = gossip.Plus(before, gossip.Less(more, before)) // the higher one of each number
+	return l.before != before
 }
 
 // since gives what was signed for in this life, in all registers but one.
@@ -78,9 +87,6 @@ func (l *lender) check(r *ledger.Receipt, acked *ledger.Signed, seen gossip.Seen
 	if acked != nil && acked.Credit > c.signed.Credit { // of an earlier life: what is seen in this one comes on top
 		l.total -= c.signed.Credit - c.before.Credit
 		l.asked, l.paid = nil, l.total
-		if l.began {
-			l.before = gossip.Plus(l.before, gossip.Less(acked.Meter, c.signed.Meter))
-		}
 		c.before, c.signed = acked.Receipt, acked.Receipt
 	}
 	seen = l.seen(seen)

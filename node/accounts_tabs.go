@@ -26,31 +26,28 @@ func (a *accounts) recallTabs() {
 		seen := gossip.Seen{Wall: t.WallNS, Sent: t.Sent, Got: t.Got}
 		a.lenders[t.Provider] = &lender{earlier: seen, kept: seen, before: t.Before}
 	}
-	acked := a.acked(func(provider ledger.Key) bool { return a.lenders[provider] != nil })
 	for provider, l := range a.lenders {
-		l.acked, l.began = acked[provider], true
-		l.paidBefore = gossip.Less(sum(l.acked), l.before)
+		acked := a.acked(provider)
+		l.acked, l.began = byRegister(acked), true
+		l.paidBefore = gossip.Less(sum(acked), l.before)
 	}
 }
 
-// acked gives what this host has signed for to some providers, by register.
-func (a *accounts) acked(wanted func(provider ledger.Key) bool) map[ledger.Key]map[ledger.RegKey]*ledger.Signed {
-	out := map[ledger.Key]map[ledger.RegKey]*ledger.Signed{}
-	a.led.View(func(b *ledger.Book) {
-		b.Registers(func(k ledger.RegKey, r ledger.Register) bool {
-			if k.Consumer == a.self && r.Ack != nil && wanted(k.Provider) {
-				if out[k.Provider] == nil {
-					out[k.Provider] = map[ledger.RegKey]*ledger.Signed{}
-				}
-				out[k.Provider][k] = r.Ack
-			}
-			return true
-		})
-	})
+// acked gives what this host has signed for to a provider.
+func (a *accounts) acked(provider ledger.Key) (list []*ledger.Signed) {
+	a.led.View(func(b *ledger.Book) { list = b.SignedTo(provider) })
+	return list
+}
+
+func byRegister(acked []*ledger.Signed) map[ledger.RegKey]*ledger.Signed {
+	out := make(map[ledger.RegKey]*ledger.Signed, len(acked))
+	for _, s := range acked {
+		out[s.RegKey()] = s
+	}
 	return out
 }
 
-func sum(acked map[ledger.RegKey]*ledger.Signed) (m ledger.Meter) {
+func sum(acked []*ledger.Signed) (m ledger.Meter) {
 	for _, s := range acked {
 		m = gossip.Plus(m, s.Meter)
 	}
@@ -59,10 +56,11 @@ func sum(acked map[ledger.RegKey]*ledger.Signed) (m ledger.Meter) {
 
 // keepTabs writes down what was seen of providers in this life, where that is due, or with all where it has changed.
 func (a *accounts) keepTabs(now time.Time, spent map[string]call.Usage, all bool) {
+	a.signing.Lock() // what is signed and not noted yet would look like a receipt that has come back
+	defer a.signing.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	due := map[ledger.Key]gossip.Seen{}
-	fresh := map[ledger.Key]bool{}
+	var tabs []ledger.Tab
 	for who, u := range spent {
 		p, err := peer.Decode(who)
 		if err != nil {
@@ -73,22 +71,18 @@ func (a *accounts) keepTabs(now time.Time, spent map[string]call.Usage, all bool
 			continue // no bill can come from it
 		}
 		l := a.lender(key)
-		if seen := l.seen(seenOf(u)); l.due(now, seen, all) {
-			due[key], fresh[key] = seen, !l.began
+		seen := l.seen(seenOf(u))
+		due := l.due(now, seen, all)
+		switch {
+		case l.began:
+			due = l.regain(a.acked(key)) || due
+		case due:
+			l.begin(a.acked(key))
 		}
-	}
-	if len(due) == 0 {
-		return
-	}
-	acked := a.acked(func(provider ledger.Key) bool { return fresh[provider] })
-	tabs := make([]ledger.Tab, 0, len(due))
-	for key, seen := range due {
-		l := a.lenders[key]
-		if fresh[key] {
-			l.begin(acked[key])
+		if due {
+			l.kept, l.keptAt = seen, now
+			tabs = append(tabs, ledger.Tab{Provider: key, WallNS: seen.Wall, Sent: seen.Sent, Got: seen.Got, Before: l.before})
 		}
-		l.kept, l.keptAt = seen, now
-		tabs = append(tabs, ledger.Tab{Provider: key, WallNS: seen.Wall, Sent: seen.Sent, Got: seen.Got, Before: l.before})
 	}
 	if err := a.led.KeepTabs(now, tabs); err != nil {
 		a.log.Debug("what was seen of providers is not written down", zap.Error(err)) // the disk's trouble is said by note

@@ -2,6 +2,7 @@ package node
 
 import (
 	"crypto/ed25519"
+	"encoding/binary"
 	"os"
 	"syscall"
 	"testing"
@@ -125,29 +126,65 @@ func TestUnsignedUseOutlivesACrash(t *testing.T) {
 }
 
 // A consumer that has lost its ledger counts from then on. What it had signed for comes back in any later life, and is not
-// taken for something that was seen since.
+// taken for something that was seen since, whether the next bill is what shows it, or it was noted before.
 func TestReceiptComesBackLate(t *testing.T) {
+	for _, noted := range []bool{false, true} {
+		x := newLives(t)
+		const mib = 1 << 20
+		x.call(time.Second, 500*mib)
+		x.expect("before", 0, ledger.Meter{Out: 500 * mib}, 0)
+		old := x.lose(0)
+		x.call(time.Second, 300*mib)
+		x.begin()
+		x.hear(old)
+		if noted {
+			x.call(time.Second, 0)
+		}
+		x.expect("on top of it", 0, ledger.Meter{Out: 800 * mib}, 0)
+		x.call(time.Second, 100*mib)
+		x.begin()
+		x.expect("and on", 0, ledger.Meter{Out: 900 * mib}, 0)
+		x.expect("more than that", 0, ledger.Meter{Out: 1000 * mib}, cellproto.Denied)
+	}
+}
+
+// The same, of a receipt that comes back in another register than that in which bills come now.
+func TestReceiptComesBackElsewhere(t *testing.T) {
 	x := newLives(t)
 	const mib = 1 << 20
 	x.call(time.Second, 500*mib)
 	x.expect("before", 0, ledger.Meter{Out: 500 * mib}, 0)
-	old := x.a.register(ledger.RegKey{Consumer: x.a.self, Provider: x.provider}).Ack
-	x.dir = t.TempDir()
-	x.begin()
+	old := x.lose(0)
 	x.call(time.Second, 300*mib)
-	x.begin()
-	data, err := old.Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r := x.a.led.Ingest(x.now, data); r.Verdict != ledger.Stored {
-		t.Fatal(r.Verdict, r.Err)
-	}
-	x.expect("on top of it", 0, ledger.Meter{Out: 800 * mib}, 0)
+	x.expect("in the next epoch", 1, ledger.Meter{Out: 300 * mib}, 0)
+	x.hear(old)
 	x.call(time.Second, 100*mib)
 	x.begin()
-	x.expect("and on", 0, ledger.Meter{Out: 900 * mib}, 0)
-	x.expect("more than that", 0, ledger.Meter{Out: 1000 * mib}, cellproto.Denied)
+	x.expect("and on", 1, ledger.Meter{Out: 400 * mib}, 0)
+	x.expect("more than that", 1, ledger.Meter{Out: 500 * mib}, cellproto.Denied)
+	x.begin()
+	x.expect("more than that, in the old one", 0, ledger.Meter{Out: 600 * mib}, cellproto.Denied)
+}
+
+// lose has the consumer lose its ledger, and gives what it had signed in a register.
+func (x *lives) lose(epoch uint32) *ledger.Signed {
+	x.t.Helper()
+	old := x.a.register(ledger.RegKey{Consumer: x.a.self, Provider: x.provider, Epoch: epoch}).Ack
+	x.dir = x.t.TempDir()
+	x.begin()
+	return old
+}
+
+// hear has a receipt come back.
+func (x *lives) hear(old *ledger.Signed) {
+	x.t.Helper()
+	data, err := old.Encode()
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	if r := x.a.led.Ingest(x.now, data); r.Verdict != ledger.Stored {
+		x.t.Fatal(r.Verdict, r.Err)
+	}
 }
 
 // What is remembered of providers is not written down at each moment: it wears a router's flash.
@@ -181,16 +218,19 @@ func TestTabsAreWrittenSeldom(t *testing.T) {
 	}
 }
 
-// What it takes to remember 50 providers that are all being called, a second: in processor time.
+// What it takes to remember 50 providers that are all being called, a second: in processor time, with many other registers in
+// the ledger. New ones are among them.
 func TestTabsFigure(t *testing.T) {
 	_, key, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	a := testAccounts(t, key)
+	a.fill(t, 20_000)
 	const providers, seconds = 50, 2000
 	spent := map[string]call.Usage{}
-	for range providers {
+	who := make([]string, seconds/10)
+	for i := range who {
 		pub, _, err := ed25519.GenerateKey(nil)
 		if err != nil {
 			t.Fatal(err)
@@ -199,11 +239,17 @@ func TestTabsFigure(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		spent[p.String()] = call.Usage{}
+		if who[i] = p.String(); i < providers {
+			spent[who[i]] = call.Usage{}
+		}
 	}
 	now, begin := time.Now(), processorTime(t)
-	for range seconds {
+	for i := range seconds {
 		now = now.Add(time.Second)
+		if i%10 == 0 { // one is called that was not before, in the place of another
+			delete(spent, who[i/10])
+			spent[who[(i/10+providers)%len(who)]] = call.Usage{}
+		}
 		for who, u := range spent {
 			u.Wall += uint64(time.Second)
 			spent[who] = u
@@ -214,6 +260,16 @@ func TestTabsFigure(t *testing.T) {
 	t.Logf("50 providers take %v a second: %.4f %% of a processor (goal 0.1)", each, 100*each.Seconds())
 	if each > 3*time.Millisecond { // of a busy machine
 		t.Error("more than that")
+	}
+}
+
+// fill has the ledger have this many registers, each of another provider.
+func (a *accounts) fill(t *testing.T, registers uint64) {
+	t.Helper()
+	for i := range registers {
+		r := ledger.Receipt{Net: a.net, Consumer: a.self, Est: ledger.EstTable, MeterV: 1, N: 1, Credit: 1}
+		binary.BigEndian.PutUint64(r.Provider[:], i+1)
+		receive(t, a, r, a.key, nil)
 	}
 }
 

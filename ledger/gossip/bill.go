@@ -1,6 +1,9 @@
 package gossip
 
 import (
+	"math"
+	"math/bits"
+
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/ledger"
 )
@@ -94,10 +97,10 @@ func Check(r *ledger.Receipt, acked *ledger.Signed, before *ledger.Receipt, seen
 		return bad(cellproto.Denied, "it does not follow the receipt that was signed last")
 	}
 	used := Plus(Less(r.Meter, before.Meter), seen.Elsewhere)
-	used.CPU = min(used.CPU, seen.time()*maxCores)
-	used.RAM = min(used.RAM, seen.time()/1e6*(maxMemory/1000))
+	used.CPU = min(used.CPU, times(seen.time(), maxCores))
+	used.RAM = min(used.RAM, times(seen.time()/1e6, maxMemory/1000))
 	used.In, used.Out = min(used.In, seen.bytes(seen.Sent)), min(used.Out, seen.bytes(seen.Got))
-	used.GPU = min(used.GPU, seen.time()*maxCores)
+	used.GPU = min(used.GPU, times(seen.time(), maxCores))
 	total, billed := Plus(before.Meter, used), Plus(r.Meter, seen.Elsewhere)
 	most, err := prices.Credit(&total)
 	if err != nil {
@@ -115,6 +118,14 @@ func Check(r *ledger.Receipt, acked *ledger.Signed, before *ledger.Receipt, seen
 		return bad(cellproto.Denied, "it is %d µWh above what calls that took %d ms can have used", over, seen.Wall/1e6)
 	}
 	return nil
+}
+
+// times multiplies without turning over: past the end it stays there.
+func times(a, b uint64) uint64 {
+	if hi, lo := bits.Mul64(a, b); hi == 0 {
+		return lo
+	}
+	return math.MaxUint64
 }
 
 func (s Seen) time() uint64 {

@@ -64,6 +64,11 @@ func TestNobodySignsForStrangers(t *testing.T) {
 			t.Errorf("%d µWh after %d, without a call since: %v", r.Credit, before.Credit, err)
 		}
 	}
+	const years = 1 << 58 // ns, of calls that were on their way together: times 64 that does not have 64 bits
+	r = bill(nil, 3600e9)
+	if err := Check(&r, nil, &ledger.Receipt{}, Seen{Wall: years/51*50 + 100}); err != nil {
+		t.Errorf("after years of calls: %v", err)
+	}
 	r = bill(acked, 2500*uwh)
 	if err := Check(&r, acked, &before, Seen{Wall: 1}); err != nil {
 		t.Errorf("%d µWh after %d, and called again: %v", r.Credit, before.Credit, err)
