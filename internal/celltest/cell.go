@@ -190,6 +190,16 @@ func (c *Cell) Signal(sig syscall.Signal) {
 	}
 }
 
+// hang stops a process until the test ends, and waits as Signal does.
+func hang(t *testing.T, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
+	Eventually(t, "every thread stands", func() bool { return standing(pid) })
+}
+
 // standing says whether all threads of a process are stopped; true where that cannot be seen.
 func standing(pid int) bool {
 	stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))

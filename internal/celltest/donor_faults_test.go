@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -40,10 +39,7 @@ func TestHungMirrorHoldsUpNobody(t *testing.T) {
 	}
 	rows := donor.hosted(2, ctl.Running)
 	hung, beside := donor.At(rows[0].Dir).Status().NucleusPID, donor.At(rows[1].Dir)
-	if err := syscall.Kill(hung, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = syscall.Kill(hung, syscall.SIGCONT) })
+	hang(t, hung)
 	for until := time.Now().Add(25 * time.Second); time.Now().Before(until); { // longer than a lease, and than any one is waited for
 		if reply, _, err := beside.Use(t.Context(), "", "add", "3", "4"); err != nil || string(reply) != "7" {
 			t.Fatalf("the one beside it answers %s, %v", reply, err)
@@ -62,10 +58,7 @@ func TestHungMirrorIsKilled(t *testing.T) {
 	if hung.ProgramPID == 0 {
 		t.Fatal("its program does not run")
 	}
-	if err := syscall.Kill(hung.NucleusPID, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = syscall.Kill(hung.NucleusPID, syscall.SIGCONT) })
+	hang(t, hung.NucleusPID)
 	donor.giving("give", "--schedule", neverNow(time.Now()))
 	Eventually(t, "its program is gone", func() bool { return !Alive(hung.ProgramPID) })
 	donor.giving("give", "--schedule", "always")

@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/celldnet/celld/internal/ctl"
@@ -380,10 +379,7 @@ func TestHungMirrorCostsNoCall(t *testing.T) {
 			}
 			use(true)
 			pid := hung(mirror.Status())
-			if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
+			hang(t, pid)
 			for range 3 {
 				use(false)
 			}
