@@ -91,7 +91,7 @@ func (b *attemptBody) ended() bool {
 
 func (b *attemptBody) Read(p []byte) (int, error) {
 	for {
-		n, changed, err := b.next(p)
+		n, err, changed := b.next(p)
 		if changed == nil {
 			return n, err
 		}
@@ -103,33 +103,33 @@ func (b *attemptBody) Read(p []byte) (int, error) {
 }
 
 // next gives what comes next of the body, or, with a channel, nothing: it is to be asked again once that is closed.
-func (b *attemptBody) next(p []byte) (n int, changed <-chan struct{}, err error) {
+func (b *attemptBody) next(p []byte) (n int, err error, changed <-chan struct{}) {
 	r := b.r
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
 	case b.ended():
-		return 0, nil, errAttemptOver
+		return 0, errAttemptOver, nil
 	case r.lost && b.at < r.read:
 		b.lost = true
-		return 0, nil, errBodyLost
+		return 0, errBodyLost, nil
 	case b.at < r.read:
 		n := copy(p, r.kept[b.at:])
 		b.at += int64(n)
 		return n, nil, nil
 	case r.err != nil:
-		return 0, nil, r.err
+		return 0, r.err, nil
 	case !r.reading && r.live[0] == b:
 		n, err = b.fetch(p)
-		return n, nil, err
+		return n, err, nil
 	case !r.reading && len(r.kept) < replayable && !r.lost:
 		n, err = b.fetch(p[:min(len(p), replayable-len(r.kept))])
-		return n, nil, err
+		return n, err, nil
 	}
 	if r.changed == nil {
 		r.changed = make(chan struct{})
 	}
-	return 0, r.changed, nil
+	return 0, nil, r.changed
 }
 
 // fetch reads from the source. r.mu is held, but not while it waits.
