@@ -39,12 +39,12 @@ func (c *Caller) callHedged(ctx context.Context, r *remote, who race.Ranked, req
 	}
 	a.discard()
 	cancelFirst()
-	end(req) // what it would have read is for the others
 	b := <-h.outcome
 	if !b.counts {
 		h.cancel()
 		return a
 	}
+	end(req)
 	if !b.mute { // else the race that follows finds out whether it is gone, or was busy for a moment
 		h.outrun(ctx, &b)
 	}
@@ -106,7 +106,11 @@ func (h *hedge) bide(ctx context.Context) (mute bool) {
 
 // canAsk says whether another provider could have all of the request.
 func (h *hedge) canAsk() bool {
-	return h.body == nil || h.body.canShare()
+	if h.body == nil {
+		return true
+	}
+	_, ok := h.body.beside()
+	return ok
 }
 
 // pays takes a token for asking one more provider.
@@ -184,8 +188,8 @@ func (h *hedge) ask(ctx context.Context, who race.Ranked, answers chan<- attempt
 	req := h.req
 	call := func() {
 		if h.body != nil {
-			body := h.body.beside()
-			if body == nil {
+			body, ok := h.body.beside()
+			if !ok {
 				answers <- attempt{from: who, err: errBodyLost}
 				return
 			}
