@@ -331,7 +331,7 @@ func FuzzAdvertReply(f *testing.F) {
 	f.Add([]byte{0, 0xff, 0xff})
 	f.Add([]byte{200, 0, 0})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		body, err := readAdvertReply(bytes.NewReader(data))
+		body, err := readAnswer(bytes.NewReader(data), cellproto.MaxAdvert)
 		if len(body) > cellproto.MaxAdvert || err == nil && len(data) < 3+len(body) {
 			t.Errorf("%d bytes out of %d, %v", len(body), len(data), err)
 		}

@@ -2,9 +2,6 @@ package call
 
 import (
 	"context"
-	"encoding/binary"
-	"errors"
-	"io"
 	"slices"
 	"strings"
 	"time"
@@ -19,17 +16,15 @@ import (
 )
 
 // The callers protocol, /cell/callers/1: the asker sends a big-endian u16 length and as many bytes, a question that the
-// owner of the cell has signed (signed.Question). The answer is one byte, the kind of error or 0, a u16 length, and as
-// many bytes: a list of Claim in canonical CBOR, or the error's message. Then the stream ends.
+// owner of the cell has signed (signed.Question). The answer is a list of Claim in canonical CBOR. See exchange.
 
 // Limits of an answer.
 const (
 	MaxClaims     = 32 // schemas
 	MaxClaimNames = 16 // callers of one schema that are named; the others are counted
 
-	maxClaimed     = 32 << 10        // bytes of a list; Claim in CBOR is at most 0.9 KiB
-	maxClaimCount  = 1 << 20         // callers of one schema
-	callersTimeout = 5 * time.Second // for the whole exchange, on either side
+	maxClaimed    = 32 << 10 // bytes of a list; Claim in CBOR is at most 0.9 KiB
+	maxClaimCount = 1 << 20  // callers of one schema
 )
 
 // Claim is what a peer says of those who use a schema. Nothing of it is proven.
@@ -63,10 +58,10 @@ func mustMode[T any](mode T, err error) T {
 	return mode
 }
 
-// ServeCallers answers one stream with what answer tells the owner whose account has signed the question; its error is
+// ServeCallers answers one stream with what the owner is told whose account has signed the question; its error is
 // told instead.
-func ServeCallers(s network.Stream, answer func(q *signed.Question, owner peer.ID) ([]Claim, error)) error {
-	if err := s.SetDeadline(time.Now().Add(callersTimeout)); err != nil {
+func ServeCallers(s network.Stream, tell func(q *signed.Question, owner peer.ID) ([]Claim, error)) error {
+	if err := s.SetDeadline(time.Now().Add(exchangeTimeout)); err != nil {
 		return err
 	}
 	raw, err := readSized(s, cellproto.MaxQuestion)
@@ -76,82 +71,26 @@ func ServeCallers(s network.Stream, answer func(q *signed.Question, owner peer.I
 	q, owner, err := signed.OpenQuestion(raw, s.Conn().RemotePeer(), s.Conn().LocalPeer(), time.Now())
 	var claims []Claim
 	if err == nil {
-		claims, err = answer(q, owner)
+		claims, err = tell(q, owner)
 	}
-	body := []byte(nil)
+	var body []byte
 	if err == nil {
 		body, err = marshalClaims(claims)
 	}
-	if err != nil {
-		text := err.Error()
-		body = []byte(text[:min(len(text), cellproto.MaxErrorText)])
-	}
-	reply := binary.BigEndian.AppendUint16([]byte{byte(cellproto.KindOf(err))}, uint16(len(body)))
-	_, werr := s.Write(append(reply, body...))
+	werr := sendAnswer(s, body, err)
 	if kind := cellproto.KindOf(err); kind == cellproto.BadInput || kind == cellproto.TooLarge || kind == cellproto.Corrupt {
 		return err // it is told, and charged
 	}
 	return werr
 }
 
-// AskCallers puts a question that names both hosts to a peer. Its errors have the kind that the peer says, and
-// Timeout or Unavailable for one that does not answer, or does not know the protocol.
+// AskCallers puts a question that names both hosts to a peer. Its errors are those of exchange, and BadInput.
 func AskCallers(ctx context.Context, h host.Host, to peer.ID, question []byte) ([]Claim, error) {
-	op := "ask " + to.String() + " who calls"
-	ctx, cancel := context.WithTimeout(ctx, callersTimeout)
-	defer cancel()
-	s, err := h.NewStream(network.WithAllowLimitedConn(ctx, "cell callers"), to, cellproto.ProtocolCallers)
-	if err != nil {
-		return nil, cellproto.Errorf(op, unavailable(ctx), "%w", err)
-	}
-	defer s.Close()
-	stop := context.AfterFunc(ctx, func() { s.Reset() })
-	defer stop()
-	if _, err := s.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(question))), question...)); err != nil {
-		return nil, cellproto.Errorf(op, unavailable(ctx), "%w", err)
-	}
-	claims, err := readClaims(s)
-	if err != nil {
-		s.Reset()
-		var e *cellproto.Error
-		if errors.As(err, &e) {
-			return nil, err
-		}
-		return nil, cellproto.Errorf(op, unavailable(ctx), "%w", err)
-	}
-	return claims, nil
-}
-
-func readClaims(r io.Reader) ([]Claim, error) {
-	var kind [1]byte
-	if _, err := io.ReadFull(r, kind[:]); err != nil {
-		return nil, err
-	}
-	body, err := readSized(r, maxClaimed)
+	body, err := exchange(ctx, h, to, cellproto.ProtocolCallers, appendSized(nil, question), maxClaimed)
 	if err != nil {
 		return nil, err
-	}
-	if kind := cellproto.Kind(kind[0]); kind != 0 {
-		return nil, cellproto.Errorf("ask who calls", kind, "%.200q", body)
 	}
 	return parseClaims(body)
-}
-
-// readSized reads a u16 length and as many bytes, at most limit (TooLarge).
-func readSized(r io.Reader, limit int) ([]byte, error) {
-	var head [2]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return nil, err
-	}
-	n := int(binary.BigEndian.Uint16(head[:]))
-	if n > limit {
-		return nil, cellproto.Errorf("read a message about callers", cellproto.TooLarge, "%d bytes, the limit is %d", n, limit)
-	}
-	body := make([]byte, n)
-	if _, err := io.ReadFull(r, body); err != nil {
-		return nil, err
-	}
-	return body, nil
 }
 
 func marshalClaims(claims []Claim) ([]byte, error) {
