@@ -133,7 +133,7 @@ func TestHostsOfAnAccount(t *testing.T) {
 func TestHostingForAPool(t *testing.T) {
 	t.Parallel()
 	n := New(t)
-	_, published := n.provide("calculator")
+	original, published := n.provide("calculator")
 	donor := n.Machine()
 	donor.Must(donor.root, "pool", "create", "archive")
 	donor.give("--credit-to", "archive")
@@ -142,6 +142,7 @@ func TestHostingForAPool(t *testing.T) {
 	_, stop := caller.load(published.CID)
 	t.Cleanup(func() { stop() })
 	Eventually(t, "a donor has a copy", func() bool { return caller.placement(published.CID).State == ctl.PlacementThere })
+	original.Stop() // it is as near as the copy, which might else be called by nobody
 	var pools []ctl.PoolRow
 	Eventually(t, "the pool is credited", func() bool {
 		decode(t, donor.Must(donor.root, "pool", "status", "archive", "--json"), &pools)
