@@ -96,6 +96,9 @@ func (s *scenario) times(calls []made, direct []made) {
 			}
 			during := m.at.After(s.compared.from) && m.at.Before(s.compared.to)
 			if m.direct {
+				if !during {
+					continue
+				}
 				bare = append(bare, m)
 				continue
 			}
@@ -147,6 +150,10 @@ func (s *scenario) stalls(calls []made, at time.Time, repeatable bool) string {
 // compareTimes prints what calls by the name take beside direct ones under the same load, by the same statistic, and beside
 // direct ones while there was none: three callers that share two processors with the donor and the network are not alone.
 func (s *scenario) compareTimes(far, near, bare, calm []made) {
+	if len(far) == 0 || len(near) == 0 || len(bare) == 0 || len(calm) == 0 {
+		fmt.Fprintf(s.out, "p99 near the callers: not measured: %d calls far away, %d near by the name, %d direct ones by turns with them, %d without a load\n", len(far), len(near), len(bare), len(calm))
+		return
+	}
 	after, under := percentile(near, 99), max(percentile(bare, 99), 1)
 	fmt.Fprintf(s.out, "p99 near the callers: from %s to %s; direct calls of the same program on the donor, by turns with them and under the same load: %s. That is %.2f of it (goal 1.5)\n",
 		ms(percentile(far, 99)), ms(after), ms(under), float64(after)/float64(under))

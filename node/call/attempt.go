@@ -335,6 +335,11 @@ func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *
 	a.fits(ctx, r, req)
 	now := time.Now()
 	a = a.account(now)
+	if a.sent && lostBody(req) {
+		a.discard()
+		a.reply, a.err = nil, errBodyLost
+		return a // whatever it made of a part says nothing about the peer
+	}
 	if a.err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return a // we gave up: that says nothing about the peer
 	}

@@ -266,14 +266,15 @@ func withTimeoutAt(ctx context.Context, now time.Time) (context.Context, context
 	return cellproto.WithTimeout(ctx, now, cellproto.DefaultTimeout)
 }
 
-// closer runs then once the body is closed.
+// closer runs then when the body is closed for the first time. Close may be called from several goroutines.
 type closer struct {
 	io.ReadCloser
 	then func()
+	once sync.Once
 }
 
 func (b *closer) Close() error {
-	defer b.then()
+	defer b.once.Do(b.then)
 	return b.ReadCloser.Close()
 }
 

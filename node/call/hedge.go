@@ -39,12 +39,12 @@ func (c *Caller) callHedged(ctx context.Context, r *remote, who race.Ranked, req
 	}
 	a.discard()
 	cancelFirst()
+	end(req) // what it would have read is for the others
 	b := <-h.outcome
 	if !b.counts {
 		h.cancel()
 		return a
 	}
-	end(req)
 	if !b.mute { // else the race that follows finds out whether it is gone, or was busy for a moment
 		h.outrun(ctx, &b)
 	}
@@ -106,11 +106,7 @@ func (h *hedge) bide(ctx context.Context) (mute bool) {
 
 // canAsk says whether another provider could have all of the request.
 func (h *hedge) canAsk() bool {
-	if h.body == nil {
-		return true
-	}
-	_, ok := h.body.beside()
-	return ok
+	return h.body == nil || h.body.canShare()
 }
 
 // pays takes a token for asking one more provider.
@@ -188,8 +184,8 @@ func (h *hedge) ask(ctx context.Context, who race.Ranked, answers chan<- attempt
 	req := h.req
 	call := func() {
 		if h.body != nil {
-			body, ok := h.body.beside()
-			if !ok {
+			body := h.body.beside()
+			if body == nil {
 				answers <- attempt{from: who, err: errBodyLost}
 				return
 			}

@@ -112,14 +112,18 @@ func (o *once[W]) answered(now time.Time, name onceKey, w W, a onceAnswer) []W {
 	}
 	waiting := c.waiting
 	c.answer, c.until, c.waiting = a, now.Add(onceWindow), nil
+	size := c.size()
+	for o.bytes+size > o.maxBytes && o.forgetLargest() { // before it is one of those: a repeat of the newest is what is to be expected
+	}
 	share := o.shares[name.subject]
 	if share == nil {
 		share = &onceShare{small: list.New(), large: list.New()}
 		o.shares[name.subject] = share
 	}
-	c.place, c.own = o.oldest.PushBack(c), share.listOf(c.size()).PushBack(c)
-	share.bytes += c.size()
-	for o.bytes += c.size(); o.bytes > o.maxBytes && o.forgetLargest(); {
+	c.place, c.own = o.oldest.PushBack(c), share.listOf(size).PushBack(c)
+	share.bytes += size
+	if o.bytes += size; o.bytes > o.maxBytes { // by itself
+		o.forget(c)
 	}
 	return waiting
 }

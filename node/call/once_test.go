@@ -206,4 +206,14 @@ func TestOnceLargeAnswers(t *testing.T) {
 			t.Errorf("the newest is forgotten, or %d bytes are too many", o.bytes)
 		}
 	})
+	t.Run("the newest", func(t *testing.T) {
+		o := newOnce[int]()
+		o.maxBytes = 1 << 20
+		for i := range o.maxBytes / onceLarge {
+			put(o, "ann", i, onceLarge-600)
+		}
+		if put(o, "ann", -1, 60<<10); !known(o, "ann", -1) || o.bytes > o.maxBytes {
+			t.Errorf("the only large one is forgotten as soon as it is there, or %d bytes are too many", o.bytes)
+		}
+	})
 }

@@ -294,7 +294,7 @@ func (p *poll) round(ctx context.Context, ask int) {
 		cancel()
 		for len(p.open) > 0 { // they end at once
 			v := <-p.answers
-			if v.a.reply != nil {
+			if v.placed {
 				p.held.leave()
 			}
 			late := v.Peer
@@ -362,7 +362,7 @@ func (p *poll) ask(ctx context.Context, n int) {
 func (p *poll) voteOf(ctx context.Context, v voter, req *cellproto.Request) vote {
 	out := vote{voter: v, a: p.c.callPeer(ctx, p.r, v.Ranked, req, time.Now())}
 	if a := &out.a; a.err == nil {
-		if a.err = p.held.read(ctx, a.reply); a.err != nil {
+		if out.placed, a.err = p.held.read(ctx, a.reply); a.err != nil {
 			a.reply = nil
 		}
 	}

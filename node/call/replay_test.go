@@ -2,11 +2,13 @@ package call
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -150,3 +152,115 @@ func TestReplayWaits(t *testing.T) {
 type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// Who copies what is kept is not waiting for the sender.
+func TestReplayBesideACopy(t *testing.T) {
+	const size = 100 << 10
+	first := repeatable(pipe{bytes.NewReader(make([]byte, size))}).(*attemptBody)
+	if n, err := io.Copy(io.Discard, first); n != size || err != nil {
+		t.Fatal(n, err)
+	}
+	second, _ := first.rewound()
+	copied := make(chan struct{})
+	go func() {
+		defer close(copied)
+		for buf := make([]byte, 1); ; {
+			if _, err := second.Read(buf); err != nil {
+				return
+			}
+		}
+	}()
+	for {
+		body := first.r.beside()
+		if body == nil {
+			t.Fatal("the sender is said to be silent, which has sent all")
+		}
+		body.end()
+		select {
+		case <-copied:
+			return
+		default:
+		}
+	}
+}
+
+// Of several attempts at one time only the oldest reads what cannot be kept. One that is over makes room for the next.
+func TestReplayBeside(t *testing.T) {
+	const size = 2 * replayable
+	body := func() *attemptBody { return repeatable(pipe{bytes.NewReader(make([]byte, size))}).(*attemptBody) }
+	read := func(b *attemptBody, n int64) {
+		t.Helper()
+		if got, err := io.CopyN(io.Discard, b, n); err != nil {
+			t.Fatalf("%d bytes of %d, %v", got, n, err)
+		}
+	}
+	rest := func(b *attemptBody) <-chan error {
+		out := make(chan error, 1)
+		go func() { _, err := io.ReadAll(b); out <- err }()
+		return out
+	}
+	waits := func(r *replay) func() bool {
+		return func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.changed != nil }
+	}
+	t.Run("the oldest resumes", func(t *testing.T) {
+		first := body()
+		second := first.r.beside()
+		read(second, replayable)
+		over := rest(second)
+		eventually(t, "the second waits", waits(first.r))
+		read(first, size)
+		if err := <-over; !errors.Is(err, errBodyLost) || !lostBody(&cellproto.Request{Body: second}) || lostBody(&cellproto.Request{Body: first}) {
+			t.Errorf("the second gets %v", err)
+		}
+	})
+	t.Run("the oldest ends", func(t *testing.T) {
+		first := body()
+		second := first.r.beside()
+		read(first, 10)
+		read(second, replayable)
+		over := rest(second)
+		eventually(t, "the second waits", waits(first.r))
+		first.end()
+		if err := <-over; err != nil || second.at != size {
+			t.Errorf("the second has read %d bytes, %v", second.at, err)
+		}
+	})
+}
+
+// One that resumes while another one is asked beside it has all of its body, and what comes of a part of it is no answer.
+func TestHedgeBesideALargeBody(t *testing.T) {
+	const size = 1 << 20
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 2, rare)
+	first, other := all[0], all[1]
+	if string(c.remote(cell.id).decision.Winner) != peerText(first.host) {
+		first, other = other, first
+	}
+	strict := func(in *cellproto.Inbound, read int64, err error) {
+		rest, rerr := io.Copy(io.Discard, in.Body())
+		if err != nil || rerr != nil {
+			in.ReplyError(cellproto.Errorf("total", cellproto.BadInput, "the body ends after %d bytes", read+rest))
+			return
+		}
+		in.Reply(cellproto.Header{Codec: cellproto.JSON}, fmt.Append(nil, read+rest))
+	}
+	resume := make(chan struct{})
+	first.program.handle = func(in *cellproto.Inbound) { <-resume; strict(in, 0, nil) }
+	other.program.handle = func(in *cellproto.Inbound) {
+		read, err := io.CopyN(io.Discard, in.Body(), replayable)
+		close(resume)
+		strict(in, read, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+	defer cancel()
+	req := request("total", "x")
+	req.Body = pipe{bytes.NewReader(make([]byte, size))}
+	before := c.observed(cellproto.PeerID(peerText(other.host))).Failures
+	res, err := c.Call(ctx, cell.id.String(), req)
+	if err != nil || string(res.Reply.Payload) != fmt.Sprint(size) {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	if n := c.observed(cellproto.PeerID(peerText(other.host))).Failures; n != before {
+		t.Error("it is held against the one that was sent a part")
+	}
+}

@@ -51,6 +51,7 @@ func draw(voters []voter, rng *rand.Rand, but ...string) []voter {
 type vote struct {
 	voter
 	digest  [32]byte
+	placed  bool // it has a place in votesHeld
 	dropped bool // a has only the header of the reply
 	a       attempt
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,20 +20,31 @@ const (
 	maxReading   = 4
 	// maxVoteBytes is what all quorums of a caller have of replies, in bytes.
 	maxVoteBytes = 64 << 20
-	// readingTime is how long the reading of one may keep others from being read.
+	// readingTime is how long the reading of one may keep others from being read, or a quarter of the time that is left if
+	// that is less. Those who wait look every readingLook.
 	readingTime = 5 * time.Second
+	readingLook = 250 * time.Millisecond
 )
 
 // votesHeld is what one quorum has of replies in memory, in bytes, and its share of what all have.
 type votesHeld struct {
-	reading chan struct{} // has an element for each of those that are read
-	waiting atomic.Int32  // for a place among these
-	bytes   atomic.Int64
-	all     *atomic.Int64 // of all quorums of a caller
+	places chan struct{} // has an element for each of those that are read, or were and are not compared yet
+	bytes  atomic.Int64
+	all    *atomic.Int64 // of all quorums of a caller
+
+	mu     sync.Mutex
+	coming map[*coming]struct{} // that are read
+}
+
+// coming is the body of a reply that is read. votesHeld.mu guards late.
+type coming struct {
+	body  io.Closer
+	until time.Time // others make it late after this if they wait
+	late  bool      // they have closed it
 }
 
 func newVotesHeld(all *atomic.Int64) *votesHeld {
-	return &votesHeld{reading: make(chan struct{}, maxReading), all: all}
+	return &votesHeld{places: make(chan struct{}, maxReading), all: all, coming: map[*coming]struct{}{}}
 }
 
 // take takes room, if there is any.
@@ -53,82 +65,120 @@ func (h *votesHeld) give(n int64) {
 // release gives all of it back.
 func (h *votesHeld) release() { h.all.Add(-h.bytes.Swap(0)) }
 
-// read reads a whole reply into the place of it. If it succeeds, leave is due.
-func (h *votesHeld) read(ctx context.Context, reply *cellproto.Reply) error {
+// read reads a whole reply. With placed it has one of the places, and leave is due: one without a body needs none, so that
+// it does not wait for those that come slowly.
+func (h *votesHeld) read(ctx context.Context, reply *cellproto.Reply) (placed bool, err error) {
 	const op = "read a reply"
-	if !h.enter(ctx) {
-		if reply.Body != nil {
-			reply.Body.Close()
-		}
-		return cellproto.Errorf(op, cellproto.KindOf(ctx.Err()), "those of others are being read")
+	body := reply.Body
+	if body != nil {
+		defer body.Close()
 	}
-	payload, err := h.readAll(op, reply)
+	if !h.take(int64(len(reply.Payload))) {
+		return false, noRoom(op)
+	}
+	if body == nil {
+		return false, nil
+	}
+	if !h.enter(ctx) {
+		h.give(int64(len(reply.Payload)))
+		return false, cellproto.Errorf(op, cellproto.KindOf(ctx.Err()), "those of others are being read")
+	}
+	payload, err := h.readAll(ctx, op, reply)
 	if err != nil {
 		h.leave()
-		return err
+		return false, err
 	}
 	reply.Payload, reply.Body = payload, nil
-	return nil
+	return true, nil
 }
 
-// enter waits for a place.
+func noRoom(op string) error {
+	return cellproto.Errorf(op, cellproto.Overloaded, "the replies that quorums compare at the moment take %d MiB", maxVoteBytes>>20)
+}
+
+// enter waits for a place, and has those that take long for theirs make room.
 func (h *votesHeld) enter(ctx context.Context) bool {
-	h.waiting.Add(1)
-	defer h.waiting.Add(-1)
 	select {
-	case h.reading <- struct{}{}:
+	case h.places <- struct{}{}:
 		return true
-	case <-ctx.Done():
-		return false
+	default:
+	}
+	look := time.NewTicker(readingLook)
+	defer look.Stop()
+	for {
+		select {
+		case h.places <- struct{}{}:
+			return true
+		case <-ctx.Done():
+			return false
+		case now := <-look.C:
+			h.hurry(now)
+		}
+	}
+}
+
+// hurry closes those whose time is over.
+func (h *votesHeld) hurry(now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for c := range h.coming {
+		if !c.late && now.After(c.until) {
+			c.late = true
+			c.body.Close()
+		}
 	}
 }
 
 // leave gives the place of what was read to the next one.
-func (h *votesHeld) leave() { <-h.reading }
+func (h *votesHeld) leave() { <-h.places }
 
-// readAll takes room as a reply comes: who has announced much and sends little costs little. Who takes long for it
-// makes room for those who wait.
-func (h *votesHeld) readAll(op string, reply *cellproto.Reply) (_ []byte, err error) {
-	out, held := reply.Payload, int64(0)
+// comes notes that a body is read from now on; over is due, and says whether it was late.
+func (h *votesHeld) comes(ctx context.Context, body io.Closer) (over func() (late bool)) {
+	wait := readingTime
+	if deadline, ok := ctx.Deadline(); ok {
+		wait = min(wait, time.Until(deadline)/4)
+	}
+	c := &coming{body: body, until: time.Now().Add(wait)}
+	h.mu.Lock()
+	h.coming[c] = struct{}{}
+	h.mu.Unlock()
+	return func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.coming, c)
+		return c.late
+	}
+}
+
+// readAll takes room as a body comes, beside what its reply has already: who has announced much and sends little costs
+// little. After an error it has given all of it back.
+func (h *votesHeld) readAll(ctx context.Context, op string, reply *cellproto.Reply) (_ []byte, err error) {
+	out := reply.Payload
+	held := int64(len(out))
+	over := h.comes(ctx, reply.Body)
 	defer func() {
-		if err != nil {
-			h.give(held)
+		if late := over(); err == nil {
+			return
+		} else if late {
+			err = cellproto.Errorf(op, cellproto.Timeout, "others wait, and it takes too long")
 		}
+		h.give(held)
 	}()
-	more := func(n int) error {
-		if !h.take(int64(n)) {
-			return cellproto.Errorf(op, cellproto.Overloaded, "the replies that quorums compare at the moment take %d MiB", maxVoteBytes>>20)
-		}
-		held += int64(n)
-		return nil
-	}
-	if err := more(len(out)); err != nil || reply.Body == nil {
-		return out, err
-	}
-	defer reply.Body.Close()
-	begin, buf := time.Now(), make([]byte, cellproto.ChunkSize)
-	tick := time.AfterFunc(readingTime, func() {
-		if h.waiting.Load() > 0 {
-			reply.Body.Close()
-		}
-	})
-	defer tick.Stop()
-	for {
+	for buf := make([]byte, cellproto.ChunkSize); ; {
 		n, err := reply.Body.Read(buf)
 		if len(out)+n > maxVote {
 			return nil, cellproto.Errorf(op, cellproto.TooLarge, "it has more than %d bytes", maxVote)
 		}
-		if err := more(n); err != nil {
-			return nil, err
+		if !h.take(int64(n)) {
+			return nil, noRoom(op)
 		}
+		held += int64(n)
 		out = append(out, buf[:n]...)
 		switch {
 		case err == io.EOF:
 			return slices.Clip(out), nil
 		case err != nil:
 			return nil, err
-		case time.Since(begin) > readingTime && h.waiting.Load() > 0:
-			return nil, cellproto.Errorf(op, cellproto.Timeout, "others wait, and it is not here after %v", readingTime)
 		}
 	}
 }
@@ -138,7 +188,9 @@ func (p *poll) keep(v *vote) {
 	if v.a.reply == nil {
 		return
 	}
-	defer p.held.leave()
+	if v.placed {
+		defer p.held.leave()
+	}
 	size := int64(len(v.a.reply.Payload))
 	for i := range p.votes[:len(p.votes)-1] {
 		if w := &p.votes[i]; w.digest == v.digest && !w.dropped {
@@ -165,7 +217,7 @@ func (p *poll) again(ctx context.Context, t tally) (attempt, error) {
 		}
 		req := p.request()
 		v := p.voteOf(ctx, p.votes[i].voter, &req)
-		if v.a.reply != nil {
+		if v.placed {
 			p.held.leave()
 		}
 		if answers(&v.a) && v.digest == t.winner {

@@ -31,6 +31,7 @@ type grants struct {
 	nextID  uint32
 	kept    bool          // the program goes on with them when read ends: they are handed over
 	early   bool          // the program is starting: what it is given can be taken back. See lend
+	gone    bool          // the program has closed its end, or wrote nonsense: nobody reads what it says any more
 	changed chan struct{} // closed, and made anew, when a connection has ended
 	ended   uint32        // of the page, when it was looked at last
 	last    time.Time     // when that was seen to change
@@ -144,6 +145,7 @@ func (g *grants) read() {
 		}
 	}
 	g.mu.Lock()
+	g.gone = true // whoever settles what was early after this revokes it; see confirm
 	kept := g.kept || g.early
 	g.mu.Unlock()
 	if !kept {
@@ -222,8 +224,9 @@ func (g *grants) lend(conn *net.UnixConn, subject string, until time.Time) error
 func (g *grants) confirm() {
 	g.mu.Lock()
 	g.early = false
+	gone := g.gone
 	g.mu.Unlock()
-	if isClosed(g.done) {
+	if gone {
 		g.revoke(all)
 	}
 }
@@ -252,7 +255,7 @@ func (g *grants) pass(conn *net.UnixConn, subject string, until time.Time, early
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.mem == nil || isClosed(g.done) || g.early != early {
+	if g.mem == nil || g.gone || g.early != early {
 		return net.ErrClosed
 	}
 	if len(g.conns) >= maxHolders {
