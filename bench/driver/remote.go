@@ -45,8 +45,17 @@ func remote(b *bench) error {
 	if err != nil {
 		return err
 	}
-	echo, echoFar, frames, framesFar, grpc := far.w["echo"], far.w["echo far"], far.w["frames"], far.w["frames far"], far.w["grpc"]
-	for _, c := range []comparison{
+	for _, c := range b.remoteRows(ours, viaOwn, far.w) {
+		if err := b.compare(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) remoteRows(ours, viaOwn *worker, far map[string]*worker) []comparison {
+	echo, echoFar, echoShared, frames, framesFar, grpc := far["echo"], far["echo far"], far["echo shared"], far["frames"], far["frames far"], far["grpc"]
+	return []comparison{
 		{
 			what: "remote: one caller, p50 / echo on a long-lived libp2p stream",
 			ours: b.turn(ours, 1, median), peer: b.turn(echo, 1, median), format: duration, atMost: 1.3,
@@ -57,7 +66,7 @@ func remote(b *bench) error {
 		},
 		{
 			what: "remote: 64 callers / echo on one libp2p stream that they share",
-			ours: b.turn(ours, 64, throughput), peer: b.turn(far.w["echo shared"], 64, throughput), format: perSecond, least: 0.75,
+			ours: b.turn(ours, 64, throughput), peer: b.turn(echoShared, 64, throughput), format: perSecond, least: 0.75,
 		},
 		{
 			what: "remote: 64 callers / our frames on one libp2p stream, echo in the process",
@@ -83,12 +92,7 @@ func remote(b *bench) error {
 			what: "remote: the same, 64 callers / gRPC unary over TLS",
 			ours: b.turn(viaOwn, 64, throughput), peer: b.turn(grpc, 64, throughput), format: perSecond,
 		},
-	} {
-		if err := b.compare(c); err != nil {
-			return err
-		}
 	}
-	return nil
 }
 
 // farPeers are the peers of a call to another host: their clients by name, and the processes that serve them.
