@@ -15,7 +15,7 @@ const (
 	NoReason   Reason = ""          // go on with the winner
 	NoWinner   Reason = "no winner" // nothing is known yet
 	Failure    Reason = "failure"   // a call to the winner failed
-	Slow       Reason = "slow call" // a call took over Policy.SlowFactor times the p99
+	Slow       Reason = "slow call" // a call took over 1.5 times the p99, and 5 ms more than it
 	ManyCalls  Reason = "calls"     // Policy.EveryCalls were made since the last race
 	Expired    Reason = "expired"   // the decision is older than Policy.Keep
 	Unfinished Reason = "hurried"   // the last race did not wait for everyone
@@ -38,8 +38,12 @@ type Policy struct {
 	MinGap time.Duration
 }
 
-// slowNum/slowDen is the 1.5 of "a call took over 1.5x the cached p99".
-const slowNum, slowDen = 3, 2
+// slowNum/slowDen is the 1.5 of "a call took over 1.5x the cached p99". By less than slowLeast any call is late
+// now and then: that is the scheduler of one of the two machines, and no other provider would do better.
+const (
+	slowNum, slowDen = 3, 2
+	slowLeast        = 5000 // µs
+)
 
 func (p Policy) withDefaults() Policy {
 	if p.Keep <= 0 {
@@ -104,7 +108,8 @@ func (c *Cached) Late(took time.Duration) {
 func (c *Cached) Regained() { c.better = true }
 
 func (c *Cached) isSlow(took time.Duration) bool {
-	return c.P99 > 0 && MicrosOf(took)*slowDen > c.P99*slowNum
+	late := MicrosOf(took) - c.P99
+	return c.P99 > 0 && late > slowLeast && late*slowDen > c.P99*(slowNum-slowDen)
 }
 
 // Serves says that calls go to the winner now, whether a race runs or not. If not, a call takes the
