@@ -150,6 +150,10 @@ func (b *bench) relayed(w map[string]*worker) []comparison {
 			ours: b.turn(copied, 64, throughput), peer: b.turn(direct, 64, throughput), format: perSecond,
 		},
 		{
+			what: "local: relay, 64 callers / the same frames through a process that only copies bytes",
+			ours: b.turn(relay, 64, throughput), peer: b.turn(copied, 64, throughput), format: perSecond, least: 0.7,
+		},
+		{
 			what: "local: relay, 64 callers / gRPC unary over a Unix socket",
 			ours: b.turn(relay, 64, throughput), peer: b.turn(grpc, 64, throughput), format: perSecond, least: 6,
 		},
@@ -160,6 +164,10 @@ func (b *bench) relayed(w map[string]*worker) []comparison {
 		{
 			what: "local: floor of the relay, one caller, p50: through a process that only copies bytes / gRPC",
 			ours: b.turn(copied, 1, median), peer: b.turn(grpc, 1, median), format: duration,
+		},
+		{
+			what: "local: relay, one caller, p50 / the same frames through a process that only copies bytes",
+			ours: b.turn(relay, 1, median), peer: b.turn(copied, 1, median), format: duration, atMost: 1.3,
 		},
 		{
 			what: "local: relay, one caller, p50 / direct socket, same frames",

@@ -65,6 +65,10 @@ func (b *bench) remoteRows(ours, viaOwn *worker, far map[string]*worker) []compa
 			ours: b.turn(echoFar, 1, median), peer: b.turn(echo, 1, median), format: duration,
 		},
 		{
+			what: "remote: one caller, p50 / echo in another process, behind a long-lived libp2p stream",
+			ours: b.turn(ours, 1, median), peer: b.turn(echoFar, 1, median), format: duration, atMost: 1.3,
+		},
+		{
 			what: "remote: 64 callers / echo on one libp2p stream that they share",
 			ours: b.turn(ours, 64, throughput), peer: b.turn(echoShared, 64, throughput), format: perSecond, least: 0.75,
 		},
