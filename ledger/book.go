@@ -77,6 +77,9 @@ type Config struct {
 	// MaxForeign bounds the registers that this host has not signed, those that it alone has, and cheques; MaxLogs the
 	// key logs of others, which have four entries each on average. 0 is 100,000 and 10,000.
 	MaxForeign, MaxLogs int
+	// Claims has the book take what providers alone have signed, too: whoever reads an export finds them in it. They
+	// count for nobody but their provider.
+	Claims bool
 	// Near says whether receipts between two other hosts are of interest; nil means that all are.
 	Near func(consumer, provider Key) bool
 }
@@ -249,7 +252,7 @@ func (b *Book) admit(nowMS uint64, s *Signed, known bool) Result {
 		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Overloaded, "%d callers have signed for nothing, there is no room", b.unpaid)}
 	case b.mine(s):
 		return Result{}
-	case !party && s.ConsumerSig == nil:
+	case !party && s.ConsumerSig == nil && !b.cfg.Claims:
 		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Denied, "without the consumer's signature it counts for its provider alone")}
 	case !known && b.foreign >= b.room(s.Consumer, s.Provider):
 		return Result{Verdict: Beyond, Err: cellproto.Errorf(op, cellproto.Overloaded, "%d registers of others are kept, there is no room", b.foreign)}

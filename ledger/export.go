@@ -80,7 +80,7 @@ type Finding struct {
 // delegation or budget has ended, nor was a host revoked. Kinds: BadInput, with the entry, for a file that is none.
 func Check(r io.Reader, net Net, nowMS uint64) (*Book, []Finding, error) {
 	const op = "check ledger"
-	b := NewBook(Config{Net: net, MaxForeign: 1 << 24, MaxLogs: 1 << 20})
+	b := NewBook(Config{Net: net, MaxForeign: 1 << 24, MaxLogs: 1 << 20, Claims: true})
 	var findings []Finding
 	dec := decMode.NewDecoder(io.LimitReader(r, maxExport))
 	for n := 1; ; n++ {

@@ -8,13 +8,17 @@ import (
 )
 
 func TestExport(t *testing.T) {
-	b := newTestBook(9)
+	b := newTestBook(4)
 	for _, e := range accountLog(t, 1, 2, 3) {
 		b.expect(t, Stored, wire(t, e))
 	}
 	b.expect(t, Stored, wire(t, dual(t, testReceipt(7, 2, 1000), 7, 2)))
 	b.expect(t, Stored, wire(t, ack(t, testReceipt(7, 3, 500), 7)))
 	b.expect(t, Stored, wire(t, must1[*SignedCheque](t)(SealCheque(Cheque{Net: testNet, Donor: pub(1), To: pub(5), N: 1, Credit: 100}, testKey(1)))))
+	unpaid := testReceipt(8, 4, 70) // of somebody who has left without signing
+	b.expect(t, Stored, wire(t, claim(t, unpaid, 4)))
+	b.expect(t, Stored, wire(t, ack(t, testReceipt(7, 4, 100), 7)))
+	b.expect(t, Stored, wire(t, claim(t, testReceipt(7, 4, 150), 4)))
 	fork := accountLog(t, 20, 21)
 	b.expect(t, Stored, wire(t, fork[0]))
 	b.expect(t, Stored, wire(t, fork[1]))
@@ -29,6 +33,12 @@ func TestExport(t *testing.T) {
 	}
 	if err := c.Export(&again); err != nil || !bytes.Equal(file.Bytes(), again.Bytes()) {
 		t.Error("what was checked is not what was exported")
+	}
+	if given, _ := c.Balance(pub(4)); given != 100 {
+		t.Errorf("%d were given, of which 100 are signed for", given)
+	}
+	if r, ok := c.Register(unpaid.RegKey()); !ok || r.Ack != nil || r.Claimed() != 70 {
+		t.Errorf("what its provider alone says: %s", show(r))
 	}
 	given, taken := c.Balance(pub(1))
 	if given != 1500 || taken != 100 || !c.Banned(pub(21)) {

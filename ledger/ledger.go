@@ -293,12 +293,18 @@ func (l *Ledger) Residual(caller Key) uint64 {
 }
 
 // Standing gives what is known of a caller, a host or an account. used are µWh that the meter has
-// counted for it and that no receipt has yet.
-func (l *Ledger) Standing(caller Key, used uint64) Standing {
+// counted for it and that no receipt has yet. A host whose delegation was revoked or has ended has nothing of what its
+// account has: somebody else may hold its key.
+func (l *Ledger) Standing(now time.Time, caller Key, used uint64) Standing {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	id := l.book.Owner(caller)
-	s := Standing{Owner: l.cfg.Account != Key{} && id == l.cfg.Account, Banned: l.book.Banned(caller)}
+	s := Standing{Banned: l.book.Banned(caller)}
+	if d, ok := l.book.delegation(caller); ok && !d.active(ms(now)) {
+		s.Unsigned = used
+		return s
+	}
+	s.Owner = l.cfg.Account != Key{} && id == l.cfg.Account
 	s.Acknowledged, s.Unsigned = l.book.Served(caller)
 	s.Unsigned = add(s.Unsigned, used)
 	s.Residual, s.Room = l.graph.Residual(id), l.graph.Room(id)

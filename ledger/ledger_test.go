@@ -16,6 +16,36 @@ import (
 
 var testTime = time.UnixMilli(nowMS)
 
+// Who has stolen a host that was revoked since is a stranger, at its account's hosts and at others that owe the account.
+func TestRevokedHostStandsAlone(t *testing.T) {
+	for _, account := range []Key{pub(1), {}} {
+		l := openLedger(t, Config{Net: testNet, Self: pub(9), Account: account}, newDisk(t, 1))
+		a := newAuthor(t, 1)
+		a.delegate(2)
+		a.delegate(3)
+		take := func(data []byte) {
+			t.Helper()
+			if r := l.Ingest(testTime, data); r.Verdict != Stored {
+				t.Fatal(r)
+			}
+		}
+		for _, e := range a.log {
+			take(wire(t, e))
+		}
+		take(wire(t, dual(t, testReceipt(9, 3, 1_000_000), 9, 3)))
+		class := func(now time.Time, host byte) Class { c, _ := l.Standing(now, pub(host), 0).Rank(); return c }
+		before := class(testTime, 2)
+		a.add(&Revoke{Host: pub(2)})
+		take(wire(t, a.log[len(a.log)-1]))
+		if after := class(testTime, 2); before == ClassStranger || after != ClassStranger || class(testTime, 3) != before {
+			t.Errorf("class %v before, %v after, the other host %v", before, after, class(testTime, 3))
+		}
+		if class(time.UnixMilli(maxMeter), 3) != ClassStranger {
+			t.Error("a host whose delegation has ended has its account's class")
+		}
+	}
+}
+
 func testConfig(self, account byte) Config {
 	return Config{Net: testNet, Self: pub(self), Account: pub(account)}
 }

@@ -52,7 +52,7 @@ func TestPublicGoods(t *testing.T) {
 		l.Ingest(testTime, wire(t, dual(t, testReceipt(9, p, 1000), 9, p)))
 	}
 	weight := func(k byte) uint64 {
-		_, w := l.Standing(pub(k), 0).Rank()
+		_, w := l.Standing(testTime, pub(k), 0).Rank()
 		return w
 	}
 	if weight(3) != 1000 || weight(5) != 1000 {
@@ -62,7 +62,7 @@ func TestPublicGoods(t *testing.T) {
 	if weight(3) != 4000 || weight(5) != 1000 {
 		t.Errorf("%d and %d", weight(3), weight(5))
 	}
-	if class, w := l.Standing(pub(7), 0).Rank(); class != ClassStranger || w != 1 {
+	if class, w := l.Standing(testTime, pub(7), 0).Rank(); class != ClassStranger || w != 1 {
 		t.Errorf("who has earned nothing is %v with %d", class, w)
 	}
 	l.Curate(nil)

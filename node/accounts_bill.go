@@ -185,7 +185,7 @@ func (a *accounts) bill(ctx context.Context, now time.Time) {
 // is owed, or it would lose its place until the ten seconds are over. a.mu is held.
 func (a *accounts) window(d *debtor, unsigned uint64) uint64 {
 	w := ledger.Window(d.signed + d.earlier)
-	if s := a.led.Standing(d.key, unsigned); s.Residual > 0 && unsigned > 0 {
+	if s := a.led.Standing(time.Now(), d.key, unsigned); s.Residual > 0 && unsigned > 0 {
 		w = min(w, s.Room+unsigned)
 	}
 	return w

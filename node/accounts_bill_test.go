@@ -160,7 +160,7 @@ func TestFullRegisterIsNotFree(t *testing.T) {
 	d := &debtor{key: ledger.KeyOf(caller)}
 	d.base = ledger.Receipt{Net: a.net, Consumer: d.key, Provider: a.self}
 	rank := func() ledger.Class {
-		c, _ := a.led.Standing(d.key, a.unbilled(d, call.Usage{Calls: 1, CPU: 1e6})).Rank()
+		c, _ := a.led.Standing(time.Now(), d.key, a.unbilled(d, call.Usage{Calls: 1, CPU: 1e6})).Rank()
 		return c
 	}
 	if rank() != ledger.ClassEarned {

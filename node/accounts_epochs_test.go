@@ -90,7 +90,7 @@ func TestRefusedBillIsLeftBehind(t *testing.T) {
 	if debt < 400_000 {
 		t.Errorf("what was not signed for is forgotten: %d µWh are left", debt)
 	}
-	if c, _ := a.led.Standing(d.key, 0).Rank(); c != ledger.ClassStranger {
+	if c, _ := a.led.Standing(time.Now(), d.key, 0).Rank(); c != ledger.ClassStranger {
 		t.Errorf("with a debt above its window it is %v", c)
 	}
 	// Who never signs has no further epochs begun.

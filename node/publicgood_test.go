@@ -38,7 +38,7 @@ func TestChosenPublicGoods(t *testing.T) {
 	a.goods.Store(&chosen{})
 	weight := func(at time.Time) uint64 {
 		a.choose(at)
-		_, w := led.Standing(good, 0).Rank()
+		_, w := led.Standing(time.Now(), good, 0).Rank()
 		return w
 	}
 	path := filepath.Join(home, publicGoodFile)

@@ -204,7 +204,7 @@ func (a *accounts) rank(who string, key ledger.Key) (ledger.Class, uint64) {
 	if refused {
 		return ledger.ClassStranger, 1 // whatever is owed to it, until it signs
 	}
-	return a.led.Standing(key, used).Rank()
+	return a.led.Standing(time.Now(), key, used).Rank()
 }
 
 // rank says as what a caller waits while this host is busy.

@@ -75,12 +75,15 @@ const (
 // has seen since; acked the newest receipt that it has signed. What nobody but the provider can measure
 // (processor time, memory) is bounded by the time that the calls took. A bill may be above that by one
 // window: what was used in the moment before a crash, and not written down. Who was not called since gets no
-// more than was signed for before at most: nobody signs for a stranger. Kinds: Denied, BadInput,
+// more than was signed for before at most: nobody signs for a stranger, not even for nothing. Kinds: Denied, BadInput,
 // Unsupported.
 func Check(r *ledger.Receipt, acked *ledger.Signed, before *ledger.Receipt, seen Seen) error {
 	const op = "check bill"
 	bad := func(kind cellproto.Kind, format string, args ...any) error {
 		return cellproto.Errorf(op, kind, format, args...)
+	}
+	if seen.Wall == 0 && before.Credit == 0 {
+		return bad(cellproto.Denied, "its provider was not called")
 	}
 	prices, err := ledger.LoadPrices(r.MeterV)
 	if err != nil {

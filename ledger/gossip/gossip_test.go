@@ -53,6 +53,10 @@ func TestNobodySignsForStrangers(t *testing.T) {
 	if err := Check(&r, nil, &ledger.Receipt{}, Seen{}); r.Credit == 0 || cellproto.KindOf(err) != cellproto.Denied {
 		t.Errorf("a bill of %d µWh by a stranger: %v", r.Credit, err)
 	}
+	r = bill(nil, 1) // worth nothing: the register alone would stay
+	if err := Check(&r, nil, &ledger.Receipt{}, Seen{}); r.Credit != 0 || cellproto.KindOf(err) != cellproto.Denied {
+		t.Errorf("a bill of %d µWh by a stranger: %v", r.Credit, err)
+	}
 	before := bill(nil, 1000*uwh)
 	acked, err := ledger.SealReceipt(before, c, ledger.RoleConsumer)
 	if err != nil {
