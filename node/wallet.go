@@ -95,6 +95,8 @@ func (o *account) standing(now time.Time) string {
 	why := o.trouble
 	o.mu.Unlock()
 	switch {
+	case o.banned():
+		return "banned: its key log has two histories, and there is a proof of it; nobody takes anything of this account's any more"
 	case !o.delegates():
 		return "credited to the account by each receipt"
 	case d.Revoked:
@@ -109,6 +111,13 @@ func (o *account) standing(now time.Time) string {
 		return "not needed yet: it is the account's only host"
 	}
 	return "not yet the account's"
+}
+
+// banned says that the account, or this host alone, has signed two histories. It was a copy of the home cell that ran
+// beside it, or an old one that was put back.
+func (o *account) banned() (b bool) {
+	o.a.led.View(func(l *ledger.Book) { b = l.Banned(o.id) || l.Banned(o.a.self) })
+	return b
 }
 
 // rows gives the registers of this host, the largest first.
@@ -290,6 +299,11 @@ func (n *nucleus) checkLedger() ctl.Check {
 	}
 	if a.own.lost.Load() {
 		return wrong(name, "cellctl wallet status", "the account's key log was begun and is lost here: nothing is signed for the account until two who know it are connected, or ledger/ is restored")
+	}
+	if a.own.banned() {
+		home := quote(a.n.mirrors.home)
+		return wrong(name, "cellctl stop "+home+"; rm -r "+home+"/keys "+home+"/ledger; cellctl start "+home,
+			"the account is banned: its key log has two histories, as when a copy of the home cell has signed beside it; calls go on, but nobody credits what is given here. A new account begins with nothing")
 	}
 	if d := a.own.state(a.own.id).Hosts[a.self]; d.Revoked {
 		return wrong(name, "cellctl stop "+quote(n.cfg.Dir)+"; rm -r "+quote(n.cfg.Dir)+"/keys/host.key "+quote(n.cfg.Dir)+"/ledger; cellctl start "+quote(n.cfg.Dir),
