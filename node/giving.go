@@ -117,7 +117,7 @@ func changeOf(c *ctl.GiveChange) (func(*give.Settings), error) {
 		set(&s.Policy.Hosts, c.Hosts)
 		set(&s.Policy.BuildFromSource, c.BuildFromSource)
 		set(&s.Policy.CreditTo, c.CreditTo)
-		if !s.On {
+		if !s.On || !s.Until.After(time.Now()) {
 			s.Until = time.Time{} // it was for that time only
 		}
 	}, nil

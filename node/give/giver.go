@@ -327,7 +327,7 @@ func (g *Giver) decide(ctx context.Context, snap Snapshot) {
 	g.state, g.snapshot = d.Next, snap
 	over := d.Over && g.set.On
 	if over {
-		g.set.On = false
+		g.set.On, g.set.Until = false, time.Time{} // it was for that time only
 		if err := g.set.save(g.cfg.Dir); err != nil {
 			g.deps.Log.Warn("cannot note that the time to give is over", zap.Error(err))
 		}

@@ -343,16 +343,22 @@ func TestGiverStops(t *testing.T) {
 		dir := t.TempDir()
 		r := newRig(t, dir)
 		r.change(func(s *Settings) { s.On, s.Until = true, time.Now().Add(time.Hour) })
+		until := r.status().Settings.Until.Format("15:04")
 		r.hosted.host(Row{CID: someCell})
 		r.Changed()
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
-		until := r.status().Settings.Until.Format("15:04")
 		r.expect("0s clear", "0s pause: giving is off", "0s resume", "1h0m0s pause: the time to give is over: until "+until, "1h0m0s clear")
-		r.Stop()
 		if s, err := LoadSettings(dir); err != nil || s.On {
 			t.Errorf("it would go on: %+v, %v", s, err)
 		}
+		r.change(func(s *Settings) { s.On = true })
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if s := r.status(); !s.Settings.On || !s.Decision.Run {
+			t.Errorf("given again, it is %+v", s.Settings)
+		}
+		r.Stop()
 	})
 }
 

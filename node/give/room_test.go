@@ -217,3 +217,47 @@ func TestNobodyTakesAllPlaces(t *testing.T) {
 		t.Errorf("the only place: %+v", a)
 	}
 }
+
+// Two large cells are as much as four.
+func TestNobodyTakesAllMemory(t *testing.T) {
+	set, load := onSettings(), Load{Known: true, Cores: 4, Total: 32 << 30, Free: 32 << 30}
+	d := Decision{Run: true, Caps: Caps{CPU: 10, Memory: mostMemory(set, load)}}
+	n := Need{CID: "1", ForWhom: "a", Network: "n", Publisher: "p", Memory: largest(d.Caps.Memory, set.Policy.Hosts)}
+	a := admit(epoch, set, d, load, nil, n)
+	if !a.OK {
+		t.Fatalf("the first one: %+v", a)
+	}
+	rows := []Row{{CID: n.CID, ForWhom: n.ForWhom, Network: n.Network, Publisher: n.Publisher, Memory: a.Memory}}
+	n.CID = "2"
+	if a := admit(epoch, set, d, load, rows, n); a.OK || a.When == 0 {
+		t.Errorf("the second one: %+v", a)
+	}
+	if a := admit(epoch, set, d, load, rows, Need{CID: "3", ForWhom: "b", Network: "m", Publisher: "q", Memory: n.Memory}); !a.OK {
+		t.Errorf("somebody else's: %+v", a)
+	}
+}
+
+// Where there is no memory left for as many cells as there may be, one that nobody calls makes room all the same.
+func TestMemoryMakesRoom(t *testing.T) {
+	set, load := onSettings(), Load{Known: true, Cores: 4, Total: 4 << 30, Free: 4 << 30}
+	d := Decision{Run: true, Caps: Caps{CPU: 10, Memory: 400 << 20}}
+	var rows []Row
+	for i := 0; ; i++ {
+		a := admit(epoch, set, d, load, rows, Need{CID: fmt.Sprint(i), ForWhom: fmt.Sprint("a", i), Publisher: fmt.Sprint("p", i)})
+		if !a.OK {
+			break
+		}
+		rows = append(rows, Row{CID: fmt.Sprint(i), ForWhom: fmt.Sprint("a", i), Publisher: fmt.Sprint("p", i), Memory: a.Memory})
+	}
+	if len(rows) == 0 || len(rows) >= set.Policy.Hosts {
+		t.Fatalf("%d of %d places: it is not the memory that is full", len(rows), set.Policy.Hosts)
+	}
+	n := Need{CID: "new", ForWhom: "b", Publisher: "q"}
+	if a := admit(epoch, set, d, load, rows, n); a.OK || a.When != IdleRoom {
+		t.Errorf("while all are called: %+v", a)
+	}
+	rows[0].Idle = IdleRoom
+	if a := admit(epoch, set, d, load, rows, n); !a.OK || a.Instead != rows[0].CID {
+		t.Errorf("while nobody calls one: %+v", a)
+	}
+}

@@ -78,48 +78,65 @@ func admit(now time.Time, set Settings, d Decision, l Load, rows []Row, n Need) 
 	case !d.Run: // why is nobody else's affair
 		return Answer{Why: "this machine is in use", When: max(d.Again.Sub(now), time.Second)}
 	}
-	instead := ""
-	if len(rows) >= p.Hosts {
-		idlest := slices.MaxFunc(rows, func(a, b Row) int { return cmp.Compare(a.Idle, b.Idle) })
-		if left := IdleRoom - idlest.Idle; left > 0 {
-			return Answer{Why: "this machine hosts as many cells as it may", When: max(left, whenFull)}
-		}
-		instead = idlest.CID
-		rows = slices.DeleteFunc(slices.Clone(rows), func(r Row) bool { return r.CID == instead })
+	a, full := beside(set, d, l, rows, n)
+	if !full || len(rows) == 0 {
+		return a
 	}
-	if greedy(p, rows, n) {
-		return Answer{Why: "this machine hosts as many cells as it may for one peer, one network, or of one publisher", When: whenFull}
+	idlest := slices.MaxFunc(rows, func(a, b Row) int { return cmp.Compare(a.Idle, b.Idle) })
+	if left := IdleRoom - idlest.Idle; left > 0 {
+		a.When = max(left, whenFull)
+		return a
 	}
-	if most := largest(mostMemory(set, l), p.Hosts); n.Memory > most {
-		return never("%s", tooLarge(n.Memory, most))
+	a, _ = beside(set, d, l, slices.DeleteFunc(slices.Clone(rows), func(r Row) bool { return r.CID == idlest.CID }), n)
+	if a.OK {
+		a.Instead = idlest.CID
 	}
-	if n.Memory > largest(d.Caps.Memory, p.Hosts) { // others need it just now
-		return Answer{Why: tooLarge(n.Memory, largest(d.Caps.Memory, p.Hosts)) + " now", When: whenFull}
-	}
-	bytes, ok := grant(d.Caps.Memory, p.Hosts, rows, n.Memory)
-	if !ok {
-		return Answer{Why: "the cells that this machine hosts leave no memory for it", When: whenFull}
-	}
-	return Answer{OK: true, Memory: bytes, Instead: instead}
+	return a
 }
 
-// greedy says that half of the places are taken by who asks already, or by the publisher, unless the owner has named
-// whose cells are wanted. Whoever fills a machine with cells that are called once a day would keep it.
-func greedy(p Policy, rows []Row, n Need) bool {
-	most, asked, network, published := (p.Hosts+1)/2, 0, 0, 0
-	for i := range rows {
-		r := &rows[i]
-		if r.ForWhom == n.ForWhom {
-			asked++
+// beside answers an offer by the room that others leave. full says that there is none, which is otherwise when one of
+// them goes.
+func beside(set Settings, d Decision, l Load, rows []Row, n Need) (a Answer, full bool) {
+	p := set.Policy
+	most, now := largest(mostMemory(set, l), p.Hosts), largest(d.Caps.Memory, p.Hosts)
+	switch {
+	case len(rows) >= p.Hosts:
+		return Answer{Why: "this machine hosts as many cells as it may"}, true
+	case n.Memory > most:
+		return Answer{Why: tooLarge(n.Memory, most)}, false
+	case n.Memory > now: // others need it just now
+		return Answer{Why: tooLarge(n.Memory, now) + " now", When: whenFull}, false
+	}
+	bytes, ok := grant(d.Caps.Memory, p.Hosts, rows, n.Memory)
+	switch {
+	case greedy(p, rows, n, d.Caps.Memory, bytes):
+		return Answer{Why: "this machine hosts as much as it may for one peer, one network, or of one publisher", When: whenFull}, false
+	case !ok:
+		return Answer{Why: "the cells that this machine hosts leave no memory for it"}, true
+	}
+	return Answer{OK: true, Memory: bytes}, false
+}
+
+// greedy says that half of the places, or of the memory, would be taken by more than one cell for who asks, its network
+// or the publisher, unless the owner has named whose cells are wanted. Whoever fills a machine with cells that are called
+// once a day would keep it.
+func greedy(p Policy, rows []Row, n Need, memory, bytes int64) bool {
+	for _, same := range []func(*Row) bool{
+		func(r *Row) bool { return r.ForWhom == n.ForWhom },
+		func(r *Row) bool { return r.Network == n.Network && n.Network != "" },
+		func(r *Row) bool { return r.Publisher == n.Publisher && len(p.Allow) == 0 },
+	} {
+		var theirs []Row
+		for i := range rows {
+			if same(&rows[i]) {
+				theirs = append(theirs, rows[i])
+			}
 		}
-		if r.Network == n.Network && n.Network != "" {
-			network++
-		}
-		if r.Publisher == n.Publisher && len(p.Allow) == 0 {
-			published++
+		if len(theirs) >= (p.Hosts+1)/2 || len(theirs) > 0 && taken(theirs)+bytes+nucleusMemory > memory/2 {
+			return true
 		}
 	}
-	return max(asked, network, published) >= most
+	return false
 }
 
 // share is the part of one cell where nothing holds the caps of all together: with it the sum is right,
