@@ -22,9 +22,11 @@ import (
 	"github.com/celldnet/celld/cellproto/signed"
 )
 
+// MaxClone is how many bytes a clone may have, packed, and unpacked once more.
+const MaxClone = 100 << 20
+
 // Bounds of a clone.
 const (
-	maxCloneBytes = 100 << 20
 	maxCloneFiles = 10_000
 	maxGitMemory  = 1 << 30 // bytes of address space: three of the largest files, a pack and git itself
 	maxCloneDepth = 32      // directories above a file
@@ -86,7 +88,7 @@ type git struct {
 // ctx.
 func (g git) command(ctx context.Context, args ...string) *exec.Cmd {
 	// 512-byte blocks, and KiB; the shell is the one that POSIX describes, which has no -v: some systems have no such limit.
-	script := fmt.Sprintf(`ulimit -v %d 2>/dev/null; ulimit -f %d && exec git "$@"`, maxGitMemory>>10, maxCloneBytes/512)
+	script := fmt.Sprintf(`ulimit -v %d 2>/dev/null; ulimit -f %d && exec git "$@"`, maxGitMemory>>10, MaxClone/512)
 	safe := []string{"-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "core.askPass=", "-c", "credential.helper=",
 		"-c", "transfer.fsckObjects=true", "-c", "fetch.unpackLimit=1", "-c", "pack.threads=1", "-c", "gc.auto=0", "-c", "maintenance.auto=false",
 		"-c", "submodule.recurse=false", "-c", "http.followRedirects=initial", "-c", "protocol.ext.allow=never"}
@@ -123,7 +125,7 @@ func (g git) run(ctx context.Context, args ...string) ([]byte, error) {
 		return nil, cellproto.Errorf("git "+args[0], cellproto.TooLarge, "it takes more than %d MiB of memory", maxGitMemory>>20)
 	}
 	if strings.Contains(text, "File too large") || strings.Contains(err.Error(), "file size limit") || strings.Contains(text, "died of signal 25") {
-		return nil, cellproto.Errorf("git "+args[0], cellproto.TooLarge, "it is larger than %d MiB", maxCloneBytes>>20)
+		return nil, cellproto.Errorf("git "+args[0], cellproto.TooLarge, "it is larger than %d MiB", MaxClone>>20)
 	}
 	return nil, cellproto.Errorf("git "+args[0], cellproto.Failed, "%v: %.300s", err, text)
 }
@@ -210,8 +212,8 @@ func parseTree(r io.Reader) (entries []entry, err error) {
 			return nil, err
 		}
 		total, entries = total+e.size, append(entries, e)
-		if e.size > maxCloneBytes || total > maxCloneBytes {
-			return nil, cellproto.Errorf(op, cellproto.TooLarge, "its files have more than %d MiB", maxCloneBytes>>20)
+		if e.size > MaxClone || total > MaxClone {
+			return nil, cellproto.Errorf(op, cellproto.TooLarge, "its files have more than %d MiB", MaxClone>>20)
 		}
 	}
 }

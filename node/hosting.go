@@ -76,6 +76,9 @@ type hostedCell struct {
 	cpu    int64 // ms, as of
 	disk   int64 // bytes, as of
 	at     time.Time
+
+	instead string // CID of the one that makes room for it, once it is there; ""
+	leaving bool   // it makes room for another one, if that comes
 }
 
 // newHosting finds what is hosted. Nothing of it runs before Resume.
@@ -289,6 +292,8 @@ func (h *hosting) remove(ctx context.Context, c *hostedCell) error {
 	h.mu.Lock()
 	dir := c.row.Dir
 	h.mu.Unlock()
+	// Its calls go elsewhere first, and its program stands: what is told meanwhile that the machine is needed waits for this.
+	_ = giveBack(ctx, dir, "it is removed", h.log)
 	_, err := h.n.mirrors.store.Remove(ctx, dir)
 	if err != nil && cellproto.KindOf(err) != cellproto.NotFound {
 		h.set(c, stateFailed, err)
@@ -305,7 +310,7 @@ func (h *hosting) Rows(context.Context) []give.Row {
 	rows := make([]give.Row, 0, len(h.cells))
 	for _, c := range h.cells {
 		row := c.row
-		row.Used, row.Idle = c.used, h.idle(c, time.Now())
+		row.Used, row.Idle, row.Leaving = c.used, h.idle(c, time.Now()), c.leaving
 		rows = append(rows, row)
 	}
 	slices.SortFunc(rows, func(a, b give.Row) int { return strings.Compare(a.CID, b.CID) })

@@ -66,7 +66,8 @@ func newIntake(now func() time.Time) *intake {
 // incoming is a program that would be fetched.
 type incoming struct {
 	cell, publisher string
-	size            int64 // bytes
+	size            int64 // bytes; of source, the most that it may have
+	source          bool  // it is built here: what comes of it is not seen until it is there
 }
 
 // payers are who is charged for a take, and how much a day.
@@ -128,10 +129,14 @@ func (i *intake) charge(from offer.Asker, n int64) {
 	}
 }
 
-// begin charges a take, and gives what is told how much of the program is there: that waits, so that it comes no
+// begin charges a take, source as a whole, and gives what is told how much of the program is there: that waits, so that it comes no
 // faster than bps.
-func (i *intake) begin(ctx context.Context, from offer.Asker, bps int64) (arrived func(done int64)) {
-	i.charge(from, intakeLeast)
+func (i *intake) begin(ctx context.Context, from offer.Asker, in incoming, bps int64) (arrived func(done int64)) {
+	if in.source {
+		i.charge(from, in.size)
+	} else {
+		i.charge(from, intakeLeast)
+	}
 	limit := rate.Inf
 	if bps > 0 {
 		limit = rate.Limit(max(bps, leastRate))

@@ -9,6 +9,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/mirror"
 	"github.com/celldnet/celld/mirror/offer"
 )
 
@@ -56,6 +57,16 @@ func TestIntake(t *testing.T) {
 		t.Error("nothing is forgotten")
 	}
 
+	// Source is charged as a whole before it comes: nobody sees how much has.
+	i = newOne()
+	source, takes := incoming{cell: "s", publisher: "p", size: mirror.MaxClone, source: true}, 0
+	for ; kind(i, a, source, 0, plenty) == 0; takes++ {
+		i.begin(context.Background(), a, source, 0)
+	}
+	if takes != intakePeer/mirror.MaxClone {
+		t.Errorf("source was fetched for one peer %d times a day", takes)
+	}
+
 	// What did not start is not fetched again for an hour, for nobody; a publisher may fail sometimes.
 	i = newOne()
 	i.notStarted(small)
@@ -81,7 +92,7 @@ func TestIntake(t *testing.T) {
 func TestIntakeIsPaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i, from := newIntake(time.Now), offer.Asker{Peer: "a", Group: "g"}
-		arrived := i.begin(context.Background(), from, 5e6)
+		arrived := i.begin(context.Background(), from, incoming{}, 5e6)
 		begun := time.Now()
 		const left, size = 100 << 20, 200 << 20
 		for done := int64(left); done <= size; done += 64 << 10 {
@@ -94,7 +105,7 @@ func TestIntakeIsPaced(t *testing.T) {
 			t.Errorf("%d bytes came, %d were charged", i.bytes.Load(), i.spent["group g"])
 		}
 		ctx, cancel := context.WithCancel(context.Background())
-		arrived = i.begin(ctx, from, 1)
+		arrived = i.begin(ctx, from, incoming{}, 1)
 		arrived(0)
 		cancel()
 		begun = time.Now()

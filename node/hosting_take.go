@@ -101,12 +101,12 @@ func (h *hosting) answer(ctx context.Context, from offer.Asker, o offer.Offer, m
 	return a, no
 }
 
-// makeRoom removes a mirror that nobody has called for long, unless somebody does now.
+// makeRoom removes a mirror that nobody has called for long, unless somebody does now, for another that is there.
 func (h *hosting) makeRoom(ctx context.Context, id string) error {
 	h.mu.Lock()
 	c := h.cells[id]
 	h.mu.Unlock()
-	if c == nil {
+	if c == nil { // "", or its owner has removed it
 		return nil
 	}
 	c.op.Lock()
@@ -141,8 +141,11 @@ func (h *hosting) place(cid, dir string) error {
 		h.mu.Unlock()
 		return cellproto.Errorf("give it a place", cellproto.Unavailable, "it is hosted no more")
 	}
-	row := c.row
+	row, instead := c.row, c.instead
 	h.mu.Unlock()
+	if err := h.makeRoom(h.ctx, instead); err != nil {
+		return err
+	}
 	p, err := h.n.giver.Place(h.ctx, row)
 	if err != nil {
 		return err
@@ -161,6 +164,9 @@ func (h *hosting) Take(ctx context.Context, from offer.Asker, o offer.Offer, m *
 	defer cancel()
 	row, status, err := h.make(ctx, c, from, o, m, step)
 	h.mu.Lock()
+	if fresh {
+		h.settle(c)
+	}
 	inUse := !h.running
 	switch {
 	case err != nil && fresh:
@@ -203,9 +209,6 @@ func (h *hosting) admit(ctx context.Context, from offer.Asker, o offer.Offer, m 
 		if answer, err = h.answer(ctx, from, o, m); err == nil {
 			err = h.payable(from, o, m)
 		}
-		if err == nil && answer.Instead != "" {
-			err = h.makeRoom(ctx, answer.Instead)
-		}
 	}
 	if err != nil {
 		return nil, false, err
@@ -220,9 +223,20 @@ func (h *hosting) admit(ctx context.Context, from offer.Asker, o offer.Offer, m 
 	c = &hostedCell{used: now, row: give.Row{
 		CID: id, Name: m.Name, Version: m.Version, Publisher: string(m.Owner), ForWhom: from.Peer.String(), State: stateTaking, Since: now,
 		Memory: answer.Memory, Network: from.Group,
-	}}
+	}, instead: answer.Instead}
+	if old := h.cells[c.instead]; old != nil {
+		old.leaving = true
+	}
 	h.cells[id] = c
 	return c, true, nil
+}
+
+// settle ends that another mirror makes room for one: it is gone, or it stays, since the one did not come. h.mu is held.
+func (h *hosting) settle(c *hostedCell) {
+	if old := h.cells[c.instead]; old != nil {
+		old.leaving = false
+	}
+	c.instead = ""
 }
 
 // whileRunning gives a context that ends when the machine is needed by its owner.
@@ -252,7 +266,8 @@ func (h *hosting) make(ctx context.Context, c *hostedCell, from offer.Asker, o o
 	if err != nil {
 		return row, status, err
 	}
-	want.Arrived = h.intake.begin(ctx, from, h.n.giver.Caps().Disk)
+	in := incomingOf(o, m)
+	want.Arrived = h.intake.begin(ctx, from, in, h.n.giver.Caps().Disk)
 	if m.Schema.Defined() {
 		step("fetching the schema")
 		if want.Schema, err = h.schema(ctx, want.From, m); err != nil {
@@ -263,8 +278,8 @@ func (h *hosting) make(ctx context.Context, c *hostedCell, from offer.Asker, o o
 	defer c.op.Unlock()
 	row, status, err = h.n.mirrors.make(ctx, want, step)
 	var failed notStarted
-	if errors.As(err, &failed) && ctx.Err() == nil { // else the owner came back, or who asked has left
-		h.intake.notStarted(incomingOf(o, m))
+	if (errors.As(err, &failed) || err != nil && in.source) && ctx.Err() == nil { // else the owner came back, or who asked has left
+		h.intake.notStarted(in)
 	}
 	return row, status, err
 }
@@ -275,8 +290,13 @@ func (h *hosting) payable(from offer.Asker, o offer.Offer, m *signed.Manifest) e
 }
 
 func incomingOf(o offer.Offer, m *signed.Manifest) incoming {
-	a, _ := m.Artefact(runtime.GOOS, runtime.GOARCH) // none: it is built
-	return incoming{cell: o.Cell.String(), publisher: string(m.Owner), size: a.Size}
+	in := incoming{cell: o.Cell.String(), publisher: string(m.Owner)}
+	if a, ok := m.Artefact(runtime.GOOS, runtime.GOARCH); ok {
+		in.size = a.Size
+	} else {
+		in.size, in.source = mirror.MaxClone, true
+	}
+	return in
 }
 
 // schema fetches the schema of a cell from those who provide it, or from whoever has it.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -533,6 +534,11 @@ func TestAdmitInstead(t *testing.T) {
 		}
 		if a := without(admit(epoch, set, run, load, rows[:2], n)); a != (Answer{OK: true}) {
 			t.Errorf("%s, and a place is free: %+v", name, a)
+		}
+		leaving := slices.Clone(rows) // for another one, that has a row already
+		leaving[0].Leaving = true
+		if a := without(admit(epoch, set, run, load, leaving, n)); a != (Answer{OK: true}) {
+			t.Errorf("%s, and one leaves: %+v", name, a)
 		}
 		big := n
 		big.Memory = 1 << 40

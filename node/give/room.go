@@ -83,7 +83,7 @@ func fits(memory int64, rows []Row, row Row) bool {
 // surplus gives those that are more than the owner wants by now, or need more memory together, the least used
 // first. It is pure.
 func surplus(set Settings, l Load, rows []Row) (out []Row) {
-	left := slices.Clone(rows)
+	left := slices.DeleteFunc(slices.Clone(rows), func(r Row) bool { return r.Leaving })
 	slices.SortFunc(left, func(a, b Row) int {
 		return cmp.Or(a.Used.Compare(b.Used), b.Since.Compare(a.Since), cmp.Compare(a.CID, b.CID))
 	})

@@ -37,7 +37,8 @@ type Row struct {
 	Used       time.Time `json:"used"`   // when it was called last, as far as that was seen
 	Error      string    `json:"error,omitempty"`
 
-	Idle time.Duration `json:"-"` // for how long it could have been called, and was not
+	Idle    time.Duration `json:"-"` // for how long it could have been called, and was not
+	Leaving bool          `json:"-"` // it goes once another is there that is being taken up
 }
 
 // Answer is what an offer gets: yes, or no with the reason. When is after how long it may be asked again; 0
@@ -78,6 +79,7 @@ func admit(now time.Time, set Settings, d Decision, l Load, rows []Row, n Need) 
 	case !d.Run: // why is nobody else's affair
 		return Answer{Why: "this machine is in use", When: max(d.Again.Sub(now), time.Second)}
 	}
+	rows = slices.DeleteFunc(slices.Clone(rows), func(r Row) bool { return r.Leaving })
 	a, full := beside(set, d, l, rows, n)
 	if !full || len(rows) == 0 {
 		return a
