@@ -67,6 +67,9 @@ func bound(c *sandbox.Config, p *give.Placement, cgroup string) {
 		return
 	}
 	c.Memory = max(min(c.Memory, p.Memory), leastMemory)
+	if p.Disk > 0 { // also inside of a group: an ordinary user's holds no disk
+		c.ReadRate = max(p.Disk, leastRate)
+	}
 	if len(p.Groups) > 0 {
 		c.CPU, c.Cgroup = 0, cgroup
 		return

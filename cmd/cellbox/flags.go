@@ -61,6 +61,10 @@ func parse(args []string, w io.Writer) (options, error) {
 	fs.Var(list{func(s string) error { c.Read = append(c.Read, s); return nil }}, "read", "a further `path` that it may read; may be repeated")
 	fs.Var(list{func(s string) error { c.Env = append(c.Env, s); return nil }}, "env", "`KEY=value` for its environment; may be repeated")
 	fs.Var(list{o.keepFD}, "keep-fd", "`number` of a descriptor that it inherits; may be repeated")
+	fs.Func("read-rate", "`size` a second that storage delivers to it (default: no bound); it is stopped for a while if it reads faster", func(s string) (err error) {
+		c.ReadRate, err = sandbox.ParseSize(s)
+		return err
+	})
 	fs.Func("log-rate", "`size` a second that it may print to standard error (default 64KiB); more is dropped", func(s string) (err error) {
 		c.LogRate, err = sandbox.ParseSize(s)
 		return err

@@ -27,6 +27,7 @@ func TestCommandLine(t *testing.T) {
 			c.CPU = rapid.Float64Range(0.01, float64(runtime.NumCPU())).Draw(t, "cpu")
 			c.Threads, c.Files = rapid.IntRange(1, 4096).Draw(t, "threads"), rapid.IntRange(16, 65536).Draw(t, "files")
 			c.Nice = rapid.IntRange(-1, 19).Draw(t, "nice")
+			c.ReadRate = rapid.Int64Range(0, 1<<40).Draw(t, "read rate")
 			c.LogRate = rapid.Int64Range(1, 1<<40).Draw(t, "log rate")
 		}
 		if full.Draw(t, "times") {

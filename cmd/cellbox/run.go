@@ -6,10 +6,15 @@ import (
 	"os/signal"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/node/sandbox"
 )
+
+// reportWait is how long a report may wait for who reads it, before it is dropped: the program's limits are held meanwhile
+// by who writes it.
+const reportWait = 10 * time.Millisecond
 
 // run runs the program and gives the status to exit with.
 func run(o options) int {
@@ -28,7 +33,8 @@ func run(o options) int {
 	}
 	if out != nil {
 		deps.Report = func(r sandbox.Report) {
-			_ = sandbox.WriteReport(out, r) // who does not read it does not want it
+			_ = out.SetWriteDeadline(time.Now().Add(reportWait)) // of a pipe; a file takes what it is given
+			_ = sandbox.WriteReport(out, r)                      // who does not read it does not want it
 		}
 	}
 	// Before the start: who hears that the program runs may send a signal that would end this process.
@@ -123,6 +129,7 @@ func openReport(name string) (*os.File, error) {
 		return nil, nil
 	}
 	if fd, err := strconv.ParseUint(name, 10, 10); err == nil {
+		unblock(int(fd))
 		f := os.NewFile(uintptr(fd), "report")
 		if _, err := f.Stat(); err != nil {
 			return nil, cellproto.Errorf("open report", cellproto.BadInput, "descriptor %d is not open", fd)

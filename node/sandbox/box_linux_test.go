@@ -1,7 +1,9 @@
 package sandbox
 
 import (
+	"crypto/rand"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -96,6 +98,11 @@ func TestMemory(t *testing.T) {
 		if r.PeakKiB > 130<<10 { // the quota and goSlack
 			t.Errorf("%s: it had %d KiB", r.MemoryBy, r.PeakKiB)
 		}
+		// Of one whose first thread has ended the kernel shows no memory in the usual place.
+		r, said = tell(t, c, nil, "sleep=200", "behead", "grow=25", "sleep=500", "grow=75", "sleep=60000").end()
+		if r.Why != WhyMemory || r.PeakKiB < 25<<10 || r.RSSKiBSeconds < 5<<10 {
+			t.Errorf("headless, %s: %+v, it said %s", r.MemoryBy, r, said)
+		}
 		// A program that keeps to its limit is left alone.
 		if r, said := tell(t, c, nil, "grow=10", "exit=3").end(); r.Exit != 3 {
 			t.Errorf("%s: %+v, it said %s", r.MemoryBy, r, said)
@@ -123,6 +130,37 @@ func TestCPU(t *testing.T) {
 		if used > 3*cores {
 			t.Errorf("%s: it had %.2f cores of %.2f", r.CPUBy, used, cores)
 		}
+	}
+}
+
+// Who reads from the disk faster than it may is stopped until it has paid; and has no way to have it read once more.
+func TestReadRate(t *testing.T) {
+	const size, rate = 16 << 20, 4 << 20
+	path := filepath.Join(t.TempDir(), "file")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err = io.CopyN(f, rand.Reader, size); err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		err = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := Config{ReadRate: rate, Cgroup: CgroupNone, Read: []string{path}}
+	r, said := tell(t, c, nil, "sip="+path, "drop="+path, "sip="+path).end()
+	if said != "EOF\n<nil> function not implemented\nEOF\n" {
+		t.Fatalf("it said %q; %+v", said, r)
+	}
+	if r.Read == 0 {
+		t.Skip("the temporary directory is not on a disk")
+	}
+	if got := float64(r.Read) / (float64(r.Wall) / 1e9); r.Read < size || r.Read > size*5/4 || got > 1.5*rate {
+		t.Errorf("it read %d bytes of %d, %.0f a second", r.Read, size, got)
 	}
 }
 

@@ -91,6 +91,9 @@ type Config struct {
 	Threads int
 	// Files bounds its open descriptors: default 256, 16 to 65536.
 	Files int
+	// ReadRate bounds, in bytes a second, what storage delivers to it, on average: who reads faster is stopped for a while. 0:
+	// no bound but that of a control group. What it has in the system's cache costs nothing and counts nothing.
+	ReadRate int64
 	// Nice is the scheduling priority, 0 to 19: default 10. NiceNone is 0.
 	Nice int
 	// LogRate bounds, in bytes a second, what it may print to the standard error, and to the
@@ -192,6 +195,8 @@ func (c Config) Validate() error {
 		return bad("Files is %d, not between %d and %d", c.Files, minFiles, maxFiles)
 	case c.Nice < NiceNone || c.Nice > maxNice:
 		return bad("Nice is %d, not between 0 and %d", c.Nice, maxNice)
+	case c.ReadRate < 0 || c.ReadRate > maxBytes:
+		return bad("ReadRate is %d", c.ReadRate)
 	case c.LogRate < 1 || c.LogRate > maxBytes:
 		return bad("LogRate is %d", c.LogRate)
 	case c.Cgroup != CgroupAuto && c.Cgroup != CgroupNone && !filepath.IsAbs(c.Cgroup):

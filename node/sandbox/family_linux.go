@@ -54,11 +54,16 @@ func (f *family) sample() (s sample, ok bool) {
 	for _, pid := range descendants(all, f.guard) {
 		st := all[pid]
 		ticks += st.own + st.waited
-		s.RSSKiB += st.pages * f.page
 		s.Threads += st.threads
 		one := f.last[pid]
 		takeIO(readAll(pid, "io"), &one)
-		s.TablesKiB += tablesOf(readAll(pid, "status"))
+		if st.headless {
+			rss, tables, _ := memoryOfThreads(pid, f.page)
+			s.RSSKiB, s.TablesKiB = s.RSSKiB+rss, s.TablesKiB+tables
+		} else {
+			s.RSSKiB += st.pages * f.page
+			s.TablesKiB += tablesOf(readAll(pid, "status"))
+		}
 		alive[pid] = one
 		addIO(&s, one)
 	}
@@ -76,6 +81,23 @@ func (f *family) sample() (s sample, ok bool) {
 func addIO(to *sample, one sample) {
 	to.Read, to.Written = to.Read+one.Read, to.Written+one.Written
 	to.Received, to.Sent = to.Received+one.Received, to.Sent+one.Sent
+}
+
+// memoryOfThreads reads what memory a process has, and its page tables, in KiB, by a thread that is not its first one.
+func memoryOfThreads(pid int, pageKiB int64) (rss, tables int64, ok bool) {
+	dir := "/proc/" + strconv.Itoa(pid) + "/task/"
+	threads, _ := os.ReadDir(dir)
+	for _, t := range threads {
+		if t.Name() == strconv.Itoa(pid) {
+			continue
+		}
+		statm, err := os.ReadFile(dir + t.Name() + "/statm")
+		status, err2 := os.ReadFile(dir + t.Name() + "/status")
+		if err == nil && err2 == nil && field(statm, 0) > 0 { // else it ends just now
+			return field(statm, 1) * pageKiB, tablesOf(status), true
+		}
+	}
+	return 0, 0, false
 }
 
 func readAll(pid int, name string) []byte {

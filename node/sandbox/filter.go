@@ -58,7 +58,7 @@ func plainCalls() []string {
 		read write readv writev pread64 pwrite64 preadv preadv2 pwritev pwritev2 close close_range
 		lseek _llseek access faccessat faccessat2 stat lstat fstat stat64 lstat64 fstat64 fstatat64
 		newfstatat statx readlink readlinkat getdents getdents64 getcwd chdir fchdir dup dup2 dup3 pipe
-		pipe2 fadvise64 fadvise64_64 arm_fadvise64_64 fstatfs fstatfs64 statfs statfs64 sendfile
+		pipe2 fstatfs fstatfs64 statfs statfs64 sendfile
 		sendfile64 umask execve
 		poll ppoll ppoll_time64 select _newselect pselect6 pselect6_time64 epoll_create epoll_create1
 		epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2
@@ -80,11 +80,13 @@ func plainCalls() []string {
 
 // missingCalls answer "no such call": a program that is told so does without, while one that is told
 // "not permitted" gives up. A timer of timer_create could send SIGCONT, which wakes a program that was
-// stopped to hold its share of the processors: those that are here send SIGALRM or end a poll.
+// stopped to hold its share of the processors: those that are here send SIGALRM or end a poll. With fadvise64 it could
+// read one file from the disk again and again.
 func missingCalls() []string {
 	return strings.Fields(`clone3 openat2 io_uring_setup memfd_create memfd_secret userfaultfd
 		copy_file_range pidfd_open pidfd_send_signal landlock_create_ruleset futex_wait futex_wake
-		futex_requeue map_shadow_stack mseal process_madvise fchmodat2 cachestat sysinfo timer_create`)
+		futex_requeue map_shadow_stack mseal process_madvise fchmodat2 cachestat sysinfo timer_create
+		fadvise64 fadvise64_64 arm_fadvise64_64`)
 }
 
 // Numbers of the kernel's interface that are the same on every architecture that has a filter.

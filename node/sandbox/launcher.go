@@ -54,6 +54,7 @@ func (c Config) CommandLine(keep []int, more ...string) []string {
 	add("--files", strconv.Itoa(c.Files), c.Files != 0)
 	add("--nice", strconv.Itoa(c.Nice), c.Nice != 0)
 	add("--system", string(c.System), c.System != SystemAuto)
+	add("--read-rate", strconv.FormatInt(c.ReadRate, 10), c.ReadRate != 0)
 	add("--log-rate", strconv.FormatInt(c.LogRate, 10), c.LogRate != 0)
 	add("--cgroup", c.Cgroup, c.Cgroup != CgroupAuto)
 	for _, controller := range slices.Sorted(maps.Keys(c.Pool)) {

@@ -39,11 +39,19 @@ func threadsOf(stat []byte) int64 {
 	return field(rest, 17)
 }
 
+// headless says that a process goes on without its first thread, by its /proc/PID/stat. The kernel shows no memory of
+// it there any more; its other threads, which share it, show it.
+func headless(stat []byte) bool {
+	at := bytes.LastIndex(stat, []byte(") "))
+	return at >= 0 && at+2 < len(stat) && stat[at+2] == 'Z' && threadsOf(stat) > 1
+}
+
 // procStat is what a family's meter reads in /proc/PID/stat: the parent, processor time in ticks, threads,
 // pages in memory.
 type procStat struct {
 	parent                      int
 	own, waited, threads, pages int64
+	headless                    bool
 }
 
 // parseStat reads /proc/PID/stat; ok is false if it is cut.
@@ -60,6 +68,7 @@ func parseStat(stat []byte) (s procStat, ok bool) {
 	s.own = number(fields[11]) + number(fields[12])
 	s.waited = number(fields[13]) + number(fields[14])
 	s.threads, s.pages = number(fields[17]), number(fields[21])
+	s.headless = headless(stat)
 	return s, true
 }
 

@@ -31,13 +31,13 @@ func (b *Box) watch() {
 	defer probe.close()
 	b.niceSession()
 	every := pollLoose
-	if b.cfg.Build == nil && (b.first.CPUBy == byDuty || b.first.MemoryBy == byWatchdog || b.first.ThreadsBy == byWatchdog) {
+	if b.cfg.Build == nil && (b.first.CPUBy == byDuty || b.first.MemoryBy == byWatchdog || b.first.ThreadsBy == byWatchdog || b.cfg.ReadRate > 0) {
 		every = pollTight
 	}
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	b.report(EventStart, Usage{})
-	m, duty, next := &meter{}, &throttle{Cores: b.cfg.CPU}, b.cfg.Every
+	m, duty, next := &meter{}, b.newDuty(), b.cfg.Every
 	b.look(m, duty, probe) // what is there from the beginning
 	for {
 		select {
@@ -57,14 +57,34 @@ func (b *Box) watch() {
 // have no descriptor to give for a moment.
 const unseenMost = 3
 
+// duty are the throttles of what no control group holds; nil: nothing is held.
+type duty struct{ cpu, reads *throttle }
+
+func (b *Box) newDuty() (d duty) {
+	if b.first.CPUBy == byDuty {
+		d.cpu = &throttle{Cores: b.cfg.CPU}
+	}
+	if b.cfg.ReadRate > 0 { // a byte is a nanosecond of a processor that gives so many a second
+		d.reads = &throttle{Cores: float64(b.cfg.ReadRate) / float64(time.Second)}
+	}
+	return d
+}
+
 // look takes a sample and acts on it.
-func (b *Box) look(m *meter, duty *throttle, probe probing) (now time.Duration) {
+func (b *Box) look(m *meter, duty duty, probe probing) (now time.Duration) {
 	now = time.Since(b.begun)
 	s, ok := probe.sample()
 	if ok {
 		m.add(now, s)
-		if b.first.CPUBy == byDuty {
-			b.hold(!duty.step(now, b.charged(now, s)))
+		run := true
+		if duty.cpu != nil {
+			run = duty.cpu.step(now, b.charged(now, s))
+		}
+		if duty.reads != nil {
+			run = duty.reads.step(now, time.Duration(s.Read)) && run
+		}
+		if duty.cpu != nil || duty.reads != nil {
+			b.hold(!run)
 		}
 	}
 	if why := b.judge(now, s, ok); why != "" {
@@ -191,6 +211,7 @@ func (b *Box) niceSession() {
 
 // probe reads what the kernel says of one process.
 type probe struct {
+	pid              int
 	clock            int32
 	statm, stat, io  int
 	status           int  // -1 where nobody asks for the page tables
@@ -200,7 +221,7 @@ type probe struct {
 }
 
 func openProbe(pid int, tables bool) *probe {
-	p := &probe{clock: int32(^pid<<3 | 2), pageKiB: int64(os.Getpagesize()) / kib} // CPUCLOCK_SCHED of the whole process
+	p := &probe{pid: pid, clock: int32(^pid<<3 | 2), pageKiB: int64(os.Getpagesize()) / kib} // CPUCLOCK_SCHED of the whole process
 	open := func(name string) int {
 		fd, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/"+name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
@@ -235,6 +256,11 @@ func (p *probe) sample() (s sample, ok bool) {
 		return s, false
 	}
 	s.Threads = threadsOf(text)
+	if headless(text) {
+		takeIO(p.read(p.io), &s)
+		s.RSSKiB, s.TablesKiB, ok = memoryOfThreads(p.pid, p.pageKiB)
+		return s, ok || !p.memory
+	}
 	text = p.read(p.statm)
 	if text == nil && p.memory {
 		return s, false

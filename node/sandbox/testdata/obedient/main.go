@@ -15,8 +15,23 @@ import (
 	"time"
 )
 
+func init() { runtime.LockOSThread() } // main runs on the first thread
+
 func main() {
-	for _, arg := range os.Args[1:] {
+	for i, arg := range os.Args[1:] {
+		if arg == "behead" { // ends the first thread; what is left to do is done on another
+			go func() {
+				doAll(os.Args[i+2:])
+				os.Exit(0)
+			}()
+			_, _, _ = syscall.Syscall(syscall.SYS_EXIT, 0, 0, 0)
+		}
+		doAll([]string{arg})
+	}
+}
+
+func doAll(args []string) {
+	for _, arg := range args {
 		what, value, _ := strings.Cut(arg, "=")
 		n, _ := strconv.Atoi(value)
 		do(what, value, n)
@@ -78,6 +93,16 @@ func do(what, value string, n int) {
 			}
 			kept = append(kept, b)
 		}
+	case "drop": // a file from the system's cache
+		f, err := os.Open(value)
+		_, _, no := syscall.Syscall6(syscall.SYS_FADVISE64, f.Fd(), 0, 0, 4, 0, 0) // POSIX_FADV_DONTNEED
+		fmt.Println(err, no)
+	case "sip": // a whole file, at 60 MB/s at most
+		f, err := os.Open(value)
+		for buf := make([]byte, 64<<10); err == nil; time.Sleep(time.Millisecond) {
+			_, err = f.Read(buf)
+		}
+		fmt.Println(err)
 	case "log": // KiB to the standard error
 		line := strings.Repeat("x", 1023) + "\n"
 		for range n {
