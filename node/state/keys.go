@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -45,6 +46,9 @@ type keys struct {
 	queueMu sync.Mutex
 	queue   []*write
 	commit  sync.Mutex // held by who writes for all that wait
+	// free is how many bytes the list of free pages has, which each commit writes as a whole: there are many after many
+	// keys were deleted.
+	free atomic.Int64
 }
 
 // write is a change that waits to be committed with others.
@@ -126,7 +130,7 @@ func (k *keys) openFile() error {
 func openDB(root *os.Root) (db *bolt.DB, err error) {
 	err = guard(func() error {
 		if db, err = bolt.Open(keysFile, fileMode, &bolt.Options{
-			Timeout: lockTimeout, FreelistType: bolt.FreelistMapType, NoStatistics: true,
+			Timeout: lockTimeout, FreelistType: bolt.FreelistMapType,
 			OpenFile: openIn(root),
 		}); err != nil {
 			if info, serr := root.Stat(keysFile); serr == nil && info.Size() > 0 && info.Size() < 2*int64(os.Getpagesize()) {
@@ -338,6 +342,7 @@ func (k *keys) write(batch []*write) (full bool) {
 			return nil
 		})
 	})
+	k.free.Store(int64(db.Stats().FreelistInuse))
 	k.mu.RUnlock()
 	if err = k.failed(db, err); err != nil {
 		fail(batch, err)
@@ -389,7 +394,7 @@ func (s *Store) change(ctx context.Context, a *cellproto.StateArgs, f func(*bolt
 	if err := checkKey(a.Key); err != nil {
 		return err
 	}
-	if err := s.pay(ctx, max(block, len(a.Key)+len(a.Value))); err != nil {
+	if err := s.pay(ctx, max(block, len(a.Key)+len(a.Value))+int(s.keys.free.Load())); err != nil {
 		return err
 	}
 	return s.keys.update(a.Value != nil, f)
