@@ -21,6 +21,7 @@ import (
 	"github.com/celldnet/celld/mirror"
 	"github.com/celldnet/celld/mirror/offer"
 	"github.com/celldnet/celld/node/give"
+	"github.com/celldnet/celld/node/sandbox"
 )
 
 // The donor's side of mirrors: the home cell's nucleus takes offers, has strangers' cells taken up, and
@@ -294,10 +295,14 @@ func (h *hosting) remove(ctx context.Context, c *hostedCell) error {
 	h.mu.Unlock()
 	// Its calls go elsewhere first, and its program stands: what is told meanwhile that the machine is needed waits for this.
 	_ = giveBack(ctx, dir, "it is removed", h.log)
+	placed, _ := give.ReadPlacement(dir) // nil: it was never placed
 	_, err := h.n.mirrors.store.Remove(ctx, dir)
 	if err != nil && cellproto.KindOf(err) != cellproto.NotFound {
 		h.set(c, stateFailed, err)
 		return err
+	}
+	if placed != nil {
+		sandbox.LeavePool(placed.Groups, filepath.Base(dir))
 	}
 	h.drop(c)
 	return nil

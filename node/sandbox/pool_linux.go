@@ -370,6 +370,22 @@ func EnterPool(groups map[string]string, name string) (cgroup string, err error)
 	return CgroupAuto, nil
 }
 
+// LeavePool removes the groups that EnterPool has made under a name, once nothing runs in them.
+func LeavePool(groups map[string]string, name string) {
+	if !filepath.IsLocal(name) || name == "." || filepath.Base(name) != name {
+		return
+	}
+	for _, dir := range groups {
+		if place := filepath.Join(dir, name); isGroup(place) {
+			below, _ := filepath.Glob(filepath.Join(place, "*", "cgroup.procs"))
+			for _, f := range below {
+				_ = os.Remove(filepath.Dir(f)) // the kernel refuses if anything runs in it
+			}
+			_ = os.Remove(place)
+		}
+	}
+}
+
 // isGroup says whether dir is one of the kernel's control groups: nothing else is written to.
 func isGroup(dir string) bool {
 	var s unix.Statfs_t

@@ -296,6 +296,38 @@ func TestPoolSweep(t *testing.T) {
 	}
 }
 
+// The groups of one that is hosted go with it, but not while it runs.
+func TestLeavePool(t *testing.T) {
+	p := openTestPool(t)
+	cmd := want(t, p, "memory")
+	there := func() (n int) {
+		for controller, dir := range p.Groups() {
+			if _, err := os.Stat(filepath.Join(dir, "hungry")); err == nil && controller != "blkio" {
+				n++
+			}
+		}
+		return n
+	}
+	groups := there()
+	LeavePool(p.Groups(), "hungry")
+	if groups == 0 || there() != groups {
+		t.Fatalf("%d of %d groups are left while it runs", there(), groups)
+	}
+	unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
+	cmd.Wait()
+	for _, name := range []string{"", ".", "..", "other", "hungry"} {
+		LeavePool(p.Groups(), name)
+	}
+	if there() != 0 {
+		t.Errorf("%d of %d groups are left", there(), groups)
+	}
+	for _, dir := range p.Groups() {
+		if !isGroup(dir) {
+			t.Errorf("%s is gone", dir)
+		}
+	}
+}
+
 // A directory that is no group holds nothing: it is not entered.
 func TestEnterNoGroup(t *testing.T) {
 	dir := t.TempDir()

@@ -36,3 +36,6 @@ func (p *Pool) Close() {}
 func EnterPool(map[string]string, string) (string, error) {
 	return "", cellproto.Errorf("enter the control group for what is hosted", cellproto.Unsupported, "%s", onlyLinux())
 }
+
+// LeavePool does nothing.
+func LeavePool(map[string]string, string) {}
