@@ -260,7 +260,7 @@ func canConfine(ctx context.Context) error {
 		return err
 	}
 	if _, ok := support.Best(); !ok {
-		return cellproto.Errorf("look for a sandbox", cellproto.Unavailable, "%s", support).
+		return cellproto.Errorf("look for a sandbox", cellproto.Unavailable, "no sandbox works on this machine: %s", support).
 			WithHint("cellbox --probe says what this machine lacks.")
 	}
 	return nil

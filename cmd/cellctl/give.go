@@ -333,13 +333,20 @@ func (a *app) showGiving(g ctl.Giving) error {
 }
 
 func (a *app) showHosted(hosted []ctl.HostedRow) error {
-	table := [][]string{{"CELL", "VERSION", "FOR", "STATE", "CPU", "MEMORY", "SINCE"}}
+	table := [][]string{{"CELL", "VERSION", "STATE", "CPU", "MEMORY", "SINCE", "FOR", "PUBLISHER", "CID"}}
+	var failed [][]string
 	for _, h := range hosted {
 		table = append(table, []string{
-			h.Name, h.Version, h.ForWhom, h.State, fmt.Sprintf("%.1f %%", h.CPU), bytesText(h.RSS), h.Since.Local().Format(time.DateTime),
+			h.Name, h.Version, h.State, fmt.Sprintf("%.1f %%", h.CPU), bytesText(h.RSS), h.Since.Local().Format(time.DateTime), h.ForWhom, h.Publisher, h.CID,
 		})
+		if h.Error != "" {
+			failed = append(failed, []string{h.Name, h.Error})
+		}
 	}
-	return a.table(table)
+	if err := a.table(table); err != nil || len(failed) == 0 {
+		return err
+	}
+	return a.table(failed)
 }
 
 // bytesText shows a number of bytes as people read it.

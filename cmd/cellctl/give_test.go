@@ -96,7 +96,7 @@ func TestGiveShows(t *testing.T) {
 	g := ctl.Giving{
 		On: true, Why: "somebody is at this machine", CPU: 10, RAM: 10, Disk: 5e6, Hosts: 4, LimitBy: "cgroup v2", Busy: 70,
 		Used: ctl.GivenUse{CPU: 3.25, RSS: 48e6, Disk: 1500}, Schedule: "always",
-		Hosted:  []ctl.HostedRow{{Name: "calc\x1b[31m", Version: "1.0.0", ForWhom: "12D3KooWfar", State: "paused", CPU: 3.25, RSS: 48e6}},
+		Hosted:  []ctl.HostedRow{{Name: "calc\x1b[31m", Version: "1.0.0", ForWhom: "12D3KooWfar", State: "paused", CPU: 3.25, RSS: 48e6, CID: "bafyone", Publisher: "12D3KooWowner", Error: "no room"}},
 		Sensors: []ctl.SensorRow{{Of: "input", By: "i8042 interrupts", Says: "none for 12s"}},
 		Places:  3, Refused: []ctl.Refused{{Name: "big\x1b", Why: "300 MiB of memory are more than the 140 MiB that a cell gets here", Times: 2}},
 	}
@@ -104,7 +104,7 @@ func TestGiveShows(t *testing.T) {
 	out := must(t, run(t, "", "give", "status"))
 	for _, want := range []string{
 		"on, paused", "somebody is at this machine", "10 % of the processors, 10 % of the memory, 5.0 MB/s of disk, 4 cells", "cgroup v2",
-		"3.2 % of the processors, 48.0 MB of memory, 1.5 kB/s of disk", "none for 12s (i8042 interrupts)", "12D3KooWfar", "paused", "4 cells (there is memory for 3)",
+		"3.2 % of the processors, 48.0 MB of memory, 1.5 kB/s of disk", "none for 12s (i8042 interrupts)", "12D3KooWfar", "paused", "bafyone", "12D3KooWowner", "no room", "4 cells (there is memory for 3)",
 		"300 MiB of memory are more than the 140 MiB that a cell gets here", "2 times",
 	} {
 		if !strings.Contains(out, want) {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -427,6 +428,30 @@ func TestDonorRefuses(t *testing.T) {
 	}
 	if entries, _ := filepath.Glob(filepath.Join(donor.root, "foreign", "[^.]*")); len(entries) != 0 {
 		t.Errorf("these are left: %v", entries)
+	}
+}
+
+// A machine where no tier of the sandbox works hosts nothing, and says so to who asks and to its owner.
+func TestDonorWithoutSandbox(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	n.Bootstrap()
+	box := filepath.Join(t.TempDir(), "cellbox")
+	const none = `{"os":"linux","kernel":"3.2","tiers":[{"tier":"T1","works":false,"why_not":"too old"},{"tier":"T2","works":false,"why_not":"too old"},{"tier":"T3","works":false,"why_not":"too old"}]}`
+	if err := os.WriteFile(box, []byte("#!/bin/sh\necho '"+none+"'\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	provider, published := n.provide("calculator")
+	donor := n.Machine()
+	donor.env = append(donor.env, "CELL_BOX="+box)
+	donor.give()
+	Eventually(t, "it gives", func() bool { return donor.giving("give", "status").Running })
+	r := newStranger(t).ask(t, donor, provider.offerOf(published.CID)).Refusal
+	if r == nil || !strings.Contains(r.Error(), "sandbox") {
+		t.Errorf("the answer is %v", r)
+	}
+	if st := donor.giving("give", "status"); len(st.Hosted) != 0 || len(st.Refused) != 1 || !strings.Contains(st.Refused[0].Why, "sandbox") {
+		t.Errorf("%+v", st)
 	}
 }
 
