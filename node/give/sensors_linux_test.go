@@ -405,6 +405,7 @@ func TestBattery(t *testing.T) {
 		"empty bay":     {map[string]string{"AC/type": "Mains", "AC/online": "1", "BAT1/type": "Battery", "BAT1/present": "0"}, Absent, -1},
 		"no plug":       {map[string]string{"BAT0/type": "Battery", "BAT0/status": "Full", "BAT0/capacity": "100"}, No, 100},
 		"says nothing":  {map[string]string{"BAT0/type": "Battery", "BAT0/status": "Unknown"}, Unknown, -1},
+		"bay, no plug":  {map[string]string{"BAT0/type": "Battery", "BAT0/status": "Full", "BAT0/capacity": "100", "BAT1/type": "Battery", "BAT1/present": "0"}, No, 100},
 		"UPS":           {map[string]string{"ups/type": "UPS", "ups/status": "Discharging", "ups/capacity": "70"}, Yes, 70},
 	} {
 		f := newFake(t, "", "")
@@ -439,6 +440,18 @@ func TestMetered(t *testing.T) {
 	f.write("sys/class/net/wwan0/uevent", "DEVTYPE=wwan\nINTERFACE=wwan0\n")
 	if got, _ := f.metered(context.Background()); got != Yes {
 		t.Errorf("through a modem: %v", got)
+	}
+	f.write("proc/net/route", "Iface\tDestination\tGateway\n")
+	const none, some = "00000000000000000000000000000000", "2a010cb8000000000000000000000000"
+	for text, want := range map[string]Reading{
+		none + " 00 " + none + " 00 " + some + " 00000400 00000001 00000000 00000003    wwan0\n": Yes,
+		some + " 40 " + none + " 00 " + none + " 00000400 00000001 00000000 00000001    wwan0\n": Absent,
+		none + " 00 " + none + " 00 " + none + " ffffffff 00000001 00000000 00200200       lo\n": Absent,
+	} {
+		f.write("proc/net/ipv6_route", text)
+		if got, _ := f.metered(context.Background()); got != want {
+			t.Errorf("%v, want %v, with the route %s", got, want, text)
+		}
 	}
 }
 
