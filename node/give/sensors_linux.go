@@ -53,14 +53,17 @@ func runtimeDir() string {
 
 func newMachine(r roots, log *zap.Logger, now func() time.Time) *machine {
 	m := &machine{roots: r, log: log, now: now, system: newBus(r.systemBus), session: newBus(r.sessionBus)}
-	m.input = &inputWatch{roots: r, now: now, system: m.system, session: m.session, opened: map[string]*inputDevice{}}
+	m.input = &inputWatch{
+		roots: r, now: now, mono: monotonic, timed: monotonicEvents, system: m.system, session: m.session,
+		opened: map[string]*inputDevice{},
+	}
 	return m
 }
 
 // Look sees everything.
 func (m *machine) Look(ctx context.Context, ours Usage) Snapshot {
 	s := Snapshot{At: m.now()}
-	m.input.scan()
+	m.input.scan(ctx)
 	s.Input = m.input.look(ctx)
 	var lid, power, net string
 	s.LidClosed, lid = m.lid(ctx)
@@ -100,10 +103,8 @@ func (m *machine) Glance(ctx context.Context, ours func() Usage, s Snapshot) Sna
 // says gives, for people, what was seen of something at a moment.
 func (s *Snapshot) says(of string, at time.Time) string {
 	switch l := s.Load; {
-	case of == "input" && s.Input.State == Yes:
-		return "none for " + at.Sub(s.Input.Last).Round(time.Second).String()
 	case of == "input":
-		return string(s.Input.State)
+		return s.Input.says(at)
 	case of == "lid":
 		return map[Reading]string{Yes: "closed", No: "open", Absent: "none", Unknown: "unknown"}[s.LidClosed]
 	case of == "battery":

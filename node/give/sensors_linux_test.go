@@ -13,7 +13,6 @@ import (
 	"github.com/godbus/dbus/v5"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
-	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -124,9 +123,14 @@ func newFake(t *testing.T, system, session string) *fakeMachine {
 		proc: filepath.Join(f.root, "proc"), sys: filepath.Join(f.root, "sys"), dev: filepath.Join(f.root, "dev"),
 		systemBus: system, sessionBus: session,
 	}, zap.NewNop(), func() time.Time { return f.now })
+	f.input.mono = func() time.Duration { return f.now.Sub(epoch) + uptime }
+	f.input.timed = func(int) bool { return true }
 	t.Cleanup(f.Close)
 	return f
 }
+
+// uptime is the clock's time since the machine was started, at the epoch.
+const uptime = 1000 * time.Hour
 
 func (f *fakeMachine) write(name, text string) {
 	f.t.Helper()
@@ -224,6 +228,7 @@ func TestCoverage(t *testing.T) {
 	}{
 		{usbMouse, "xhci_hcd interrupts", Yes},
 		{touchpad, "ELAN0501:00 interrupts", Yes},
+		{strings.Replace(usbMouse, "H: Handlers=mouse0 event7\n", "", 1), "xhci_hcd interrupts", Yes}, // it has no file
 		{keyboard + "\n" + usbMouse, "i8042 interrupts, xhci_hcd interrupts", Yes},
 		{strings.Replace(touchpad, "0501", "0777", 2), "", Unknown}, // nothing tells of it
 		{keyboard + "\n" + strings.Replace(usbMouse, "Phys=usb-0000:00:14.0-2/input0", "Phys=aa:bb:cc", 1), "i8042 interrupts", Unknown},
@@ -236,45 +241,40 @@ func TestCoverage(t *testing.T) {
 	}
 }
 
-// A pipe stands for the device's file.
-func TestInputDevice(t *testing.T) {
+// A mouse may be plugged into any controller of USB; one whose interrupts are counted since now was not watched before.
+func TestInterruptsOfUSB(t *testing.T) {
 	f := newFake(t, "", "")
+	count := func(xhci, ehci string) {
+		f.write("proc/interrupts", countsOf("0", xhci)+" 23:  "+ehci+"  0  IR-IO-APIC  23-fasteoi  ehci_hcd:usb1\n")
+	}
+	count("5", "5")
 	f.write("proc/bus/input/devices", keyboard)
-	f.write("dev/input/.keep", "")
-	path := filepath.Join(f.root, "dev/input/event3")
-	if err := unix.Mkfifo(path, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	f.look()
+	f.later(time.Hour)
+	f.write("proc/bus/input/devices", keyboard+"\n"+usbMouse)
 	s := f.look()
-	if got := sensor(s, "input").By; got != "input devices" {
-		t.Errorf("seen by %q", got)
+	if f.idle(s.Input) != 0 || !s.Input.Unseen || s.Input.Why != "the counting of xhci_hcd interrupts began" && s.Input.Why != "the counting of ehci_hcd interrupts began" {
+		t.Errorf("when it is plugged in: %+v", s.Input)
 	}
-	kernel, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer kernel.Close()
-	f.later(time.Minute)
-	if got := f.idle(f.glance().Input); got != time.Minute {
-		t.Errorf("idle for %v", got)
-	}
-	if _, err := kernel.Write(make([]byte, 24)); err != nil {
-		t.Fatal(err)
-	}
-	if got := f.idle(f.glance().Input); got != 0 {
-		t.Errorf("an event is not seen: idle for %v", got)
+	for _, c := range []struct{ xhci, ehci, why string }{{"6", "5", "xhci_hcd interrupts"}, {"6", "6", "ehci_hcd interrupts"}} {
+		f.later(time.Hour)
+		count(c.xhci, c.ehci)
+		if in := f.glance().Input; f.idle(in) != 0 || in.Unseen || in.Why != c.why {
+			t.Errorf("%+v, want %s", in, c.why)
+		}
 	}
 	f.later(time.Minute)
-	f.write("proc/bus/input/devices", "") // unplugged
-	if s := f.look(); s.Input.State != Absent || len(f.input.opened) != 0 {
-		t.Errorf("after it was unplugged: %v, %d open", s.Input.State, len(f.input.opened))
+	os.Remove(filepath.Join(f.root, "proc/interrupts"))
+	if in := f.glance().Input; in.State != Unknown || !strings.HasSuffix(in.Why, "proc/interrupts: no such file or directory") {
+		t.Errorf("without /proc/interrupts: %+v", in)
 	}
 }
 
 func TestLogind(t *testing.T) {
-	since := epoch.Add(-time.Hour)
+	since := uptime - time.Hour
 	system := startBus(t, map[string]any{
-		logind + " IdleHint": true, logind + " IdleSinceHint": uint64(since.UnixMicro()), logind + " LidClosed": false,
+		logind + " IdleHint": true, logind + " IdleSinceHintMonotonic": uint64(since.Microseconds()), logind + " LidClosed": false,
+		logind + " IdleSinceHint": uint64(epoch.Add(10 * time.Hour).UnixMicro()), // the clock on the wall was set since
 	})
 	f := newFake(t, system.socket, "")
 	f.write("proc/bus/input/devices", strings.Replace(usbMouse, "Phys=usb-0000:00:14.0-2/input0", "Phys=aa:bb", 1)+"\n"+lidSwitch)
@@ -288,14 +288,27 @@ func TestLogind(t *testing.T) {
 	}
 	system.set(logind+" IdleHint", false)
 	system.set(logind+" LidClosed", true)
-	if s := f.look(); f.idle(s.Input) != 0 || s.LidClosed != Yes {
+	s = f.look()
+	if f.idle(s.Input) != 0 || s.LidClosed != Yes || sensor(s, "input").Says != "none for 0s, after logind's idle hint" {
 		t.Errorf("in use, and closed, is seen as %+v", s)
 	}
-	system.set(logind+" IdleHint", nil) // it hangs
+	system.set(logind+" IdleHint", true)
+	since = uptime + time.Hour - 5*time.Second
+	system.set(logind+" IdleSinceHintMonotonic", uint64(since.Microseconds()))
+	f.later(time.Minute)
+	if got := f.idle(f.glance().Input); got != time.Minute {
+		t.Errorf("idle for %v", got)
+	}
+	system.set(logind+" IdleSinceHintMonotonic", uint64((2 * uptime).Microseconds()))
 	if in := f.glance().Input; in.State != Unknown {
-		t.Errorf("who does not answer is believed: %v", in.State)
+		t.Errorf("who is idle since tomorrow is believed: %+v", in)
+	}
+	system.set(logind+" IdleHint", nil) // it hangs
+	if s := f.glance(); s.Input.State != Unknown || sensor(s, "input").Says != "unknown: logind's idle hint: no answer" {
+		t.Errorf("who does not answer is believed: %+v", s.Input)
 	}
 	system.set(logind+" IdleHint", true) // and is back
+	system.set(logind+" IdleSinceHintMonotonic", uint64(since.Microseconds()))
 	if in := f.glance().Input; in.State != Yes {
 		t.Errorf("after it has come back: %v", in.State)
 	}
