@@ -57,6 +57,7 @@ mkdir -p "$to/bin" "$to/stranger" "$to/tests"
 scripts/build.sh "$to/bin"
 go build -ldflags '-s -w' -o "$to/stranger/" ./bench/give ./bench/give/hungry
 go test -c -o "$to/tests/sandbox.test" ./node/sandbox
+go test -c -o "$to/tests/give.test" ./node/give
 go build -ldflags '-s -w' -o "$to/tests/" ./cmd/cellbox ./node/sandbox/testdata/hostile ./node/sandbox/testdata/obedient
 cp scripts/laptop/guest.sh "$to/"
 chroot "$work/root" useradd -m -s /bin/bash ann
@@ -106,18 +107,19 @@ qemu=$!
 cat "$work/monitor.out" >/dev/null &
 exec 3>"$work/monitor.in"
 
-# It says what keys are to be hit; the rest is for who reads this.
-key() {
+# It says what is to be done with its keyboards; the rest is for who reads this.
+monitor() {
 	case $1 in
-	ps2) echo 'device_del usb' >&3 ;;
-	virtio) echo 'device_add virtio-keyboard-pci,id=virtio' >&3 ;;
+	key) echo 'sendkey a' >&3 ;;
+	'unplug usb') echo 'device_del usb' >&3 ;;
+	'plug virtio') echo 'device_add virtio-keyboard-pci,id=virtio' >&3 ;;
 	esac
-	if [ "$1" = virtio ]; then sleep 100; fi # until it has been found, and a minute is over
-	echo 'sendkey a' >&3
 }
-{ tail -n +1 -f --pid="$qemu" "$work/said" & } | tr -d '\r' | while IFS= read -r line; do
+cr=$(printf '\r')
+{ tail -n +1 -f --pid="$qemu" "$work/said" & } | while IFS= read -r line; do # with nothing between that keeps a line back
+	line=${line%"$cr"}
 	case $line in
-	@key*) key "${line#@key }" ;;
+	@*) monitor "${line#@}" ;;
 	*) printf '%s\n' "$line" ;;
 	esac
 done | tee "$work/printed"
