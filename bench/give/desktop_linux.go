@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/celldnet/celld/internal/ctl"
+	"github.com/celldnet/celld/mirror/offer"
 )
 
 // event is something that happens to a machine with a screen, and what giving says of it.
@@ -56,10 +57,7 @@ func (o options) desktop() error {
 	if _, err := donor.ctl("give", "--busy", "100%", "--ram", "30%"); err != nil {
 		return err
 	}
-	if err := donor.until("it gives", func(g ctl.Giving) bool { return g.Running }); err != nil {
-		return err
-	}
-	dir, err := donor.place(what)
+	dir, err := donor.placeSoon(what)
 	if err != nil {
 		return err
 	}
@@ -83,6 +81,26 @@ func (o options) desktop() error {
 	_, gone := os.Stat(dir)
 	row("of the stranger's cell is left after that", fmt.Sprint(gone == nil), "false", os.IsNotExist(gone))
 	return err
+}
+
+// placeSoon is place as soon as the machine gives. One that is emulated may pause again before it has taken the cell up,
+// since somebody on a bus has not answered in time.
+func (m *machine) placeSoon(what offer.Offer) (dir string, err error) {
+	for deadline := time.Now().Add(2 * patience); ; {
+		if err := m.until("it gives", func(g ctl.Giving) bool { return g.Running }); err != nil {
+			return "", err
+		}
+		if dir, err = m.place(what); err == nil || time.Now().After(deadline) {
+			return dir, err
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		g, statusErr := (&ctl.Client{Dir: m.home()}).GiveStatus(ctx)
+		cancel()
+		if statusErr != nil {
+			return "", statusErr
+		}
+		row("an offer was refused, and it was paused", fmt.Sprintf("%v, %q", !g.Running, g.Why), "", true)
+	}
 }
 
 // host prints what holds the limits, what is watched, and what the stranger gets.
