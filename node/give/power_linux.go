@@ -126,14 +126,18 @@ func (m *machine) lid(ctx context.Context) (closed Reading, by string) {
 	if !m.input.hasLid && len(states) == 0 {
 		return Absent, ""
 	}
+	said := Unknown
 	if v, there := m.system.property(ctx, logind, logindPath, logindManager+".LidClosed"); there == Yes {
 		if is, ok := v.(bool); ok && is {
-			return Yes, "logind"
+			said = Yes
 		} else if ok {
-			return No, "logind"
+			said = No
 		}
 	}
-	return Unknown, ""
+	if said = m.lidWas.or(m.now(), said); said == Unknown {
+		return Unknown, ""
+	}
+	return said, "logind"
 }
 
 // NetworkManager's words on whether a network is metered.
@@ -149,12 +153,12 @@ func (m *machine) metered(ctx context.Context) (Reading, string) {
 	v, there := m.system.property(ctx, name, path, name+".Metered")
 	if n, ok := v.(uint32); there == Yes && ok {
 		if n == metered || n == meteredGuess {
-			return Yes, "NetworkManager"
+			return m.netWas.or(m.now(), Yes), "NetworkManager"
 		}
-		return No, "NetworkManager" // also where it says that it does not know: there is no connection then
+		return m.netWas.or(m.now(), No), "NetworkManager" // also where it says that it does not know: there is no connection then
 	}
 	if there != Absent {
-		return Unknown, "NetworkManager"
+		return m.netWas.or(m.now(), Unknown), "NetworkManager"
 	}
 	if m.mobile() {
 		return Yes, "a mobile network"

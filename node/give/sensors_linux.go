@@ -30,6 +30,29 @@ type machine struct {
 	cpu     processors // when they were measured last
 	others  float64    // percent, as was measured then; negative: not yet
 	disk    disks      // at the look before
+	lidWas  answer     // of logind
+	netWas  answer     // of NetworkManager
+}
+
+// answer is what somebody on a bus has said, and when.
+type answer struct {
+	Reading
+	at time.Time
+}
+
+// answerKept is for how long an answer counts when the next one does not come: who is busy for a moment is no reason to
+// pause, and then to wait for a quiet minute.
+const answerKept = 5 * time.Second
+
+// or gives what was just said, or if that is nothing what was said not long before.
+func (a *answer) or(now time.Time, said Reading) Reading {
+	if said != Unknown {
+		*a = answer{said, now}
+	}
+	if age := now.Sub(a.at); a.Reading == "" || age < 0 || age >= answerKept {
+		return Unknown
+	}
+	return a.Reading
 }
 
 // NewSensors gives the sensors of this machine.

@@ -444,9 +444,20 @@ func TestMetered(t *testing.T) {
 			t.Errorf("%d is %v by %q, want %v", value, got, by, want)
 		}
 	}
+	system.set(nm, uint32(2))
+	f.metered(context.Background())
 	system.set(nm, nil)
+	f.later(answerKept - time.Second)
+	if got, by := f.metered(context.Background()); got != No || by != "NetworkManager" {
+		t.Errorf("when it is busy: %v by %q", got, by)
+	}
+	f.later(time.Second)
 	if got, _ := f.metered(context.Background()); got != Unknown {
 		t.Errorf("when it hangs: %v", got)
+	}
+	f.later(-time.Hour) // a clock that was set back is no answer
+	if got, _ := f.metered(context.Background()); got != Unknown {
+		t.Errorf("when it hangs, and the clock was set back: %v", got)
 	}
 	f = newFake(t, "", "")
 	f.write("proc/net/route", "Iface\tDestination\tGateway\nwwan0\t00000000\t0101A8C0\neth0\t0001A8C0\t00000000\n")
@@ -465,6 +476,22 @@ func TestMetered(t *testing.T) {
 		if got, _ := f.metered(context.Background()); got != want {
 			t.Errorf("%v, want %v, with the route %s", got, want, text)
 		}
+	}
+}
+
+// With nothing to pause for it an answer may take its time.
+func TestSlowBus(t *testing.T) {
+	system := startBus(t, map[string]any{"org.freedesktop.NetworkManager Metered": func([]any) any {
+		time.Sleep(2 * busLimit)
+		return uint32(2)
+	}})
+	for limit, want := range map[time.Duration]Reading{lookLimit: No, watchfulLimit: Unknown} {
+		f := newFake(t, system.socket, "")
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		if got, _ := f.metered(ctx); got != want {
+			t.Errorf("within %v: %v, want %v", limit, got, want)
+		}
+		cancel()
 	}
 }
 
