@@ -23,7 +23,7 @@ import (
 )
 
 // patience is how long any step may take that is not measured.
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 // machine is one of a network of machines, with a home cell of its own.
 type machine struct {

@@ -18,8 +18,21 @@ const (
 	mutterPath    = "/org/gnome/Mutter/IdleMonitor/Core"
 )
 
-// busLimit bounds an answer: who does not give one within it has none.
-const busLimit = 200 * time.Millisecond
+// busLimit bounds an answer: who does not give one within it has none. Where there is more time, half of what is left
+// does, up to busMost: with nothing to pause a busy machine is waited for.
+const (
+	busLimit = 200 * time.Millisecond
+	busMost  = time.Second
+)
+
+// answerIn is how long somebody on a bus is waited for.
+func answerIn(ctx context.Context) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return busLimit
+	}
+	return max(min(time.Until(deadline)/2, busMost), busLimit)
+}
 
 // bus is a message bus, which is asked and never starts anything. It connects when it is asked.
 type bus struct {
@@ -43,7 +56,7 @@ func (b *bus) call(ctx context.Context, name, path, method string, result any, a
 	if _, err := os.Stat(b.socket); err != nil {
 		return Absent
 	}
-	ctx, cancel := context.WithTimeout(ctx, busLimit)
+	ctx, cancel := context.WithTimeout(ctx, answerIn(ctx))
 	defer cancel()
 	conn, err := b.open(ctx)
 	if err != nil {

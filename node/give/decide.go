@@ -47,6 +47,8 @@ type Decision struct {
 	Why   string    // it does not run, or that it does: for people
 	Caps  Caps      // with Run
 	Again time.Time // when to look again at the latest
+	// Least is when it can go on at the earliest, if that is known: offers need not come before.
+	Least time.Time
 	// Glance is how often to look meanwhile at what changes from one moment to the next, if something is hosted;
 	// 0: that would change nothing.
 	Glance time.Duration
@@ -80,7 +82,8 @@ func Decide(now time.Time, set Settings, st State, snap Snapshot) Decision {
 	if because, at := against(now, snap, set); because != "" {
 		d.Why, d.Next.Because = because, because
 		if d.Next.Disturbed = at; at.Before(now) { // it is known since when it is quiet
-			d.Again = earliest(at.Add(Quiet), change, set.Until)
+			d.Least = at.Add(Quiet)
+			d.Again = earliest(d.Again, d.Least)
 		} else if crowded(snap.Load, set) { // that it is over nobody says later
 			d.Glance = LoadEvery
 		}
@@ -88,7 +91,8 @@ func Decide(now time.Time, set Settings, st State, snap Snapshot) Decision {
 	}
 	if left := st.Disturbed.Add(Quiet).Sub(now); !st.Disturbed.IsZero() && left > 0 {
 		d.Why = fmt.Sprintf("waiting for a quiet minute: %s", st.Because)
-		d.Again, d.Glance = earliest(d.Again, now.Add(left)), LoadEvery
+		d.Least = now.Add(left)
+		d.Again, d.Glance = earliest(d.Again, d.Least), LoadEvery
 		return d
 	}
 	d.Run, d.Why, d.Caps, d.Glance, d.Next = true, "", capsOf(set, snap.Load), InputEvery, State{Running: true}
@@ -103,9 +107,11 @@ func against(now time.Time, s Snapshot, set Settings) (string, time.Time) {
 	because := ""
 	switch l := s.Load; {
 	case s.Input.State == Unknown:
-		because = "nobody can say whether somebody is at this machine"
+		because = "nobody can say whether somebody is at this machine" + colon(s.Input.Why)
+	case s.Input.State != Absent && now.Sub(s.Input.Last) < Quiet && s.Input.Unseen:
+		return "somebody may be at this machine" + colon(s.Input.Why), s.Input.Last
 	case s.Input.State != Absent && now.Sub(s.Input.Last) < Quiet:
-		return "somebody is at this machine", s.Input.Last
+		return "somebody is at this machine" + colon(s.Input.Why), s.Input.Last
 	case s.LidClosed == Yes:
 		because = "the lid is closed"
 	case s.LidClosed == Unknown:
@@ -134,6 +140,14 @@ func against(now time.Time, s Snapshot, set Settings) (string, time.Time) {
 		because = fmt.Sprintf("others keep a disk busy for %.0f %% of the time", l.DiskBusy)
 	}
 	return because, now
+}
+
+// colon sets the reason of something behind it.
+func colon(why string) string {
+	if why == "" {
+		return ""
+	}
+	return ": " + why
 }
 
 // capsOf gives what may be used: what the owner allows, and never what others need.

@@ -427,6 +427,9 @@ func (g *Giver) Status(ctx context.Context) (Report, error) {
 		if g.hosted != nil {
 			g.rows = g.hosted.Rows(ctx)
 		}
+		if g.On() && !g.watchful() && time.Since(g.glanced) >= LoadEvery { // nobody has looked since the last time
+			g.glance(ctx)
+		}
 		g.measure()
 		r.Rows = g.rows
 		g.mu.Lock()

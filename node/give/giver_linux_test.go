@@ -2,14 +2,12 @@ package give
 
 import (
 	"context"
-	"os"
-	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.uber.org/zap"
-	"golang.org/x/sys/unix"
 )
 
 // pausing tells when what is hosted is paused.
@@ -20,7 +18,7 @@ type pausing struct {
 }
 
 func (p *pausing) Pause(ctx context.Context, why string) error {
-	if why == "somebody is at this machine" {
+	if strings.HasPrefix(why, "somebody ") {
 		select {
 		case p.paused <- time.Now():
 		default:
@@ -40,12 +38,7 @@ func (p *pausing) Resume(context.Context) error {
 // From a key to the pause, by the clock, with the real sensors and a pipe for a keyboard.
 func TestInputToPause(t *testing.T) {
 	f := newFake(t, "", "")
-	f.write("proc/bus/input/devices", keyboard)
-	f.write("dev/input/.keep", "")
-	path := filepath.Join(f.root, "dev/input/event3")
-	if err := unix.Mkfifo(path, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	write := f.plug()
 	var ahead atomic.Int64 // of the real clock: nobody waits for the quiet minute
 	now := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
 	m := newMachine(f.roots, zap.NewNop(), now)
@@ -58,11 +51,6 @@ func TestInputToPause(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.host(Row{CID: someCell})
-	kernel, err := os.OpenFile(path, os.O_WRONLY, 0) // when it is being read
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer kernel.Close()
 	worst := time.Duration(0)
 	for range 3 {
 		<-h.paused // for who was there
@@ -70,9 +58,7 @@ func TestInputToPause(t *testing.T) {
 		g.Changed()
 		<-h.ran
 		begin := time.Now()
-		if _, err := kernel.Write(make([]byte, 24)); err != nil {
-			t.Fatal(err)
-		}
+		write(eventOf(monotonic(), evKey, keyDown))
 		at := <-h.paused
 		worst = max(worst, at.Sub(begin))
 		h.paused <- at

@@ -339,6 +339,33 @@ func TestGiverLooksForAnOffer(t *testing.T) {
 	})
 }
 
+// Nor while it is paused: who asks how it stands is told how it stands, not how it stood half a minute ago.
+func TestGiverLooksForTheOwner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, t.TempDir())
+		defer r.Stop()
+		r.change(func(s *Settings) { s.On = true })
+		time.Sleep(10 * time.Second)
+		r.sensors.touch()
+		time.Sleep(5 * time.Second)
+		if s := r.status(); s.Decision.Run || s.Snapshot.Input.State != Yes {
+			t.Errorf("with somebody at the machine: %+v, %+v", s.Decision, s.Snapshot.Input)
+		}
+		for range 10 { // whoever asks again and again does not have it look again and again
+			r.status()
+		}
+		if looks, glances := r.sensors.counts(); looks != 1 || glances != 1 {
+			t.Errorf("it looked %d times at everything, and glanced %d times", looks, glances)
+		}
+		r.change(func(s *Settings) { s.On = false })
+		time.Sleep(time.Minute)
+		r.status()
+		if _, glances := r.sensors.counts(); glances != 1 {
+			t.Errorf("it looks although giving is off")
+		}
+	})
+}
+
 func TestGiverStops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()

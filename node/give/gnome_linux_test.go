@@ -29,7 +29,7 @@ func TestRealGNOME(t *testing.T) {
 		idle, there = w.askGNOME(context.Background())
 		return there == Yes && idle >= time.Second
 	})
-	if by := w.findDesktop(); by != byGNOME {
+	if by := w.findDesktop(context.Background()); by != byGNOME {
 		t.Errorf("the desktop is asked by %q", by)
 	}
 

@@ -3,6 +3,7 @@ package give
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"maps"
@@ -13,7 +14,6 @@ import (
 	"time"
 
 	"github.com/godbus/dbus/v5"
-	"golang.org/x/sys/unix"
 )
 
 // inputWatch watches for input, by whatever of this there is, finest first: the devices themselves, their
@@ -22,13 +22,17 @@ import (
 type inputWatch struct {
 	roots
 	now             func() time.Time
+	mono            func() time.Duration // CLOCK_MONOTONIC
+	timed           func(fd int) bool    // has a device tell that time of its events; false: it does not
 	system, session *bus
 
 	opened  map[string]*inputDevice // by event name
 	hasLid  bool
-	last    time.Time // of input, or when the watching began
-	state   Reading   // Absent, Unknown, or Yes: watched
-	sources []string  // that are in use, for people
+	last    Input    // when there was input last, or may have been
+	state   Reading  // Absent, Unknown, or Yes: watched
+	sources []string // that are in use, for people
+	broken  []string // what keeps devices from being read that could be, for people
+	blind   string   // why nobody can say, with Unknown
 
 	lines  []string // of the interrupts to watch: parts of their names
 	counts map[string]uint64
@@ -37,41 +41,43 @@ type inputWatch struct {
 	coarse bool   // logind's word is needed, for want of a finer one
 }
 
-// inputDevice is a device that can be read: what comes of it is thrown away.
-type inputDevice struct {
-	fd int
-}
-
 // scan finds out what there is to watch, and by what. It is done now and then, since devices come and go.
-func (w *inputWatch) scan() {
+func (w *inputWatch) scan(ctx context.Context) {
 	text, err := readLimited(filepath.Join(w.proc, "bus", "input", "devices"), maxDevices)
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // a kernel without input
-		w.reset(Absent)
+		w.reset(Absent, "")
 		return
 	case err != nil:
-		w.reset(Unknown)
+		w.reset(Unknown, err.Error())
 		return
 	}
-	if w.last.IsZero() {
-		w.last = w.now() // what was before is not known
+	if w.last.Last.IsZero() {
+		w.maybe(w.now(), "the watching began") // what was before is not known
 	}
-	was := w.lines
-	w.state, w.lines, w.sources, w.hasLid = Absent, nil, nil, false
-	w.desk, w.coarse = w.findDesktop(), false
+	w.state, w.lines, w.sources, w.hasLid, w.broken, w.blind = Absent, nil, nil, false, nil, ""
+	w.desk, w.coarse = w.findDesktop(ctx), false
+	interrupts, _ := w.readInterrupts() // nil: nothing is watched by them
 	found := map[string]bool{}
 	for _, d := range parseDevices(text) {
 		w.hasLid = w.hasLid || d.Lid
 		if !d.Human {
 			continue
 		}
-		if d.Event != "" && w.open(d.Event) {
+		err := fmt.Errorf("%q has no event device", d.Name)
+		if d.Event != "" {
+			err = w.open(d)
+		}
+		if err == nil {
 			found[d.Event] = true
 			w.watchedBy("input devices")
 			continue
 		}
+		if d.Event != "" && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
+			w.broken = append(w.broken, err.Error())
+		}
 		if !d.Virtual { // what a program makes up is a copy of what people do, or of nothing
-			w.cover(d)
+			w.cover(ctx, d, interrupts, err)
 		}
 	}
 	for _, name := range slices.Collect(maps.Keys(w.opened)) {
@@ -82,14 +88,14 @@ func (w *inputWatch) scan() {
 	if w.desk != "" {
 		w.watchedBy(w.desk)
 	}
-	if !slices.Equal(was, w.lines) {
-		w.counts = nil
-	}
 }
 
-func (w *inputWatch) reset(to Reading) {
+func byInterrupts(part string) string { return part + " interrupts" }
+
+func (w *inputWatch) reset(to Reading, why string) {
 	w.close()
-	w.state, w.lines, w.sources, w.desk, w.coarse = to, nil, nil, "", false
+	w.state, w.blind, w.sources, w.broken, w.desk, w.coarse = to, why, nil, nil, "", false
+	w.lines, w.counts = nil, nil
 }
 
 func (w *inputWatch) watchedBy(source string) {
@@ -101,34 +107,39 @@ func (w *inputWatch) watchedBy(source string) {
 	}
 }
 
-// cover finds something else to watch a device by that cannot be read.
-func (w *inputWatch) cover(d device) {
+// cover finds something else to watch a device by that cannot be read, for the reason err.
+func (w *inputWatch) cover(ctx context.Context, d device, interrupts map[string]uint64, err error) {
 	parts, coarse := interruptsOf(d)
 	if coarse && w.desk != "" {
 		w.watchedBy("")
 		return
 	}
-	interrupts := w.readInterrupts()
-	for _, part := range parts {
+	watched := false
+	for _, part := range parts { // of several the device does not say which are its own
 		for line := range interrupts {
-			if !strings.Contains(line, part) {
-				continue
+			if strings.Contains(line, part) {
+				if !slices.Contains(w.lines, part) {
+					w.lines = append(w.lines, part)
+				}
+				w.watchedBy(byInterrupts(part))
+				watched = true
+				break
 			}
-			if !slices.Contains(w.lines, part) {
-				w.lines = append(w.lines, part)
-			}
-			w.watchedBy(part + " interrupts")
-			return
 		}
 	}
 	switch {
+	case watched:
 	case w.desk != "":
 		w.watchedBy("")
-	case w.askLogind(context.Background()).State == Yes:
+	case w.coarse:
+	case w.askLogind(ctx).State == Yes:
 		w.coarse = true
-		w.watchedBy("logind's idle hint")
+		w.watchedBy(byLogind)
 	default:
 		w.state = Unknown
+		if w.blind == "" {
+			w.blind = err.Error() + "; nothing else tells of it"
+		}
 	}
 }
 
@@ -139,7 +150,7 @@ func interruptsOf(d device) (parts []string, coarse bool) {
 	case strings.HasPrefix(d.Phys, "isa0060/"):
 		return []string{"i8042"}, false
 	case strings.HasPrefix(d.Phys, "usb-"): // a disk there looks like somebody
-		return []string{"xhci_hcd", "ehci_hcd", "uhci_hcd", "ohci_hcd", "dwc2", "dwc3"}, true
+		return []string{"xhci_hcd", "xhci-hcd", "ehci_hcd", "uhci_hcd", "ohci_hcd", "dwc2", "dwc3"}, true
 	case strings.HasPrefix(d.Phys, "i2c-"):
 		first, _, _ := strings.Cut(d.Name, " ")
 		return []string{first}, false
@@ -149,62 +160,96 @@ func interruptsOf(d device) (parts []string, coarse bool) {
 
 // look sees whether there was input since the look before.
 func (w *inputWatch) look(ctx context.Context) Input {
-	now := w.now()
-	for name, d := range w.opened {
-		came, err := d.drain()
-		if came {
-			w.last = now
-		}
-		if err != nil {
-			w.drop(name) // unplugged; the next scan says what there is
-			w.last = now
-		}
-	}
-	if len(w.lines) > 0 {
-		w.lookAtInterrupts(now)
+	w.lookAtDevices()
+	if err := w.lookAtInterrupts(); err != nil {
+		return Input{State: Unknown, Why: err.Error()}
 	}
 	if w.desk != "" {
 		idle, there := w.askDesktop(ctx)
 		if there != Yes {
-			return Input{State: Unknown}
+			return Input{State: Unknown, Why: w.desk + ": no answer"}
 		}
-		w.lastAt(now.Add(-idle))
+		w.saw(w.now().Add(-idle), w.desk)
 	}
 	if w.coarse {
 		in := w.askLogind(ctx)
 		if in.State != Yes {
 			return in
 		}
-		w.lastAt(in.Last)
+		w.saw(in.Last, in.Why)
 	}
-	return Input{State: w.state, Last: w.last}
+	switch w.state {
+	case Unknown:
+		return Input{State: Unknown, Why: w.blind}
+	case Absent:
+		return Input{State: Absent}
+	}
+	return Input{State: w.state, Last: w.last.Last, Why: w.last.Why, Unseen: w.last.Unseen}
 }
 
-func (w *inputWatch) lastAt(t time.Time) {
-	if t.After(w.last) {
-		w.last = t
+// saw notes that there was input at a moment, as by says.
+func (w *inputWatch) saw(at time.Time, by string) {
+	if !at.Before(w.last.Last) {
+		w.last = Input{Last: at, Why: by}
 	}
 }
 
-func (w *inputWatch) lookAtInterrupts(now time.Time) {
-	counts := map[string]uint64{}
-	for line, n := range w.readInterrupts() {
-		if slices.ContainsFunc(w.lines, func(part string) bool { return strings.Contains(line, part) }) {
-			counts[line] = n
-		}
+// maybe notes that there may have been input up to a moment, and why nobody knows.
+func (w *inputWatch) maybe(at time.Time, why string) {
+	if !at.Before(w.last.Last) {
+		w.last = Input{Last: at, Why: why, Unseen: true}
 	}
-	if w.counts != nil && !maps.Equal(counts, w.counts) {
-		w.last = now
-	}
-	w.counts = counts
 }
 
-func (w *inputWatch) readInterrupts() map[string]uint64 {
-	text, err := readLimited(filepath.Join(w.proc, "interrupts"), maxDevices)
-	if err != nil {
+// lookAtInterrupts sees whether any of those have come that are watched.
+func (w *inputWatch) lookAtInterrupts() error {
+	before := w.counts
+	w.counts = nil
+	if len(w.lines) == 0 {
 		return nil
 	}
-	return parseInterrupts(text)
+	all, err := w.readInterrupts()
+	if err != nil {
+		return err
+	}
+	now := w.now()
+	w.counts = map[string]uint64{}
+	for line, n := range all {
+		part := w.partOf(line)
+		if part == "" {
+			continue
+		}
+		w.counts[line] = n
+		switch was, counted := before[line]; {
+		case !counted:
+			w.maybe(now, "the counting of "+byInterrupts(part)+" began")
+		case was != n:
+			w.saw(now, byInterrupts(part))
+		}
+	}
+	for line := range before {
+		if _, counts := w.counts[line]; !counts && w.partOf(line) != "" {
+			w.maybe(now, byInterrupts(w.partOf(line))+" are counted no more")
+		}
+	}
+	return nil
+}
+
+// partOf gives the part of an interrupt's name by which it is watched; "": it is not.
+func (w *inputWatch) partOf(line string) string {
+	i := slices.IndexFunc(w.lines, func(part string) bool { return strings.Contains(line, part) })
+	if i < 0 {
+		return ""
+	}
+	return w.lines[i]
+}
+
+func (w *inputWatch) readInterrupts() (map[string]uint64, error) {
+	text, err := readLimited(filepath.Join(w.proc, "interrupts"), maxDevices)
+	if err != nil {
+		return nil, err
+	}
+	return parseInterrupts(text), nil
 }
 
 // byGNOME is what GNOME's idle time is called.
@@ -228,8 +273,7 @@ func findScreens(sockets, runtime string, getenv func(string) string, now func()
 }
 
 // findDesktop finds what knows for how long nobody has touched anything at this machine's seat.
-func (w *inputWatch) findDesktop() string {
-	ctx := context.Background()
+func (w *inputWatch) findDesktop(ctx context.Context) string {
 	mine, display := w.ownSeat(ctx)
 	if !mine {
 		return ""
@@ -303,45 +347,33 @@ func (w *inputWatch) ownSeat(ctx context.Context) (mine bool, display string) {
 	return ok && int(uid) == os.Getuid(), display
 }
 
+// byLogind is what its word is called.
+const byLogind = "logind's idle hint"
+
 // askLogind gives what logind knows: that all sessions are idle, and since when. That one is not may mean
 // that nobody has told it for minutes.
 func (w *inputWatch) askLogind(ctx context.Context) Input {
+	unknown := Input{State: Unknown, Why: byLogind + ": no answer"}
 	v, there := w.system.property(ctx, logind, logindPath, logindManager+".IdleHint")
 	idle, ok := v.(bool)
 	if there != Yes || !ok {
-		return Input{State: Unknown}
+		return unknown
 	}
 	if !idle {
-		return Input{State: Yes, Last: w.now()}
+		return Input{State: Yes, Last: w.now(), Why: byLogind}
 	}
-	v, there = w.system.property(ctx, logind, logindPath, logindManager+".IdleSinceHint")
-	since, ok := v.(uint64)
-	if there != Yes || !ok {
-		return Input{State: Unknown}
+	v, there = w.system.property(ctx, logind, logindPath, logindManager+".IdleSinceHintMonotonic")
+	since, ok := v.(uint64) // microseconds; the clock on the wall jumps
+	now, mono := w.now(), w.mono()
+	if there != Yes || !ok || since > uint64(mono.Microseconds()) {
+		return unknown
 	}
-	return Input{State: Yes, Last: time.UnixMicro(int64(since))}
+	return Input{State: Yes, Last: now.Add(time.Duration(since)*time.Microsecond - mono), Why: byLogind}
 }
 
-// by names the sources that are in use.
-func (w *inputWatch) by() string { return strings.Join(w.sources, ", ") }
-
-// open opens a device, unless it is open, and reports whether it can be read.
-func (w *inputWatch) open(event string) bool {
-	if w.opened[event] != nil {
-		return true
-	}
-	fd, err := unix.Open(filepath.Join(w.dev, "input", event), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return false
-	}
-	w.opened[event] = &inputDevice{fd: fd}
-	w.last = w.now() // what was before is not known
-	return true
-}
-
-func (w *inputWatch) drop(event string) {
-	unix.Close(w.opened[event].fd)
-	delete(w.opened, event)
+// by names the sources that are in use, and what keeps finer ones from it.
+func (w *inputWatch) by() string {
+	return strings.Join(slices.Concat([]string{strings.Join(w.sources, ", ")}, w.broken), "; ")
 }
 
 func (w *inputWatch) close() {
@@ -349,27 +381,6 @@ func (w *inputWatch) close() {
 	for _, name := range slices.Collect(maps.Keys(w.opened)) {
 		w.drop(name)
 	}
-}
-
-// maxDrains bounds the reads of one look: a mouse that never stops does not stop the looking.
-const maxDrains = 64
-
-// drain reads what has come, and reports whether anything has.
-func (d *inputDevice) drain() (came bool, err error) {
-	var buf [4096]byte
-	for range maxDrains {
-		n, err := unix.Read(d.fd, buf[:])
-		switch {
-		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
-			return came, nil
-		case err != nil:
-			return came, err
-		case n == 0:
-			return came, nil
-		}
-		came = true
-	}
-	return came, nil
 }
 
 // readLimited reads a file of the kernel's, up to limit bytes of it.

@@ -78,12 +78,12 @@ func powerOf(all []supply) (onBattery Reading, percent float64) {
 	for _, s := range all {
 		switch {
 		case s.battery():
-			// Without a plug that tells, a battery that does not discharge is being fed.
-			known = known && (s.status == "Charging" || s.status == "Full" || s.status == "Not charging")
 			if s.present == 0 { // an empty bay
 				continue
 			}
 			batteries++
+			// Without a plug that tells, a battery that does not discharge is being fed.
+			known = known && (s.status == "Charging" || s.status == "Full" || s.status == "Not charging")
 			if s.status == "Discharging" {
 				discharging++
 			}
@@ -106,7 +106,7 @@ func powerOf(all []supply) (onBattery Reading, percent float64) {
 	return Unknown, percent
 }
 
-// lid says whether the lid is closed: by logind, else by ACPI. One that is there and tells nobody is
+// lid says whether the lid is closed: by ACPI, else by logind. One that is there and tells nobody is
 // unknown.
 func (m *machine) lid(ctx context.Context) (closed Reading, by string) {
 	states, _ := filepath.Glob(filepath.Join(m.proc, "acpi", "button", "lid", "*", "state"))
@@ -126,14 +126,18 @@ func (m *machine) lid(ctx context.Context) (closed Reading, by string) {
 	if !m.input.hasLid && len(states) == 0 {
 		return Absent, ""
 	}
+	said := Unknown
 	if v, there := m.system.property(ctx, logind, logindPath, logindManager+".LidClosed"); there == Yes {
 		if is, ok := v.(bool); ok && is {
-			return Yes, "logind"
+			said = Yes
 		} else if ok {
-			return No, "logind"
+			said = No
 		}
 	}
-	return Unknown, ""
+	if said = m.lidWas.or(m.now(), said); said == Unknown {
+		return Unknown, ""
+	}
+	return said, "logind"
 }
 
 // NetworkManager's words on whether a network is metered.
@@ -149,12 +153,12 @@ func (m *machine) metered(ctx context.Context) (Reading, string) {
 	v, there := m.system.property(ctx, name, path, name+".Metered")
 	if n, ok := v.(uint32); there == Yes && ok {
 		if n == metered || n == meteredGuess {
-			return Yes, "NetworkManager"
+			return m.netWas.or(m.now(), Yes), "NetworkManager"
 		}
-		return No, "NetworkManager" // also where it says that it does not know: there is no connection then
+		return m.netWas.or(m.now(), No), "NetworkManager" // also where it says that it does not know: there is no connection then
 	}
 	if there != Absent {
-		return Unknown, "NetworkManager"
+		return m.netWas.or(m.now(), Unknown), "NetworkManager"
 	}
 	if m.mobile() {
 		return Yes, "a mobile network"
@@ -162,21 +166,39 @@ func (m *machine) metered(ctx context.Context) (Reading, string) {
 	return Absent, ""
 }
 
-// mobile says whether the default route goes through a modem.
+// mobile says whether a default route goes through a modem.
 func (m *machine) mobile() bool {
-	routes, err := os.ReadFile(filepath.Join(m.proc, "net", "route"))
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(routes)) {
-		f := strings.Fields(line)
-		if len(f) < 2 || f[1] != "00000000" || filepath.Base(f[0]) != f[0] {
+	for _, file := range []string{"route", "ipv6_route"} {
+		routes, err := os.ReadFile(filepath.Join(m.proc, "net", file))
+		if err != nil {
 			continue
 		}
-		kind, err := os.ReadFile(filepath.Join(m.sys, "class", "net", f[0], "uevent"))
-		if err == nil && strings.Contains(string(kind), "DEVTYPE=wwan") {
-			return true
+		for line := range strings.Lines(string(routes)) {
+			if by := defaultBy(strings.Fields(line)); by != "" && m.isModem(by) {
+				return true
+			}
 		}
 	}
 	return false
+}
+
+// defaultBy gives the interface of a default route, of which the kernel tells in one of two forms: by version 4 of
+// the protocol it begins with that, by version 6 it ends with it. "": it is another route.
+func defaultBy(route []string) string {
+	const four, six = "00000000", "00000000000000000000000000000000"
+	switch {
+	case len(route) == 10 && route[0] == six && route[1] == "00":
+		return route[9]
+	case len(route) > 1 && len(route) != 10 && route[1] == four:
+		return route[0]
+	}
+	return ""
+}
+
+func (m *machine) isModem(name string) bool {
+	if filepath.Base(name) != name {
+		return false
+	}
+	kind, err := os.ReadFile(filepath.Join(m.sys, "class", "net", name, "uevent"))
+	return err == nil && strings.Contains(string(kind), "DEVTYPE=wwan")
 }

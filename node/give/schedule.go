@@ -161,7 +161,7 @@ func (s Schedule) At(now time.Time) (in bool, change time.Time) {
 	in = s.contains(now)
 	// All changes are at a beginning or an end within the eight days around now.
 	for day := -1; day <= 8; day++ {
-		date := time.Date(now.Year(), now.Month(), now.Day()+day, 0, 0, 0, 0, now.Location())
+		date := dateOf(now, day)
 		for _, sp := range s.spans {
 			if !sp.days[date.Weekday()] {
 				continue
@@ -180,7 +180,7 @@ func (s Schedule) At(now time.Time) (in bool, change time.Time) {
 func (s Schedule) contains(t time.Time) bool {
 	for _, sp := range s.spans {
 		for _, day := range []int{-1, 0} {
-			date := time.Date(t.Year(), t.Month(), t.Day()+day, 0, 0, 0, 0, t.Location())
+			date := dateOf(t, day)
 			if !sp.days[date.Weekday()] {
 				continue
 			}
@@ -190,6 +190,11 @@ func (s Schedule) contains(t time.Time) bool {
 		}
 	}
 	return false
+}
+
+// dateOf gives the date that is so many days after that of a time: its noon, since summer time may begin at midnight.
+func dateOf(t time.Time, days int) time.Time {
+	return time.Date(t.Year(), t.Month(), t.Day()+days, 12, 0, 0, 0, t.Location())
 }
 
 // times gives the span of a date, whatever summer time does to it.

@@ -30,6 +30,29 @@ type machine struct {
 	cpu     processors // when they were measured last
 	others  float64    // percent, as was measured then; negative: not yet
 	disk    disks      // at the look before
+	lidWas  answer     // of logind
+	netWas  answer     // of NetworkManager
+}
+
+// answer is what somebody on a bus has said, and when.
+type answer struct {
+	Reading
+	at time.Time
+}
+
+// answerKept is for how long an answer counts when the next one does not come: who is busy for a moment is no reason to
+// pause, and then to wait for a quiet minute.
+const answerKept = 5 * time.Second
+
+// or gives what was just said, or if that is nothing what was said not long before.
+func (a *answer) or(now time.Time, said Reading) Reading {
+	if said != Unknown {
+		*a = answer{said, now}
+	}
+	if age := now.Sub(a.at); a.Reading == "" || age < 0 || age >= answerKept {
+		return Unknown
+	}
+	return a.Reading
 }
 
 // NewSensors gives the sensors of this machine.
@@ -53,14 +76,17 @@ func runtimeDir() string {
 
 func newMachine(r roots, log *zap.Logger, now func() time.Time) *machine {
 	m := &machine{roots: r, log: log, now: now, system: newBus(r.systemBus), session: newBus(r.sessionBus)}
-	m.input = &inputWatch{roots: r, now: now, system: m.system, session: m.session, opened: map[string]*inputDevice{}}
+	m.input = &inputWatch{
+		roots: r, now: now, mono: monotonic, timed: monotonicEvents, system: m.system, session: m.session,
+		opened: map[string]*inputDevice{},
+	}
 	return m
 }
 
 // Look sees everything.
 func (m *machine) Look(ctx context.Context, ours Usage) Snapshot {
 	s := Snapshot{At: m.now()}
-	m.input.scan()
+	m.input.scan(ctx)
 	s.Input = m.input.look(ctx)
 	var lid, power, net string
 	s.LidClosed, lid = m.lid(ctx)
@@ -100,10 +126,8 @@ func (m *machine) Glance(ctx context.Context, ours func() Usage, s Snapshot) Sna
 // says gives, for people, what was seen of something at a moment.
 func (s *Snapshot) says(of string, at time.Time) string {
 	switch l := s.Load; {
-	case of == "input" && s.Input.State == Yes:
-		return "none for " + at.Sub(s.Input.Last).Round(time.Second).String()
 	case of == "input":
-		return string(s.Input.State)
+		return s.Input.says(at)
 	case of == "lid":
 		return map[Reading]string{Yes: "closed", No: "open", Absent: "none", Unknown: "unknown"}[s.LidClosed]
 	case of == "battery":

@@ -13,7 +13,6 @@ import (
 	"github.com/godbus/dbus/v5"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
-	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -124,9 +123,14 @@ func newFake(t *testing.T, system, session string) *fakeMachine {
 		proc: filepath.Join(f.root, "proc"), sys: filepath.Join(f.root, "sys"), dev: filepath.Join(f.root, "dev"),
 		systemBus: system, sessionBus: session,
 	}, zap.NewNop(), func() time.Time { return f.now })
+	f.input.mono = func() time.Duration { return f.now.Sub(epoch) + uptime }
+	f.input.timed = func(int) bool { return true }
 	t.Cleanup(f.Close)
 	return f
 }
+
+// uptime is the clock's time since the machine was started, at the epoch.
+const uptime = 1000 * time.Hour
 
 func (f *fakeMachine) write(name, text string) {
 	f.t.Helper()
@@ -224,6 +228,7 @@ func TestCoverage(t *testing.T) {
 	}{
 		{usbMouse, "xhci_hcd interrupts", Yes},
 		{touchpad, "ELAN0501:00 interrupts", Yes},
+		{strings.Replace(usbMouse, "H: Handlers=mouse0 event7\n", "", 1), "xhci_hcd interrupts", Yes}, // it has no file
 		{keyboard + "\n" + usbMouse, "i8042 interrupts, xhci_hcd interrupts", Yes},
 		{strings.Replace(touchpad, "0501", "0777", 2), "", Unknown}, // nothing tells of it
 		{keyboard + "\n" + strings.Replace(usbMouse, "Phys=usb-0000:00:14.0-2/input0", "Phys=aa:bb:cc", 1), "i8042 interrupts", Unknown},
@@ -236,45 +241,40 @@ func TestCoverage(t *testing.T) {
 	}
 }
 
-// A pipe stands for the device's file.
-func TestInputDevice(t *testing.T) {
+// A mouse may be plugged into any controller of USB; one whose interrupts are counted since now was not watched before.
+func TestInterruptsOfUSB(t *testing.T) {
 	f := newFake(t, "", "")
+	count := func(xhci, ehci string) {
+		f.write("proc/interrupts", countsOf("0", xhci)+" 23:  "+ehci+"  0  IR-IO-APIC  23-fasteoi  ehci_hcd:usb1\n")
+	}
+	count("5", "5")
 	f.write("proc/bus/input/devices", keyboard)
-	f.write("dev/input/.keep", "")
-	path := filepath.Join(f.root, "dev/input/event3")
-	if err := unix.Mkfifo(path, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	f.look()
+	f.later(time.Hour)
+	f.write("proc/bus/input/devices", keyboard+"\n"+usbMouse)
 	s := f.look()
-	if got := sensor(s, "input").By; got != "input devices" {
-		t.Errorf("seen by %q", got)
+	if f.idle(s.Input) != 0 || !s.Input.Unseen || s.Input.Why != "the counting of xhci_hcd interrupts began" && s.Input.Why != "the counting of ehci_hcd interrupts began" {
+		t.Errorf("when it is plugged in: %+v", s.Input)
 	}
-	kernel, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer kernel.Close()
-	f.later(time.Minute)
-	if got := f.idle(f.glance().Input); got != time.Minute {
-		t.Errorf("idle for %v", got)
-	}
-	if _, err := kernel.Write(make([]byte, 24)); err != nil {
-		t.Fatal(err)
-	}
-	if got := f.idle(f.glance().Input); got != 0 {
-		t.Errorf("an event is not seen: idle for %v", got)
+	for _, c := range []struct{ xhci, ehci, why string }{{"6", "5", "xhci_hcd interrupts"}, {"6", "6", "ehci_hcd interrupts"}} {
+		f.later(time.Hour)
+		count(c.xhci, c.ehci)
+		if in := f.glance().Input; f.idle(in) != 0 || in.Unseen || in.Why != c.why {
+			t.Errorf("%+v, want %s", in, c.why)
+		}
 	}
 	f.later(time.Minute)
-	f.write("proc/bus/input/devices", "") // unplugged
-	if s := f.look(); s.Input.State != Absent || len(f.input.opened) != 0 {
-		t.Errorf("after it was unplugged: %v, %d open", s.Input.State, len(f.input.opened))
+	os.Remove(filepath.Join(f.root, "proc/interrupts"))
+	if in := f.glance().Input; in.State != Unknown || !strings.HasSuffix(in.Why, "proc/interrupts: no such file or directory") {
+		t.Errorf("without /proc/interrupts: %+v", in)
 	}
 }
 
 func TestLogind(t *testing.T) {
-	since := epoch.Add(-time.Hour)
+	since := uptime - time.Hour
 	system := startBus(t, map[string]any{
-		logind + " IdleHint": true, logind + " IdleSinceHint": uint64(since.UnixMicro()), logind + " LidClosed": false,
+		logind + " IdleHint": true, logind + " IdleSinceHintMonotonic": uint64(since.Microseconds()), logind + " LidClosed": false,
+		logind + " IdleSinceHint": uint64(epoch.Add(10 * time.Hour).UnixMicro()), // the clock on the wall was set since
 	})
 	f := newFake(t, system.socket, "")
 	f.write("proc/bus/input/devices", strings.Replace(usbMouse, "Phys=usb-0000:00:14.0-2/input0", "Phys=aa:bb", 1)+"\n"+lidSwitch)
@@ -288,14 +288,27 @@ func TestLogind(t *testing.T) {
 	}
 	system.set(logind+" IdleHint", false)
 	system.set(logind+" LidClosed", true)
-	if s := f.look(); f.idle(s.Input) != 0 || s.LidClosed != Yes {
+	s = f.look()
+	if f.idle(s.Input) != 0 || s.LidClosed != Yes || sensor(s, "input").Says != "none for 0s, after logind's idle hint" {
 		t.Errorf("in use, and closed, is seen as %+v", s)
 	}
-	system.set(logind+" IdleHint", nil) // it hangs
+	system.set(logind+" IdleHint", true)
+	since = uptime + time.Hour - 5*time.Second
+	system.set(logind+" IdleSinceHintMonotonic", uint64(since.Microseconds()))
+	f.later(time.Minute)
+	if got := f.idle(f.glance().Input); got != time.Minute {
+		t.Errorf("idle for %v", got)
+	}
+	system.set(logind+" IdleSinceHintMonotonic", uint64((2 * uptime).Microseconds()))
 	if in := f.glance().Input; in.State != Unknown {
-		t.Errorf("who does not answer is believed: %v", in.State)
+		t.Errorf("who is idle since tomorrow is believed: %+v", in)
+	}
+	system.set(logind+" IdleHint", nil) // it hangs
+	if s := f.glance(); s.Input.State != Unknown || sensor(s, "input").Says != "unknown: logind's idle hint: no answer" {
+		t.Errorf("who does not answer is believed: %+v", s.Input)
 	}
 	system.set(logind+" IdleHint", true) // and is back
+	system.set(logind+" IdleSinceHintMonotonic", uint64(since.Microseconds()))
 	if in := f.glance().Input; in.State != Yes {
 		t.Errorf("after it has come back: %v", in.State)
 	}
@@ -405,6 +418,7 @@ func TestBattery(t *testing.T) {
 		"empty bay":     {map[string]string{"AC/type": "Mains", "AC/online": "1", "BAT1/type": "Battery", "BAT1/present": "0"}, Absent, -1},
 		"no plug":       {map[string]string{"BAT0/type": "Battery", "BAT0/status": "Full", "BAT0/capacity": "100"}, No, 100},
 		"says nothing":  {map[string]string{"BAT0/type": "Battery", "BAT0/status": "Unknown"}, Unknown, -1},
+		"bay, no plug":  {map[string]string{"BAT0/type": "Battery", "BAT0/status": "Full", "BAT0/capacity": "100", "BAT1/type": "Battery", "BAT1/present": "0"}, No, 100},
 		"UPS":           {map[string]string{"ups/type": "UPS", "ups/status": "Discharging", "ups/capacity": "70"}, Yes, 70},
 	} {
 		f := newFake(t, "", "")
@@ -430,15 +444,54 @@ func TestMetered(t *testing.T) {
 			t.Errorf("%d is %v by %q, want %v", value, got, by, want)
 		}
 	}
+	system.set(nm, uint32(2))
+	f.metered(context.Background())
 	system.set(nm, nil)
+	f.later(answerKept - time.Second)
+	if got, by := f.metered(context.Background()); got != No || by != "NetworkManager" {
+		t.Errorf("when it is busy: %v by %q", got, by)
+	}
+	f.later(time.Second)
 	if got, _ := f.metered(context.Background()); got != Unknown {
 		t.Errorf("when it hangs: %v", got)
+	}
+	f.later(-time.Hour) // a clock that was set back is no answer
+	if got, _ := f.metered(context.Background()); got != Unknown {
+		t.Errorf("when it hangs, and the clock was set back: %v", got)
 	}
 	f = newFake(t, "", "")
 	f.write("proc/net/route", "Iface\tDestination\tGateway\nwwan0\t00000000\t0101A8C0\neth0\t0001A8C0\t00000000\n")
 	f.write("sys/class/net/wwan0/uevent", "DEVTYPE=wwan\nINTERFACE=wwan0\n")
 	if got, _ := f.metered(context.Background()); got != Yes {
 		t.Errorf("through a modem: %v", got)
+	}
+	f.write("proc/net/route", "Iface\tDestination\tGateway\n")
+	const none, some = "00000000000000000000000000000000", "2a010cb8000000000000000000000000"
+	for text, want := range map[string]Reading{
+		none + " 00 " + none + " 00 " + some + " 00000400 00000001 00000000 00000003    wwan0\n": Yes,
+		some + " 40 " + none + " 00 " + none + " 00000400 00000001 00000000 00000001    wwan0\n": Absent,
+		none + " 00 " + none + " 00 " + none + " ffffffff 00000001 00000000 00200200       lo\n": Absent,
+	} {
+		f.write("proc/net/ipv6_route", text)
+		if got, _ := f.metered(context.Background()); got != want {
+			t.Errorf("%v, want %v, with the route %s", got, want, text)
+		}
+	}
+}
+
+// With nothing to pause for it an answer may take its time.
+func TestSlowBus(t *testing.T) {
+	system := startBus(t, map[string]any{"org.freedesktop.NetworkManager Metered": func([]any) any {
+		time.Sleep(2 * busLimit)
+		return uint32(2)
+	}})
+	for limit, want := range map[time.Duration]Reading{lookLimit: No, watchfulLimit: Unknown} {
+		f := newFake(t, system.socket, "")
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		if got, _ := f.metered(ctx); got != want {
+			t.Errorf("within %v: %v, want %v", limit, got, want)
+		}
+		cancel()
 	}
 }
 

@@ -179,3 +179,25 @@ func TestScheduleChanges(t *testing.T) {
 		}
 	})
 }
+
+// Where summer time begins at midnight there is no midnight: the day is that day nonetheless.
+func TestScheduleWithoutMidnight(t *testing.T) {
+	chile, err := time.LoadLocation("America/Santiago")
+	if err != nil {
+		t.Skip("no time zones here")
+	}
+	s, err := ParseSchedule("sun 10:00-12:00")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for day := 5; day <= 7; day++ { // Sunday, 6 September 2026, begins at 1:00
+		now := time.Date(2026, 9, day, 11, 0, 0, 0, chile)
+		if in, _ := s.At(now); in != (day == 6) {
+			t.Errorf("%v is in %q: %v", now, s, in)
+		}
+	}
+	now := time.Date(2026, 9, 5, 11, 0, 0, 0, chile)
+	if _, change := s.At(now); !change.Equal(time.Date(2026, 9, 6, 10, 0, 0, 0, chile)) {
+		t.Errorf("at %v %q changes at %v", now, s, change)
+	}
+}

@@ -32,6 +32,22 @@ type Input struct {
 	// it; else Last is when there was input last, or when the watching began.
 	State Reading
 	Last  time.Time
+	// Why is what says so, for people: what there was input of at Last, or what is in the way of knowing it:
+	// "event3: read: no such device".
+	Why string
+	// Unseen is that there may have been input up to Last, which nobody has seen.
+	Unseen bool
+}
+
+// says gives, for people, what was seen of input at a moment.
+func (in *Input) says(at time.Time) string {
+	switch {
+	case in.State != Yes:
+		return string(in.State) + colon(in.Why)
+	case in.Unseen:
+		return "none for " + at.Sub(in.Last).Round(time.Second).String() + colon(in.Why)
+	}
+	return "none for " + at.Sub(in.Last).Round(time.Second).String() + ", after " + in.Why
 }
 
 // Load is what the machine does, since the look before. Its zero value is unknown.

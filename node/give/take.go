@@ -77,7 +77,7 @@ func admit(now time.Time, set Settings, d Decision, l Load, rows []Row, n Need) 
 	case !set.On:
 		return Answer{Why: "this machine gives nothing now", When: whenOff}
 	case !d.Run: // why is nobody else's affair
-		return Answer{Why: "this machine is in use", When: max(d.Again.Sub(now), time.Second)}
+		return Answer{Why: "this machine is in use", When: max(d.Again.Sub(now), d.Least.Sub(now), time.Second)}
 	}
 	rows = slices.DeleteFunc(slices.Clone(rows), func(r Row) bool { return r.Leaving })
 	a, full := beside(set, d, l, rows, n)

@@ -20,14 +20,15 @@ happen() {
 		unplugged) put 81 "$arg" ;;
 		empty) put 82 "$arg" ;;
 		metered)
+			net=$(nmcli -t -f DEVICE,TYPE device | sed -n 's/:ethernet$//p' | head -1)
 			nmcli connection modify "$(nmcli -g GENERAL.CONNECTION device show "$net")" connection.metered "$arg" &&
 				nmcli device reapply "$net" >/dev/null
 			;;
-		key) echo "@$what $arg" ;;
+		key) echo @key ;;
+		plug | unplug) echo "@$what $arg" ;;
 		esac
 	done
 }
-net=$(ip -o route show default | sed -n 's/.* dev \([^ ]*\).*/\1/p' | head -1)
 for byte in 80 81 82; do put "$byte" 0; done
 happen &
 
@@ -43,6 +44,9 @@ while [ ! -e /tmp/ann.status ]; do sleep 1; done
 cat /tmp/ann.out
 echo "status of desktop: $(cat /tmp/ann.status)"
 loginctl list-sessions --no-legend
+echo '== tests of the sensors'
+modprobe uinput
+(cd /opt/celld/tests && ./give.test -test.run '^(TestThisMachine|TestKernelsKeyboard)$' -test.v) 2>&1 | grep -v '^=== '
 echo '== tests of the sandbox'
 (cd /opt/celld/tests && ./sandbox.test -test.run '^(TestPool.*|TestGroup.*|TestFilterAnswers)$' -test.v) 2>&1 | grep -v '^=== '
 echo '== the attacks'
