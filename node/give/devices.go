@@ -33,6 +33,7 @@ const (
 	switchLid    = 0
 	longBits     = bits.UintSize // the kernel prints words of the reader's size
 	sysVirtual   = "/devices/virtual/"
+	sysBluetooth = "/devices/virtual/misc/uhid/" // what bluetoothd makes for a keyboard or a mouse that somebody holds
 	eventHandler = "event"
 )
 
@@ -53,7 +54,7 @@ func parseDevices(text string) []device {
 			case "P:Phys":
 				d.Phys = value
 			case "S:Sysfs":
-				d.Virtual = strings.HasPrefix(value, sysVirtual)
+				d.Virtual = strings.HasPrefix(value, sysVirtual) && !strings.HasPrefix(value, sysBluetooth)
 			case "H:Handlers":
 				for h := range strings.FieldsSeq(value) {
 					if n, ok := strings.CutPrefix(h, eventHandler); ok {

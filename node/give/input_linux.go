@@ -26,6 +26,7 @@ type inputWatch struct {
 	timed           func(fd int) bool    // has a device tell that time of its events; false: it does not
 	system, session *bus
 
+	listed  string                  // the kernel's list of devices at the last scan
 	opened  map[string]*inputDevice // by event name
 	hasLid  bool
 	last    Input    // when there was input last, or may have been
@@ -52,6 +53,7 @@ func (w *inputWatch) scan(ctx context.Context) {
 		w.reset(Unknown, err.Error())
 		return
 	}
+	w.listed = text
 	if w.last.Last.IsZero() {
 		w.maybe(w.now(), "the watching began") // what was before is not known
 	}
@@ -160,6 +162,9 @@ func interruptsOf(d device) (parts []string, coarse bool) {
 
 // look sees whether there was input since the look before.
 func (w *inputWatch) look(ctx context.Context) Input {
+	if text, err := readLimited(filepath.Join(w.proc, "bus", "input", "devices"), maxDevices); err == nil && text != w.listed {
+		w.scan(ctx) // a device has come: who brings one is there
+	}
 	w.lookAtDevices()
 	if err := w.lookAtInterrupts(); err != nil {
 		return Input{State: Unknown, Why: err.Error()}

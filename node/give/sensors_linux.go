@@ -118,6 +118,9 @@ func (m *machine) Glance(ctx context.Context, ours func() Usage, s Snapshot) Sna
 	now := m.now()
 	s.Sensors = slices.Clone(s.Sensors)
 	for i := range s.Sensors {
+		if s.Sensors[i].Of == "input" {
+			s.Sensors[i].By = m.input.by() // others may be there now
+		}
 		s.Sensors[i].Says = s.says(s.Sensors[i].Of, now)
 	}
 	return s

@@ -50,6 +50,17 @@ B: KEY=ff0000 0 0 0 0
 B: REL=1943
 B: MSC=10
 `
+	bluetoothMouse = `I: Bus=0005 Vendor=046d Product=b342 Version=0011
+N: Name="MX Anywhere"
+P: Phys=aa:bb:cc:dd:ee:ff
+S: Sysfs=/devices/virtual/misc/uhid/0005:046D:B342.0003/input/input21
+H: Handlers=mouse1 event21
+B: PROP=0
+B: EV=17
+B: KEY=ff0000 0 0 0 0
+B: REL=1943
+B: MSC=10
+`
 	touchpad = `I: Bus=0018 Vendor=04f3 Product=2f65 Version=0100
 N: Name="ELAN0501:00 04F3:2F65 Touchpad"
 P: Phys=i2c-ELAN0501:00
@@ -220,6 +231,24 @@ func TestInterrupts(t *testing.T) {
 	}
 }
 
+// What is plugged in between two looks counts at the next glance, and is watched from then on.
+func TestDeviceComes(t *testing.T) {
+	f := newFake(t, "", "")
+	f.write("proc/bus/input/devices", keyboard)
+	f.look()
+	f.later(time.Hour)
+	f.write("proc/bus/input/devices", keyboard+"\n"+usbMouse)
+	s := f.glance()
+	if got := sensor(s, "input").By; f.idle(s.Input) != 0 || got != "i8042 interrupts, xhci_hcd interrupts" {
+		t.Errorf("a mouse comes: idle for %v, watched by %q", f.idle(s.Input), got)
+	}
+	f.later(time.Minute)
+	f.write("proc/bus/input/devices", keyboard+"\n"+bluetoothMouse)
+	if s := f.glance(); s.Input.State != Unknown {
+		t.Errorf("one comes that nothing tells of: %+v", s.Input)
+	}
+}
+
 func TestCoverage(t *testing.T) {
 	f := newFake(t, "", "")
 	for _, c := range []struct {
@@ -232,6 +261,8 @@ func TestCoverage(t *testing.T) {
 		{keyboard + "\n" + usbMouse, "i8042 interrupts, xhci_hcd interrupts", Yes},
 		{strings.Replace(touchpad, "0501", "0777", 2), "", Unknown}, // nothing tells of it
 		{keyboard + "\n" + strings.Replace(usbMouse, "Phys=usb-0000:00:14.0-2/input0", "Phys=aa:bb:cc", 1), "i8042 interrupts", Unknown},
+		{bluetoothMouse, "", Unknown},
+		{keyboard + "\n" + bluetoothMouse, "i8042 interrupts", Unknown},
 		{"", "", Absent},
 	} {
 		f.write("proc/bus/input/devices", c.devices)
