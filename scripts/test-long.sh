@@ -2,17 +2,20 @@
 # What takes too long for every commit: the tests with CELL_LONG=1, for those that do more when they may;
 # those of one process again; every fuzz target for a while; the other platforms; the testnet in
 # containers, where docker answers; homes behind NATs, and machines far and near, in network namespaces,
-# as root. Run scripts/test.sh first.
+# as root; what giving takes, likewise. Run scripts/test.sh first.
 #
 # usage: scripts/test-long.sh [STEP...]
 #
 # STEP is one of these, in this order unless given otherwise; without any it is all of them:
-#   tests      every test once, with the race detector and CELL_LONG=1
+#   tests      every test once, with the race detector and CELL_LONG=1, but for
+#   figures    those that assert how much something costs: without the race detector, one after the other,
+#              for a machine that does nothing else
 #   again      what runs in the test's own process twice more, in another order each time
 #   fuzz       every fuzz target for FUZZ_TIME (15s), FUZZ_LANES (2) of them at a time; a package is
 #              compiled once for all of its targets
 #   platforms  everything compiled, and vetted, for other systems
-#   testnet nat scenario
+#   builds     the binaries for all of them, and whether they are small enough
+#   testnet nat scenario give
 #
 # What a second run shows is what the first one has left in the process (a goroutine, a cache, a variable
 # of a package), and what depends on the order of tests. So "again" leaves out the packages whose tests
@@ -25,7 +28,8 @@ set -eu
 . "$(dirname "$0")/lib.sh"
 need go 'see https://go.dev/dl'
 
-all='tests again fuzz platforms testnet nat scenario'
+all='tests figures again fuzz platforms builds testnet nat scenario give'
+figure_tests='(Figures?|Overhead)$'
 for name in "$@"; do
 	case " $all " in *" $name "*) ;; *) die "there is no step $name, only $all" ;; esac
 done
@@ -33,7 +37,19 @@ done
 long_tests() {
 	race_detector
 	other_languages
-	CELL_LONG=1 CGO_ENABLED=$cgo go test ${race:+"$race"} -vet=off -count=1 -timeout 60m ./...
+	CELL_LONG=1 CGO_ENABLED=$cgo go test ${race:+"$race"} -vet=off -count=1 -timeout 60m -skip "$figure_tests" ./...
+}
+
+figures() {
+	# shellcheck disable=SC2046 # a list of packages
+	step figures env CELL_LONG=1 CGO_ENABLED=0 go test -vet=off -count=1 -p 1 -timeout 30m -v -run "$figure_tests" \
+		$(grep -rlE --include='*_test.go' "^func Test.*(Figures?|Overhead)\(" . | xargs -n 1 dirname | sort -u)
+}
+
+builds() {
+	builds_dir=$(mktemp -d)
+	step 'binaries for all platforms' scripts/build-all.sh "$builds_dir"
+	rm -rf "$builds_dir"
 }
 
 tests_again() {
@@ -127,6 +143,14 @@ nat() {
 		step 'homes behind NATs' scripts/nat.sh
 	else
 		echo 'This is not root with ip and iptables: the homes behind NATs are left out.'
+	fi
+}
+
+give() {
+	if [ "$(id -u)" -eq 0 ] && command -v ip >/dev/null 2>&1; then
+		step 'what giving takes' scripts/give.sh
+	else
+		echo 'This is not root with ip: what giving takes is left out.'
 	fi
 }
 
