@@ -233,7 +233,7 @@ func TestEveryFlippedByte(t *testing.T) {
 func TestCrossDomain(t *testing.T) {
 	r := testReceipt(1, 2, 1000)
 	body := must1[[]byte](t)(r.Body())
-	roles := []Role{RoleConsumer, RoleProvider, RoleDonor, RoleKey, RoleHost, RoleHead}
+	roles := []Role{RoleConsumer, RoleProvider, RoleDonor, RoleKey, RoleHost, RoleHead, RolePublicGood}
 	for _, signed := range roles {
 		for _, asked := range roles {
 			if got := Verify(pub(1), asked, body, Sign(testKey(1), signed, body)); got != (signed == asked) {
