@@ -366,6 +366,10 @@ func (n *nucleus) ctlPoolTake(ctx context.Context, r *http.Request, w *ctl.Write
 	}
 	draft := list[len(list)-1]
 	if draft.Seq < o.state(id).Len {
+		if !o.signed(id, draft) {
+			return nil, cellproto.Errorf(op, cellproto.Denied, "another entry was signed in the place of what is proposed, which is void").
+				WithHint("cellctl pool status shows what holds. Who proposed it can do so again.")
+		}
 		return o.poolFile(id, nil, true)
 	}
 	sign := r.URL.Query().Get("sign")
@@ -384,6 +388,18 @@ func (n *nucleus) ctlPoolTake(ctx context.Context, r *http.Request, w *ctl.Write
 	}
 	o.a.travel.Spread(id)
 	return o.poolFile(id, draft, done)
+}
+
+// signed says whether an entry is the one of its log at its place.
+func (o *account) signed(id ledger.Key, e *ledger.KeyEntry) (is bool) {
+	body, err := e.Body()
+	o.a.led.View(func(b *ledger.Book) {
+		if there := b.Log(id, e.Seq); err == nil && len(there) > 0 {
+			other, err := there[0].Body()
+			is = err == nil && bytes.Equal(body, other)
+		}
+	})
+	return is
 }
 
 // signable refuses to sign anything but what the owner has said: a member could hand others a proposal to replace them.
