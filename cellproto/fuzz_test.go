@@ -52,6 +52,7 @@ func FuzzParseHello(f *testing.F) {
 	}
 	f.Add([]byte{0xa3, 1, 0x81, 1, 0x18, 99, 0x61, 'x', 0x61, 'k', 2})
 	f.Fuzz(func(t *testing.T, data []byte) {
+		checkSameHello(t, data)
 		h, err := ParseHello(data)
 		if err != nil {
 			if kind := KindOf(err); kind != BadInput && kind != TooLarge && kind != Unsupported {

@@ -2,6 +2,7 @@ package cellproto
 
 import (
 	"slices"
+	"sync"
 
 	"github.com/fxamacker/cbor/v2"
 )
@@ -52,16 +53,16 @@ const (
 	maxHelloList = 64  // versions, codecs and capabilities
 )
 
-// Hello is encoded canonically, and decoded strictly, with these modes.
-var helloEncoder = func() cbor.EncMode {
+// canonicalEncoder and strictDecoder are for what is not written and read at each start. They are made when they are needed.
+var canonicalEncoder = sync.OnceValue(func() cbor.EncMode {
 	mode, err := cbor.CoreDetEncOptions().EncMode()
 	if err != nil {
 		panic(err)
 	}
 	return mode
-}()
+})
 
-var helloDecoder = func() cbor.DecMode {
+var strictDecoder = sync.OnceValue(func() cbor.DecMode {
 	mode, err := cbor.DecOptions{
 		DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden,
 		TagsMd: cbor.TagsForbidden, MaxNestedLevels: 4, MaxArrayElements: MaxFunctions, MaxMapPairs: 32,
@@ -70,19 +71,18 @@ var helloDecoder = func() cbor.DecMode {
 		panic(err)
 	}
 	return mode
-}()
+})
 
-// Marshal gives h as the payload of a hello frame.
+// Marshal gives h as the payload of a hello frame, encoded canonically. The error is always nil.
 func (h *Hello) Marshal() ([]byte, error) {
 	if len(h.Versions) == 0 {
 		h.Versions = []uint{Version}
 	}
-	b, err := helloEncoder.Marshal(h)
-	if err != nil {
-		return nil, Errorf("write hello", Failed, "%w", err)
-	}
-	return b, nil
+	return h.appendTo(make([]byte, 0, usualHello)), nil
 }
+
+// usualHello is what most hellos take, in bytes.
+const usualHello = 512
 
 // ParseHello reads the payload of a hello frame. Keys that it does not know are ignored, so that
 // later versions can say more. It fails with BadInput, or with Unsupported when there is no common
@@ -92,8 +92,11 @@ func ParseHello(data []byte) (Hello, error) {
 	if len(data) > MaxArgs {
 		return h, Errorf("read hello", TooLarge, "%d bytes, the limit is %d", len(data), MaxArgs)
 	}
-	if err := helloDecoder.Unmarshal(data, &h); err != nil {
-		return h, Errorf("read hello", BadInput, "%w", err)
+	if !h.parse(data) {
+		h = Hello{}
+		if err := strictDecoder().Unmarshal(data, &h); err != nil {
+			return h, Errorf("read hello", BadInput, "%w", err)
+		}
 	}
 	if !slices.Contains(h.Versions, Version) {
 		return h, Errorf("read hello", Unsupported, "peer speaks versions %v of the frames, this side %d", h.Versions, Version)

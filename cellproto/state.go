@@ -95,7 +95,7 @@ var stateDecoder = func() cbor.DecMode {
 }()
 
 // Marshal gives a as the payload of a request, in CBOR.
-func (a *StateArgs) Marshal() ([]byte, error) { return helloEncoder.Marshal(a) }
+func (a *StateArgs) Marshal() ([]byte, error) { return canonicalEncoder().Marshal(a) }
 
 // ParseStateArgs reads the payload of a request, in CBOR or JSON; errors are BadInput, TooLarge or
 // Unsupported. Only what every function needs is checked.
@@ -160,7 +160,7 @@ func (r *StateReply) Marshal(codec Codec) ([]byte, error) {
 	if codec == JSON {
 		return json.Marshal(r)
 	}
-	return helloEncoder.Marshal(r)
+	return canonicalEncoder().Marshal(r)
 }
 
 // ParseStateReply reads the payload of a reply in CBOR.

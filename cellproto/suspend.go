@@ -29,7 +29,7 @@ const maxSuspended = 2*MaxArgs + maxHeld + 2*MaxFrame
 
 // Marshal encodes s.
 func (s *Suspended) Marshal() ([]byte, error) {
-	b, err := helloEncoder.Marshal(s)
+	b, err := canonicalEncoder().Marshal(s)
 	if err != nil {
 		return nil, Errorf("suspend connection", Failed, "%w", err)
 	}
@@ -43,7 +43,7 @@ func ParseSuspended(b []byte) (*Suspended, error) {
 		return nil, Errorf(op, TooLarge, "%d bytes, the limit is %d", len(b), maxSuspended)
 	}
 	s := new(Suspended)
-	if err := helloDecoder.Unmarshal(b, s); err != nil {
+	if err := strictDecoder().Unmarshal(b, s); err != nil {
 		return nil, Errorf(op, BadInput, "%w", err)
 	}
 	for _, hello := range [][]byte{s.Peer, s.Own} {

@@ -24,8 +24,6 @@ func (n *nucleus) grant(ctx context.Context, conn *net.UnixConn, who call.Who, h
 		return false
 	}
 	fits := func(live []byte) bool { return n.fitting.whole(hello.MadeFor, live) }
-	ctx, cancel := context.WithTimeout(ctx, cellproto.DefaultTimeout)
-	defer cancel()
 	if n.program.GrantAsleep(conn, subject, until, fits) {
 		n.learnBeside(ctx)
 	} else if !n.learnFirst(ctx) || !n.program.Grant(ctx, conn, subject, until, fits) {
@@ -43,6 +41,8 @@ func (n *nucleus) learnFirst(ctx context.Context) bool {
 	if up != nil && n.serving.learned(ctx, up) {
 		return true
 	}
+	ctx, cancel := context.WithTimeout(ctx, cellproto.DefaultTimeout)
+	defer cancel()
 	up, err := n.program.Conn(ctx)
 	return err == nil && n.serving.learn(ctx, up) == nil
 }
@@ -53,6 +53,8 @@ func (n *nucleus) learnBeside(ctx context.Context) {
 	if up == nil {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, cellproto.DefaultTimeout)
+	defer cancel()
 	if err := n.serving.learn(ctx, up); err != nil { // the next call learns it
 		n.log.Debug("the program does not give its schema", zap.Error(err))
 	}
@@ -75,40 +77,51 @@ func (n *nucleus) invite() { n.server.Invite() }
 const maxPeek = 4 << 10
 
 // peekHello gives the hello that waits on a connection, and leaves it there; nil when there is none in
-// time, or it is none.
+// time, or it is none. One that is there already costs no timer, which can wake a thread to be waited for.
 func peekHello(ctx context.Context, conn *net.UnixConn) *cellproto.Hello {
 	raw, err := conn.SyscallConn()
-	if err != nil || conn.SetReadDeadline(time.Now().Add(cellproto.FrameTimeout)) != nil {
+	if err != nil {
 		return nil
+	}
+	buf := make([]byte, maxPeek)
+	var hello *cellproto.Hello
+	over := false
+	_ = raw.Control(func(fd uintptr) { hello, over = lookForHello(fd, buf) }) // in vain: it is waited for
+	if over || conn.SetReadDeadline(time.Now().Add(cellproto.FrameTimeout)) != nil {
+		return hello
 	}
 	unhook := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer func() {
 		unhook()
 		_ = conn.SetReadDeadline(time.Time{}) // a lost connection fails the first read
 	}()
-	buf := make([]byte, maxPeek)
-	var hello *cellproto.Hello
 	_ = raw.Read(func(fd uintptr) bool { // in vain: nil
-		n, _, err := syscall.Recvfrom(int(fd), buf, syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		if err == syscall.EAGAIN || err == syscall.EINTR {
-			return false
-		}
-		if err != nil || n == 0 {
-			return true
-		}
-		f, size, err := cellproto.ParseFrame(buf[:n])
-		if err != nil {
-			return true
-		}
-		if size == 0 {
-			return n == len(buf) // else the rest is on its way
-		}
-		if h, err := cellproto.ParseHello(f.Payload); err == nil && f.Type == cellproto.TypeHello {
-			hello = &h
-		}
-		return true
+		hello, over = lookForHello(fd, buf)
+		return over
 	})
 	return hello
+}
+
+// lookForHello looks once. It reports false when there is nothing yet, or the rest is on its way.
+func lookForHello(fd uintptr, buf []byte) (hello *cellproto.Hello, over bool) {
+	n, _, err := syscall.Recvfrom(int(fd), buf, syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+	if err == syscall.EAGAIN || err == syscall.EINTR {
+		return nil, false
+	}
+	if err != nil || n == 0 {
+		return nil, true
+	}
+	f, size, err := cellproto.ParseFrame(buf[:n])
+	if err != nil {
+		return nil, true
+	}
+	if size == 0 {
+		return nil, n == len(buf)
+	}
+	if h, err := cellproto.ParseHello(f.Payload); err == nil && f.Type == cellproto.TypeHello {
+		return &h, true
+	}
+	return nil, true
 }
 
 // load is the state of the server half, with the calls that do not pass through it.

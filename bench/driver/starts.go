@@ -123,7 +123,7 @@ func (b *bench) wakeOver(c *cellDir, from string, l *cell.Local) (time.Duration,
 	if err != nil {
 		return 0, err
 	}
-	after, err := c.status(b)
+	after, err := b.awaitServed(c, before.Served)
 	if err != nil {
 		return 0, err
 	}
@@ -132,6 +132,20 @@ func (b *bench) wakeOver(c *cellDir, from string, l *cell.Local) (time.Duration,
 		return 0, fmt.Errorf("the program was %s and started %d times for a call", from, started)
 	}
 	return took, nil
+}
+
+// awaitServed waits until the nucleus has counted a call. A program that starts can have answered it before the nucleus has
+// heard its hello, and is idle until then.
+func (b *bench) awaitServed(c *cellDir, before int64) (ctl.Status, error) {
+	for end := time.Now().Add(stateTimeout); ; time.Sleep(statePollsEvery) {
+		st, err := c.status(b)
+		switch {
+		case err != nil || st.Served > before:
+			return st, err
+		case time.Now().After(end):
+			return st, errors.New("the call is not counted")
+		}
+	}
 }
 
 // awaitState waits until the program has come to rest.

@@ -26,13 +26,17 @@ func (p *Program) Grant(ctx context.Context, conn *net.UnixConn, subject string,
 		return (fits == nil || fits(in.hello.Schema)) && in.grants.give(conn, subject, until) == nil
 	}
 	given, again := p.give(give)
-	if !again {
-		return given
+	if again {
+		ctx, cancel := context.WithTimeout(ctx, cellproto.DefaultTimeout)
+		defer cancel()
+		if _, err := p.Conn(ctx); err != nil {
+			return false
+		}
+		given, _ = p.give(give)
 	}
-	if _, err := p.Conn(ctx); err != nil {
-		return false
+	if given {
+		_ = conn.Close() // the program has its own
 	}
-	given, _ = p.give(give)
 	return given
 }
 

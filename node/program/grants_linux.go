@@ -205,14 +205,10 @@ func (g *grants) sweep() {
 	g.signal()
 }
 
-// give hands a caller's connection over, which belongs to g then, and is cut at until, unless that is
+// give hands a caller's connection over, and keeps a duplicate; conn is to be closed then. It is cut at until, unless that is
 // zero: the caller proves anew who it is.
 func (g *grants) give(conn *net.UnixConn, subject string, until time.Time) error {
-	err := g.pass(conn, subject, until, false)
-	if err == nil {
-		_ = conn.Close() // the program has its own
-	}
-	return err
+	return g.pass(conn, subject, until, false)
 }
 
 // lend is give for a program that is starting: conn stays the caller's, for when it is taken back.

@@ -79,6 +79,7 @@ var programs = map[string]func(){
 	"once":        func() { serveOnce(func() { os.Exit(3) }) },
 	"oncenohello": func() { serveOnce(block) },
 	"oncetaker":   func() { serveOnce(takeAndDie) },
+	"onceshy":     func() { serveOnce(serveShy) },
 
 	"lines":     func() { serveLines() },
 	"linesdeaf": func() { signal.Ignore(syscall.SIGTERM); fmt.Fprintln(os.Stderr, "deaf"); block() },

@@ -372,6 +372,9 @@ func (in *instance) shutdown(why reason) {
 		return
 	}
 	grace := in.cfg.StopTimeout
+	if why == unstarted && in.servesLent() {
+		why = asked
+	}
 	if in.conn != nil {
 		switch why {
 		case asked:

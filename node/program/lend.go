@@ -41,6 +41,9 @@ func (in *instance) takeBack() {
 	}
 }
 
+// servesLent says that it was stopped before it said hello, and may have begun to serve who it was lent.
+func (in *instance) servesLent() bool { return in.lent != nil && !in.back && isClosed(in.stop) }
+
 // settleLent leaves what was lent to the program. If it is another one than before, its callers come back and are looked at anew.
 func (in *instance) settleLent() {
 	if in.lent == nil {

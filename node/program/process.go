@@ -68,6 +68,7 @@ func startProcess(s spec, out *output, abort <-chan struct{}) (*process, error) 
 		cmd = exec.Command(s.path)
 		cmd.Dir, cmd.Env, cmd.ExtraFiles = s.dir, s.env, s.extra
 		cmd.Stdout, cmd.Stderr = w, w
+		cmd.Stdin = null()
 		if s.stdin != nil {
 			cmd.Stdin = s.stdin
 		}

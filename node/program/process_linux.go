@@ -1,9 +1,13 @@
 package program
 
 import (
+	"io"
 	"os"
+	"sync"
 	"syscall"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // From Linux's wait.h and ioctls.h.
@@ -17,6 +21,7 @@ const (
 // collect waits for the process, kills what is left of its group, and reaps it, in this order: until
 // it is reaped its number cannot be given to anybody else, so that only its own group is hit.
 func (p *process) collect() error {
+	awaitEnd(p.pid)
 	var info [128]byte // siginfo_t
 	var errno syscall.Errno
 	for {
@@ -33,6 +38,25 @@ func (p *process) collect() error {
 	}
 	p.reaped = true
 	return p.wait()
+}
+
+// awaitEnd waits for the end of a child that has not been reaped, where the system has descriptors of processes: else collect does.
+// A thread in waitid(2) is woken each time that the child is stopped or goes on, just when that is to be quick.
+func awaitEnd(pid int) {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return
+	}
+	f := os.NewFile(uintptr(fd), "process")
+	defer f.Close()
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Read(func(fd uintptr) bool { // in vain: waitid(2) waits
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		return n > 0 || err != nil && err != unix.EINTR
+	})
 }
 
 // socketPair gives two connected sockets, one for this process and one to be inherited.
@@ -55,6 +79,16 @@ func outputPipe() (r, w *os.File, err error) {
 	_ = syscall.SetNonblock(fds[0], true) // else a read occupies a thread
 	return os.NewFile(uintptr(fds[0]), "output"), os.NewFile(uintptr(fds[1]), "output, inherited"), nil
 }
+
+// null gives the null device, opened once: os/exec would open it for each process, and offer it to the poller, in vain. It is
+// nil if there is none.
+var null = sync.OnceValue(func() io.Reader {
+	fd, err := syscall.Open(os.DevNull, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	return os.NewFile(uintptr(fd), os.DevNull)
+})
 
 // unread gives how many bytes wait in the pipe that w writes to. ok is false if that is not known.
 func unread(w *os.File) (n int64, ok bool) {

@@ -3,6 +3,7 @@
 package program
 
 import (
+	"io"
 	"os"
 	"syscall"
 )
@@ -36,6 +37,9 @@ func socketPair() (ours, theirs *os.File, err error) {
 
 // outputPipe gives a pipe for what a process prints.
 func outputPipe() (r, w *os.File, err error) { return os.Pipe() }
+
+// null gives nil: os/exec opens the null device.
+func null() io.Reader { return nil }
 
 // unread is not known here.
 func unread(*os.File) (n int64, ok bool) { return 0, false }
