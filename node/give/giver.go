@@ -300,7 +300,12 @@ func (g *Giver) glance(ctx context.Context) bool {
 	g.mu.Lock()
 	snap := g.snapshot
 	g.mu.Unlock()
-	snap = g.deps.Sensors.Glance(ctx, func() Usage { return g.deps.Limiter.Used(g.rows) }, snap)
+	looking, cancel := ctx, context.CancelFunc(func() {})
+	if !g.watchful() { // nobody has to wait for its end: who is slow to answer may take longer
+		looking, cancel = context.WithTimeout(ctx, lookLimit)
+	}
+	snap = g.deps.Sensors.Glance(looking, func() Usage { return g.deps.Limiter.Used(g.rows) }, snap)
+	cancel()
 	g.glanced = time.Now()
 	g.mu.Lock()
 	last := g.decision

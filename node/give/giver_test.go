@@ -24,6 +24,7 @@ type fakeSensors struct {
 	snap    Snapshot
 	looks   int
 	glances int
+	patient bool // it may take long to glance
 }
 
 func (f *fakeSensors) Look(context.Context, Usage) Snapshot {
@@ -35,11 +36,12 @@ func (f *fakeSensors) Look(context.Context, Usage) Snapshot {
 	return s
 }
 
-func (f *fakeSensors) Glance(_ context.Context, ours func() Usage, s Snapshot) Snapshot {
+func (f *fakeSensors) Glance(ctx context.Context, ours func() Usage, s Snapshot) Snapshot {
 	ours()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.glances++
+	_, f.patient = ctx.Deadline()
 	s.Input, s.Load.Others = f.snap.Input, f.snap.Load.Others
 	return s
 }
@@ -57,6 +59,13 @@ func (f *fakeSensors) busy(percent float64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.snap.Load.Others = percent
+}
+
+// waits says whether the last glance might have taken long.
+func (f *fakeSensors) waits() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.patient
 }
 
 func (f *fakeSensors) counts() (looks, glances int) {
@@ -269,6 +278,9 @@ func TestGiverGlances(t *testing.T) {
 			time.Sleep(5 * time.Second)
 			r.status()
 		}
+		if r.sensors.waits() {
+			t.Error("somebody who comes has to wait for who is slow to answer")
+		}
 		looks, glances := r.sensors.counts()
 		if looks-before < 9 || looks-before > 11 || glances < 550 || glances > 610 {
 			t.Errorf("in five minutes it looked %d times at everything, and glanced %d times", looks-before, glances)
@@ -330,6 +342,9 @@ func TestGiverLooksForAnOffer(t *testing.T) {
 		time.Sleep(time.Second)
 		if a := r.Take(context.Background(), Need{CID: someCell}); !a.OK {
 			t.Errorf("refused: %+v", a)
+		}
+		if !r.sensors.waits() {
+			t.Error("with nothing to pause who is slow to answer is not waited for")
 		}
 		r.sensors.touch()
 		time.Sleep(time.Second)
