@@ -353,6 +353,8 @@ func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *
 	case 0, cellproto.FuncError, cellproto.BadInput:
 		if req.Body != nil || a.reply != nil && a.reply.Body != nil {
 			took = 0
+		} else {
+			a.link.answered(took)
 		}
 		c.succeeded(now, r, who.Peer, took)
 	case cellproto.Canceled:

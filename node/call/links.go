@@ -32,6 +32,10 @@ type link struct {
 	hello   atomic.Pointer[cellproto.Hello] // nil: not here yet, or not looked at
 	doubts  chan struct{}                   // holds one: somebody doubts that the other end is there
 
+	timing  sync.Mutex
+	round   rtts     // timing guards it
+	looking *looking // likewise; nil: nobody does
+
 	mu      sync.Mutex // held while we prove who we are, so that it is done once
 	until   time.Time  // when to prove it anew; zero: it was not yet
 	token   []byte     // to be sent until a request was accepted; nil: none
@@ -367,6 +371,31 @@ const (
 	watchPatience = 5 * time.Second
 )
 
+// ping measures one round trip.
+func (lk *link) ping(ctx context.Context) (time.Duration, error) {
+	rtt, err := lk.conn.Ping(ctx)
+	if err == nil {
+		lk.timing.Lock()
+		lk.round = lk.round.with(rtt)
+		lk.timing.Unlock()
+	}
+	return rtt, err
+}
+
+// answered notes how long a call without a body took.
+func (lk *link) answered(took time.Duration) {
+	lk.timing.Lock()
+	lk.round = lk.round.called(took)
+	lk.timing.Unlock()
+}
+
+// pings is what is known of how long they take.
+func (lk *link) pings() rtts {
+	lk.timing.Lock()
+	defer lk.timing.Unlock()
+	return lk.round
+}
+
 // doubt has it looked at once whether the other end is there.
 func (lk *link) doubt() {
 	select {
@@ -393,7 +422,7 @@ func (l *links) watch(lk *link) {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(l.ctx, watchPatience)
-		_, err := lk.conn.Ping(ctx)
+		_, err := lk.ping(ctx)
 		cancel()
 		if cellproto.KindOf(err) == cellproto.Timeout {
 			l.log.Info("a peer has vanished", zap.String("peer", lk.key.to))

@@ -363,7 +363,7 @@ func (d *driver) pingOnce(p cellproto.PeerID) (time.Duration, error) {
 	if err := d.r.fits(hello.Schema); err != nil {
 		return 0, err
 	}
-	rtt, err := lk.conn.Ping(d.ctx)
+	rtt, err := lk.ping(d.ctx)
 	if err != nil {
 		lk.doubt()
 		return 0, err
