@@ -72,6 +72,7 @@ type CallerDeps struct {
 	MadeFor  func(target string) cellproto.SchemaHash    // what the cell was made for, zero: not known; or nil
 	Heard    func(made, live cellproto.SchemaHash)       // a cell that was called as one with schema made has live; must not block; or nil
 	Raced    func(Raced) (again time.Duration)           // see Raced; or nil
+	Places   *Places                                     // where peers are reached is noted there; or nil
 	Log      *zap.Logger
 }
 
@@ -122,6 +123,9 @@ func NewCaller(cfg CallerConfig, deps CallerDeps) *Caller {
 	c.forwards.next = make(chan forwarded)
 	c.links = newLinks(deps.Host, cfg.Agent, deps.Log)
 	c.links.heard = deps.Heard
+	if deps.Places != nil {
+		c.links.places = deps.Places
+	}
 	c.links.self = deps.Identity.Peer.String()
 	return c
 }

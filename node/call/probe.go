@@ -245,7 +245,7 @@ func (d *driver) join(f Found, enough func()) {
 	d.r.mu.Lock()
 	if old, ok := d.r.infos[id]; !ok || len(f.Info.Addrs) > 0 {
 		if len(d.r.infos) < maxInfos || ok {
-			d.r.infos[id] = merge(old, f.Info, d.c.links.reachedAt(f.Info.ID))
+			d.r.infos[id] = merge(old, f.Info, d.c.links.places.At(f.Info.ID))
 		}
 	}
 	d.r.mu.Unlock()
