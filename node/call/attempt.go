@@ -335,7 +335,7 @@ func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *
 	a.fits(ctx, r, req)
 	now := time.Now()
 	a = a.account(now)
-	if a.sent && lostBody(req) {
+	if lostBody(req) {
 		a.discard()
 		a.reply, a.err = nil, errBodyLost
 		return a // whatever it made of a part says nothing about the peer

@@ -191,7 +191,8 @@ type Result struct {
 // Call makes one call to a target: a directory, a name under [deps] or [remote_cells], a CID, an
 // IPNS name or a domain. The context's deadline is the deadline of all of it. A function that is
 // pure or idempotent is tried elsewhere when a provider fails; any other only if its request
-// provably never ran. With cellproto.MetaQuorum in the request's meta several providers are asked. The
+// provably never ran. A body that is an io.Seeker and an io.ReaderAt is sent again whole, where that is needed, and beside
+// itself; of any other as much as replayable. With cellproto.MetaQuorum in the request's meta several providers are asked. The
 // caller closes the reply's body.
 func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request) (*Result, error) {
 	req, quorum, err := takeQuorum(req)
