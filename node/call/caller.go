@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"io"
 	"maps"
 	"sync"
@@ -317,7 +318,7 @@ func (c *Caller) callDirect(ctx context.Context, t resolved, req *cellproto.Requ
 // other side says that we have not.
 func (c *Caller) send(ctx context.Context, lk *link, req *cellproto.Request, server, cell string) (*cellproto.Reply, error) {
 	req.Header.Token = lk.takeToken()
-	reply, err := lk.conn.Call(ctx, req)
+	reply, err := lk.call(ctx, req)
 	if cellproto.KindOf(err) != cellproto.Denied || !lk.asked(ctx) {
 		if req.Header.Token != nil {
 			lk.accepted()
@@ -336,7 +337,27 @@ func (c *Caller) send(ctx context.Context, lk *link, req *cellproto.Request, ser
 	if !rewind(req) {
 		return nil, notAgain(err)
 	}
-	return lk.conn.Call(ctx, req)
+	return lk.call(ctx, req)
+}
+
+// call makes a call. Whether it may be made again with its body is not for the callee to say.
+func (lk *link) call(ctx context.Context, req *cellproto.Request) (*cellproto.Reply, error) {
+	reply, err := lk.conn.Call(ctx, req)
+	if err != nil {
+		err = notToSay(err)
+	}
+	return reply, err
+}
+
+// notToSay is apart from call so that nothing is allocated for no error.
+func notToSay(err error) error {
+	var said *cellproto.Error
+	if !errors.As(err, &said) || !said.Again {
+		return err
+	}
+	bare := *said
+	bare.Again = false
+	return &bare
 }
 
 // newKey makes an idempotency key.

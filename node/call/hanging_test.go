@@ -120,3 +120,39 @@ func TestLostBodyOfAMuteProvider(t *testing.T) {
 		t.Errorf("the hint is %q", hint)
 	}
 }
+
+// A program that can send a body again learns that it is what its call has failed for, and only then: a callee's word on that
+// is none.
+func TestProgramMaySendABodyAgain(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 2, func(cfg *CallerConfig, _ *CallerDeps) { cfg.Deps = map[string]string{"math": cell.id.String()} })
+	mine := newFakeProgram(t)
+	mine.accept = c.Accept
+	if _, err := mine.Conn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(fn string) (*cellproto.Reply, error) {
+		req := request(fn, "x")
+		req.Header.To, req.Body = "math", pipe{bytes.NewReader(make([]byte, 2<<20))}
+		return mine.far.Call(t.Context(), req)
+	}
+	lies := func(in *cellproto.Inbound) {
+		_, _ = io.Copy(io.Discard, in.Body())
+		in.ReplyErrorMeta(cellproto.Errorf("", cellproto.FuncError, "it does not work"), map[string]string{cellproto.MetaAgain: "1"})
+	}
+	for _, p := range all {
+		p.program.handle = lies
+	}
+	if _, err := ask("total"); cellproto.KindOf(err) != cellproto.FuncError || mayAgain(err) {
+		t.Errorf("%v: it may be sent again because the callee says so", err)
+	}
+	for _, p := range all {
+		p.program.handle = func(in *cellproto.Inbound) {
+			_, _ = io.CopyN(io.Discard, in.Body(), 1<<20)
+			p.cutLinks()
+		}
+	}
+	if _, err := ask("total"); cellproto.KindOf(err) != cellproto.MayHaveRun || !mayAgain(err) {
+		t.Errorf("%v: the program is not told that it may send the body again", err)
+	}
+}

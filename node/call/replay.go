@@ -2,6 +2,7 @@ package call
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -367,6 +368,12 @@ func rewind(req *cellproto.Request) bool {
 	return false
 }
 
+// mayAgain says that an error is notAgain's. What callees say of that is none of it: see link.call.
+func mayAgain(err error) bool {
+	var e *cellproto.Error
+	return errors.As(err, &e) && e.Again
+}
+
 // notAgain says of a call that failed that it was not repeated, though it might have been, because
 // of its body.
 func notAgain(err error) error {
@@ -375,7 +382,7 @@ func notAgain(err error) error {
 		hint = "Call again: more of the body's stream had been read than is kept."
 	}
 	return &cellproto.Error{
-		Op: "call", Kind: cellproto.KindOf(err), RetryAfter: cellproto.RetryAfterOf(err), Hint: hint,
+		Op: "call", Kind: cellproto.KindOf(err), RetryAfter: cellproto.RetryAfterOf(err), Hint: hint, Again: true,
 		Err: fmt.Errorf("%w; not tried again, since the body cannot be sent a second time", err),
 	}
 }
