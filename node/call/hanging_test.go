@@ -62,7 +62,7 @@ func TestLargeBodyLeavesWhoHangs(t *testing.T) {
 
 // A body that goes through slowly is not sent to another one meanwhile: each would have half of the way there.
 func TestSlowBodyIsWaitedFor(t *testing.T) {
-	const size, limit = 16 << 20, 6 * time.Second
+	const size, limit = 8 << 20, 6 * time.Second
 	cell, caller, slow, other := hanging(t, 0)
 	slow.program.handle = func(in *cellproto.Inbound) {
 		n, begin := int64(0), time.Now()
@@ -84,6 +84,28 @@ func TestSlowBodyIsWaitedFor(t *testing.T) {
 	}
 	if n := other.program.begun.Load() - begun; n != 0 || res.Provider != peerText(slow.host) {
 		t.Errorf("the other one was asked %d times, %s has answered", n, res.Provider)
+	}
+}
+
+// Who takes a file so slowly that it will not be there in time has it be sent to another one, though it never stops.
+func TestDribbledBodyGoesElsewhere(t *testing.T) {
+	const size = 1 << 20
+	cell, caller, dribbles, other := hanging(t, 0)
+	dribbles.program.handle = func(in *cellproto.Inbound) {
+		for in.Context().Err() == nil {
+			if _, err := io.CopyN(io.Discard, in.Body(), size/64); err != nil {
+				return
+			}
+			time.Sleep(250 * time.Millisecond)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
+	defer cancel()
+	req := request("total", "x")
+	req.Body = bytes.NewReader(make([]byte, 4*size))
+	res, err := caller.Call(ctx, cell.id.String(), req)
+	if err != nil || string(res.Reply.Payload) != fmt.Sprint(4*size) || res.Provider != peerText(other.host) {
+		t.Fatalf("%+v, %v", res, err)
 	}
 }
 

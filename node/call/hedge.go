@@ -89,7 +89,7 @@ func (h *hedge) lookAfter(ctx context.Context) {
 		return
 	}
 	mute := h.bide(ctx)
-	for !mute && h.sends() && ctx.Err() == nil && !h.left() { // it is not silent: it takes what it is sent
+	for !mute && h.sends(ctx) && ctx.Err() == nil && !h.left() { // it is not silent: it takes what it is sent
 		mute = h.awaitSilence(ctx, max(untilHalf(ctx), stuckTime))
 	}
 	if !h.canAsk() {
@@ -128,8 +128,11 @@ func (h *hedge) bide(ctx context.Context) (mute bool) {
 	return false
 }
 
-// sends says that a body is on its way.
-func (h *hedge) sends() bool { return h.body != nil && h.body.busy() }
+// sends says that a file is on its way, and will be there in time.
+func (h *hedge) sends(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ok && h.body != nil && h.body.busy(deadline)
+}
 
 // giveUp ends a call whose provider answers no pings, and whose body nobody else can be sent. That is only sure after a
 // while; but so soon that half of the call's time is left to whoever can send the body again.
@@ -188,7 +191,7 @@ func (h *hedge) run(ctx context.Context) attempt {
 	for open := 0; ; {
 		select {
 		case <-timer.C:
-			if done != nil && h.sends() {
+			if done != nil && h.sends(ctx) {
 				timer.Reset(stuckTime)
 				continue
 			}

@@ -28,7 +28,8 @@ const stuckTime = 2 * time.Second
 type replay struct {
 	src   io.Reader   // read by one at a time
 	file  io.ReaderAt // instead of src; nothing is kept then, or lost
-	start int64       // where the body begins in file
+	start int64       // where the body begins in file,
+	size  int64       // and how long it is
 	begun time.Time
 
 	mu      sync.Mutex
@@ -43,8 +44,9 @@ type replay struct {
 
 // attemptBody is what one attempt reads. The goroutine that makes the attempt alone calls rewound and end.
 type attemptBody struct {
-	r    *replay
-	over chan struct{} // closed by rewound and end
+	r     *replay
+	over  chan struct{} // closed by rewound and end
+	begun time.Time
 
 	// r.mu guards these.
 	at      int64
@@ -63,10 +65,14 @@ func repeatable(body io.Reader) io.Reader {
 	r := &replay{src: body, begun: time.Now()}
 	if s, ok := body.(io.Seeker); ok {
 		if at, err := s.Seek(0, io.SeekCurrent); err == nil {
-			if r.file, ok = body.(io.ReaderAt); !ok {
+			end, err := s.Seek(0, io.SeekEnd)
+			if _, back := s.Seek(at, io.SeekStart); back == nil && err == nil {
+				r.file, _ = body.(io.ReaderAt)
+			}
+			if r.file == nil {
 				return body
 			}
-			r.start = at
+			r.start, r.size = at, end-at
 		}
 	}
 	return r.attempt(nil)
@@ -74,7 +80,8 @@ func repeatable(body io.Reader) io.Reader {
 
 // attempt begins one. r.mu is held, or nobody else has r.
 func (r *replay) attempt(useless context.CancelFunc) *attemptBody {
-	b := &attemptBody{r: r, over: make(chan struct{}), last: time.Now(), useless: useless}
+	now := time.Now()
+	b := &attemptBody{r: r, over: make(chan struct{}), begun: now, last: now, useless: useless}
 	r.live = append(r.live, b)
 	return b
 }
@@ -216,12 +223,22 @@ func (b *attemptBody) stuckIn(now time.Time) time.Duration {
 	return min(stuckTime, now.Sub(b.r.begun)/2) - now.Sub(b.last)
 }
 
-// busy says that an attempt gets on with sending a body that it has not sent all of.
-func (r *replay) busy() bool {
+// busy says that an attempt gets on with sending a file, and will have sent all of it by the deadline of its call at the pace
+// that it has.
+func (r *replay) busy(deadline time.Time) bool {
+	if r.file == nil {
+		return false
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
-	return slices.ContainsFunc(r.live, func(b *attemptBody) bool { return !b.whole && !b.yielded && b.stuckIn(now) > 0 })
+	return slices.ContainsFunc(r.live, func(b *attemptBody) bool {
+		if b.whole || b.yielded || b.stuckIn(now) <= 0 || b.at == 0 {
+			return false
+		}
+		took := now.Sub(b.begun)
+		return b.begun.Add(time.Duration(float64(took) * float64(r.size) / float64(b.at))).Before(deadline)
+	})
 }
 
 // yield has others read what cannot be kept before it.
