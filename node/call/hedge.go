@@ -55,7 +55,9 @@ func (c *Caller) callHedged(ctx context.Context, r *remote, who race.Ranked, req
 		}
 		return a
 	}
-	if !b.mute { // else the race that follows finds out whether it is gone, or was busy for a moment
+	if b.mute { // the race that follows finds out whether it is gone
+		c.dodged(r, who.Peer)
+	} else {
 		h.outrun(ctx, &b)
 	}
 	return b.until(h.cancel)

@@ -104,6 +104,29 @@ func (c *Caller) isMute(ctx context.Context, r *remote, who race.Ranked) bool {
 	return true
 }
 
+// silentAgain is for how long it is remembered that a peer was silent while another one has answered.
+const silentAgain = time.Minute
+
+// dodged notes that a peer was silent on a call, and on pings meanwhile, and that another one has answered. A machine that was
+// busy for a moment looks the same, and one that is gone takes part in no race. But who is silent again within a minute, though
+// it has answered the pings of a race since, has failed: else who is silent whenever it is called would win each race.
+func (c *Caller) dodged(r *remote, p cellproto.PeerID) {
+	now := time.Now()
+	r.mu.Lock()
+	before, known := r.silent[p]
+	if r.silent == nil || !known && len(r.silent) >= maxInfos {
+		r.silent = map[cellproto.PeerID]time.Time{}
+	}
+	r.silent[p] = now
+	again := known && now.Sub(before) < silentAgain && r.decision != nil && r.decision.At.After(before) && r.decision.Ranks(p)
+	r.mu.Unlock()
+	if again {
+		c.mu.Lock()
+		c.reputation.Failed(now, p)
+		c.mu.Unlock()
+	}
+}
+
 // looking is that a peer is pinged, for all calls that wait for it.
 type looking struct {
 	over chan struct{}
