@@ -335,7 +335,7 @@ func cleanText(b []byte) string {
 func replyError(r *Reply) error {
 	return &Error{
 		Kind: r.Header.Kind, Err: errors.New(cleanText(r.Payload)),
-		Hint: cleanText([]byte(r.Header.Hint)), RetryAfter: r.Header.RetryAfter,
+		Hint: cleanText([]byte(r.Header.Hint)), RetryAfter: r.Header.RetryAfter, Again: r.Header.Meta[MetaAgain] != "",
 	}
 }
 
@@ -409,8 +409,13 @@ func (in *Inbound) Reply(h Header, payload []byte) error {
 }
 
 // ReplyError ends the call with an error.
-func (in *Inbound) ReplyError(err error) error {
-	return in.finish(func() error { return in.send(ErrorReply(in.id, err)) })
+func (in *Inbound) ReplyError(err error) error { return in.ReplyErrorMeta(err, nil) }
+
+// ReplyErrorMeta is ReplyError with a meta.
+func (in *Inbound) ReplyErrorMeta(err error, meta map[string]string) error {
+	f := ErrorReply(in.id, err)
+	f.Header.Meta = meta
+	return in.finish(func() error { return in.send(f) })
 }
 
 // Together has a reply in one frame leave with those that other goroutines are about to give: for who answers on

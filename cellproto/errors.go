@@ -75,7 +75,12 @@ type Error struct {
 	Err        error         // the cause; not nil
 	Hint       string        // what a person can try next, a whole sentence, or ""
 	RetryAfter time.Duration // with Overloaded: how long to wait; else 0
+	Again      bool          // of a call that a program makes of another cell: see MetaAgain
 }
+
+// MetaAgain is the key of an error's meta by which a nucleus tells a program that a call of it may be made again, and is not
+// only because too much of its body was read: who can send that anew may make it, with the same key.
+const MetaAgain = "again"
 
 // Errorf makes an *Error; format and args are as in fmt.Errorf, %w included.
 func Errorf(op string, kind Kind, format string, args ...any) *Error {

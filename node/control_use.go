@@ -33,7 +33,14 @@ func (n *nucleus) ctlUse(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	res, err := n.use(ctx, &req, r.Body)
+	input := io.Reader(r.Body)
+	if req.File != nil {
+		if f := req.File.Open(); f != nil { // it can be sent to several providers; what comes of it is not looked at
+			defer f.Close()
+			input = f
+		}
+	}
+	res, err := n.use(ctx, &req, input)
 	if err != nil {
 		n.tell(out, err)
 		return

@@ -45,7 +45,7 @@ type hostSetup struct {
 	key       crypto.PrivKey
 	agent     string
 	listen    []string // none: the host cannot be reached
-	gater     *gater
+	dials     *dials
 	manager   coreconn.ConnManager
 	limiter   network.ResourceManager
 	psk       []byte // nil: the network is not private
@@ -56,7 +56,7 @@ type hostSetup struct {
 
 // newHost makes the cell's libp2p host. Unless it listens on loopback only, it also finds a way
 // through the NAT, and is a relay for others if there is none before it.
-func newHost(cfg *celltoml.Config, profile Profile, key crypto.PrivKey, g *gater, agent string) (host.Host, error) {
+func newHost(cfg *celltoml.Config, profile Profile, key crypto.PrivKey, d *dials, agent string) (host.Host, error) {
 	const op = "start the libp2p host"
 	low, high := profile.conns()
 	manager, err := connmgr.NewConnManager(low, high, connmgr.WithGracePeriod(connsGrace))
@@ -68,7 +68,7 @@ func newHost(cfg *celltoml.Config, profile Profile, key crypto.PrivKey, g *gater
 		return nil, cellproto.Errorf(op, cellproto.Failed, "%w", err)
 	}
 	setup := hostSetup{
-		key: key, agent: agent, listen: cfg.Network.Listen, gater: g, manager: manager, limiter: limiter,
+		key: key, agent: agent, listen: cfg.Network.Listen, dials: d, manager: manager, limiter: limiter,
 		behindNAT: !loopbackOnly(cfg.Network.Listen), portMap: profile != Router, // a router is what ports are mapped on
 	}
 	if cfg.Network.PSK != "" {

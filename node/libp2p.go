@@ -17,9 +17,9 @@ import (
 func (s *hostSetup) open() (host.Host, error) {
 	opts := []libp2p.Option{
 		libp2p.Identity(s.key), libp2p.UserAgent(s.agent), libp2p.ListenAddrStrings(s.listen...),
-		libp2p.ConnectionGater(s.gater), libp2p.ConnectionManager(s.manager), libp2p.ResourceManager(s.limiter),
+		libp2p.ConnectionGater(s.dials), libp2p.ConnectionManager(s.manager), libp2p.ResourceManager(s.limiter),
 		libp2p.Transport(rawtcp.New), libp2p.DisableMetrics(),
-		libp2p.SwarmOpts(swarm.WithDialRanker(rankDials)),
+		libp2p.SwarmOpts(swarm.WithDialRanker(s.dials.rank)),
 	}
 	if s.psk != nil {
 		opts = append(opts, libp2p.PrivateNetwork(s.psk)) // of TCP only: QUIC has no place for it

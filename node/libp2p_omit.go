@@ -30,10 +30,10 @@ func (s *hostSetup) open() (host.Host, error) {
 		return nil, err
 	}
 	cfg := config.Config{
-		PeerKey: s.key, UserAgent: s.agent, ConnectionGater: s.gater, ConnManager: s.manager, ResourceManager: s.limiter,
+		PeerKey: s.key, UserAgent: s.agent, ConnectionGater: s.dials, ConnManager: s.manager, ResourceManager: s.limiter,
 		Peerstore: peers, PSK: s.psk, DisableMetrics: true, Relay: true, RelayCustom: true,
 		Transports: []fx.Option{transportOf(rawtcp.New)},
-		SwarmOpts:  []swarm.Option{swarm.WithDialRanker(rankDials)},
+		SwarmOpts:  []swarm.Option{swarm.WithDialRanker(s.dials.rank)},
 		Muxers:     []tptu.StreamMuxer{{ID: yamux.ID, Muxer: yamux.DefaultTransport}},
 		SecurityTransports: []config.Security{
 			{ID: tls.ID, Constructor: tls.New}, {ID: noise.ID, Constructor: noise.New},

@@ -19,7 +19,9 @@ func (n *nucleus) startNetwork(ctx context.Context, started *closers) error {
 	net := n.cfg.Network
 	g := newGater(!net.IsPublic(), slices.Concat(net.Bootstrap, net.Static, remoteAddrs(n.cfg)))
 	n.gater = g
-	h, err := n.openHost(g)
+	d := newDials(g)
+	n.places = d.places
+	h, err := n.openHost(d)
 	if err != nil {
 		return err
 	}
@@ -64,16 +66,16 @@ func (n *nucleus) startNetwork(ctx context.Context, started *closers) error {
 }
 
 // openHost makes the host, where the celld before had it if that is possible.
-func (n *nucleus) openHost(g *gater) (host.Host, error) {
+func (n *nucleus) openHost(d *dials) (host.Host, error) {
 	agent, same := "celld/"+n.version, *n.cfg
 	if same.Network.Listen = n.listenAddrs(); !slices.Equal(same.Network.Listen, n.cfg.Network.Listen) {
-		h, err := newHost(&same, n.profile, n.identity.Host, g, agent)
+		h, err := newHost(&same, n.profile, n.identity.Host, d, agent)
 		if err == nil {
 			return h, nil
 		}
 		n.log.Warn("the addresses of the celld before cannot be listened on", zap.Error(err))
 	}
-	return newHost(n.cfg, n.profile, n.identity.Host, g, agent)
+	return newHost(n.cfg, n.profile, n.identity.Host, d, agent)
 }
 
 // staticList gives [network] static with paths that are relative to the cell made absolute.

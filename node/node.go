@@ -72,6 +72,7 @@ type nucleus struct {
 	identity    call.Identity
 	host        host.Host
 	gater       *gater
+	places      *call.Places // where peers were reached
 	dht         *dht.DHT
 	blocks      *content.Store
 	originals   originals

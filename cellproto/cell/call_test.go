@@ -129,6 +129,54 @@ func TestClientQuorum(t *testing.T) {
 	}
 }
 
+// TestClientSendsABodyAgain has a nucleus that has read a body, and cannot make the call again for want of it.
+func TestClientSendsABodyAgain(t *testing.T) {
+	const size = 1 << 20
+	lost := cellproto.Errorf("call", cellproto.MayHaveRun, "the provider is gone")
+	for name, c := range map[string]struct {
+		meta map[string]string
+		body func() io.Reader
+		runs int
+		want string
+		kind cellproto.Kind
+	}{
+		"a file":                    {map[string]string{cellproto.MetaAgain: "1"}, func() io.Reader { return strings.NewReader(strings.Repeat("x", size)) }, 2, fmt.Sprint(size), 0},
+		"a stream":                  {map[string]string{cellproto.MetaAgain: "1"}, func() io.Reader { return io.LimitReader(zeroReader{}, size) }, 1, "", cellproto.MayHaveRun},
+		"what must not be repeated": {nil, func() io.Reader { return strings.NewReader(strings.Repeat("x", size)) }, 1, "", cellproto.MayHaveRun},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var keys []string
+			var served sync.WaitGroup
+			p := start(t, programConfig{accept: func(conn *cellproto.Conn, f *cellproto.Frame) {
+				in := conn.Inbound(context.Background(), f)
+				served.Go(func() {
+					keys = append(keys, string(in.Header.Key))
+					n, _ := io.Copy(io.Discard, in.Body())
+					if len(keys) == 1 {
+						_ = in.ReplyErrorMeta(lost, c.meta)
+						return
+					}
+					_ = in.Reply(cellproto.Header{Codec: cellproto.JSON}, fmt.Append(nil, n))
+				})
+			}}, Func("send", func(ctx context.Context, _ None) (int, error) {
+				r, err := Do(ctx, &Request{To: "other", Func: "f", Body: c.body()})
+				if err != nil {
+					return 0, err
+				}
+				var n int
+				err = r.Decode(&n)
+				return n, err
+			}).Pure())
+			got, err := p.json(t, "send", "")
+			served.Wait()
+			check(t, got, err, c.want, c.kind)
+			if len(keys) != c.runs || keys[0] != keys[c.runs-1] || name != "a stream" && keys[0] == "" {
+				t.Errorf("it was called %d times, want %d, with the keys %x", len(keys), c.runs, keys)
+			}
+		})
+	}
+}
+
 func TestClientLimits(t *testing.T) {
 	p := start(t, programConfig{}, FuncRaw("echo", echo))
 	client := NewClient(p.Conn)

@@ -3,7 +3,9 @@ package cell
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"io"
 	"maps"
 	"reflect"
@@ -40,8 +42,10 @@ type Request struct {
 	// Args is a struct or a map, sent as CBOR; []byte is sent as it is, json.RawMessage as JSON. At
 	// most cellproto.MaxArgs bytes when encoded. CBOR is sent as it is. Nil: none.
 	Args any
-	Key  string    // idempotency key, at most 64 bytes; "" for none
-	Body io.Reader // streamed after the arguments, or nil
+	Key  string // idempotency key, at most 64 bytes; "" for none
+	// Body is streamed after the arguments; or nil. One that is an io.Seeker, as a file is, is sent again when its callee is lost
+	// and the function may run again; a call with one that has no Key gets one.
+	Body io.Reader
 	// Quorum asks several providers of a pure function: "2of3" asks three in different networks, of whom
 	// two must give the same reply. See Reply.Quorum. "" asks one. A body has at most 1 MiB then.
 	Quorum string
@@ -135,10 +139,39 @@ func (cl *Client) Do(ctx context.Context, r *Request) (*Reply, error) {
 		request.Header.Trace = []byte(c.given.trace)
 	}
 	reply := &Reply{quorum: r.Quorum != ""}
-	if err := cl.conn.CallInto(ctx, &request, &reply.reply); err != nil {
+	if err := cl.send(ctx, &request, &reply.reply); err != nil {
 		return nil, remote(err)
 	}
 	return reply, nil
+}
+
+// bodyTries is how often a call with a body is made, at most.
+const bodyTries = 4
+
+// send makes the call, and again if its body is all that kept the nucleus from that, and can be sent anew.
+func (cl *Client) send(ctx context.Context, request *cellproto.Request, reply *cellproto.Reply) error {
+	body, ok := request.Body.(io.Seeker)
+	if !ok {
+		return cl.conn.CallInto(ctx, request, reply)
+	}
+	begin, err := body.Seek(0, io.SeekCurrent)
+	if err != nil { // a pipe that is a file, too
+		return cl.conn.CallInto(ctx, request, reply)
+	}
+	if len(request.Header.Key) == 0 {
+		request.Header.Key = make([]byte, 16)
+		rand.Read(request.Header.Key) // never fails
+	}
+	for try := 1; ; try++ {
+		err := cl.conn.CallInto(ctx, request, reply)
+		var e *cellproto.Error
+		if err == nil || try == bodyTries || ctx.Err() != nil || !errors.As(err, &e) || !e.Again {
+			return err
+		}
+		if _, serr := body.Seek(begin, io.SeekStart); serr != nil {
+			return err
+		}
+	}
 }
 
 // encode fills in the request, and checks the limits of a header, which the peer would end the whole

@@ -139,6 +139,9 @@ func (a *app) useRemote(ctx context.Context, t target, c *call, in io.Reader, p 
 		if len(c.argv) == 0 {
 			req.Argv = nil
 		}
+		if f, ok := in.(*os.File); ok && c.input != "-" {
+			req.File = ctl.FileOf(f)
+		}
 	}
 	if size := argvSize(c.argv); size > cellproto.MaxArgs {
 		return nil, usageError{cellproto.Errorf(c.op, cellproto.TooLarge, "%d bytes of arguments, the limit is %d", size, cellproto.MaxArgs)}

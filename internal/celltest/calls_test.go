@@ -4,9 +4,11 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -69,6 +71,79 @@ func TestKeysAreRemembered(t *testing.T) {
 	r := c.Ctl("use", ".", "increment", "by=5", "--key", "k")
 	if r.Code != 2 || !strings.Contains(r.Stderr, "key was used before") {
 		t.Errorf("exit code %d\n%s", r.Code, r.Stderr)
+	}
+}
+
+// Who sends a file does not lose a call to a program that hangs, whose nucleus answers pings: the file is read again.
+func TestFileLeavesAHangingProgram(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	n.Bootstrap()
+	c := n.Example("digest")
+	c.Start()
+	published := c.Publish()
+	other := n.Copy(c)
+	other.Start()
+	caller := n.Headless("caller")
+	caller.Start()
+	caller.AwaitProviders(published.CID, 2)
+	body := strings.Repeat("0123456789abcdef", 64<<10)
+	caller.write("input", body, 0o600)
+	send := func() (provider, sum string) {
+		t.Helper()
+		var reply struct {
+			Provider string
+			Reply    struct{ SHA256 string }
+		}
+		text := caller.Must("use", published.CID, "sha256", "--input", "input", "--timeout", "12s", "--json")
+		if err := json.Unmarshal([]byte(text), &reply); err != nil {
+			t.Fatalf("%v: %s", err, text)
+		}
+		return reply.Provider, reply.Reply.SHA256
+	}
+	first, want := send()
+	hangs := c
+	if first != c.Status().PeerID {
+		hangs = other
+	}
+	pid := hangs.Status().ProgramPID
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Kill(pid, syscall.SIGCONT)
+	if provider, sum := send(); provider == first || sum != want {
+		t.Errorf("%s has answered %q, want %q by another one than %s", provider, sum, want, first)
+	}
+}
+
+// A nucleus reads the file that a request names, if it is the one that is meant, and the stream if it is not.
+func TestFileIsReadByTheNucleus(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	c := n.Example("digest")
+	c.Start()
+	c.write("input", "of the file", 0o600)
+	f, err := os.Open(filepath.Join(c.Dir, "input"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	meant := ctl.FileOf(f)
+	other := *meant
+	other.Size++
+	for want, file := range map[string]*ctl.File{"of the file": meant, "of the stream": &other, "": nil} {
+		if file == nil {
+			want = "of the stream"
+		}
+		req := ctl.UseRequest{Target: c.Dir, Func: "echo", Timeout: Patience, Body: ctl.BodyStream, File: file}
+		r, err := (&ctl.Client{Dir: c.Dir}).Use(t.Context(), req, strings.NewReader("of the stream"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(r); string(got) != want || err != nil {
+			t.Errorf("%+v: it was sent %q, %v; want %q", file, got, err, want)
+		}
+		r.Close()
 	}
 }
 

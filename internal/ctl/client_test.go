@@ -9,6 +9,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -237,6 +239,7 @@ func TestUseRequestQuery(t *testing.T) {
 		{Target: "bafy", Func: "add", Timeout: time.Second, Argv: []string{"3", "a=4&", "ü"}, Body: BodyArgs},
 		{Func: "sum", Timeout: 24 * time.Hour, Args: json.RawMessage(`{"a":[1]}`), Key: "k", Quorum: "2of3", Body: BodyStream, CallerDir: "/x y"},
 		{Target: "/d", Func: "f", Timeout: time.Millisecond, Argv: []string{}, Body: BodyAuto},
+		{Func: "f", Timeout: time.Second, Body: BodyStream, File: &File{Path: "/x y/ü", Size: 7, Changed: 8}},
 	} {
 		q, err := want.Query()
 		if err != nil {
@@ -250,11 +253,61 @@ func TestUseRequestQuery(t *testing.T) {
 	for _, bad := range []string{
 		"target=x", "fn=f&body=what", "fn=f&argv=x", "fn=f&argv=[1]", "fn=f&argv=[]&args={}",
 		"fn=f&timeout_ms=0", "fn=f&timeout_ms=x", "fn=f&timeout_ms=99999999999",
+		"fn=f&file=x", "fn=f&file={}", `fn=f&file={"Path":"x"}`,
 	} {
 		r, _ := http.NewRequest("POST", "http://cell/v1/use?"+bad, nil)
 		if _, err := ParseUse(r.URL.Query(), time.Minute); err == nil {
 			t.Errorf("%s was taken", bad)
 		}
+	}
+}
+
+// A file is read by its name only if it is the one that was meant, and can be read twice.
+func TestFileIsTheSame(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "input")
+	write := func(text string) *os.File {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	meant := FileOf(write("one"))
+	f := meant.Open()
+	if f == nil {
+		t.Fatal("the same file is not found")
+	}
+	text, err := io.ReadAll(f)
+	f.Close()
+	if string(text) != "one" || err != nil {
+		t.Errorf("%q, %v", text, err)
+	}
+	write("another")
+	if f := meant.Open(); f != nil {
+		t.Error("it was written to, and is taken for the same")
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if f := meant.Open(); f != nil {
+		t.Error("it is gone")
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	if f := FileOf(r); f != nil {
+		t.Errorf("a pipe is %+v", f)
+	}
+	if f := (&File{Path: t.TempDir()}).Open(); f != nil {
+		t.Error("a directory was opened")
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 )
@@ -27,8 +29,46 @@ type UseRequest struct {
 	Argv      []string        // words from a command line: positional in the schema's order, or name=value
 	Args      json.RawMessage // or a JSON object
 	Body      string          // what the request's body is; "" is BodyArgs
+	File      *File           // that the request's body is the content of; nil: of none, or that is not known
 	Key       string          // idempotency key, at most 64 bytes; "" lets the nucleus choose one
 	Quorum    string          // "2of3": three providers are asked and two must agree; "" asks one
+}
+
+// File is a regular file that a body is read from. A nucleus that finds the same one reads it itself, as often as it needs,
+// and any other the body.
+type File struct {
+	Path    string // absolute
+	Size    int64  // bytes
+	Changed int64  // ns since 1970
+}
+
+// FileOf describes an open file; nil if it is none that can be read twice.
+func FileOf(f *os.File) *File {
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return nil
+	}
+	path, err := filepath.Abs(f.Name())
+	if err != nil {
+		return nil
+	}
+	return &File{Path: path, Size: info.Size(), Changed: info.ModTime().UnixNano()}
+}
+
+// Open opens the file; nil if it is not there, or is another one.
+func (f *File) Open() *os.File {
+	if info, err := os.Stat(f.Path); err != nil || !info.Mode().IsRegular() { // to open a FIFO would wait
+		return nil
+	}
+	opened, err := os.Open(f.Path)
+	if err != nil {
+		return nil
+	}
+	if now := FileOf(opened); now == nil || *now != *f {
+		opened.Close()
+		return nil
+	}
+	return opened
 }
 
 // Query gives r as the query of its URL.
@@ -48,6 +88,13 @@ func (r *UseRequest) Query() (url.Values, error) {
 	}
 	if r.Quorum != "" {
 		q.Set("quorum", r.Quorum)
+	}
+	if r.File != nil {
+		b, err := json.Marshal(r.File)
+		if err != nil {
+			return nil, fmt.Errorf("cannot write the file's name: %w", err)
+		}
+		q.Set("file", string(b))
 	}
 	if r.Argv != nil {
 		b, err := json.Marshal(r.Argv)
@@ -89,6 +136,14 @@ func ParseUse(q url.Values, defaultTimeout time.Duration) (UseRequest, error) {
 	if s := q.Get("argv"); s != "" {
 		if err := json.Unmarshal([]byte(s), &r.Argv); err != nil {
 			return r, fmt.Errorf("argv is not a JSON list of strings: %w", err)
+		}
+	}
+	if s := q.Get("file"); s != "" {
+		if err := json.Unmarshal([]byte(s), &r.File); err != nil {
+			return r, fmt.Errorf("file is not what a file is: %w", err)
+		}
+		if r.File != nil && !filepath.IsAbs(r.File.Path) {
+			return r, fmt.Errorf("file has the path %.80q, which is not absolute", r.File.Path)
 		}
 	}
 	if s := q.Get("args"); s != "" {

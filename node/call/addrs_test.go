@@ -1,11 +1,8 @@
 package call
 
 import (
-	"context"
 	"fmt"
-	"net"
 	"testing"
-	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
@@ -37,34 +34,21 @@ func TestMergeKeepsWhatWorks(t *testing.T) {
 	}
 }
 
-// A peer that was reached once is reached again at once, though it is said to be at many places that swallow what is sent.
-func TestReachedBeforeOthers(t *testing.T) {
+// Where a peer was reached by a call is known afterwards.
+func TestReachedIsNoted(t *testing.T) {
 	cell := publish(t, testSchema())
 	p := provide(t, cell, nil)
-	peers := &book{}
+	peers, places := &book{}, NewPlaces()
 	peers.add(p.host)
-	c := use(t, cell, peers, nil)
+	c := use(t, cell, peers, func(_ *CallerConfig, d *CallerDeps) { d.Places = places })
 	call(t, c, cell, "echo")
-	if at := c.links.reachedAt(p.host.ID()); at == nil {
-		t.Fatal("where it was reached is not known")
+	if at := places.At(p.host.ID()); at == nil || !containsAddr(p.host.Addrs(), at) {
+		t.Errorf("it was reached at %v, and is at %v", at, p.host.Addrs())
 	}
-	info := peer.AddrInfo{ID: p.host.ID()}
-	for range cellproto.MaxAdvertAddrs {
-		l, err := net.Listen("tcp", "127.0.0.1:0") // takes connections, and says nothing
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { l.Close() })
-		info.Addrs = append(info.Addrs, multiaddr.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", l.Addr().(*net.TCPAddr).Port)))
+	for i := range 2 * maxPlaces {
+		places.Reached(peer.ID(fmt.Sprint(i)), multiaddr.StringCast("/ip4/192.0.2.1/tcp/4001"))
 	}
-	h := c.deps.Host
-	if err := h.Network().ClosePeer(p.host.ID()); err != nil {
-		t.Fatal(err)
-	}
-	h.Peerstore().ClearAddrs(p.host.ID())
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-	defer cancel()
-	if err := c.links.connect(ctx, info); err != nil {
-		t.Error(err)
+	if n := len(places.at); n != maxPlaces {
+		t.Errorf("%d places are remembered, the bound is %d", n, maxPlaces)
 	}
 }

@@ -335,7 +335,7 @@ func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *
 	a.fits(ctx, r, req)
 	now := time.Now()
 	a = a.account(now)
-	if a.sent && lostBody(req) {
+	if lostBody(req) {
 		a.discard()
 		a.reply, a.err = nil, errBodyLost
 		return a // whatever it made of a part says nothing about the peer
@@ -353,6 +353,8 @@ func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *
 	case 0, cellproto.FuncError, cellproto.BadInput:
 		if req.Body != nil || a.reply != nil && a.reply.Body != nil {
 			took = 0
+		} else {
+			a.link.answered(took)
 		}
 		c.succeeded(now, r, who.Peer, took)
 	case cellproto.Canceled:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"io"
 	"maps"
 	"sync"
@@ -72,6 +73,7 @@ type CallerDeps struct {
 	MadeFor  func(target string) cellproto.SchemaHash    // what the cell was made for, zero: not known; or nil
 	Heard    func(made, live cellproto.SchemaHash)       // a cell that was called as one with schema made has live; must not block; or nil
 	Raced    func(Raced) (again time.Duration)           // see Raced; or nil
+	Places   *Places                                     // where peers are reached is noted there; or nil
 	Log      *zap.Logger
 }
 
@@ -122,6 +124,9 @@ func NewCaller(cfg CallerConfig, deps CallerDeps) *Caller {
 	c.forwards.next = make(chan forwarded)
 	c.links = newLinks(deps.Host, cfg.Agent, deps.Log)
 	c.links.heard = deps.Heard
+	if deps.Places != nil {
+		c.links.places = deps.Places
+	}
 	c.links.self = deps.Identity.Peer.String()
 	return c
 }
@@ -187,7 +192,8 @@ type Result struct {
 // Call makes one call to a target: a directory, a name under [deps] or [remote_cells], a CID, an
 // IPNS name or a domain. The context's deadline is the deadline of all of it. A function that is
 // pure or idempotent is tried elsewhere when a provider fails; any other only if its request
-// provably never ran. With cellproto.MetaQuorum in the request's meta several providers are asked. The
+// provably never ran. A body that is an io.Seeker and an io.ReaderAt is sent again whole, where that is needed, and beside
+// itself; of any other as much as replayable. With cellproto.MetaQuorum in the request's meta several providers are asked. The
 // caller closes the reply's body.
 func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request) (*Result, error) {
 	req, quorum, err := takeQuorum(req)
@@ -312,7 +318,7 @@ func (c *Caller) callDirect(ctx context.Context, t resolved, req *cellproto.Requ
 // other side says that we have not.
 func (c *Caller) send(ctx context.Context, lk *link, req *cellproto.Request, server, cell string) (*cellproto.Reply, error) {
 	req.Header.Token = lk.takeToken()
-	reply, err := lk.conn.Call(ctx, req)
+	reply, err := lk.call(ctx, req)
 	if cellproto.KindOf(err) != cellproto.Denied || !lk.asked(ctx) {
 		if req.Header.Token != nil {
 			lk.accepted()
@@ -331,7 +337,27 @@ func (c *Caller) send(ctx context.Context, lk *link, req *cellproto.Request, ser
 	if !rewind(req) {
 		return nil, notAgain(err)
 	}
-	return lk.conn.Call(ctx, req)
+	return lk.call(ctx, req)
+}
+
+// call makes a call. Whether it may be made again with its body is not for the callee to say.
+func (lk *link) call(ctx context.Context, req *cellproto.Request) (*cellproto.Reply, error) {
+	reply, err := lk.conn.Call(ctx, req)
+	if err != nil {
+		err = notToSay(err)
+	}
+	return reply, err
+}
+
+// notToSay is apart from call so that nothing is allocated for no error.
+func notToSay(err error) error {
+	var said *cellproto.Error
+	if !errors.As(err, &said) || !said.Again {
+		return err
+	}
+	bare := *said
+	bare.Again = false
+	return &bare
 }
 
 // newKey makes an idempotency key.

@@ -79,7 +79,11 @@ func (c *Caller) forward(in *cellproto.Inbound, body bool) {
 	}
 	res, err := c.Call(in.Context(), in.Header.To, req)
 	if err != nil {
-		_ = in.ReplyError(err) // a program that is gone needs no answer; so below
+		var meta map[string]string
+		if body && mayAgain(err) {
+			meta = map[string]string{cellproto.MetaAgain: "1"}
+		}
+		_ = in.ReplyErrorMeta(err, meta) // a program that is gone needs no answer; so below
 		return
 	}
 	if res.Reply.Body == nil {

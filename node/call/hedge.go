@@ -2,6 +2,8 @@ package call
 
 import (
 	"context"
+	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/celldnet/celld/cellproto"
@@ -31,9 +33,14 @@ func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *ce
 // only the hedge needs, once somebody looks after the call.
 func (c *Caller) callHedged(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, p *policy, tried *peerSet) attempt {
 	first, cancelFirst := context.WithCancel(ctx)
-	h := &hedge{c: c, r: r, req: *req, body: sharedBody(req), p: p, tried: tried, who: who, asked: time.Now(), cancelFirst: cancelFirst}
+	h := &hedge{c: c, r: r, req: *req, p: p, tried: tried, who: who, asked: time.Now(), cancelFirst: cancelFirst}
+	if h.sent, _ = req.Body.(*attemptBody); h.sent != nil {
+		h.body = h.sent.r
+		h.sent.whenLost(cancelFirst)
+	}
 	timer := time.AfterFunc(p.look(ctx, who, h.body != nil), func() { h.lookAfter(ctx) })
 	a := c.callPeer(first, r, who, req, time.Now())
+	h.wasGone(ctx, &a)
 	if timer.Stop() || h.ended(p.final(&a)) {
 		return a.until(cancelFirst)
 	}
@@ -43,9 +50,14 @@ func (c *Caller) callHedged(ctx context.Context, r *remote, who race.Ranked, req
 	b := <-h.outcome
 	if !b.counts {
 		h.cancel()
+		if errors.Is(a.err, errBodyLost) { // to the other one, which says more
+			a.err = b.err
+		}
 		return a
 	}
-	if !b.mute { // else the race that follows finds out whether it is gone, or was busy for a moment
+	if b.mute { // the race that follows finds out whether it is gone
+		c.dodged(r, who.Peer)
+	} else {
 		h.outrun(ctx, &b)
 	}
 	return b.until(h.cancel)
@@ -57,7 +69,9 @@ type hedge struct {
 	c           *Caller
 	r           *remote
 	req         cellproto.Request
-	body        *replay // of req; nil: it has none
+	body        *replay      // of req; nil: it has none
+	sent        *attemptBody // of it, to who; nil: likewise
+	gone        atomic.Bool  // who answers nothing any more, and nobody else can be asked
 	p           *policy
 	tried       *peerSet
 	who         race.Ranked // who was asked first,
@@ -77,8 +91,20 @@ func (h *hedge) lookAfter(ctx context.Context) {
 		return
 	}
 	mute := h.bide(ctx)
-	if !h.canAsk() || !h.asks() {
+	for !mute && h.sends(ctx) && ctx.Err() == nil && !h.left() { // it is not silent: it takes what it is sent
+		mute = h.awaitSilence(ctx, max(untilHalf(ctx), stuckTime))
+	}
+	if !h.canAsk() {
+		if mute {
+			h.giveUp(ctx)
+		}
 		return
+	}
+	if !h.asks() {
+		return
+	}
+	if mute && h.sent != nil {
+		h.sent.yield()
 	}
 	b := h.run(ctx)
 	b.mute = mute
@@ -102,6 +128,29 @@ func (h *hedge) bide(ctx context.Context) (mute bool) {
 		h.c.work.Go(func() { h.c.isMute(h.c.ctx, h.r, h.who) })
 	}
 	return false
+}
+
+// sends says that a file is on its way, and will be there in time.
+func (h *hedge) sends(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ok && h.body != nil && h.body.busy(deadline)
+}
+
+// giveUp ends a call whose provider answers no pings, and whose body nobody else can be sent. That is only sure after a
+// while; but so soon that half of the call's time is left to whoever can send the body again.
+func (h *hedge) giveUp(ctx context.Context) {
+	lk := h.c.links.live(h.who.Peer, string(h.r.name), h.r.madeFor(ctx))
+	if lk != nil && mute(ctx, lk, min(watchPatience, untilHalf(ctx))) && ctx.Err() == nil {
+		h.gone.Store(true)
+		h.cancelFirst()
+	}
+}
+
+// wasGone gives a call that giveUp has ended its error. ctx is that of the call.
+func (h *hedge) wasGone(ctx context.Context, a *attempt) {
+	if h.gone.Load() && cellproto.KindOf(a.err) == cellproto.Canceled && ctx.Err() == nil {
+		a.err = cellproto.Errorf("call "+h.req.Header.Func, cellproto.MayHaveRun, "%s answers nothing any more, pings neither", h.who.Peer)
+	}
 }
 
 // canAsk says whether another provider could have all of the request.
@@ -144,6 +193,10 @@ func (h *hedge) run(ctx context.Context) attempt {
 	for open := 0; ; {
 		select {
 		case <-timer.C:
+			if done != nil && h.sends(ctx) {
+				timer.Reset(stuckTime)
+				continue
+			}
 			if !waited && !h.pays(false) {
 				waited = true
 				timer.Reset(untilHalf(ctx))
@@ -184,7 +237,7 @@ func (h *hedge) ask(ctx context.Context, who race.Ranked, answers chan<- attempt
 	req := h.req
 	call := func() {
 		if h.body != nil {
-			body := h.body.beside()
+			body := h.body.beside(cancel)
 			if body == nil {
 				answers <- attempt{from: who, err: errBodyLost}
 				return

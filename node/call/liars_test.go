@@ -12,6 +12,7 @@ import (
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/signed"
@@ -514,4 +515,53 @@ func TestSlowLoris(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	p.server.Close(ctx)
+}
+
+// dodges is a stream to a provider that hears nothing while it dodges a call.
+type dodges struct {
+	network.Stream
+	deaf *atomic.Bool
+	over <-chan struct{}
+}
+
+func (d dodges) Read(b []byte) (int, error) {
+	n, err := d.Stream.Read(b)
+	for d.deaf.Load() {
+		select {
+		case <-d.over:
+			return 0, io.EOF
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return n, err
+}
+
+// Who answers pings in races, but neither calls nor the pings while these wait, does not win for good.
+func TestWhoDodgesCalls(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 2, rare)
+	dodger, other := all[0], all[1]
+	var deaf atomic.Bool
+	over := make(chan struct{})
+	t.Cleanup(func() { close(over) })
+	dodger.host.SetStreamHandler(cellproto.ProtocolCall, HandleStream(zap.NewNop(), func(s network.Stream) error {
+		return dodger.server.ServeStream(context.Background(), dodges{s, &deaf, over})
+	}))
+	dodger.cutLinks()
+	dodger.program.handle = func(in *cellproto.Inbound) { deaf.Store(true); <-in.Context().Done() }
+	c.measured(other, 40*time.Millisecond, 0)
+	const calls = 8
+	caught := 0
+	for range calls {
+		deaf.Store(false)
+		c.mustRace(t, cell)
+		begun := dodger.program.begun.Load()
+		call(t, c, cell, "count")
+		if dodger.program.begun.Load() > begun {
+			caught++
+		}
+	}
+	if caught == 0 || caught > calls/2 {
+		t.Errorf("of %d calls %d went to the one that dodges them", calls, caught)
+	}
 }

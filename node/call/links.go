@@ -14,7 +14,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
-	"github.com/multiformats/go-multiaddr"
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
@@ -31,6 +30,10 @@ type link struct {
 	use     *gauge
 	hello   atomic.Pointer[cellproto.Hello] // nil: not here yet, or not looked at
 	doubts  chan struct{}                   // holds one: somebody doubts that the other end is there
+
+	timing  sync.Mutex
+	round   rtts     // timing guards it
+	looking *looking // likewise; nil: nobody does
 
 	mu      sync.Mutex // held while we prove who we are, so that it is done once
 	until   time.Time  // when to prove it anew; zero: it was not yet
@@ -69,13 +72,13 @@ type links struct {
 	mu     sync.Mutex
 	made   map[linkKey]*dialing // live ones, and those that are being made
 
-	reached map[peer.ID]multiaddr.Multiaddr // where peers were connected to directly last, of at most maxReached
+	places *Places
 
 	renewed map[peer.ID]int // how often the links to a peer were made anew; see relayed.go
 }
 
 func newLinks(h host.Host, agent string, log *zap.Logger) *links {
-	l := &links{host: h, agent: agent, log: log, meter: newMeter(), made: map[linkKey]*dialing{}, renewed: map[peer.ID]int{}, reached: map[peer.ID]multiaddr.Multiaddr{}}
+	l := &links{host: h, agent: agent, log: log, meter: newMeter(), made: map[linkKey]*dialing{}, renewed: map[peer.ID]int{}, places: NewPlaces()}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
 }
@@ -213,7 +216,7 @@ func (l *links) dialPeer(dial, ctx context.Context, info peer.AddrInfo, key link
 	if l.host == nil {
 		return nil, cellproto.Errorf(op, cellproto.Unavailable, "this nucleus has no network")
 	}
-	if err := l.connect(dial, info); err != nil {
+	if err := l.host.Connect(dial, info); err != nil {
 		return nil, cellproto.Errorf(op, unavailable(ctx), "%w", dialError(err))
 	}
 	s, err := l.host.NewStream(dial, info.ID, cellproto.ProtocolCall)
@@ -229,50 +232,9 @@ func (l *links) dialPeer(dial, ctx context.Context, info peer.AddrInfo, key link
 		return nil, err
 	}
 	if lk.relayed = s.Conn().Stat().Limited; !lk.relayed && s.Conn().Stat().Direction == network.DirOutbound {
-		l.reachedBy(info.ID, s.Conn().RemoteMultiaddr())
+		l.places.Reached(info.ID, s.Conn().RemoteMultiaddr())
 	}
 	return lk, nil
-}
-
-const (
-	maxReached = 1024
-	// alone is how long the address at which a peer was reached last is dialed before all others are too. Eight are dialed
-	// at one time, and one that swallows what it is sent keeps its place for seconds.
-	alone = 300 * time.Millisecond
-)
-
-// connect dials a peer where it was reached last, and everywhere else if that fails.
-func (l *links) connect(ctx context.Context, info peer.AddrInfo) error {
-	if at := l.reachedAt(info.ID); at != nil && l.host.Network().Connectedness(info.ID) == network.NotConnected {
-		first, cancel := context.WithTimeout(ctx, alone)
-		err := l.host.Connect(first, peer.AddrInfo{ID: info.ID, Addrs: []multiaddr.Multiaddr{at}})
-		late := first.Err() != nil
-		cancel()
-		if err == nil || !late && len(info.Addrs) == 1 && info.Addrs[0].Equal(at) { // it was refused: libp2p does not dial it again at once
-			return err
-		}
-	}
-	return l.host.Connect(ctx, info)
-}
-
-// reachedBy notes where a peer was reached.
-func (l *links) reachedBy(p peer.ID, at multiaddr.Multiaddr) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if _, ok := l.reached[p]; !ok && len(l.reached) >= maxReached {
-		for other := range l.reached { // any: it is only dialed a little less well
-			delete(l.reached, other)
-			break
-		}
-	}
-	l.reached[p] = at
-}
-
-// reachedAt gives where a peer was reached last; nil: that is not known.
-func (l *links) reachedAt(p peer.ID) multiaddr.Multiaddr {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.reached[p]
 }
 
 // dialError says why no address could be reached, in one line: libp2p's own error takes several.
@@ -367,6 +329,31 @@ const (
 	watchPatience = 5 * time.Second
 )
 
+// ping measures one round trip.
+func (lk *link) ping(ctx context.Context) (time.Duration, error) {
+	rtt, err := lk.conn.Ping(ctx)
+	if err == nil {
+		lk.timing.Lock()
+		lk.round = lk.round.with(rtt)
+		lk.timing.Unlock()
+	}
+	return rtt, err
+}
+
+// answered notes how long a call without a body took.
+func (lk *link) answered(took time.Duration) {
+	lk.timing.Lock()
+	lk.round = lk.round.called(took)
+	lk.timing.Unlock()
+}
+
+// pings is what is known of how long they take.
+func (lk *link) pings() rtts {
+	lk.timing.Lock()
+	defer lk.timing.Unlock()
+	return lk.round
+}
+
 // doubt has it looked at once whether the other end is there.
 func (lk *link) doubt() {
 	select {
@@ -393,7 +380,7 @@ func (l *links) watch(lk *link) {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(l.ctx, watchPatience)
-		_, err := lk.conn.Ping(ctx)
+		_, err := lk.ping(ctx)
 		cancel()
 		if cellproto.KindOf(err) == cellproto.Timeout {
 			l.log.Info("a peer has vanished", zap.String("peer", lk.key.to))

@@ -44,7 +44,7 @@ func (c *Caller) callMirror(ctx context.Context, t resolved, req *cellproto.Requ
 	}
 	var res *Result
 	var err error
-	if p.idempotent && req.Body == nil {
+	if p.idempotent && anywhere(req) {
 		var others bool
 		if res, others, err = c.relieveMirror(ctx, t.dir, r, req, &p); others {
 			return res, err

@@ -245,7 +245,7 @@ func (d *driver) join(f Found, enough func()) {
 	d.r.mu.Lock()
 	if old, ok := d.r.infos[id]; !ok || len(f.Info.Addrs) > 0 {
 		if len(d.r.infos) < maxInfos || ok {
-			d.r.infos[id] = merge(old, f.Info, d.c.links.reachedAt(f.Info.ID))
+			d.r.infos[id] = merge(old, f.Info, d.c.links.places.At(f.Info.ID))
 		}
 	}
 	d.r.mu.Unlock()
@@ -363,7 +363,7 @@ func (d *driver) pingOnce(p cellproto.PeerID) (time.Duration, error) {
 	if err := d.r.fits(hello.Schema); err != nil {
 		return 0, err
 	}
-	rtt, err := lk.conn.Ping(d.ctx)
+	rtt, err := lk.ping(d.ctx)
 	if err != nil {
 		lk.doubt()
 		return 0, err

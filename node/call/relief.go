@@ -69,6 +69,10 @@ func (h *relief) ask(ctx context.Context) {
 		return
 	}
 	h.req.Header.Token = nil
+	if body := sharedBody(&h.req); body != nil {
+		h.req.Body = body.beside(nil) // never nil: see anywhere
+		defer end(&h.req)
+	}
 	res, err := h.c.callRemote(ctx, h.r, &h.req)
 	switch {
 	case err != nil:

@@ -35,6 +35,7 @@ type remote struct {
 	speeds    map[cellproto.PeerID]*speed    // of those whose bandwidth somebody wanted to know
 	unchecked map[string]time.Time           // functions whose replies are not checked until then
 	refused   map[cellproto.PeerID]time.Time // when a provider last did, of calls that others have answered
+	silent    map[cellproto.PeerID]time.Time // likewise, of those on which it was silent; see dodged
 	hurry     time.Duration                  // how soon CallerDeps.Raced wants another race; 0: as usual
 	searched  func() string                  // how far the search of the last race got; nil: none was
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -171,7 +172,7 @@ func TestReplayBesideACopy(t *testing.T) {
 		}
 	}()
 	for {
-		body := first.r.beside()
+		body := first.r.beside(nil)
 		if body == nil {
 			t.Fatal("the sender is said to be silent, which has sent all")
 		}
@@ -184,47 +185,87 @@ func TestReplayBesideACopy(t *testing.T) {
 	}
 }
 
-// Of several attempts at one time only the oldest reads what cannot be kept. One that is over makes room for the next.
+// Of several attempts at one time only the oldest reads what cannot be kept. One that is over makes room for the next, and one
+// that is stuck, or has yielded.
 func TestReplayBeside(t *testing.T) {
 	const size = 2 * replayable
-	body := func() *attemptBody { return repeatable(pipe{bytes.NewReader(make([]byte, size))}).(*attemptBody) }
-	read := func(b *attemptBody, n int64) {
-		t.Helper()
-		if got, err := io.CopyN(io.Discard, b, n); err != nil {
-			t.Fatalf("%d bytes of %d, %v", got, n, err)
+	for name, c := range map[string]struct {
+		then  func(first, second *attemptBody) // once the second waits
+		whole bool                             // the second gets all
+	}{
+		"the oldest resumes":  {func(first, _ *attemptBody) { io.Copy(io.Discard, first) }, false},
+		"the oldest ends":     {func(first, _ *attemptBody) { first.end() }, true},
+		"the oldest is stuck": {func(first, _ *attemptBody) { time.Sleep(stuckTime) }, true},
+		"the oldest yields":   {func(first, _ *attemptBody) { first.yield() }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				first := repeatable(pipe{bytes.NewReader(make([]byte, size))}).(*attemptBody)
+				time.Sleep(time.Minute)
+				if n, err := io.CopyN(io.Discard, first, 10); err != nil {
+					t.Fatal(n, err)
+				}
+				var useless []string
+				first.whenLost(func() { useless = append(useless, "first") })
+				second := first.r.beside(func() { useless = append(useless, "second") })
+				over := make(chan error, 1)
+				go func() { _, err := io.ReadAll(second); over <- err }()
+				synctest.Wait()
+				first.r.mu.Lock()
+				if first.r.changed == nil || second.at != replayable {
+					t.Errorf("the second does not wait, but has read %d bytes", second.at)
+				}
+				first.r.mu.Unlock()
+				c.then(first, second)
+				err := <-over
+				if c.whole != (err == nil && second.at == size) || !c.whole && !errors.Is(err, errBodyLost) {
+					t.Errorf("the second has read %d bytes, %v", second.at, err)
+				}
+				want := "[second]"
+				if c.whole && !first.ended() {
+					want = "[first]"
+				} else if c.whole {
+					want = "[]"
+				}
+				if got := fmt.Sprint(useless); got != want {
+					t.Errorf("%s lost it, want %s", got, want)
+				}
+				if !c.whole != lostBody(&cellproto.Request{Body: second}) || c.whole && !first.ended() != lostBody(&cellproto.Request{Body: first}) {
+					t.Error("who lost it does not know")
+				}
+			})
+		})
+	}
+}
+
+// A body that can be read anywhere is read by each attempt for itself, from where it was to begin.
+func TestReplayOfAFile(t *testing.T) {
+	file := strings.NewReader(strings.Repeat("0123456789", replayable/5))
+	if _, err := file.Seek(7, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	first := repeatable(file).(*attemptBody)
+	if n, err := io.CopyN(io.Discard, first, 2*replayable-100); err != nil {
+		t.Fatal(n, err)
+	}
+	if soon := time.Now().Add(time.Hour); !first.r.busy(soon) || first.r.busy(first.begun) {
+		t.Error("it is not on its way, or would be there before it was begun")
+	}
+	for name, next := range map[string]func() *attemptBody{
+		"beside": func() *attemptBody { return first.r.beside(nil) },
+		"after":  func() *attemptBody { next, _ := first.rewound(); return next },
+	} {
+		got, err := io.ReadAll(next())
+		if err != nil || len(got) != 2*replayable-7 || string(got[:5]) != "78901" {
+			t.Errorf("%s: %d bytes, %.10q, %v", name, len(got), got, err)
 		}
 	}
-	rest := func(b *attemptBody) <-chan error {
-		out := make(chan error, 1)
-		go func() { _, err := io.ReadAll(b); out <- err }()
-		return out
+	if first.r.busy(time.Now().Add(time.Hour)) {
+		t.Error("all was read, or is over, and it is on its way")
 	}
-	waits := func(r *replay) func() bool {
-		return func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.changed != nil }
+	if _, err := first.Read(make([]byte, 1)); !errors.Is(err, errAttemptOver) {
+		t.Errorf("an attempt that is over gets %v", err)
 	}
-	t.Run("the oldest resumes", func(t *testing.T) {
-		first := body()
-		second := first.r.beside()
-		read(second, replayable)
-		over := rest(second)
-		eventually(t, "the second waits", waits(first.r))
-		read(first, size)
-		if err := <-over; !errors.Is(err, errBodyLost) || !lostBody(&cellproto.Request{Body: second}) || lostBody(&cellproto.Request{Body: first}) {
-			t.Errorf("the second gets %v", err)
-		}
-	})
-	t.Run("the oldest ends", func(t *testing.T) {
-		first := body()
-		second := first.r.beside()
-		read(first, 10)
-		read(second, replayable)
-		over := rest(second)
-		eventually(t, "the second waits", waits(first.r))
-		first.end()
-		if err := <-over; err != nil || second.at != size {
-			t.Errorf("the second has read %d bytes, %v", second.at, err)
-		}
-	})
 }
 
 // One that resumes while another one is asked beside it has all of its body, and what comes of a part of it is no answer.

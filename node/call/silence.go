@@ -2,6 +2,7 @@ package call
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -17,22 +18,52 @@ import (
 const (
 	lookLeast = 20 * time.Millisecond // of silence before it is pinged
 	lookMost  = 30 * time.Millisecond // or two round trips: a ping costs little
-	pongLeast = 40 * time.Millisecond // that its answer may take, besides two round trips
+	pongLeast = 30 * time.Millisecond // that its answer may take, whatever is known
 	pongMost  = 150 * time.Millisecond
+	pongDelay = 25 * time.Millisecond // as QUIC gives acknowledgements for what is not the network's (max_ack_delay, RFC 9000, 18.2)
+	pongAgain = 20 * time.Millisecond // besides two round trips, in which what was lost is sent again
 	// ownDelay is by how much this machine itself may be late with the clock: past it, it is too busy to
 	// blame others, and pings once more.
 	ownDelay = 10 * time.Millisecond
 )
 
-// look is how long a call is silent before somebody looks after it.
+// rtts is what is known of the round trips of one link: smoothed, and by how much they differ from that. Zero: nothing.
+type rtts struct{ smoothed, varied time.Duration }
+
+// with takes one more round trip in, as TCP does (RFC 6298, 2).
+func (r rtts) with(rtt time.Duration) rtts {
+	if r == (rtts{}) {
+		return rtts{rtt, rtt / 2}
+	}
+	off := max(rtt-r.smoothed, r.smoothed-rtt)
+	return rtts{r.smoothed + (rtt-r.smoothed)/8, r.varied + (off-r.varied)/4}
+}
+
+// called takes in that a call was answered after so long: a pong would have taken no longer. Races are held, and pings sent,
+// where something was slow: without this they would speak of bad moments only.
+func (r rtts) called(took time.Duration) rtts {
+	if took < r.smoothed {
+		return r.with(took)
+	}
+	return r
+}
+
+// look is how long a call is silent before somebody looks after it: longer than 99 of 100 are.
 func (p *policy) look(ctx context.Context, who race.Ranked, body bool) time.Duration {
-	wait := max(who.CallP99.Duration()*3/2, lookLeast)
+	wait := max(who.CallP99.Duration(), lookLeast)
 	return min(wait, max(2*who.Median.Duration(), lookMost), p.stages(ctx, who, body)[0].after)
 }
 
-// pong is how long the answer to a ping may take: the more, the more its calls differ.
-func pong(who race.Ranked) time.Duration {
-	return 2*who.Median.Duration() + min(max(who.CallP99.Duration(), pongLeast), pongMost)
+// pong is how long the answer to a ping may take: as long as TCP or QUIC wait for an acknowledgement (RFC 9002, 6.2.1), two
+// round trips and a bit, so that one lost packet can be sent again, or as long as its calls, whichever is the longest. Who is
+// slow with pongs, but not in races, is given no more for it than for slow calls.
+func pong(r rtts, who race.Ranked) time.Duration {
+	median := who.Median.Duration()
+	if r == (rtts{}) {
+		r = r.with(median)
+	}
+	usual := max(r.smoothed+4*r.varied+pongDelay, 2*r.smoothed+pongAgain)
+	return min(max(usual, who.CallP99.Duration(), pongLeast), 2*median+pongMost)
 }
 
 // awaitSilence returns true once the provider that a call waits for has been found silent, and false once
@@ -64,7 +95,7 @@ func (h *hedge) awaitSilence(ctx context.Context, patience time.Duration) bool {
 // isMute says that a provider does not answer a ping. New calls go elsewhere then.
 func (c *Caller) isMute(ctx context.Context, r *remote, who race.Ranked) bool {
 	lk := c.links.live(who.Peer, string(r.name), r.madeFor(ctx))
-	if lk == nil || !mute(ctx, lk, pong(who)) || ctx.Err() != nil {
+	if lk == nil || !c.findsMute(ctx, lk, pong(lk.pings(), who)) {
 		return false
 	}
 	c.deps.Log.Debug("a provider is silent", zap.String("peer", string(who.Peer)))
@@ -73,13 +104,69 @@ func (c *Caller) isMute(ctx context.Context, r *remote, who race.Ranked) bool {
 	return true
 }
 
-// mute says that the other end of a link does not answer a ping.
+// silentAgain is for how long it is remembered that a peer was silent while another one has answered.
+const silentAgain = time.Minute
+
+// dodged notes that a peer was silent on a call, and on pings meanwhile, and that another one has answered. A machine that was
+// busy for a moment looks the same, and one that is gone takes part in no race. But who is silent again within a minute, though
+// it has answered the pings of a race since, has failed: else who is silent whenever it is called would win each race.
+func (c *Caller) dodged(r *remote, p cellproto.PeerID) {
+	now := time.Now()
+	r.mu.Lock()
+	before, known := r.silent[p]
+	if r.silent == nil || !known && len(r.silent) >= maxInfos {
+		r.silent = map[cellproto.PeerID]time.Time{}
+	}
+	r.silent[p] = now
+	again := known && now.Sub(before) < silentAgain && r.decision != nil && r.decision.At.After(before) && r.decision.Ranks(p)
+	r.mu.Unlock()
+	if again {
+		c.mu.Lock()
+		c.reputation.Failed(now, p)
+		c.mu.Unlock()
+	}
+}
+
+// looking is that a peer is pinged, for all calls that wait for it.
+type looking struct {
+	over chan struct{}
+	mute bool // set when over is closed
+}
+
+// findsMute says that the other end of a link does not answer pings. Whoever looks while somebody else does waits for what
+// comes of that; false once ctx has ended.
+func (c *Caller) findsMute(ctx context.Context, lk *link, patience time.Duration) bool {
+	lk.timing.Lock()
+	l := lk.looking
+	if l == nil {
+		l = &looking{over: make(chan struct{})}
+		begun := c.work.Go(func() {
+			l.mute = mute(c.ctx, lk, patience)
+			lk.timing.Lock()
+			lk.looking = nil
+			lk.timing.Unlock()
+			close(l.over)
+		})
+		if !begun {
+			lk.timing.Unlock()
+			return false
+		}
+		lk.looking = l
+	}
+	lk.timing.Unlock()
+	select {
+	case <-l.over:
+		return l.mute && ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// mute says that the other end of a link does not answer pings.
 func mute(ctx context.Context, lk *link, patience time.Duration) bool {
 	for range 3 {
 		begin := time.Now()
-		limited, cancel := context.WithTimeout(ctx, patience)
-		_, err := lk.conn.Ping(limited)
-		cancel()
+		err := lk.pingTwice(ctx, patience)
 		if kind := cellproto.KindOf(err); err == nil || kind != cellproto.Timeout && kind != cellproto.Canceled {
 			return err != nil // the connection is lost
 		}
@@ -91,4 +178,25 @@ func mute(ctx context.Context, lk *link, patience time.Duration) bool {
 		}
 	}
 	return false
+}
+
+// pingTwice pings once, and once more if that is not answered while there is time for two round trips: a packet that arrives has
+// one be sent again that was lost before it. One answer is enough.
+func (lk *link) pingTwice(ctx context.Context, patience time.Duration) error {
+	var pings sync.WaitGroup
+	defer pings.Wait()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	answers := make(chan error, 2)
+	ping := func() { _, err := lk.ping(ctx); answers <- err }
+	pings.Go(ping)
+	soon := time.NewTimer(max(patience-2*lk.pings().smoothed, pongAgain) / 2)
+	defer soon.Stop()
+	select {
+	case err := <-answers:
+		return err
+	case <-soon.C:
+	}
+	pings.Go(ping)
+	return <-answers
 }

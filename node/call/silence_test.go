@@ -1,16 +1,23 @@
 package call
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"io"
+	"net"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/node/race"
 )
 
 // hush is a stream to a provider, which hears nothing any more once it is muted.
@@ -147,4 +154,148 @@ func TestFailsWhileLookedAfter(t *testing.T) {
 			})
 		}
 	}
+}
+
+// How long the answer to a ping may take: a round trip and a bit, more where pings differ or calls take longer, two round trips
+// where that is more, and never more than what a race has measured allows.
+func TestPong(t *testing.T) {
+	ms := func(n float64) time.Duration { return time.Duration(n * float64(time.Millisecond)) }
+	of := func(each ...float64) (r rtts) {
+		for _, n := range each {
+			r = r.with(ms(n))
+		}
+		return r
+	}
+	steady := func(n float64) rtts { return of(slices.Repeat([]float64{n}, 20)...) }
+	quick := func(r rtts, n float64) rtts {
+		for range 50 {
+			r = r.called(ms(n))
+		}
+		return r
+	}
+	for name, c := range map[string]struct {
+		pings       rtts
+		median, p99 float64
+		least, most float64
+	}{
+		"beside it":                 {steady(0.2), 0.2, 1, 30, 30},
+		"near":                      {steady(5), 5, 8, 30, 31},
+		"near, pinged once":         {of(5), 5, 8, 40, 40},
+		"near, never pinged":        {rtts{}, 5, 8, 40, 40},
+		"near, and busy":            {of(5, 5, 5, 25, 6, 30), 5, 8, 60, 80},
+		"near, and was busy":        {quick(of(5, 5, 5, 25, 6, 30), 6), 5, 8, 31, 33},
+		"near, its calls are slow":  {quick(steady(5), 80), 5, 90, 90, 90},
+		"near, its calls take long": {quick(steady(5), 20_000), 5, 30_000, 160, 160},
+		"far":                       {steady(60), 60, 70, 140, 141},
+		"dawdles with pongs":        {steady(4000), 5, 8, 160, 160},
+		"nothing is known":          {rtts{}, 0, 0, 30, 30},
+	} {
+		got := pong(c.pings, race.Ranked{Median: race.MicrosOf(ms(c.median)), CallP99: race.MicrosOf(ms(c.p99))})
+		if got < ms(c.least) || got > ms(c.most) {
+			t.Errorf("%s: %v, want %v to %v ms", name, got, c.least, c.most)
+		}
+	}
+}
+
+// held is a path that loses the first packet once lose is set, and has it sent again with the next one.
+type held struct {
+	net.Conn
+	mu   sync.Mutex
+	lose bool
+	lost []byte
+}
+
+func (h *held) Write(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.lose {
+		h.lose, h.lost = false, bytes.Clone(p)
+		return len(p), nil
+	}
+	if _, err := h.Conn.Write(append(h.lost, p...)); err != nil {
+		return 0, err
+	}
+	h.lost = nil
+	return len(p), nil
+}
+
+// A peer is not silent because one packet to it was lost.
+func TestLostPingIsNoSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLinks(nil, "test", zap.NewNop())
+		near, far := net.Pipe()
+		path := &held{Conn: near}
+		other, err := cellproto.NewConn(far, cellproto.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var served sync.WaitGroup
+		served.Go(func() { other.Run() })
+		lk, err := l.start(path, linkKey{to: "peer"}, "", 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if mute(t.Context(), lk, pongLeast) {
+			t.Error("it answers pings, and is said to be silent")
+		}
+		path.mu.Lock()
+		path.lose = true
+		path.mu.Unlock()
+		if mute(t.Context(), lk, pongLeast) {
+			t.Error("one packet was lost, and it is said to be silent")
+		}
+		l.close()
+		served.Wait()
+	})
+}
+
+// However many calls wait for a peer that is silent, it is pinged for all of them together.
+func TestLookingTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLinks(nil, "test", zap.NewNop())
+		near, far := net.Pipe()
+		var pings atomic.Int64
+		var heard sync.WaitGroup
+		heard.Go(func() {
+			for head := make([]byte, cellproto.FrameHeaderSize); ; {
+				if _, err := io.ReadFull(far, head); err != nil {
+					return
+				}
+				if head[4] == byte(cellproto.TypePing) {
+					pings.Add(1)
+				}
+				if _, err := io.CopyN(io.Discard, far, int64(binary.BigEndian.Uint32(head))); err != nil {
+					return
+				}
+			}
+		})
+		lk, err := l.start(near, linkKey{to: "peer"}, "", 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &Caller{ctx: t.Context()}
+		var calls sync.WaitGroup
+		for range 20 {
+			calls.Go(func() {
+				if !c.findsMute(t.Context(), lk, pongLeast) {
+					t.Error("it is not found to be silent")
+				}
+			})
+			time.Sleep(time.Millisecond)
+		}
+		calls.Wait()
+		if n := pings.Load(); n != 2 {
+			t.Errorf("it was pinged %d times, want twice", n)
+		}
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		if c.findsMute(gone, lk, pongLeast) {
+			t.Error("whose call is over hears that it is silent")
+		}
+		c.work.close()
+		c.work.wait()
+		l.close()
+		far.Close()
+		heard.Wait()
+	})
 }

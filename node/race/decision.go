@@ -106,6 +106,11 @@ func (d *Decision) Next(tried func(cellproto.PeerID) bool) (Ranked, bool) {
 	return Ranked{}, false
 }
 
+// Ranks says that a peer was measured.
+func (d *Decision) Ranks(peer cellproto.PeerID) bool {
+	return slices.ContainsFunc(d.Ranking, func(r Ranked) bool { return r.Peer == peer && r.Out == "" })
+}
+
 // Demoted gives the decision with a peer behind all others that were measured; d itself if it is there.
 func (d *Decision) Demoted(peer cellproto.PeerID) *Decision {
 	measured := 0
