@@ -126,7 +126,7 @@ func (p *placer) raced(out call.Raced) time.Duration {
 		return missedAgain
 	case s.Copy == mirror.NoCopy && !again.IsZero():
 		return max(again.Sub(now), missedAgain)
-	case s.Copy == mirror.There: // it is not: its machine may be starting anew
+	case s.Copy == mirror.There && !slices.Contains(out.Answered, c.there.mirror): // its machine may be starting anew
 		return goneAgain
 	}
 	return 0
