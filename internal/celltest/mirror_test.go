@@ -23,11 +23,14 @@ func (n *Net) mirrors(t *testing.T, want int) []ctl.MirrorRow {
 	return rows
 }
 
-// provide publishes an example, and waits until the home cell finds it.
-func (n *Net) provide(example string) (*Cell, ctl.Published) {
+// provide publishes an example, changed if that is wanted, and waits until the home cell finds it.
+func (n *Net) provide(example string, change ...func(*Cell)) (*Cell, ctl.Published) {
 	n.t.Helper()
 	n.Bootstrap()
 	c := n.Example(example)
+	for _, do := range change {
+		do(c)
+	}
 	c.Start()
 	published := c.Publish()
 	Eventually(n.t, "it is found from the home cell", func() bool {
