@@ -159,8 +159,8 @@ func TestLocalIsNotMirrored(t *testing.T) {
 	if r := a.Ctl("publish"); r.Code != 4 {
 		t.Errorf("publishing it: exit code %d\n%s", r.Code, r.Stderr)
 	}
-	if r := n.Ctl(n.root, "mirror", "add", published.CID, "--timeout", "15s"); r.Code == 0 {
-		t.Errorf("it was mirrored: %s", r.Stdout)
+	if r := n.Ctl(n.root, "mirror", "add", published.CID, "--timeout", "15s"); r.Code != 3 || !strings.Contains(r.Stderr, "no provider") {
+		t.Errorf("mirroring it: exit code %d: %s\n%s", r.Code, r.Stdout, r.Stderr)
 	}
 	n.mirrors(t, 0)
 	if entries, err := os.ReadDir(filepath.Join(n.root, "foreign")); err == nil {
