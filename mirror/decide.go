@@ -7,6 +7,7 @@ import (
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/celltoml"
+	"github.com/celldnet/celld/cellproto/signed"
 )
 
 // Bounds of Decide.
@@ -78,6 +79,7 @@ type Situation struct {
 	Objective Objective
 	Races     []Outcome          // the newest last
 	Placement celltoml.Placement // of the manifest
+	Alone     signed.Alone       // of the manifest
 	Friend    bool               // the owner of the cell is a friend of this machine's, or the same
 	Copy      Copy
 	Replaced  bool      // a newer version than that of the copy serves
@@ -129,6 +131,8 @@ func Decide(now time.Time, s Situation) Decision {
 		return Decision{Why: "its owner keeps it on one machine"}
 	case s.Placement == celltoml.PlacementFriends && !s.Friend:
 		return Decision{Why: "its owner gives it to friends only"}
+	case s.Alone != "":
+		return Decision{Why: s.Alone.String()}
 	case s.Follows: // what made the one before worth a copy holds for this one
 	case s.Objective.Empty():
 		return Decision{Why: "there is no objective"}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/celltoml"
+	"github.com/celldnet/celld/cellproto/signed"
 )
 
 var update = flag.Bool("update", false, "rewrite the transcripts in testdata")
@@ -116,6 +117,8 @@ func happen(t *testing.T, s *Situation, now time.Time, verb string, args []strin
 		s.HereAllowed = !has("refused")
 	case "placement":
 		s.Placement, s.Friend = celltoml.Placement(args[0]), has("friend")
+	case "alone":
+		s.Alone = signed.Alone(args[0])
 	case "race":
 		var o Outcome
 		if args[0] != "nobody" {

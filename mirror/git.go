@@ -3,6 +3,7 @@ package mirror
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,7 +46,7 @@ func (s *Store) clone(ctx context.Context, root *os.Root, dir string, src *signe
 	if err := as.allows(op, src.Repo); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, cloneTimeout)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(s.cfg.CloneTimeout, cloneTimeout))
 	defer cancel()
 	objects := strings.TrimSuffix(dir, sourceSuffix) + objectsSuffix
 	err = root.RemoveAll(objects) // of an attempt that was killed

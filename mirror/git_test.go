@@ -3,7 +3,10 @@ package mirror
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"os"
@@ -13,6 +16,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -246,6 +250,53 @@ func TestCloneRefuses(t *testing.T) {
 	defer root.Close()
 	if err := s.clone(t.Context(), root, newDir+"/x", newRepository(t).source(""), s.anybody()); cellproto.KindOf(err) != cellproto.Denied {
 		t.Errorf("a file:// URL: %v", err)
+	}
+}
+
+// A server that is silent, or lets a byte fall now and then, holds a clone until its time is over, and nothing is left of it.
+func TestCloneFromSlowServers(t *testing.T) {
+	for name, serve := range map[string]http.HandlerFunc{
+		"silent": func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+		"dripping": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "application/x-git-upload-pack-advertisement")
+			_, _ = io.WriteString(w, "001e# service=git-upload-pack\n0000fff0")
+			for r.Context().Err() == nil {
+				if _, err := io.WriteString(w, "0"); err != nil || http.NewResponseController(w).Flush() != nil {
+					return
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var came, left atomic.Int64
+			srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				came.Add(1)
+				defer left.Add(1)
+				serve(w, r)
+			}))
+			defer srv.Close()
+			s := newTestStore(t, lying(program), nil)
+			root, err := s.open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer root.Close()
+			as := reach{protocols: []string{"https"}, config: []string{"-c", "http.sslVerify=false"}}
+			src := &signed.Source{Repo: srv.URL + "/x", Ref: "main", Commit: object}
+			for s.cfg.CloneTimeout = time.Second / 4; came.Load() == 0; s.cfg.CloneTimeout *= 2 { // git has to come so far
+				if err := s.clone(t.Context(), root, newDir+"/x", src, as); cellproto.KindOf(err) != cellproto.Timeout {
+					t.Fatalf("it ends with %v", err)
+				}
+			}
+			if _, err := root.Lstat(newDir + "/x" + objectsSuffix); err == nil {
+				t.Error("what git has fetched is left")
+			}
+			srv.Close() // git has hung up, or this waits for good
+			if left.Load() != came.Load() {
+				t.Errorf("%d of %d requests have ended", left.Load(), came.Load())
+			}
+		})
 	}
 }
 

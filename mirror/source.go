@@ -82,7 +82,8 @@ func recognise(root *os.Root, dir string, src *signed.Source, output string) (re
 	case has("Makefile"):
 		return recipe{"make", NoTools}, nil
 	case has("flake.nix"):
-		return recipe{}, cellproto.Errorf("build "+src.Repo, cellproto.Unsupported, "a flake cannot be built without the daemon of nix and a network")
+		return recipe{}, cellproto.Errorf("build "+src.Repo, cellproto.Unsupported, "a flake cannot be built without the daemon of nix and a network").
+			WithHint("Its owner can set build under [cell] in cell.toml to what builds it without them.")
 	}
 	return recipe{}, cellproto.Errorf("build "+src.Repo, cellproto.Unsupported,
 		"nothing says how: it has no build command, go.mod, Cargo.toml or Makefile").

@@ -44,6 +44,8 @@ type Config struct {
 	Account  cellproto.PeerID // of the person; its own cells of placement "friends" may be mirrored
 	Environ  []string         // of the person, for their own git: AddRepo; nil: os.Environ
 
+	CloneTimeout time.Duration // of one repository; 0: 120 s
+
 	FileRepos bool // for tests: sources may be cloned from file:// too
 }
 

@@ -14,7 +14,7 @@ import (
 
 // doctor says what is well and what is not, and for each that is not what mends it.
 func (n *nucleus) doctor(ctx context.Context) []ctl.Check {
-	return append(diagnose(n.facts(time.Now())), n.checkSandbox(ctx), n.checkLedger())
+	return append(diagnose(n.facts(time.Now())), n.checkSandbox(ctx), n.checkLedger(), n.checkObjectives())
 }
 
 // facts collects what diagnose looks at.

@@ -46,6 +46,9 @@ func whyOf(err error) string {
 }
 
 func (h *hosting) consider(ctx context.Context, from offer.Asker, o offer.Offer, m *signed.Manifest) error {
+	if m.Alone != "" { // who offers it should know; its owner has the last word
+		return cellproto.Errorf("take "+m.Name+" up", cellproto.Denied, "%s", m.Alone)
+	}
 	if hosted, err := h.known(o); hosted || err != nil {
 		return err
 	}

@@ -109,6 +109,7 @@ func (p *placer) raced(out call.Raced) time.Duration {
 	s.Races = s.Races[max(len(s.Races)-mirror.MissesToPlace, 0):]
 	if out.Manifest != nil {
 		c.name = out.Manifest.Name
+		s.Alone = out.Manifest.Alone
 		s.Placement, s.Friend = celltoml.Placement(out.Manifest.Privacy), out.Manifest.Owner == p.n.mirrors.account
 		if out.Best > 0 && now.Sub(c.compared) >= compareAgain {
 			c.compared = now
@@ -126,7 +127,7 @@ func (p *placer) raced(out call.Raced) time.Duration {
 		return missedAgain
 	case s.Copy == mirror.NoCopy && !again.IsZero():
 		return max(again.Sub(now), missedAgain)
-	case s.Copy == mirror.There: // it is not: its machine may be starting anew
+	case s.Copy == mirror.There && !slices.Contains(out.Answered, c.there.mirror): // its machine may be starting anew
 		return goneAgain
 	}
 	return 0

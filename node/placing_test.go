@@ -74,9 +74,7 @@ func TestFollowerThatCannotRun(t *testing.T) {
 	}
 }
 
-// A cell whose objective is missed is raced twice a second until that is sure, and then no more often than something may
-// come of it: where no copy can be made, as usual.
-func TestRacesForACopy(t *testing.T) {
+func testPlacer(t *testing.T) *placer {
 	store, err := mirror.New(mirror.Config{Root: t.TempDir(), OS: "linux", Arch: "amd64"}, mirror.Deps{})
 	if err != nil {
 		t.Fatal(err)
@@ -85,6 +83,13 @@ func TestRacesForACopy(t *testing.T) {
 	n.mirrors = &mirrors{n: n, store: store}
 	p := newPlacer(n, &closers{})
 	t.Cleanup(func() { p.cancel(); p.work.Wait() })
+	return p
+}
+
+// A cell whose objective is missed is raced twice a second until that is sure, and then no more often than something may
+// come of it: where no copy can be made, as usual.
+func TestRacesForACopy(t *testing.T) {
+	p := testPlacer(t)
 	race := func(id cid.Cid, placement celltoml.Placement) time.Duration {
 		return p.raced(call.Raced{
 			Cell: id, Best: time.Second, Objective: []byte(`{"max_p99_ms": 1, "clone_on_violation": true}`),
@@ -100,6 +105,27 @@ func TestRacesForACopy(t *testing.T) {
 		} else if sure && (here != 0 || there < 10*missedAgain) {
 			t.Errorf("miss %d: again after %v where its owner keeps it, after %v where a placement has just failed", i+1, here, there)
 		}
+	}
+}
+
+// A donor's copy that takes part in the races and misses the objective still is no reason to race more often; one that
+// does not take part is.
+func TestRacesWithACopyThere(t *testing.T) {
+	p, id := testPlacer(t), cid.NewCidV1(cid.Raw, mh("there"))
+	p.of(id).there = &there{donor: "d", mirror: "m", seen: time.Now()}
+	race := func(answered ...cellproto.PeerID) time.Duration {
+		return p.raced(call.Raced{
+			Cell: id, Best: time.Second, Objective: []byte(`{"max_p99_ms": 1, "clone_on_violation": true}`),
+			Manifest: &signed.Manifest{Privacy: string(celltoml.PlacementPublic)}, Answered: answered,
+		})
+	}
+	for i := range 2 * mirror.MissesToPlace {
+		if again := race("far", "m"); again != 0 {
+			t.Fatalf("race %d with the copy: again after %v", i, again)
+		}
+	}
+	if again := race("far"); again != goneAgain {
+		t.Errorf("without it: again after %v", again)
 	}
 }
 

@@ -57,6 +57,9 @@ func (n *nucleus) publish(ctx context.Context, guard ctl.Guard, say func(string)
 	if err != nil {
 		return ctl.Published{}, err
 	}
+	if m.Alone == signed.AloneState && n.cfg.Cell.State == celltoml.StateUnsaid {
+		notes = append(notes, `not all of its functions are pure, so nobody copies it unasked; if it keeps nothing from one call to the next, state = "none" under [cell] says so`)
+	}
 	say("announcing " + id.String())
 	n.awaitAnnounced(ctx, id, say)
 	name, err := n.nameIt(ctx, id)
@@ -168,6 +171,7 @@ func (n *nucleus) manifest(ctx context.Context, a signed.Artefact, schema *cellp
 		},
 		SLO: signed.SLO{MaxP99Ms: int64(cfg.SLO.MaxP99Ms), MinBandwidthMbps: int64(cfg.SLO.MinBandwidthMbps)},
 	}
+	m.Alone = aloneOf(cfg, schema)
 	if cfg.Cell.Speaks == celltoml.JSONL {
 		m.Speaks = string(cfg.Cell.Speaks)
 	}
@@ -188,6 +192,32 @@ func (n *nucleus) manifest(ctx context.Context, a signed.Artefact, schema *cellp
 		}
 	}
 	return m, nil
+}
+
+// aloneOf says why a cell is not to be copied unasked. What its owner says of state counts; else that all functions are
+// pure has it keep none. Of any other it is not known, and a copy that gives other answers than the original is worse than none.
+func aloneOf(cfg *celltoml.Config, schema *cellproto.Schema) signed.Alone {
+	switch {
+	case !cfg.SLO.CloneOnViolation:
+		return signed.AloneOwner
+	case len(cfg.Deps)+len(cfg.RemoteCells) > 0:
+		return signed.AloneCalls
+	case cfg.Cell.State == celltoml.StateKept, cfg.Cell.State == celltoml.StateUnsaid && !allPure(schema):
+		return signed.AloneState
+	}
+	return ""
+}
+
+func allPure(schema *cellproto.Schema) bool {
+	if schema == nil {
+		return false
+	}
+	for _, fn := range schema.Functions {
+		if !fn.Pure {
+			return false
+		}
+	}
+	return true
 }
 
 // schemaLink names the block with a schema's canonical JSON.

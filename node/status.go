@@ -53,6 +53,7 @@ func (n *nucleus) status() ctl.Status {
 	if t := n.accounts.travel; t != nil {
 		s.LedgerEntries = t.Counts()
 	}
+	_, s.Objectives = objectives(n.cfg.Dir)
 	s.Patch, s.Placements = n.patches.status(), n.placer.rows()
 	return s
 }

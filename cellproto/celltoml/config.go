@@ -41,8 +41,19 @@ type Cell struct {
 	Binary  string // the program, relative to the directory; "" for a nucleus without a program
 	Schema  bool   // shown to whoever may call
 	Speaks  Speaks
+	State   State
 	Build   string // a shell command, or "": recognise go.mod, Cargo.toml, Makefile, flake.nix
 }
+
+// State is what the owner says of what the cell keeps from one call to the next, in its program or its nucleus.
+type State string
+
+// What can be said.
+const (
+	StateUnsaid State = ""     // it may keep something, unless all its functions are pure
+	StateNone   State = "none" // nothing by which a copy would differ
+	StateKept   State = "kept" // something that a copy would not have
+)
 
 // Speaks is how the program talks to its nucleus.
 type Speaks string

@@ -62,6 +62,8 @@ var keys = [...]key{
 	{path: "cell.schema", kind: flag, at: func(c *Config) any { return &c.Cell.Schema }},
 	{path: "cell.speaks", kind: text, at: func(c *Config) any { return (*string)(&c.Cell.Speaks) },
 		check: checkSpeaks, choices: []string{string(Frames), string(JSONL)}},
+	{path: "cell.state", kind: text, at: func(c *Config) any { return (*string)(&c.Cell.State) }, optional: true,
+		choices: []string{string(StateNone), string(StateKept)}},
 	{path: "cell.build", kind: text, at: func(c *Config) any { return &c.Cell.Build }, optional: true},
 
 	{path: "life_cycle.freeze_after", kind: duration, at: func(c *Config) any { return &c.LifeCycle.FreezeAfter }, max: maxDuration},

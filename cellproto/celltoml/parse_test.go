@@ -47,7 +47,7 @@ func TestGood(t *testing.T) {
 		},
 		"full.toml": func(c *Config) {
 			*c = Config{
-				Cell: Cell{Name: "calculator", Version: "1.2.3", Binary: "bin/calculator", Speaks: JSONL,
+				Cell: Cell{Name: "calculator", Version: "1.2.3", Binary: "bin/calculator", Speaks: JSONL, State: StateKept,
 					Build: "go generate .\ngo build -o bin/calculator .\n"},
 				LifeCycle: LifeCycle{FreezeAfter: 45 * time.Second, IdleTimeout: 90 * time.Minute, NucleusTimeout: 500 * time.Millisecond, RetireAfter: 3 * time.Hour, AutoCleanup: true},
 				Auth: Auth{Challenge: ChallengeSig, TokenTTL: time.Minute,

@@ -27,10 +27,34 @@ type Manifest struct {
 	Source     *Source                `cbor:"source" json:"source"`                           // or none
 	Speaks     string                 `cbor:"speaks,omitempty" json:"speaks,omitempty"`       // as in cell.toml; "": frames, which is never written
 	Challenge  string                 `cbor:"challenge,omitempty" json:"challenge,omitempty"` // none or sig; "": simple, which is never written
+	Alone      Alone                  `cbor:"alone,omitempty" json:"alone,omitempty"`         // why nobody copies it unasked; "": one may, which is never written
 	Resources  Resources              `cbor:"resources" json:"resources"`
 	SLO        SLO                    `cbor:"slo" json:"slo"`
 	Privacy    string                 `cbor:"privacy" json:"privacy"` // placement: public, friends or local
 	License    string                 `cbor:"license" json:"license"` // SPDX expression, or ""
+}
+
+// Alone is why no copy of a cell is made unless somebody asks for it.
+type Alone string
+
+// The reasons.
+const (
+	AloneOwner Alone = "owner" // its owner wants none
+	AloneCalls Alone = "calls" // it calls other cells, and the nucleus of a copy makes no calls for it
+	AloneState Alone = "state" // it keeps state, or may, and a copy begins without
+)
+
+// String says it for people; "" for none.
+func (a Alone) String() string {
+	switch a {
+	case AloneOwner:
+		return "its owner wants no copies made unasked"
+	case AloneCalls:
+		return "it calls other cells, which a copy cannot"
+	case AloneState:
+		return "it keeps state that a copy would not have"
+	}
+	return string(a)
 }
 
 // Artefact is the program for one platform.

@@ -97,6 +97,13 @@ func manifestVectors(t testing.TB) vectorFile {
 		add("of a cell with the challenge "+challenge, "", asksID, asksBlock)
 	}
 
+	for _, alone := range []Alone{AloneOwner, AloneCalls, AloneState} {
+		kept := base
+		kept.Alone = alone
+		keptBlock, keptID := sealed(t, kept)
+		add("of a cell that is not copied unasked: "+string(alone), "", keptID, keptBlock)
+	}
+
 	// What is wrong before the body is looked at.
 	add("another block under this CID", "corrupt", id, minimal)
 	add("CID of the codec raw", "bad input", cid.NewCidV1(cid.Raw, id.Hash()), block)
@@ -461,6 +468,7 @@ func drawManifest(t *rapid.T) Manifest {
 		Privacy:   rapid.SampledFrom([]string{"public", "friends", "local"}).Draw(t, "privacy"),
 		License:   rapid.StringMatching(`[ -~é€]{0,40}`).Draw(t, "license"),
 		Speaks:    rapid.SampledFrom([]string{"", "jsonl"}).Draw(t, "speaks"),
+		Alone:     rapid.SampledFrom([]Alone{"", AloneOwner, AloneCalls, AloneState}).Draw(t, "alone"),
 		Challenge: rapid.SampledFrom([]string{"", "none", "sig"}).Draw(t, "challenge"),
 	}
 	for i := range rapid.IntRange(0, 20).Draw(t, "artefacts") {

@@ -67,6 +67,7 @@ func (m Manifest) validate(op string) error {
 		{"source", m.Source.check()},
 		{"speaks", checkSpeaks(m.Speaks)},
 		{"challenge", checkChallenge(m.Challenge)},
+		{"alone", checkAlone(m.Alone)},
 		{"resources", m.Resources.check()},
 		{"slo.max_p99_ms", checkInt(m.SLO.MaxP99Ms, 0)},
 		{"slo.min_bandwidth_mbps", checkInt(m.SLO.MinBandwidthMbps, 0)},
@@ -238,6 +239,14 @@ func checkChallenge(s string) error {
 		return nil
 	}
 	return fmt.Errorf("%.80q is neither none nor sig", s)
+}
+
+func checkAlone(a Alone) error {
+	switch a {
+	case "", AloneOwner, AloneCalls, AloneState:
+		return nil
+	}
+	return fmt.Errorf("%.80q is none of owner, calls, state", string(a))
 }
 
 func validPlatform(s string) bool {

@@ -66,6 +66,14 @@ func TestReadingCommands(t *testing.T) {
 			t.Errorf("%s prints\n%s\nwant\n%s", c.command, got, c.want)
 		}
 	}
+	const fault = ".cell-cache/slo.json does not count: it is empty"
+	n.status.Objectives = []string{fault}
+	if o := run(t, "", "race", "bafy"); o.code != 0 || o.err != "cellctl: "+fault+"\n" {
+		t.Errorf("race with a damaged objective: exit code %d, %q", o.code, o.err)
+	}
+	if o := run(t, "", "status"); !strings.Contains(o.out, "objective  "+fault+"\n") {
+		t.Errorf("status with a damaged objective:\n%s", o.out)
+	}
 	if o := run(t, "", "find", "none"); o.code != exitNotFound || !strings.Contains(o.err, "nobody provides it") {
 		t.Errorf("find of nothing: exit code %d, %s", o.code, o.err)
 	}

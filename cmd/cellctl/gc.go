@@ -21,7 +21,7 @@ func (a *app) gcCmd() *cobra.Command {
 	dry := cmd.Flags().Bool("dry-run", false, "only name them")
 	timeout := timeoutFlag(cmd, 2*time.Minute)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		rows, err := a.mirrors(cmd, *timeout, "remove mirrors", func(ctx context.Context, c *ctl.Client) ([]ctl.MirrorRow, error) {
+		rows, err := a.mirrors(cmd, a.progress(), *timeout, "remove mirrors", func(ctx context.Context, c *ctl.Client) ([]ctl.MirrorRow, error) {
 			return c.Collect(ctx, *dry)
 		})
 		if err != nil {

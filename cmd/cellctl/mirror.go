@@ -30,7 +30,8 @@ func (a *app) mirrorCmd() *cobra.Command {
 }
 
 // mirrors asks the nucleus of the calling cell, which knows the mirrors of this machine's user.
-func (a *app) mirrors(cmd *cobra.Command, timeout time.Duration, op string, do func(context.Context, *ctl.Client) ([]ctl.MirrorRow, error)) ([]ctl.MirrorRow, error) {
+func (a *app) mirrors(cmd *cobra.Command, p *progress, timeout time.Duration, op string, do func(context.Context, *ctl.Client) ([]ctl.MirrorRow, error)) ([]ctl.MirrorRow, error) {
+	defer p.done()
 	caller, err := a.callerDir()
 	if err != nil {
 		return nil, err
@@ -40,8 +41,6 @@ func (a *app) mirrors(cmd *cobra.Command, timeout time.Duration, op string, do f
 		return nil, err
 	}
 	defer cancel()
-	p := a.progress()
-	defer p.done()
 	client, err := a.client(ctx, caller, p)
 	if err != nil {
 		return nil, err
@@ -71,7 +70,7 @@ func (a *app) mirrorAddCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		rows, err := a.mirrors(cmd, *timeout, "mirror "+args[0], func(ctx context.Context, c *ctl.Client) ([]ctl.MirrorRow, error) {
+		rows, err := a.mirrors(cmd, a.steps(), *timeout, "mirror "+args[0], func(ctx context.Context, c *ctl.Client) ([]ctl.MirrorRow, error) {
 			row, err := c.AddMirror(ctx, t.text, *public)
 			return []ctl.MirrorRow{row}, err
 		})
@@ -90,7 +89,7 @@ func (a *app) mirrorLsCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "ls", Short: "List the mirrors on this machine", Args: args(0, 0)}
 	timeout := timeoutFlag(cmd, cellproto.DefaultTimeout)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		rows, err := a.mirrors(cmd, *timeout, "list mirrors", func(ctx context.Context, c *ctl.Client) ([]ctl.MirrorRow, error) {
+		rows, err := a.mirrors(cmd, a.progress(), *timeout, "list mirrors", func(ctx context.Context, c *ctl.Client) ([]ctl.MirrorRow, error) {
 			return c.Mirrors(ctx)
 		})
 		if err != nil {
@@ -131,7 +130,7 @@ func (a *app) mirrorRmCmd() *cobra.Command {
 	}
 	timeout := timeoutFlag(cmd, 30*time.Second)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		rows, err := a.mirrors(cmd, *timeout, "remove mirror "+args[0], func(ctx context.Context, c *ctl.Client) ([]ctl.MirrorRow, error) {
+		rows, err := a.mirrors(cmd, a.progress(), *timeout, "remove mirror "+args[0], func(ctx context.Context, c *ctl.Client) ([]ctl.MirrorRow, error) {
 			row, err := c.RemoveMirror(ctx, args[0])
 			return []ctl.MirrorRow{row}, err
 		})

@@ -30,6 +30,11 @@ func TestMirrorCommands(t *testing.T) {
 			w.Result([]ctl.MirrorRow{row})
 		case q.Get("target") == "none":
 			w.Fail(&ctl.RemoteError{Op: "find mirror none", Kind: "not found", Message: "there is no mirror of it here"})
+		case q.Get("target") == "bafysteps":
+			for _, step := range []string{"looking for it", "fetching calculator", "fetching calculator", "starting it"} {
+				_ = w.Progress(step)
+			}
+			w.Result(row)
 		default:
 			w.Result(row)
 		}
@@ -55,6 +60,14 @@ func TestMirrorCommands(t *testing.T) {
 	want := "POST bafyx,POST bafyx public,GET ,DELETE calculator,GET "
 	if got := strings.Join(asked, ","); got != want {
 		t.Errorf("the nucleus was asked %q, want %q", got, want)
+	}
+	asked = nil
+	steps := "cellctl: looking for it\ncellctl: fetching calculator\ncellctl: starting it\n"
+	if o := run(t, "", "mirror", "add", "bafysteps"); o.code != 0 || o.err != steps || o.out != "/x/foreign/a\n" {
+		t.Errorf("each step is told: exit code %d, %q, %q", o.code, o.out, o.err)
+	}
+	if o := run(t, "", "mirror", "add", "bafysteps", "--json"); o.code != 0 || o.err != "" {
+		t.Errorf("with --json: exit code %d, %q", o.code, o.err)
 	}
 	if o := run(t, "", "mirror", "rm", "none"); o.code != exitNotFound || !strings.Contains(o.err, "there is no mirror") {
 		t.Errorf("exit code %d, %s", o.code, o.err)

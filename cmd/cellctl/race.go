@@ -40,6 +40,9 @@ func (a *app) raceCmd() *cobra.Command {
 			if a.json {
 				return a.printJSON(append([]ctl.RaceRow{}, rows...))
 			}
+			if status, err := q.client.Status(q.ctx); err == nil { // what is missing is a note
+				a.notes(status.Objectives)
+			}
 			return a.table(raceTable(rows))
 		})
 	}

@@ -115,6 +115,9 @@ func statusRows(s ctl.Status) [][]string {
 		}
 		add("made for "+d.Target, text)
 	}
+	for _, text := range s.Objectives {
+		add("objective", text)
+	}
 	for _, p := range s.Placements {
 		add("copy of "+p.Name, p.String())
 	}

@@ -83,6 +83,19 @@ func (p *progress) delayOver() {
 	}
 }
 
+// steps is progress of what takes its time and is done in steps: without a terminal each of them has its line, from the
+// first one on.
+func (a *app) steps() *progress {
+	p := a.progress()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.timer != nil {
+		p.timer.Stop()
+		p.late = true
+	}
+	return p
+}
+
 // say shows text instead of what was shown before.
 func (p *progress) say(text string) {
 	p.mu.Lock()

@@ -15,7 +15,7 @@ import (
 func TestDonorPausesForLoad(t *testing.T) {
 	t.Parallel()
 	n := New(t)
-	provider, published := n.provide("guestbook")
+	provider, published := n.provide("guestbook", func(c *Cell) { c.Edit(`state = "kept"`, `state = "none"`) })
 	donor := n.donor()
 	talk := newStranger(t).ask(t, donor, provider.offerOf(published.CID))
 	if talk.Refusal != nil {

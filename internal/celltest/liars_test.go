@@ -20,6 +20,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/multiformats/go-multiaddr"
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
@@ -49,15 +50,25 @@ var bg = context.Background()
 
 func newLiar(t *testing.T, cell cid.Cid, schema cellproto.SchemaHash) *liar {
 	t.Helper()
+	return newLiarAt(t, "127.0.0.1", func(listen func()) { listen() }, cell, schema)
+}
+
+// newLiarAt makes one with an address of another machine, on which do has something be done.
+func newLiarAt(t *testing.T, addr string, do func(func()), cell cid.Cid, schema cellproto.SchemaHash) *liar {
+	t.Helper()
 	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := libp2p.New(libp2p.Identity(key), libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableRelay(), libp2p.DisableMetrics())
+	h, err := libp2p.New(libp2p.Identity(key), libp2p.NoListenAddrs, libp2p.DisableMetrics())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { h.Close() })
+	do(func() { err = h.Network().Listen(multiaddr.StringCast("/ip4/" + addr + "/tcp/0")) })
+	if err != nil {
+		t.Fatal(err)
+	}
 	l := &liar{host: h, key: key, cell: cell, hello: cellproto.Hello{
 		Versions: []uint{cellproto.Version}, Agent: "liar", Cell: cell.String(), Auth: cellproto.AuthNone, Schema: schema[:],
 	}}

@@ -23,11 +23,14 @@ func (n *Net) mirrors(t *testing.T, want int) []ctl.MirrorRow {
 	return rows
 }
 
-// provide publishes an example, and waits until the home cell finds it.
-func (n *Net) provide(example string) (*Cell, ctl.Published) {
+// provide publishes an example, changed if that is wanted, and waits until the home cell finds it.
+func (n *Net) provide(example string, change ...func(*Cell)) (*Cell, ctl.Published) {
 	n.t.Helper()
 	n.Bootstrap()
 	c := n.Example(example)
+	for _, do := range change {
+		do(c)
+	}
 	c.Start()
 	published := c.Publish()
 	Eventually(n.t, "it is found from the home cell", func() bool {
@@ -156,8 +159,8 @@ func TestLocalIsNotMirrored(t *testing.T) {
 	if r := a.Ctl("publish"); r.Code != 4 {
 		t.Errorf("publishing it: exit code %d\n%s", r.Code, r.Stderr)
 	}
-	if r := n.Ctl(n.root, "mirror", "add", published.CID, "--timeout", "15s"); r.Code == 0 {
-		t.Errorf("it was mirrored: %s", r.Stdout)
+	if r := n.Ctl(n.root, "mirror", "add", published.CID, "--timeout", "15s"); r.Code != 3 || !strings.Contains(r.Stderr, "no provider") {
+		t.Errorf("mirroring it: exit code %d: %s\n%s", r.Code, r.Stdout, r.Stderr)
 	}
 	n.mirrors(t, 0)
 	if entries, err := os.ReadDir(filepath.Join(n.root, "foreign")); err == nil {

@@ -179,9 +179,14 @@ func (s *scenario) backup() {
 	}
 }
 
-// copyTree copies files with their modes.
 func (s *scenario) copyTree(from, to string) {
 	s.t.Helper()
+	copyTree(s.t, from, to)
+}
+
+// copyTree copies files with their modes.
+func copyTree(t *testing.T, from, to string) {
+	t.Helper()
 	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
@@ -202,7 +207,7 @@ func (s *scenario) copyTree(from, to string) {
 		return errors.Join(os.MkdirAll(filepath.Dir(dst), 0o755), os.WriteFile(dst, data, info.Mode().Perm()))
 	})
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 }
 

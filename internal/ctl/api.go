@@ -127,6 +127,7 @@ type Status struct {
 	BadLines      uint64            `json:"bad_lines,omitempty"`    // of a jsonl program that answered nothing
 	Swap          *SwapStatus       `json:"swap,omitempty"`         // the last one
 	Placements    []Placement       `json:"placements,omitempty"`   // cells of which a copy near by is wanted, the newest first
+	Objectives    []string          `json:"objectives,omitempty"`   // what is wrong with the files in which it says what it wants of others
 	SchemasInUse  []SchemaUse       `json:"schemas_in_use"`         // the last used first
 	Dependencies  []DependencyCheck `json:"dependencies,omitempty"` // the cells in cell.lock
 	Patch         []Patch           `json:"patch,omitempty"`        // in the order in which they are applied, by name

@@ -27,11 +27,9 @@ const (
 	// TakeTimeout bounds the taking up of one cell.
 	TakeTimeout = 10 * time.Minute
 
-	maxPings   = 8 // on one stream
-	maxStreams = 32
-	// Of these, of one peer and of one network: whoever says nothing holds a place for offerTimeout.
-	maxPeerStreams  = 8
-	maxGroupStreams = 16
+	maxPings       = 8 // on one stream
+	maxStreams     = 32
+	maxPeerStreams = 8 // of these; whoever says nothing holds a place for offerTimeout
 	// streamMemory is what an offer costs while it is looked at.
 	streamMemory = 2 * maxOffer
 	// stepEvery is how often who waits for a cell is told that it goes on.
@@ -99,7 +97,7 @@ func (s *Server) enter(from Asker) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := &s.streams
-	if n.all >= maxStreams || n.peers[from.Peer] >= maxPeerStreams || n.groups[from.Group] >= maxGroupStreams || s.ctx.Err() != nil {
+	if n.peers[from.Peer] >= maxPeerStreams || !fairShare(float64(n.groups[from.Group]), float64(maxStreams-n.all)) || s.ctx.Err() != nil {
 		return false
 	}
 	n.add(from, 1)

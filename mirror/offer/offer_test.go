@@ -3,6 +3,7 @@ package offer
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -355,6 +356,53 @@ func TestQuota(t *testing.T) {
 	}
 	if err := newQuota().take(time.Unix(0, 0), Asker{}); err != nil {
 		t.Error(err)
+	}
+}
+
+// The places of a donor are shared: two networks that take what they can get leave room for the next ones, of streams and
+// of offers in a minute.
+func TestGreedyNetworks(t *testing.T) {
+	s := NewServer(&machine{}, zap.NewNop())
+	var entered []Asker
+	t.Cleanup(func() {
+		for _, a := range entered {
+			s.leave(a)
+		}
+		s.Close()
+	})
+	q, now := newQuota(), time.Unix(1_000_000, 0)
+	for name, c := range map[string]struct {
+		most  int
+		enter func(a Asker) bool
+	}{
+		"streams": {maxStreams, func(a Asker) bool {
+			if !s.enter(a) {
+				return false
+			}
+			entered = append(entered, a)
+			return true
+		}},
+		"offers": {quotaAll, func(a Asker) bool { return q.take(now, a) == nil }},
+	} {
+		greedy := func(group string) (n int) {
+			for i := range 2 * c.most {
+				if c.enter(Asker{Peer: testID(fmt.Sprint(group, i)), Group: group}) {
+					n++
+				}
+			}
+			return n
+		}
+		all, before := 0, c.most
+		for g := range 6 {
+			n := greedy(fmt.Sprint("net", g))
+			if n == 0 || n > before || 2*n > c.most-all+2 {
+				t.Errorf("%s: network %d has %d places when %d of %d were held; the one before has %d", name, g, n, all, c.most, before)
+			}
+			all, before = all+n, n
+		}
+		if all >= c.most || !c.enter(Asker{Peer: testID("good"), Group: "good"}) {
+			t.Errorf("%s: six networks hold %d of %d", name, all, c.most)
+		}
 	}
 }
 

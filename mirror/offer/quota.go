@@ -1,6 +1,7 @@
 package offer
 
 import (
+	"fmt"
 	"sync"
 	"time"
 
@@ -62,23 +63,31 @@ func (q *quota) take(now time.Time, from Asker) error {
 		q.begun, q.now, q.before = q.begun.Add(quotaWindow), newCounts(), q.now
 	}
 	share := 1 - float64(now.Sub(q.begun))/float64(quotaWindow)
-	for _, c := range []struct {
-		now, before, most int
-		of                string
-	}{
-		{q.now.peers[from.Peer], q.before.peers[from.Peer], quotaPeer, "of this peer"},
-		{q.now.groups[from.Group], q.before.groups[from.Group], quotaGroup, "of this network"},
-		{q.now.all, q.before.all, quotaAll, ""},
-	} {
-		if float64(c.now)+share*float64(c.before) >= float64(c.most) {
-			err := cellproto.Errorf("take an offer", cellproto.Overloaded, "there were %d offers %s in a minute", c.most, c.of)
-			err.RetryAfter = quotaWindow
-			return err
-		}
+	sum := func(now, before int) float64 { return float64(now) + share*float64(before) }
+	group := sum(q.now.groups[from.Group], q.before.groups[from.Group])
+	full := ""
+	switch free := quotaAll - sum(q.now.all, q.before.all); {
+	case free <= 0:
+		full = fmt.Sprintf("there were %d offers", quotaAll)
+	case sum(q.now.peers[from.Peer], q.before.peers[from.Peer]) >= quotaPeer:
+		full = fmt.Sprintf("there were %d offers of this peer", quotaPeer)
+	case group >= quotaGroup:
+		full = fmt.Sprintf("there were %d offers of this network", quotaGroup)
+	case !fairShare(group, free):
+		full = fmt.Sprintf("there were %.0f offers of this network, and there is room for %.0f more of all", group, free)
+	default:
+		q.now.add(from, 1)
+		return nil
 	}
-	q.now.add(from, 1)
-	return nil
+	err := cellproto.Errorf("take an offer", cellproto.Overloaded, "%s in a minute", full)
+	err.RetryAfter = quotaWindow
+	return err
 }
+
+// fairShare says whether a network that has so much of what all share may have one more: it has less than half of what is
+// free (Choudhury and Hahne, "Dynamic queue length thresholds", 1998). So the fuller it is, the less one network may hold,
+// and whoever has nothing yet finds room as long as there is any: to fill 32 places takes eight networks.
+func fairShare(has, free float64) bool { return free >= 1 && 2*has < free }
 
 // GroupOf names the network that an address is in: addrgroup.Of; of a private or loopback address itself, since
 // there is no cheap supply of those from afar.

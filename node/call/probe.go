@@ -33,9 +33,6 @@ func (c *Caller) raceAgainLocked(now time.Time, r *remote) {
 	}
 }
 
-// maxInfos bounds the peers whose addresses are remembered for one cell.
-const maxInfos = 4 * cellproto.MaxProviders
-
 // waitRace waits for the race that runs, or begins one.
 func (c *Caller) waitRace(ctx context.Context, r *remote) (*race.Decision, error) {
 	r.mu.Lock()
@@ -133,7 +130,7 @@ func (c *Caller) race(ctx context.Context, r *remote, patient bool, why race.Rea
 	defer cancel()
 	d := &driver{
 		c: c, r: r, ctx: ctx, events: make(chan raceEvent, 16),
-		renewed: map[cellproto.PeerID]chan struct{}{}, searched: make(chan struct{}),
+		joined: map[cellproto.PeerID]bool{}, renewed: map[cellproto.PeerID]chan struct{}{}, searched: make(chan struct{}),
 	}
 	c.work.Go(d.find)
 	timer := time.NewTimer(0)
@@ -167,6 +164,7 @@ type driver struct {
 	ctx    context.Context
 	events chan raceEvent
 
+	joined   map[cellproto.PeerID]bool          // guarded by r.mu
 	renewed  map[cellproto.PeerID]chan struct{} // of those remembered: closed when they are found elsewhere; guarded by r.mu
 	searched chan struct{}                      // closed when nobody is found any more
 }
@@ -243,11 +241,8 @@ func (d *driver) join(f Found, enough func()) {
 		return
 	}
 	d.r.mu.Lock()
-	if old, ok := d.r.infos[id]; !ok || len(f.Info.Addrs) > 0 {
-		if len(d.r.infos) < maxInfos || ok {
-			d.r.infos[id] = merge(old, f.Info, d.c.links.places.At(f.Info.ID))
-		}
-	}
+	d.r.know(f.Info, d.c.links.places.At(f.Info.ID), d.joined)
+	d.joined[id] = true
 	d.r.mu.Unlock()
 	obs := d.c.observed(id)
 	d.tell(func(now time.Time, rc *race.Race) {

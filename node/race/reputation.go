@@ -8,8 +8,10 @@ import (
 )
 
 const (
-	// MaxPeers is how many peers a Reputation remembers; the least recently used one goes first.
+	// MaxPeers is how many peers a Reputation remembers; evict says which one goes first.
 	MaxPeers = 1024
+
+	maxLiars = MaxPeers / 2 // of these that are spared for their lies, about
 
 	// FirstBan and MaxBan bound a ban; each further one in a row is twice as long.
 	FirstBan = 15 * time.Second
@@ -140,7 +142,7 @@ func (r *Reputation) Called(now time.Time, peer cellproto.PeerID, kind cellproto
 // Succeeded records a call that was answered. It halves the weight of failures and ends a ban for
 // failures, so that a peer that was restarted comes back at once.
 func (r *Reputation) Succeeded(now time.Time, peer cellproto.PeerID, took time.Duration) {
-	rec := r.touch(peer)
+	rec := r.touch(now, peer)
 	if rec == nil {
 		return
 	}
@@ -151,7 +153,7 @@ func (r *Reputation) Succeeded(now time.Time, peer cellproto.PeerID, took time.D
 // Outlasted records that a call was answered by another peer when this one had been silent for so long. That
 // is no failure, and no success; but not to count it would have every peer look quick whose slow calls are hedged.
 func (r *Reputation) Outlasted(now time.Time, peer cellproto.PeerID, silent time.Duration) {
-	if rec := r.touch(peer); rec != nil {
+	if rec := r.touch(now, peer); rec != nil {
 		rec.record(now, silent)
 	}
 }
@@ -159,7 +161,7 @@ func (r *Reputation) Outlasted(now time.Time, peer cellproto.PeerID, silent time
 // Failed records a call that got no answer through the peer's fault, or the network's; or that it has refused, time
 // and again, and another one has answered.
 func (r *Reputation) Failed(now time.Time, peer cellproto.PeerID) {
-	rec := r.touch(peer)
+	rec := r.touch(now, peer)
 	if rec == nil {
 		return
 	}
@@ -196,11 +198,11 @@ func (r *Reputation) Back(now, connected time.Time, peer cellproto.PeerID) (chan
 // Wrong records an answer that was proven false: by a quorum, or by a signature or a hash. It bans
 // at once.
 func (r *Reputation) Wrong(now time.Time, peer cellproto.PeerID) {
-	rec := r.touch(peer)
+	rec := r.touch(now, peer)
 	if rec == nil {
 		return
 	}
-	rec.Wrong = min(faded(rec.Wrong, now.Sub(rec.WrongAt), wrongHalf)+weightOne, wrongMost)
+	rec.Wrong = min(rec.lies(now)+weightOne, wrongMost)
 	rec.WrongAt = now
 	rec.ban(now, true)
 }
@@ -208,7 +210,7 @@ func (r *Reputation) Wrong(now time.Time, peer cellproto.PeerID) {
 // Busy records that the peer is overloaded and asked to be left alone for a while, of which a
 // minute at most is honoured. It is no failure.
 func (r *Reputation) Busy(now time.Time, peer cellproto.PeerID, retryAfter time.Duration) {
-	if rec := r.touch(peer); rec != nil {
+	if rec := r.touch(now, peer); rec != nil {
 		rec.BusyUntil = now.Add(min(max(retryAfter, failureBurst), maxBusy))
 	}
 }
@@ -216,7 +218,7 @@ func (r *Reputation) Busy(now time.Time, peer cellproto.PeerID, retryAfter time.
 // AvoidDonor has a peer that said that it would take a cell up, and has not, not be asked for that for so long,
 // MaxBan at most.
 func (r *Reputation) AvoidDonor(now time.Time, peer cellproto.PeerID, d time.Duration) {
-	if rec := r.touch(peer); rec != nil {
+	if rec := r.touch(now, peer); rec != nil {
 		rec.NoDonor = now.Add(min(d, MaxBan))
 	}
 }
@@ -235,7 +237,7 @@ func (r *Reputation) Penalty(now time.Time, peer cellproto.PeerID) Micros {
 		return 0
 	}
 	p := Micros(faded(rec.Failures, now.Sub(rec.FailedAt), failureHalf)) * failurePenalty / weightOne
-	p += Micros(faded(rec.Wrong, now.Sub(rec.WrongAt), wrongHalf)) * wrongPenalty / weightOne
+	p += Micros(rec.lies(now)) * wrongPenalty / weightOne
 	p += MicrosOf(min(rec.BusyUntil.Sub(now), maxBusy))
 	return p.clamp()
 }
@@ -278,14 +280,14 @@ func (r *Reputation) Observed(now time.Time, peer cellproto.PeerID) Observed {
 
 // touch finds or makes the record of a peer and marks it as used; nil for no name or one that is
 // none.
-func (r *Reputation) touch(peer cellproto.PeerID) *record {
+func (r *Reputation) touch(now time.Time, peer cellproto.PeerID) *record {
 	if peer == "" || len(peer) > maxPeerID {
 		return nil
 	}
 	rec := r.peers[peer]
 	if rec == nil {
 		if len(r.peers) >= MaxPeers {
-			r.evict()
+			r.evict(now)
 		}
 		rec = &record{Peer: peer}
 		r.peers[peer] = rec
@@ -295,21 +297,37 @@ func (r *Reputation) touch(peer cellproto.PeerID) *record {
 	return rec
 }
 
-// evict forgets the least recently used peer, if possible one that never lied: a liar must not be
-// able to wash itself clean with a thousand new names.
-func (r *Reputation) evict() {
+// evict makes room for a peer. Those that lied, and it still counts, stay the longest, lest a liar wash itself clean with
+// a thousand new names; but as many names as one likes can be had to lie with, so of them at most maxLiars. Beyond that
+// the one goes of whose lies the least is left; else whoever was least recently used.
+func (r *Reputation) evict(now time.Time) {
+	liars := r.lying(now)
 	var victim *record
+	least := 0
 	for _, rec := range r.peers {
-		switch {
-		case victim == nil, victim.Wrong > 0 && rec.Wrong == 0:
-			victim = rec
-		case rec.Wrong > 0 && victim.Wrong == 0:
-		case rec.used < victim.used:
-			victim = rec
+		lies := rec.lies(now)
+		if liars > maxLiars && lies == 0 {
+			continue
+		}
+		if victim == nil || lies < least || lies == least && rec.used < victim.used {
+			victim, least = rec, lies
 		}
 	}
 	delete(r.peers, victim.Peer)
 }
+
+// lying is how many have lied so that it still counts.
+func (r *Reputation) lying(now time.Time) (n int) {
+	for _, rec := range r.peers {
+		if rec.lies(now) > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// lies is what is left of the weight of a peer's wrong answers.
+func (rec *record) lies(now time.Time) int { return faded(rec.Wrong, now.Sub(rec.WrongAt), wrongHalf) }
 
 // byUse orders the records, the least recently used first.
 func (r *Reputation) byUse() []*record {

@@ -62,6 +62,48 @@ func TestReputationProperties(t *testing.T) {
 	})
 }
 
+// As many names as there is room for have lied: others are remembered still, and the worst of them.
+func TestLiarsLeaveRoom(t *testing.T) {
+	r, now := NewReputation(), epoch
+	r.Wrong(now, "worst")
+	r.Wrong(now, "worst")
+	learns := func(when string) {
+		t.Helper()
+		for range 4 {
+			now = now.Add(time.Second)
+			r.Succeeded(now, "good", time.Millisecond)
+			r.Failed(now, "bad")
+		}
+		if n := r.Observed(now, "good").Calls; n < 4 {
+			t.Errorf("%s %d of 4 calls are remembered", when, n)
+		}
+		if ban, _ := r.Banned(now, "bad"); ban != BanFailing {
+			t.Errorf("%s four failures do not ban", when)
+		}
+	}
+	for i := range 2 * MaxPeers {
+		r.Wrong(now, cellproto.PeerID(fmt.Sprint("liar", i)))
+	}
+	learns("while they lie")
+	if ban, _ := r.Banned(epoch.Add(time.Second), "worst"); ban != BanLying {
+		t.Error("the worst liar was washed clean by others")
+	}
+	for i := range 2 * MaxPeers { // who never lied does not push them out,
+		r.Succeeded(now, cellproto.PeerID(fmt.Sprint("stranger", i)), time.Millisecond)
+	}
+	if r.lying(now) < maxLiars {
+		t.Errorf("%d liars are left", r.lying(now))
+	}
+	now = now.Add(24 * time.Hour) // but for ever
+	for i := range MaxPeers {
+		r.Succeeded(now, cellproto.PeerID(fmt.Sprint("later", i)), time.Millisecond)
+	}
+	if n := r.Len(); n != MaxPeers || r.peers["worst"] != nil {
+		t.Errorf("%d are remembered, the worst liar's day-old lies: %v", n, r.peers["worst"] != nil)
+	}
+	learns("a day later")
+}
+
 func TestReputationIsBounded(t *testing.T) {
 	r := NewReputation()
 	r.Wrong(epoch, "liar")
