@@ -57,6 +57,7 @@ func (n *nucleus) publish(ctx context.Context, guard ctl.Guard, say func(string)
 	if err != nil {
 		return ctl.Published{}, err
 	}
+	n.adverts.write()
 	say("announcing " + id.String())
 	n.awaitAnnounced(ctx, id, say)
 	name, err := n.nameIt(ctx, id)
