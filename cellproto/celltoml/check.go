@@ -165,7 +165,7 @@ func checkSpeaks(s string) *fault {
 	return nil
 }
 
-func checkGPU(string) *fault {
+func checkReserved(string) *fault {
 	return faultf(`Leave it out, or set it to "", for now.`, "is reserved for later")
 }
 
