@@ -1,12 +1,14 @@
 package celltest
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -69,6 +71,40 @@ func TestStaticListByAdvertFile(t *testing.T) {
 			}
 			c.Start()
 			Eventually(t, "the advert file is written again", func() bool { _, err := os.Stat(file); return err == nil })
+		})
+	}
+}
+
+// --timeout is for the whole call: input that does not end is no reason to wait longer.
+func TestTimeoutOfInputWithoutEnd(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	n.Bootstrap()
+	digest, calculator := n.Example("digest"), n.Example("calculator")
+	digest.Start()
+	calculator.Start()
+	body, args := digest.Publish().CID, calculator.Publish().CID
+	caller := n.Headless("caller")
+	caller.Start()
+	caller.AwaitProviders(body, 1)
+	caller.AwaitProviders(args, 1)
+	for _, call := range [][2]string{{calculator.Dir, "add"}, {digest.Dir, "sha256"}, {args, "add"}, {body, "sha256"}} {
+		t.Run(call[1]+" "+filepath.Base(call[0]), func(t *testing.T) {
+			t.Parallel()
+			in, held, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer held.Close()
+			defer in.Close()
+			ctx, cancel := context.WithTimeout(t.Context(), Patience)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, filepath.Join(Bin(t), "cellctl"), "use", call[0], call[1], "--input", "-", "--timeout", "1s")
+			cmd.Dir, cmd.Env, cmd.Stdin = caller.Dir, n.Env(), in
+			out, _ := cmd.CombinedOutput() // the code says it
+			if code := cmd.ProcessState.ExitCode(); code != 5 {
+				t.Errorf("exit code %d, want 5\n%s", code, out)
+			}
 		})
 	}
 }
