@@ -29,6 +29,9 @@ func (n *nucleus) facts(now time.Time) facts {
 	if s := n.server.Serving().Schema; s != nil {
 		f.schema = len(s.Functions)
 	}
+	if n.cfg.Network.PSK != "" {
+		f.listen, f.quic = withoutQUIC(f.listen)
+	}
 	var actual []string
 	for _, a := range n.host.Network().ListenAddresses() {
 		actual = append(actual, a.String())
