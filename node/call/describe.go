@@ -212,7 +212,7 @@ func (c *Caller) Find(ctx context.Context, target string, each func(Found) error
 	go s.run(ctx, found)
 	defer func() { // whatever each said, all that were begun have ended
 		stop()
-		for range s.out { //nolint:revive // drained
+		for range s.out { // nobody wants it any more
 		}
 	}()
 	for f := range s.out {
