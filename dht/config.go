@@ -159,4 +159,7 @@ type Deps struct {
 	DNS       TXTResolver // nil: the system's resolver
 	// Seen is told of each peer that mDNS shows, before it is offered to anybody; nil: nobody is.
 	Seen func(peer.ID)
+	// Listed is told of the peer that an advert file or URL of the static list names, before it is offered to anybody, and
+	// whether it is a file of this machine; nil: nobody is.
+	Listed func(info peer.AddrInfo, file bool)
 }

@@ -119,6 +119,7 @@ func New(cfg Config, deps Deps) (*DHT, error) {
 	if d.static, err = newStatic(cfg.Static); err != nil {
 		return nil, cellproto.Errorf("make a DHT", cellproto.BadInput, "static list: %w", err)
 	}
+	d.static.listed = deps.Listed
 	d.announcer = newAnnouncer(d)
 	d.names = newNames(d, deps.DNS)
 	d.ctx, d.cancel = context.WithCancel(context.Background())

@@ -57,6 +57,7 @@ type static struct {
 	addrs   []peer.AddrInfo // the multiaddrs of the list
 	sources []string        // its URLs and paths
 	client  *http.Client
+	listed  func(info peer.AddrInfo, file bool) // see Deps.Listed; or nil
 }
 
 // newStatic sorts the entries of a list.
@@ -97,6 +98,9 @@ func (s *static) read(ctx context.Context, pass func(peer.AddrInfo)) {
 		wg.Go(func() {
 			defer func() { <-slots }()
 			if info, err := s.readOne(ctx, source); err == nil {
+				if s.listed != nil {
+					s.listed(info, kindOfStatic(source) == staticFile)
+				}
 				pass(info)
 			}
 		})

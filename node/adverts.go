@@ -1,6 +1,8 @@
 package node
 
 import (
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -15,10 +17,14 @@ import (
 	"github.com/celldnet/celld/node/call"
 )
 
-// adverts makes the cell's advert when it is asked for, and at most every AdvertRefresh: a cell that
-// nobody asks costs nothing.
+// adverts makes the cell's advert when it is asked for, and at most every AdvertRefresh. Its file is there for as long as
+// the cell is published, whoever asks: static lists name it.
 type adverts struct {
-	n *nucleus
+	n     *nucleus
+	poked chan struct{} // capacity 1: what is published may have changed
+
+	writing sync.Mutex // the file
+	broken  bool       // it could not be written last time; writing guards it
 
 	mu    sync.Mutex
 	last  []byte
@@ -28,7 +34,60 @@ type adverts struct {
 	shown *signed.Advert // to be written to cache/advert.json; nil: nothing new
 }
 
-func newAdverts(n *nucleus) *adverts { return &adverts{n: n} }
+func newAdverts(n *nucleus) *adverts { return &adverts{n: n, poked: make(chan struct{}, 1)} }
+
+// fileTimes gives how long the advert's file says that it holds, and how often it is written: before that has passed, and
+// on a router, whose flash memory wears out, as seldom as an advert's longest life allows.
+func (a *adverts) fileTimes() (life, every time.Duration) {
+	if a.n.profile == Router {
+		return cellproto.MaxAdvertLifetime, cellproto.MaxAdvertLifetime / 2
+	}
+	return cellproto.AdvertLifetime, cellproto.AdvertLifetime - cellproto.AdvertRefresh
+}
+
+// keep writes the file now, if the cell is published, and again before it expires, until the nucleus stops.
+func (a *adverts) keep(started *closers) {
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, every := a.fileTimes()
+		timer := time.NewTimer(0)
+		defer timer.Stop()
+		for {
+			select {
+			case <-timer.C:
+			case <-a.poked:
+			case <-stop:
+				return
+			}
+			if a.write() {
+				timer.Reset(every)
+			}
+		}
+	}()
+	started.add(func() { close(stop); <-ended })
+}
+
+// poke has the file written soon: what is published may have changed.
+func (a *adverts) poke() {
+	select {
+	case a.poked <- struct{}{}:
+	default:
+	}
+}
+
+// write makes the file anew, and reports whether the cell is published and can be reached.
+func (a *adverts) write() bool {
+	m, id := a.n.serving.published()
+	if m == nil || !a.n.reachable() {
+		return false
+	}
+	a.mu.Lock()
+	ad := a.make(m, id, time.Now())
+	a.mu.Unlock()
+	a.show(&ad)
+	return true
+}
 
 // serve answers one stream of the advert protocol. The file is written when the asker has its answer:
 // races are decided in less time than a disk needs.
@@ -89,15 +148,43 @@ func (a *adverts) make(m *signed.Manifest, id cid.Cid, now time.Time) signed.Adv
 	return ad
 }
 
-// show writes cache/advert.json, for static lists and for people.
+// show writes cache/advert.json, for static lists and for people. It is not synced: after a crash it is made again.
 func (a *adverts) show(ad *signed.Advert) {
-	data, err := ad.File(ctl.SocketPath(a.n.cfg.Dir, ctl.CellSocket)).Marshal()
+	life, _ := a.fileTimes()
+	shown := *ad
+	shown.Expires = shown.Issued.Add(life)
+	data, err := shown.File(ctl.SocketPath(a.n.cfg.Dir, ctl.CellSocket)).Marshal()
+	a.writing.Lock()
+	defer a.writing.Unlock()
 	if err == nil {
-		err = a.n.serving.write("advert.json", data)
+		err = replaceUnsynced(a.n.serving.cacheFile("advert.json"), data)
 	}
-	if err != nil {
+	if err != nil && !a.broken { // said once
 		a.n.log.Warn("cannot write advert.json", zap.Error(err))
 	}
+	a.broken = err != nil
+}
+
+// replaceUnsynced replaces a file below cache/ by rename, without waiting for the disk.
+func replaceUnsynced(path string, data []byte) error {
+	if err := makeDir(filepath.Dir(path)); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-") // readable by the owner only
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name()) //nolint:errcheck // what matters is why it could not be written
+	}
+	return err
 }
 
 // hostAddrs gives the addresses to tell others, at most as many as an advert has room for.

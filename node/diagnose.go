@@ -26,6 +26,7 @@ type facts struct {
 	public  bool
 	listen  []string // as configured
 	missing []string // of these, on which it does not listen
+	quic    []string // configured too, but the network has a pre-shared key, for which QUIC has no place
 	addrs   []string // what others can dial, with the peer ID
 
 	relayed bool // others reach it through a relay only
@@ -113,7 +114,14 @@ func (f *facts) checkSchema() ctl.Check {
 func (f *facts) checkListen() ctl.Check {
 	const name = "listening"
 	fix := "ss -tulpn to see who has the port, then change [network] listen in cell.toml and: cellctl restart " + quote(f.dir)
+	without := ""
+	if len(f.quic) > 0 {
+		without = "; not on QUIC, which has no place for the network's pre-shared key"
+	}
 	switch {
+	case len(f.listen) == 0 && len(f.quic) > 0:
+		return wrong(name, "add \"/ip4/0.0.0.0/tcp/0\" to [network] listen in cell.toml, then: cellctl restart "+quote(f.dir),
+			"on nothing: a network with a pre-shared key has no QUIC, and no address with TCP is configured")
 	case len(f.listen) == 0:
 		return good(name, "on nothing: it calls others only")
 	case len(f.missing) > 0:
@@ -121,7 +129,19 @@ func (f *facts) checkListen() ctl.Check {
 	case len(f.addrs) == 0:
 		return wrong(name, "ip addr, then connect this machine: nmcli networking on", "on %s, but this machine has no address", strings.Join(f.listen, ", "))
 	}
-	return good(name, "%s", strings.Join(f.addrs, ", "))
+	return good(name, "%s%s", strings.Join(f.addrs, ", "), without)
+}
+
+// withoutQUIC divides the configured addresses into those of QUIC and the others.
+func withoutQUIC(configured []string) (listen, quic []string) {
+	for _, c := range configured {
+		if slices.Contains(strings.Split(c, "/"), "udp") {
+			quic = append(quic, c)
+		} else {
+			listen = append(listen, c)
+		}
+	}
+	return listen, quic
 }
 
 // unbound gives those of the configured addresses on which a host does not listen. Port 0 is any.

@@ -6,8 +6,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
+	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/internal/ctl"
 	"github.com/celldnet/celld/node/sandbox"
 )
@@ -28,6 +30,9 @@ func (n *nucleus) facts(now time.Time) facts {
 	}
 	if s := n.server.Serving().Schema; s != nil {
 		f.schema = len(s.Functions)
+	}
+	if n.cfg.Network.PSK != "" {
+		f.listen, f.quic = withoutQUIC(f.listen)
 	}
 	var actual []string
 	for _, a := range n.host.Network().ListenAddresses() {
@@ -89,6 +94,14 @@ func newestFile(dir string) (at time.Time, name string) {
 	return at, name
 }
 
+// installLauncher gives the command that puts cellbox beside this celld.
+func installLauncher(err error) string {
+	if self, err := os.Executable(); err == nil && os.Getenv(sandbox.EnvLauncher) == "" {
+		return "install -m 755 bin/cellbox " + quote(filepath.Dir(self)+"/") + ", from where celld was built (scripts/build.sh)"
+	}
+	return cellproto.HintOf(err)
+}
+
 // checkSandbox says what a stranger's program would be confined by here. The owner's own programs run
 // without: that there is no sandbox is nothing wrong.
 func (n *nucleus) checkSandbox(ctx context.Context) ctl.Check {
@@ -96,6 +109,9 @@ func (n *nucleus) checkSandbox(ctx context.Context) ctl.Check {
 	launcher, err := sandbox.FindLauncher(os.Getenv)
 	if err != nil {
 		c.Detail = "none, and no program of a stranger is run here: " + err.Error()
+		if runtime.GOOS == "linux" { // elsewhere it could confine nothing
+			c.OK, c.Fix = false, installLauncher(err)
+		}
 		return c
 	}
 	s, err := sandbox.ProbeThrough(ctx, launcher)

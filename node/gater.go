@@ -71,6 +71,21 @@ func (g *gater) vouch(p peer.ID, ip netip.Addr) {
 	g.vouched[p] = ip
 }
 
+// listed lets a peer be dialed that an advert of the owner's static list names: of a file of this machine wherever it is,
+// of a URL at the private address that is named there and no other, since others may write what is fetched.
+func (g *gater) listed(info peer.AddrInfo, file bool) {
+	if file {
+		g.allow(info.ID)
+		return
+	}
+	for _, a := range info.Addrs {
+		if ip, ok := addrIP(a); ok && !isPublic(ip) {
+			g.vouch(info.ID, ip)
+			return
+		}
+	}
+}
+
 // addrIP gives the IP address that dialing a begins with: of a relayed one, the relay's.
 func addrIP(a ma.Multiaddr) (ip netip.Addr, ok bool) {
 	ma.ForEach(a, func(c ma.Component) bool {

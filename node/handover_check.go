@@ -42,6 +42,11 @@ func CheckHandover(w io.Writer, dir, version string, getenv func(string) string)
 	if _, err := allowedKeys(toml); err != nil {
 		return err
 	}
+	if toml.Network.PSK != "" {
+		if _, err := readPSK(toml.Path(toml.Network.PSK)); err != nil {
+			return err
+		}
+	}
 	_, err = fmt.Fprintf(w, "handover: %d\ncelld: %s\n", handoverFormat, version)
 	return err
 }

@@ -43,7 +43,7 @@ func (n *nucleus) startNetwork(ctx context.Context, started *closers) error {
 	n.dht, err = dht.New(dht.Config{
 		Network: net.Name, Bootstrap: net.Bootstrap, MDNS: net.MDNS, Static: staticList(n.cfg),
 		ServerMode: n.profile.serverMode(),
-	}, dht.Deps{Host: h, Datastore: store, Log: n.log.Named("dht"), Seen: g.allow})
+	}, dht.Deps{Host: h, Datastore: store, Log: n.log.Named("dht"), Seen: g.allow, Listed: g.listed})
 	if err != nil {
 		return err
 	}

@@ -185,6 +185,7 @@ func (n *nucleus) start(ctx context.Context, cfg Config, started *closers) (err 
 		return err
 	}
 	n.serving.resume(ctx)
+	n.adverts.keep(started)
 	n.keepUsers(started)
 	n.welcome()
 	n.watchProgram(started)
@@ -321,6 +322,7 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 	}
 	n.schemas = openSchemas(n.cfg.Dir, n.log.Named("schemas"))
 	n.serving = newServing(n)
+	n.adverts = newAdverts(n)
 	n.olds = openOlds(n)
 	n.fitting = newFitting(n)
 	n.swaps = newSwaps(n)
@@ -360,7 +362,6 @@ func (n *nucleus) startHalves(ctx context.Context, started *closers) error {
 	if err := n.startAccounts(started); err != nil {
 		return err
 	}
-	n.adverts = newAdverts(n)
 	n.handle(cellproto.ProtocolCall, func(s network.Stream) error { return n.server.ServeStream(n.serveCtx, s) })
 	n.handle(cellproto.ProtocolAdvert, n.adverts.serve)
 	n.handle(cellproto.ProtocolCallers, n.serveCallers)

@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"os/exec"
@@ -60,6 +61,7 @@ func (n *nucleus) publish(ctx context.Context, guard ctl.Guard, say func(string)
 	if m.Alone == signed.AloneState && n.cfg.Cell.State == celltoml.StateUnsaid {
 		notes = append(notes, `not all of its functions are pure, so nobody copies it unasked; if it keeps nothing from one call to the next, state = "none" under [cell] says so`)
 	}
+	n.adverts.write()
 	say("announcing " + id.String())
 	n.awaitAnnounced(ctx, id, say)
 	name, err := n.nameIt(ctx, id)
@@ -131,6 +133,10 @@ func (n *nucleus) addArtefact(ctx context.Context) (signed.Artefact, error) {
 				WithHint("Build it: cellctl build %s", n.cfg.Dir)
 		}
 		return signed.Artefact{}, err
+	}
+	if want := n.cfg.Artefact.BLAKE3; want != "" && want != hex.EncodeToString(file.BLAKE3[:]) {
+		return signed.Artefact{}, cellproto.Errorf("publish "+n.cfg.Cell.Name, cellproto.BadInput, "%s has the BLAKE3 %x, and blake3 under [artefact] in cell.toml is %s", path, file.BLAKE3, want).
+			WithHint("Build the program that is meant, or correct or remove blake3.")
 	}
 	a := signed.Artefact{
 		OS: runtime.GOOS, Arch: runtime.GOARCH, CID: signed.Link{Cid: file.CID}, Size: file.Size, BLAKE3: file.BLAKE3,

@@ -194,6 +194,7 @@ func (s *serving) apply() {
 	}
 	s.n.schemas.keep(s.schema)
 	s.n.server.Set(now)
+	s.n.adverts.poke()
 }
 
 // announce makes the cell findable: its manifest, and for other IPFS nodes its artefacts and schema.

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs what README.md tells a newcomer to paste: the sh blocks of "A first cell in five minutes", and
-# those of "Writing a cell" that begin with making one, in order, in one shell, with the binaries of bin/ in the PATH; and checks that what
+# those of "Writing a cell" that make one and that patch one, in order, in one shell, with the binaries of bin/ in the PATH; and checks that what
 # the text promises is what comes. All of it stays on this machine, and needs nothing that is not in the
 # clone: Go may fetch nothing.
 #
@@ -48,6 +48,8 @@ blocks() {
 	echo 'set -eu'
 	blocks 'A first cell in five minutes'
 	blocks 'Writing a cell' 'cellctl init '
+	blocks 'Writing a cell' 'cellctl patch key '
+	blocks 'Writing a cell' 'sed '
 } >"$work/script"
 grep -q '^cellctl publish' "$work/script" || die 'README.md has no blocks that publish a cell'
 if ! command -v python3 >/dev/null 2>&1; then
@@ -90,7 +92,10 @@ expect 1 '^12D3Koo[^ ]*  dht  */ip4/127' 'that find lists the provider'
 expect 1 '^12D3Koo.* winner$' 'that race compares the providers'
 expect 1 '^  greet name:string -> string' 'that schema says what the cell can do'
 expect 1 '^ipns  *k51' 'that status shows the name'
-expect $((3 + languages)) '^stopped$' 'that stop stops'
+expect 1 '^hello restarted ' 'that a cell is told once whom it trusts'
+expect 1 '^fix.patch  *applied' 'that a patch is applied'
+expect 1 '^"Welcome, World!"$' 'that the patched cell welcomes the world'
+expect $((4 + languages)) '^stopped$' 'that stop stops'
 if grep -q '^WRONG' "$work/out"; then die 'doctor finds something wrong'; fi
 # Each cell's nucleus asks the home cell for its account, which is started for that and retires when nobody asks any more.
 stop_nucleus "$root/bin/cellctl" "$work/first-cells/home"

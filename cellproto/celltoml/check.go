@@ -7,6 +7,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/celldnet/celld/cellproto"
 )
 
 // fault is what is wrong with one value. Where it stands is added by whoever knows.
@@ -62,14 +64,10 @@ func isNameByte(b byte) bool {
 	return 'a' <= b && b <= 'z' || '0' <= b && b <= '9' || b == '-'
 }
 
-// checkName takes [a-z0-9-]{1,63}: what is also a DNS label and a file name everywhere.
+// checkName takes [a-z0-9][a-z0-9-]{0,62}: what is also a DNS label and a file name everywhere.
 func checkName(s string) *fault {
-	ok := len(s) >= 1 && len(s) <= 63
-	for i := 0; ok && i < len(s); i++ {
-		ok = isNameByte(s[i])
-	}
-	if !ok {
-		return faultf("A name is 1 to 63 characters out of a-z, 0-9 and -.", "is not a name: %s", quote(s))
+	if !cellproto.ValidCellName(s) {
+		return faultf("A name is 1 to 63 characters out of a-z, 0-9 and -, and has no - in front.", "is not a name: %s", quote(s))
 	}
 	return nil
 }
@@ -165,7 +163,7 @@ func checkSpeaks(s string) *fault {
 	return nil
 }
 
-func checkGPU(string) *fault {
+func checkReserved(string) *fault {
 	return faultf(`Leave it out, or set it to "", for now.`, "is reserved for later")
 }
 

@@ -81,7 +81,7 @@ var keys = [...]key{
 	{path: "resources.cpu", kind: number, at: func(c *Config) any { return &c.Resources.CPU }, min: 0.01, max: maxCPU},
 	{path: "resources.memory", kind: size, at: func(c *Config) any { return &c.Resources.Memory }, optional: true, min: minMemory, max: maxMemory},
 	{path: "resources.disk", kind: size, at: func(c *Config) any { return &c.Resources.Disk }, min: minMemory, max: maxMemory},
-	{path: "resources.gpu", kind: text, at: func(c *Config) any { return &c.Resources.GPU }, optional: true, check: checkGPU},
+	{path: "resources.gpu", kind: text, at: func(c *Config) any { return &c.Resources.GPU }, optional: true, check: checkReserved},
 	{path: "resources.concurrency", kind: integer, at: func(c *Config) any { return &c.Resources.Concurrency }, min: 1, max: cellproto.MaxStreams},
 
 	{path: "slo.max_p99_ms", kind: integer, at: func(c *Config) any { return &c.SLO.MaxP99Ms }, max: maxP99Ms},
@@ -94,9 +94,9 @@ var keys = [...]key{
 		choices: []string{string(ArtefactSource), string(ArtefactBinary)}},
 	{path: "artefact.repo", kind: text, at: func(c *Config) any { return &c.Artefact.Repo }, optional: true, check: checkURL},
 	{path: "artefact.ref", kind: text, at: func(c *Config) any { return &c.Artefact.Ref }, optional: true, check: checkRef},
-	{path: "artefact.url", kind: text, at: func(c *Config) any { return &c.Artefact.URL }, optional: true, check: checkURL},
+	{path: "artefact.url", kind: text, at: func(c *Config) any { return &c.Artefact.URL }, optional: true, check: checkReserved},
 	{path: "artefact.blake3", kind: text, at: func(c *Config) any { return &c.Artefact.BLAKE3 }, optional: true, check: checkBLAKE3},
-	{path: "artefact.signature", kind: text, at: func(c *Config) any { return &c.Artefact.Signature }, optional: true},
+	{path: "artefact.signature", kind: text, at: func(c *Config) any { return &c.Artefact.Signature }, optional: true, check: checkReserved},
 
 	{path: "deps", kind: names, at: func(c *Config) any { return &c.Deps }, check: checkDep, max: maxNames},
 	{path: "remote_cells", kind: names, at: func(c *Config) any { return &c.RemoteCells }, check: checkRemote, max: maxNames},

@@ -55,9 +55,7 @@ func TestGood(t *testing.T) {
 				Resources: Resources{CPU: 2, Memory: 2 << 20, Disk: 3 << 20, Concurrency: 512},
 				Caller:    Caller{SpotCheck: 0.25},
 				Artefact: Artefact{Type: ArtefactBinary, Repo: "https://example.org/calculator.git", Ref: "v1.2.3",
-					URL:       "https://example.org/calculator-linux-amd64",
-					BLAKE3:    "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
-					Signature: "any text"},
+					BLAKE3: "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"},
 				Deps: map[string]string{"mathlib": "../mathlib",
 					"far": "bafyreigbtj4x7ip5legnfznufuopl4sg4knzc2cof6duas4b3q2fy6swua"},
 				RemoteCells: map[string]string{"echo": "/run/cells/echo.sock"},
@@ -163,7 +161,7 @@ func TestEveryKeyIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	def := Default()
-	same := map[string]bool{"resources.gpu": true, "network.bootstrap": true, "network.mdns": true}
+	same := map[string]bool{"resources.gpu": true, "artefact.url": true, "artefact.signature": true, "network.bootstrap": true, "network.mdns": true}
 	for i := range keys {
 		k := &keys[i]
 		if !same[k.path] && reflect.DeepEqual(k.at(c), k.at(def)) {

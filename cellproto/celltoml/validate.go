@@ -147,8 +147,6 @@ func (c *Config) together() *fault {
 			missing = "artefact.repo"
 		}
 		return at(missing, "A source is a repo and a ref; a repo alone would build something else tomorrow.", "is missing")
-	case (a.URL != "" || a.Signature != "") && a.BLAKE3 == "":
-		return at("artefact.blake3", "Add the hash of the program, as b3sum prints it.", "is missing")
 	}
 	return nil
 }

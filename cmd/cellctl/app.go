@@ -156,7 +156,7 @@ func (a *app) root(args []string) *cobra.Command {
 		a.initCmd(), a.buildCmd(), a.startCmd(), a.stopCmd(), a.restartCmd(), a.swapCmd(), a.upgradeCmd(), a.statusCmd(), a.logsCmd(),
 		a.publishCmd(), a.useCmd(), a.findCmd(), a.raceCmd(), a.schemaCmd(), a.docsCmd(), a.genCmd(), a.checkCmd(), a.historyCmd(), a.patchCmd(),
 		a.mirrorCmd(), a.giveCmd(), a.walletCmd(), a.donorsCmd(), a.poolCmd(), a.ledgerCmd(), a.gcCmd(), a.depsCmd(),
-		a.topCmd(), a.doctorCmd(), a.versionCmd(), a.completionCmd(),
+		a.topCmd(), a.doctorCmd(), a.demoCmd(), a.versionCmd(), a.completionCmd(),
 	)
 	return root
 }

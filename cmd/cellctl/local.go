@@ -88,7 +88,9 @@ func (l *localCall) request(ctx context.Context, in io.Reader) (*cellproto.Reply
 		return nil, usageError{cellproto.Errorf(l.op, cellproto.BadInput, "%s takes no body, so --input is its arguments", l.fn).
 			WithHint("either --input or arguments")}
 	default:
-		req.Payload, err = readArgs(in)
+		if req.Payload, err = readArgs(ctx, in); ctx.Err() != nil {
+			return nil, wrapOp(l.op, err)
+		}
 	}
 	if err != nil {
 		e := cellproto.Errorf(l.op, cellproto.KindOf(err), "%w", err).WithHint("%s", f.Usage(l.fn))
@@ -185,13 +187,27 @@ func readSchemaFile(path string) *cellproto.Schema {
 	return s
 }
 
-// readArgs reads JSON arguments.
-func readArgs(in io.Reader) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(in, cellproto.MaxArgs+1))
-	if err != nil {
-		return nil, cellproto.Errorf("read the input", cellproto.Failed, "%w", err)
+// readArgs reads JSON arguments, for as long as ctx lets it. A read that does not return ends with the process.
+func readArgs(ctx context.Context, in io.Reader) ([]byte, error) {
+	type read struct {
+		data []byte
+		err  error
 	}
-	return data, cellproto.CheckJSON(data)
+	done := make(chan read, 1)
+	go func() {
+		data, err := io.ReadAll(io.LimitReader(in, cellproto.MaxArgs+1))
+		done <- read{data, err}
+	}()
+	select {
+	case r := <-done:
+		if r.err != nil {
+			return nil, cellproto.Errorf("read the input", cellproto.Failed, "%w", r.err)
+		}
+		return r.data, cellproto.CheckJSON(r.data)
+	case <-ctx.Done():
+		return nil, cellproto.Errorf("read the input", cellproto.KindOf(ctx.Err()), "it has no end yet").
+			WithHint("a longer --timeout, or close the pipe that --input - reads")
+	}
 }
 
 // peerOf gives the peer ID of dir's nucleus, or "" if it does not say.

@@ -1,11 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"os/exec"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/celltoml"
 	"github.com/celldnet/celld/internal/ctl"
 )
 
@@ -41,8 +46,11 @@ func (a *app) restartCmd() *cobra.Command {
 	return cmd
 }
 
-// restart ends the nucleus of a cell, if it runs, and starts it.
+// restart ends the nucleus of a cell, if it runs, and starts it. One that serves goes on if it could not be started again.
 func (a *app) restart(ctx context.Context, dir string) error {
+	if err := a.startable(ctx, dir); err != nil {
+		return err
+	}
 	if _, err := a.stop(ctx, dir); err != nil {
 		return err
 	}
@@ -50,4 +58,29 @@ func (a *app) restart(ctx context.Context, dir string) error {
 	defer p.done()
 	_, err := a.ensure(ctx, dir, p)
 	return err
+}
+
+// startable is nil if a celld could run the cell in dir as it is now, or none runs it.
+func (a *app) startable(ctx context.Context, dir string) error {
+	if running, err := isRunning(ctx, dir); !running {
+		return err
+	}
+	op := "restart " + dir
+	const goesOn = "The nucleus that runs goes on as it is. "
+	if _, err := celltoml.Load(dir); err != nil {
+		return cellproto.Errorf(op, cellproto.KindOf(err), "%w", err).WithHint("%s%s", goesOn, cellproto.HintOf(err))
+	}
+	celld, err := a.celld(dir)
+	if err != nil {
+		return err
+	}
+	check := exec.CommandContext(ctx, celld.Path, "--handover-check", dir)
+	check.Dir, check.Env = celld.Dir, celld.Env
+	var said bytes.Buffer
+	check.Stderr = &said
+	if err := check.Run(); err != nil {
+		return cellproto.Errorf(op, cellproto.BadInput, "%s (%w)", strings.TrimSpace(said.String()), err).
+			WithHint("%sMend it, and restart again.", goesOn)
+	}
+	return nil
 }

@@ -1,17 +1,22 @@
 package celltest
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/internal/ctl"
 )
 
@@ -30,13 +35,79 @@ func TestStaticListWithoutDHT(t *testing.T) {
 	if err != nil || string(reply) != "7" || meta.Source != "static" {
 		t.Fatalf("%s from %q: %v", reply, meta.Source, err)
 	}
-	// The same by the provider's advert file.
-	byFile := n.Headless("by-file")
-	byFile.Edit("", "[network]\nstatic = [\""+byFile.relative(filepath.Join(c.Dir, "cache", "advert.json"))+"\"]\n"+
-		"bootstrap = [\"/ip4/127.0.0.1/tcp/1/p2p/12D3KooWGRUaD8GkFs5Cn7eqqEZzQr8LqpzAxcPNzq2xTPCm1oYC\"]\n")
-	byFile.Start()
-	if reply, meta, err = byFile.Use(t.Context(), published.CID, "add", "3", "4"); err != nil || string(reply) != "7" || meta.Source != "static" {
-		t.Fatalf("by its advert file: %s from %q: %v", reply, meta.Source, err)
+}
+
+// The same by the provider's advert file, or its URL, which is there before anybody has asked the provider for anything,
+// and again after a restart. On the public network too, where a private address is dialed only if the owner named it.
+func TestStaticListByAdvertFile(t *testing.T) {
+	t.Parallel()
+	const nowhere = "bootstrap = [\"/ip4/127.0.0.1/tcp/1/p2p/12D3KooWGRUaD8GkFs5Cn7eqqEZzQr8LqpzAxcPNzq2xTPCm1oYC\"]\n"
+	for _, network := range []string{"private", "public"} {
+		t.Run(network, func(t *testing.T) {
+			t.Parallel()
+			n := New(t)
+			if network == "public" {
+				n.env = append(n.env, cellproto.EnvNetwork+"=public")
+			}
+			c := n.Example("calculator")
+			c.Edit("", "\n[network]\n"+nowhere)
+			c.Start()
+			published := c.Publish()
+			file := filepath.Join(c.Dir, "cache", "advert.json")
+			web := httptest.NewServer(http.FileServer(http.Dir(filepath.Dir(file))))
+			defer web.Close()
+			byFile, byURL := n.Headless("by-file"), n.Headless("by-url")
+			byFile.Edit("", "[network]\nstatic = [\""+byFile.relative(file)+"\"]\n"+nowhere)
+			byURL.Edit("", "[network]\nstatic = [\""+web.URL+"/advert.json\"]\n"+nowhere)
+			for _, caller := range []*Cell{byFile, byURL} {
+				caller.Start()
+				reply, meta, err := caller.Use(t.Context(), published.CID, "add", "3", "4")
+				if err != nil || string(reply) != "7" || meta.Source != "static" {
+					t.Errorf("by %s: %s from %q: %v", filepath.Base(caller.Dir), reply, meta.Source, err)
+				}
+				caller.Stop()
+			}
+			c.Stop()
+			if err := os.Remove(file); err != nil {
+				t.Fatal(err)
+			}
+			c.Start()
+			Eventually(t, "the advert file is written again", func() bool { _, err := os.Stat(file); return err == nil })
+		})
+	}
+}
+
+// --timeout is for the whole call: input that does not end is no reason to wait longer.
+func TestTimeoutOfInputWithoutEnd(t *testing.T) {
+	t.Parallel()
+	n := New(t)
+	n.Bootstrap()
+	digest, calculator := n.Example("digest"), n.Example("calculator")
+	digest.Start()
+	calculator.Start()
+	body, args := digest.Publish().CID, calculator.Publish().CID
+	caller := n.Headless("caller")
+	caller.Start()
+	caller.AwaitProviders(body, 1)
+	caller.AwaitProviders(args, 1)
+	for _, call := range [][2]string{{calculator.Dir, "add"}, {digest.Dir, "sha256"}, {args, "add"}, {body, "sha256"}} {
+		t.Run(call[1]+" "+filepath.Base(call[0]), func(t *testing.T) {
+			t.Parallel()
+			in, held, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer held.Close()
+			defer in.Close()
+			ctx, cancel := context.WithTimeout(t.Context(), Patience)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, filepath.Join(Bin(t), "cellctl"), "use", call[0], call[1], "--input", "-", "--timeout", "1s")
+			cmd.Dir, cmd.Env, cmd.Stdin = caller.Dir, n.Env(), in
+			out, _ := cmd.CombinedOutput() // the code says it
+			if code := cmd.ProcessState.ExitCode(); code != 5 {
+				t.Errorf("exit code %d, want 5\n%s", code, out)
+			}
+		})
 	}
 }
 

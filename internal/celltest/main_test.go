@@ -553,6 +553,30 @@ func TestUnknownCID(t *testing.T) {
 	}
 }
 
+// A neighbour that serves another cell is asked, and is none who provides this one.
+func TestUnknownCIDBesideNeighbour(t *testing.T) {
+	t.Parallel()
+	const unknown = "bafyreigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi"
+	n := New(t)
+	neighbour := n.Example("calculator")
+	neighbour.Start()
+	known := neighbour.Publish().CID
+	static := "[network]\nstatic = [\"" + neighbour.Status().Addrs[0] + "\"]\n"
+	caller := n.Headless("caller")
+	caller.Edit("", static)
+	caller.Start()
+	for _, args := range [][]string{{"find", unknown}, {"use", unknown, "add", "3", "4"}, {"race", unknown}, {"schema", unknown}, {"history", unknown}} {
+		r := caller.Ctl(append(args, "--timeout", "5s")...)
+		if r.Code != 3 || r.Stdout != "" || !strings.Contains(r.Stderr, "no provider found: ") ||
+			!strings.Contains(r.Stderr, "; 1 peer was asked and does not have it\n") {
+			t.Errorf("%s: exit code %d, want 3, nobody, and how far it got\n%s%s", args[0], r.Code, r.Stdout, r.Stderr)
+		}
+	}
+	if r := caller.Ctl("find", known); r.Code != 0 || !strings.Contains(r.Stdout, neighbour.Status().PeerID) {
+		t.Errorf("find of what it has: exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
+	}
+}
+
 // relative gives a path as [deps] has them.
 func (c *Cell) relative(path string) string {
 	c.t.Helper()

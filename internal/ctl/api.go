@@ -251,6 +251,7 @@ const (
 	PatchApplied    = "applied"     // the program is its result, or that of a later one
 	PatchRefused    = "refused"     // it changed nothing
 	PatchRolledBack = "rolled_back" // its result did not run, and the program before it was put back
+	PatchWaiting    = "waiting"     // nobody has looked at it; of patch ls only
 )
 
 // Patch is a file in the cell's directory patch/.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/network"
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/signed"
@@ -246,6 +247,67 @@ func TestCallUnknownCID(t *testing.T) {
 				t.Errorf("error %q does not say how far it got, or not what to do", err)
 			}
 		})
+	}
+}
+
+// Neighbours are asked: those who do not have the cell are none who provide it, nor is one on the LAN that is silent.
+// Who has announced it, or was named by the owner, and is silent, may have it.
+func TestUnknownCIDBesideNeighbours(t *testing.T) {
+	other := publish(t, testSchema())
+	lacking := provide(t, other, nil)
+	lacking.advert = func(cid.Cid) ([]byte, error) {
+		return nil, cellproto.Errorf("advert", cellproto.NotFound, "not here")
+	}
+	silentHost, _ := newHost(t) // it knows no protocol of ours
+	silentHost.SetStreamHandler(cellproto.ProtocolCall, func(network.Stream) {})
+	silentHost.SetStreamHandler(cellproto.ProtocolAdvert, func(network.Stream) {})
+	schema := testSchema()
+	schema.Cell = "unknown"
+	cell := publish(t, schema)
+	for name, tt := range map[string]struct {
+		found []Found
+		kind  cellproto.Kind
+	}{
+		"static and mdns": {[]Found{{infoOf(lacking.host), "static"}, {infoOf(silentHost), "mdns"}}, cellproto.NotFound},
+		"dht":             {[]Found{{infoOf(lacking.host), "dht"}}, cellproto.NotFound},
+		"silent static":   {[]Found{{infoOf(lacking.host), "mdns"}, {infoOf(silentHost), "static"}}, cellproto.Timeout},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := use(t, other, &book{found: tt.found, hangs: true}, nil)
+			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+			defer cancel()
+			_, err := c.Call(ctx, cell.id.String(), request("echo", "x"))
+			wantKind(t, err, tt.kind)
+			if !strings.Contains(err.Error(), "the book was read") || !strings.Contains(err.Error(), "1 peer was asked and does not have it") {
+				t.Errorf("error %q does not say how far it got", err)
+			}
+			if tt.found[0].Source == "dht" {
+				return
+			}
+			findCtx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+			defer cancel()
+			err = c.Find(findCtx, cell.id.String(), func(f Found) error {
+				t.Errorf("%+v is shown", f)
+				return nil
+			})
+			wantKind(t, err, cellproto.NotFound)
+		})
+	}
+}
+
+// Who is nearby, or listed, and has the cell, is shown.
+func TestFindNeighbours(t *testing.T) {
+	cell := publish(t, testSchema())
+	a, b := provide(t, cell, nil), provide(t, cell, nil)
+	resting := cellproto.Errorf("advert", cellproto.Overloaded, "the machine is needed")
+	b.advert = func(cid.Cid) ([]byte, error) { return nil, resting }
+	c := use(t, cell, &book{found: []Found{{infoOf(a.host), "static"}, {infoOf(b.host), "mdns"}}}, nil)
+	var got []string
+	if err := c.Find(t.Context(), cell.id.String(), func(f Found) error {
+		got = append(got, f.Source)
+		return nil
+	}); err != nil || len(got) != 2 {
+		t.Errorf("found %v: %v", got, err)
 	}
 }
 

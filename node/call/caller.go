@@ -24,8 +24,14 @@ import (
 // Found is a peer that may provide a cell.
 type Found struct {
 	Info   peer.AddrInfo
-	Source string // dht, mdns or static
+	Source string // dht, or sourceMDNS or sourceStatic: such a one is to be asked whether it provides the cell
 }
+
+// Sources of those who have announced nothing.
+const (
+	sourceMDNS   = "mdns"   // it is on this LAN
+	sourceStatic = "static" // the owner listed it
+)
 
 // Finder tells who may provide a cell. The channel is closed when the search is over; ctx ends it.
 // progress says, at any time, how far the search has got.

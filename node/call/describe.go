@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 	"go.uber.org/zap"
@@ -186,8 +189,8 @@ func ranked(d *race.Decision) []cellproto.PeerID {
 	return ids
 }
 
-// Find streams the providers of a target to each, as they are found. It fails with NotFound when
-// there are none.
+// Find streams the providers of a target to each, as they are found; who is on this LAN or in the static list when it
+// says that it has the cell. It fails with NotFound when there are none.
 func (c *Caller) Find(ctx context.Context, target string, each func(Found) error) error {
 	ctx, cancel := withTimeout(ctx)
 	defer cancel()
@@ -203,8 +206,16 @@ func (c *Caller) Find(ctx context.Context, target string, each func(Found) error
 			WithHint("Publish it first, or give the CID that cellctl publish printed.")
 	}
 	n := 0
+	ctx, stop := context.WithCancel(ctx)
 	found, progress := c.deps.Finder.Find(ctx, t.cell)
-	for f := range found {
+	s := &sifting{c: c, cell: t.cell, out: make(chan Found)}
+	go s.run(ctx, found)
+	defer func() { // whatever each said, all that were begun have ended
+		stop()
+		for range s.out { // nobody wants it any more
+		}
+	}()
+	for f := range s.out {
 		if err := each(f); err != nil {
 			return err
 		}
@@ -213,8 +224,66 @@ func (c *Caller) Find(ctx context.Context, target string, each func(Found) error
 	if n > 0 {
 		return nil
 	}
-	return cellproto.Errorf("find "+target, cellproto.NotFound, "no provider found: %s", progress()).
-		WithHint("Check the CID, and that the provider's nucleus runs (cellctl status there); cellctl doctor says whether this machine reaches the network.")
+	return cellproto.Errorf("find "+target, cellproto.NotFound, "no provider found: %s%s", progress(), s.said()).
+		WithHint(notFoundHint)
+}
+
+// sifting passes on of those that a search finds who provides a cell: who has announced it, and of the others those
+// who say that they have it.
+type sifting struct {
+	c            *Caller
+	cell         cid.Cid
+	out          chan Found // closed at the end
+	lacks, quiet atomic.Int32
+}
+
+func (s *sifting) run(ctx context.Context, found <-chan Found) {
+	defer close(s.out)
+	var asked sync.WaitGroup
+	defer asked.Wait()
+	for f := range found {
+		if f.Source != sourceMDNS && f.Source != sourceStatic {
+			s.pass(ctx, f)
+			continue
+		}
+		asked.Go(func() {
+			switch err := s.ask(ctx, f.Info); cellproto.KindOf(err) {
+			case 0, cellproto.Overloaded: // it has it, and has no room now
+				s.pass(ctx, f)
+			case cellproto.NotFound:
+				s.lacks.Add(1)
+			default:
+				s.quiet.Add(1)
+			}
+		})
+	}
+}
+
+func (s *sifting) pass(ctx context.Context, f Found) {
+	select {
+	case s.out <- f:
+	case <-ctx.Done():
+	}
+}
+
+// ask is nil if a peer has an advert for the cell.
+func (s *sifting) ask(ctx context.Context, info peer.AddrInfo) error {
+	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
+	defer cancel()
+	if err := s.c.deps.Host.Connect(network.WithAllowLimitedConn(ctx, "ask for an advert"), info); err != nil {
+		return cellproto.Errorf("ask "+info.ID.String(), unavailable(ctx), "%w", err)
+	}
+	_, err := askAdvert(ctx, s.c.deps.Host, info.ID, s.cell)
+	return err
+}
+
+// said tells of those who were asked and not passed on.
+func (s *sifting) said() string {
+	text := lacking(int(s.lacks.Load()))
+	if n := s.quiet.Load(); n > 0 {
+		text += fmt.Sprintf("; %d nearby or listed did not answer", n)
+	}
+	return text
 }
 
 // Race measures the providers of a target now, patiently, and gives the ranking.

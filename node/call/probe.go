@@ -2,6 +2,7 @@ package call
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -55,10 +56,66 @@ func (c *Caller) waitRace(ctx context.Context, r *remote) (*race.Decision, error
 func (r *remote) lateKind(ctx context.Context) cellproto.Kind {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if kind := cellproto.KindOf(ctx.Err()); kind != cellproto.Timeout || len(r.infos) > 0 {
+	if kind := cellproto.KindOf(ctx.Err()); kind != cellproto.Timeout || len(r.asked.open) > 0 {
 		return kind
 	}
 	return cellproto.NotFound
+}
+
+// asking is what the candidates of one race have said to whether they have the cell.
+type asking struct {
+	open  map[cellproto.PeerID]bool // who has it or may have it: announced it, or was named by the owner, and has not denied it
+	lacks map[cellproto.PeerID]bool // who has denied it
+}
+
+// joined notes a candidate. One that is merely on this LAN stands for nothing until it says that it has the cell.
+func (a *asking) joined(p cellproto.PeerID, source string) {
+	if source != sourceMDNS {
+		a.has(p)
+	}
+}
+
+// has notes that a candidate has the cell, or may well, unless it has denied it.
+func (a *asking) has(p cellproto.PeerID) {
+	if a.lacks[p] {
+		return
+	}
+	if a.open == nil {
+		a.open = map[cellproto.PeerID]bool{}
+	}
+	a.open[p] = true
+}
+
+// denied notes that a candidate does not have the cell.
+func (a *asking) denied(p cellproto.PeerID) {
+	delete(a.open, p)
+	if a.lacks == nil {
+		a.lacks = map[cellproto.PeerID]bool{}
+	}
+	a.lacks[p] = true
+}
+
+// String says for people what came of the asking, after how far the search got.
+func (a *asking) String() string {
+	text := lacking(len(a.lacks))
+	switch {
+	case len(a.open) == 0:
+		return text
+	case text == "":
+		return "; none of the candidates can be used so far"
+	}
+	return text + "; none of the others can be used so far"
+}
+
+// lacking says that so many peers do not have what was searched for.
+func lacking(n int) string {
+	switch n {
+	case 0:
+		return ""
+	case 1:
+		return "; 1 peer was asked and does not have it"
+	}
+	return fmt.Sprintf("; %d peers were asked and do not have it", n)
 }
 
 // progress says how far the search for a cell got.
@@ -69,25 +126,37 @@ func (c *Caller) progress(r *remote) string {
 	if r.searched != nil {
 		text = r.searched()
 	}
-	if len(r.infos) > 0 {
-		text += "; none of the candidates has answered"
-	}
-	return text
+	return text + r.asked.String()
 }
 
-// explain adds to the error of a race without candidates how far the search got.
+// explain adds to the error of a race that has found nobody who has the cell how far the search got.
 func (c *Caller) explain(r *remote, op string, d *race.Decision) error {
 	err := d.Err(op)
-	if d.Seen > 0 || err == nil {
-		return err
+	kind := cellproto.KindOf(err)
+	switch {
+	case err == nil:
+		return nil
+	case d.Seen == 0:
+		return cellproto.Errorf(op, kind, "no provider found: %s", c.progress(r)).WithHint("%s", cellproto.HintOf(err))
+	case kind == cellproto.NotFound, (kind == cellproto.Unavailable || kind == cellproto.Timeout) && !r.hoped():
+		return cellproto.Errorf(op, cellproto.NotFound, "no provider found: %s", c.progress(r)).WithHint(notFoundHint)
 	}
-	return cellproto.Errorf(op, cellproto.KindOf(err), "no provider found: %s", c.progress(r)).WithHint("%s", cellproto.HintOf(err))
+	return err
+}
+
+const notFoundHint = "Check the CID, and that the provider's nucleus runs (cellctl status there); cellctl doctor says whether this machine reaches the network."
+
+// hoped says whether a candidate of the last race may have the cell.
+func (r *remote) hoped() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.asked.open) > 0
 }
 
 // beginRace starts the goroutine of a race. r.mu is held.
 func (c *Caller) beginRace(r *remote, why race.Reason, patient bool) *running {
 	run := &running{done: make(chan struct{})}
-	r.racing = run
+	r.racing, r.asked = run, asking{}
 	r.winner.Begin(why)
 	began := c.work.Go(func() {
 		run.decision, run.err = c.race(c.ctx, r, patient, why)
@@ -243,6 +312,7 @@ func (d *driver) join(f Found, enough func()) {
 	d.r.mu.Lock()
 	d.r.know(f.Info, d.c.links.places.At(f.Info.ID), d.joined)
 	d.joined[id] = true
+	d.r.asked.joined(id, f.Source)
 	d.r.mu.Unlock()
 	obs := d.c.observed(id)
 	d.tell(func(now time.Time, rc *race.Race) {
@@ -305,6 +375,7 @@ func (d *driver) advert(cand race.Candidate) {
 		if kind == cellproto.Corrupt {
 			d.c.observe(time.Now(), cand.Peer, err, 0)
 		}
+		d.said(cand.Peer, kind)
 		d.tell(func(now time.Time, rc *race.Race) {
 			if kind == cellproto.Corrupt || kind == cellproto.NotFound || kind == cellproto.BadInput {
 				rc.Failed(now, cand.Peer, kind) // it lies, or it does not have the cell
@@ -314,6 +385,7 @@ func (d *driver) advert(cand race.Candidate) {
 		})
 		return
 	}
+	d.said(cand.Peer, 0)
 	ad, _ = d.c.newest.Put(ad, time.Now()) // an older one than we have is dropped
 	if err := d.r.claims(cand.Peer, ad); err != nil {
 		d.c.observe(time.Now(), cand.Peer, err, 0)
@@ -326,6 +398,18 @@ func (d *driver) advert(cand race.Candidate) {
 		return
 	}
 	d.tell(func(now time.Time, rc *race.Race) { rc.AdvertArrived(now, cand.Peer, claim) })
+}
+
+// said notes what a candidate has answered to whether it has the cell.
+func (d *driver) said(p cellproto.PeerID, kind cellproto.Kind) {
+	d.r.mu.Lock()
+	defer d.r.mu.Unlock()
+	switch kind {
+	case cellproto.NotFound:
+		d.r.asked.denied(p)
+	case 0, cellproto.Overloaded:
+		d.r.asked.has(p)
+	}
 }
 
 func (d *driver) info(p cellproto.PeerID) peer.AddrInfo {

@@ -38,6 +38,7 @@ type remote struct {
 	silent    map[cellproto.PeerID]time.Time // likewise, of those on which it was silent; see dodged
 	hurry     time.Duration                  // how soon CallerDeps.Raced wants another race; 0: as usual
 	searched  func() string                  // how far the search of the last race got; nil: none was
+	asked     asking                         // of the last race
 
 	described  atomic.Pointer[description] // nil: it is not known yet
 	describing chan struct{}               // taken while it is fetched

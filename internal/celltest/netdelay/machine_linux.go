@@ -112,7 +112,10 @@ func (m *Machine) configure(tun int) error {
 	inet := func(a netip.Addr) func(*unix.Ifreq) error {
 		return func(ifr *unix.Ifreq) error { return ifr.SetInet4Addr(a.AsSlice()) }
 	}
-	up := func(ifr *unix.Ifreq) error { ifr.SetUint16(unix.IFF_UP | unix.IFF_RUNNING); return nil }
+	up := func(ifr *unix.Ifreq) error {
+		ifr.SetUint16(unix.IFF_UP | unix.IFF_RUNNING | unix.IFF_MULTICAST)
+		return nil
+	}
 	return errors.Join(
 		set("lo", unix.SIOCSIFFLAGS, up),
 		set(device, unix.SIOCSIFADDR, inet(m.Addr)),

@@ -82,7 +82,17 @@ func (n *Net) send(from *Machine, packet []byte) {
 	now := time.Now()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	to := n.machines[dst]
+	if !dst.IsMulticast() {
+		n.sendTo(from, n.machines[dst], packet, now)
+		return
+	}
+	for _, to := range n.machines { // whoever has not joined the group drops it
+		n.sendTo(from, to, packet, now)
+	}
+}
+
+// sendTo takes a packet on its way to one machine, if there is a way. n.mu is held.
+func (n *Net) sendTo(from, to *Machine, packet []byte, now time.Time) {
 	p, ok := n.paths[[2]*Machine{from, to}]
 	if !ok || p.Cut || p.Loss > 0 && n.random.Float64() < p.Loss {
 		return
