@@ -271,7 +271,7 @@ func TestDonorPauses(t *testing.T) {
 }
 
 const (
-	pausesTried = 5
+	pausesTried = 8
 	inARow      = 10              // calls that the copy has answered before it is paused
 	stays       = 3 * time.Second // how long callers are waited for who may stay at the original
 )

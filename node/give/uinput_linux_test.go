@@ -23,7 +23,7 @@ const (
 	lampOfCaps    = 1
 )
 
-// newKeyboard has the kernel make a keyboard up. type_ writes to it as a driver would.
+// newKeyboard has the kernel make a keyboard up. What it gives writes to it as a driver would.
 func newKeyboard(t *testing.T, name string) (emit func(kind, code uint16)) {
 	t.Helper()
 	fd, err := unix.Open("/dev/uinput", unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
