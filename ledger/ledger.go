@@ -285,6 +285,13 @@ func (l *Ledger) Err() error {
 	return l.store.Err()
 }
 
+// Segments says how many segments of the store had bytes that have changed, and of how many of these what was good is written anew.
+func (l *Ledger) Segments() (damaged, healed uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.store.damaged, l.store.healed
+}
+
 // Residual gives what this host still owes a caller, in µWh.
 func (l *Ledger) Residual(caller Key) uint64 {
 	l.mu.Lock()

@@ -54,8 +54,10 @@ type Store struct {
 	failed  error     // the last write or sync; the last segment is given up
 	buf     []byte
 	segSize int64
-	written int64 // bytes, for the write amplification
-	dropped int   // records that found no room in pending
+	written int64  // bytes, for the write amplification
+	dropped int    // records that found no room in pending
+	damaged uint64 // segments in which bytes had changed
+	healed  uint64 // of these, how many are put aside: what was good in them is written anew
 }
 
 // OpenStore reads all segments and calls load for each record, in the order of the log; load gives the
@@ -131,9 +133,16 @@ func (s *Store) read(seg *segment, last bool, r *Report, load func([]byte, bool)
 		return f.Truncate(seg.size)
 	default:
 		r.Damaged = append(r.Damaged, segmentName(seg.num))
-		seg.bad = true
+		s.spoilt(seg)
 	}
 	return nil
+}
+
+func (s *Store) spoilt(seg *segment) {
+	if !seg.bad {
+		s.damaged++
+	}
+	seg.bad = true
 }
 
 // ready makes a last segment to write to. What was read is synced first: it is shown to others from now
@@ -377,7 +386,7 @@ func (s *Store) empty(seg *segment) error {
 		} else { // the disk has changed what it had; counterparties have it
 			seg.live -= p.size
 			delete(s.index, slot)
-			seg.bad = true
+			s.spoilt(seg)
 		}
 	}
 	slices.SortFunc(move, func(x, y pending) int { return cmp.Compare(s.index[x.slot].at, s.index[y.slot].at) })
@@ -393,6 +402,7 @@ func (s *Store) empty(seg *segment) error {
 	seg.file.Close()
 	name := segmentName(seg.num)
 	if seg.bad {
+		s.healed++
 		err = s.files.Rename(name, name+".bad")
 	} else {
 		err = s.files.Remove(name)

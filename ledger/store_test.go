@@ -285,6 +285,9 @@ func TestDamagedSegments(t *testing.T) {
 			if d.live[name] != nil || d.live[name+".bad"] == nil {
 				t.Fatalf("%s was not put aside", name)
 			}
+			if s.damaged != 1 || s.healed != 1 {
+				t.Fatalf("%s: %d segments are damaged and %d healed, for metrics", name, s.damaged, s.healed)
+			}
 			_, again, r, err := openTest(t, d)
 			if err != nil || len(r.Damaged) > 0 || len(again) != len(got) {
 				t.Fatalf("after that: %v %+v %d of %d records", err, r, len(again), len(got))

@@ -49,6 +49,9 @@ type accounts struct {
 	at      time.Time
 	granted uint64
 
+	// For metrics: receipts that this host and its callers have signed, and bills that a caller has refused.
+	signed, paid, unpaidBills atomic.Uint64
+
 	signing sync.Mutex // one bill after the other: each is held against all that were signed; taken before mu
 
 	mu      sync.Mutex

@@ -170,6 +170,9 @@ func (a *accounts) bill(ctx context.Context, now time.Time) {
 		d.tried, a.billing[who] = now, true
 		a.running.Go(func() {
 			err := a.settle(ctx, d, u, now)
+			if err != nil && !lineFailed(err) {
+				a.unpaidBills.Add(1)
+			}
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			delete(a.billing, who)
@@ -249,7 +252,7 @@ func (a *accounts) settle(ctx context.Context, d *debtor, u call.Usage, now time
 				return err
 			}
 		}
-		answer, err := gossip.Bill(ctx, a.n.host, d.peer, entry, before)
+		answer, err := gossip.Bill(ctx, a.travel.Host(), d.peer, entry, before)
 		if err != nil {
 			return err
 		}
@@ -292,6 +295,7 @@ func (a *accounts) receive(d *debtor, answer []byte, total ledger.Receipt, befor
 	d.heard(acked)
 	switch {
 	case acked.Credit == total.Credit:
+		a.paid.Add(1)
 		d.sent = []uint64{acked.Credit}
 		return false, nil
 	case acked.Credit > total.Credit || before == nil || acked.Credit > before.Credit:
@@ -344,6 +348,7 @@ func (a *accounts) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 	if acked == nil {
 		a.travel.Again(time.Now()) // who deals with it is near now
 	}
+	a.signed.Add(1)
 	a.mu.Lock()
 	a.grown[r.RegKey()] = true
 	a.pay(l, used, &r.Receipt)

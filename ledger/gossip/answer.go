@@ -29,9 +29,9 @@ func (t *Travel) Serve(s network.Stream, sign Signer) error {
 		return t.flooded()
 	}
 	b := books{t: t, p: p, sign: sign}
-	err := Serve(s, &b)
+	err := Serve(countedStream{s, &t.bytes}, &b)
 	if kind := cellproto.KindOf(err); !b.refused && (kind == cellproto.BadInput || kind == cellproto.TooLarge) {
-		t.count(Unreadable)
+		t.unreadable(kind)
 	}
 	return err
 }

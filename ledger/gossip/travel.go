@@ -74,6 +74,8 @@ type Travel struct {
 	due   chan struct{} // holds one: readers are to be told
 	slots chan struct{} // pulls under way
 	work  sync.WaitGroup
+	host  counting
+	bytes traffic
 	ctx   context.Context // ends with Run
 
 	mu      sync.Mutex
@@ -82,6 +84,8 @@ type Travel struct {
 	urgent  map[ledger.Key]time.Time
 	logs    map[ledger.Key]uint64 // of key logs, how many entries were published
 	counts  map[string]uint64
+	refused map[string]uint64 // by kind; see Metrics
+	back    uint64            // entries that this host had lost
 	again   time.Time
 	paces   paces
 }
@@ -99,8 +103,9 @@ func NewTravel(cfg Config, deps Deps) *Travel {
 	t := &Travel{
 		cfg: cfg, deps: deps, self: ledger.KeyOf(cfg.Key), news: NewLog(cfg.First), due: make(chan struct{}, 1), slots: make(chan struct{}, pullsAtOnce),
 		sources: map[peer.ID]*source{}, readers: map[peer.ID]time.Time{}, urgent: map[ledger.Key]time.Time{}, logs: map[ledger.Key]uint64{},
-		counts: map[string]uint64{},
+		counts: map[string]uint64{}, refused: map[string]uint64{},
 	}
+	t.host = counting{deps.Host, &t.bytes}
 	var ids []ledger.Key
 	var cheques []*ledger.SignedCheque
 	deps.Ledger.View(func(b *ledger.Book) {
@@ -238,7 +243,7 @@ func (t *Travel) pull(ctx context.Context, p peer.ID, s *source) {
 		t.mu.Lock()
 		from := s.next
 		t.mu.Unlock()
-		entries, next, err := Pull(ctx, t.deps.Host, p, from)
+		entries, next, err := Pull(ctx, t.host, p, from)
 		if err == nil {
 			err = t.takeAll(ctx, p, entries)
 		}
@@ -352,12 +357,12 @@ func (t *Travel) admit(now time.Time, p peer.ID) error {
 	case flood:
 		return t.flooded()
 	}
-	t.count(Busy)
+	t.refuse(Busy, Busy)
 	return cellproto.Errorf("take entry", cellproto.Overloaded, "there was too much to look at")
 }
 
 func (t *Travel) flooded() error {
-	t.count(Flooding)
+	t.refuse(Flooding, Flooding)
 	return cellproto.Errorf("take entry", cellproto.BadInput, "more than %d entries a second", entryRate)
 }
 
@@ -421,7 +426,7 @@ func (t *Travel) tellReaders(ctx context.Context, now time.Time) {
 			continue
 		}
 		t.work.Go(func() {
-			if err := tell(ctx, t.deps.Host, p, head); err != nil {
+			if err := tell(ctx, t.host, p, head); err != nil {
 				t.deps.Log.Debug("a neighbour was not told", zap.Stringer("peer", p), zap.Error(err))
 			}
 		})
@@ -446,11 +451,11 @@ func (t *Travel) head(p peer.ID, from ledger.Key, data []byte) error {
 	fresh := s != nil && ctx != nil && h.Next > s.next
 	t.mu.Unlock()
 	if !fresh {
-		t.count(ledger.Stale.String())
+		t.refuse(ledger.Stale.String(), ledger.Result{Verdict: ledger.Stale}.Sort())
 		return nil
 	}
 	if err := verify(); err != nil {
-		t.count(ledger.Forged.String())
+		t.refuse(ledger.Forged.String(), ledger.Forged.String())
 		return cellproto.Errorf("take head", cellproto.BadInput, "%w", err)
 	}
 	t.ask(ctx, p)
@@ -460,7 +465,7 @@ func (t *Travel) head(p peer.ID, from ledger.Key, data []byte) error {
 // blame charges a peer for an answer that breaks the protocol.
 func (t *Travel) blame(p peer.ID, err error) {
 	if kind := cellproto.KindOf(err); kind == cellproto.TooLarge || kind == cellproto.BadInput {
-		t.count(Unreadable)
+		t.unreadable(kind)
 		if !errors.Is(err, context.Canceled) {
 			t.deps.Charge(p, err)
 		}

@@ -357,19 +357,20 @@ func TestBadEntries(t *testing.T) {
 	for name, c := range map[string]struct {
 		entry   []byte
 		want    ledger.Verdict
+		kind    string
 		charged int64
 	}{
-		"malformed":           {[]byte("no entry"), ledger.Malformed, 1},
-		"cut off":             {good[:len(good)-1], ledger.Malformed, 1},
-		"oversized":           {make([]byte, cellproto.MaxLedgerEntry+1), ledger.TooLarge, 1},
-		"not canonical":       {append([]byte{0x98, 3}, good[1:]...), ledger.Malformed, 1},
-		"of another network":  {foreign, ledger.Foreign, 0},
-		"of a later version":  {flip(flip(good, 2), 2), ledger.Stale, 0}, // replaced below
-		"forged":              {flip(signedReceipt(t, 5, 6, 3000), len(good)-20), ledger.Forged, 1},
-		"replayed":            {good, ledger.Stale, 0},
-		"reordered":           {signedReceipt(t, 5, 6, 500), ledger.Stale, 0},
-		"a number that falls": {less, ledger.Decreasing, 0}, // the fault of who has signed it
-		"a forged key entry":  {flip(other, len(other)-20), ledger.Forged, 1},
+		"malformed":           {[]byte("no entry"), ledger.Malformed, "malformed", 1},
+		"cut off":             {good[:len(good)-1], ledger.Malformed, "malformed", 1},
+		"oversized":           {make([]byte, cellproto.MaxLedgerEntry+1), ledger.TooLarge, "oversized", 1},
+		"not canonical":       {append([]byte{0x98, 3}, good[1:]...), ledger.Malformed, "non_canonical", 1},
+		"of another network":  {foreign, ledger.Foreign, "foreign", 0},
+		"of a later version":  {flip(flip(good, 2), 2), ledger.Stale, "foreign", 0}, // replaced below
+		"forged":              {flip(signedReceipt(t, 5, 6, 3000), len(good)-20), ledger.Forged, "forged", 1},
+		"replayed":            {good, ledger.Stale, "replayed", 0},
+		"reordered":           {signedReceipt(t, 5, 6, 500), ledger.Stale, "reordered", 0},
+		"a number that falls": {less, ledger.Decreasing, "decreasing", 0}, // the fault of who has signed it
+		"a forged key entry":  {flip(other, len(other)-20), ledger.Forged, "forged", 1},
 	} {
 		if name == "of a later version" {
 			c.entry = bytes.Clone(good)
@@ -377,14 +378,22 @@ func TestBadEntries(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			before, charged := w.travel.Counts()[c.want.String()], w.charged.Load()
+			metrics := w.travel.Metrics()
 			h := newHostile(t, c.entry)
 			connect(t, w.host, h.host)
 			w.travel.pull(t.Context(), h.host.ID(), &source{})
 			if n := w.travel.Counts()[c.want.String()]; n != before+1 {
 				t.Errorf("counted as %s: %d; all counts: %v", c.want, n-before, w.travel.Counts())
 			}
+			after := w.travel.Metrics()
+			if n := after.Refused[c.kind] - metrics.Refused[c.kind]; n != 1 || after.Taken != metrics.Taken || after.In-metrics.In < uint64(len(c.entry)) {
+				t.Errorf("%d more are %s; %+v", n, c.kind, after)
+			}
 			if n := w.charged.Load() - charged; n != c.charged {
 				t.Errorf("its sender was charged %d times", n)
+			}
+			if used := w.travel.limit.peers[h.host.ID()].used; used <= 0 {
+				t.Error("it may send as much as before")
 			}
 			if w.registers() != 1 || w.entries(ledger.KeyOf(testKey(1))) != 2 || w.banned(ledger.KeyOf(testKey(1))) {
 				t.Error("something of it was kept")
@@ -426,7 +435,7 @@ func TestFlood(t *testing.T) {
 	}
 	counts := w.travel.Counts()
 	t.Logf("cut off after %d bills: %v", sent, counts)
-	if counts[Flooding] < 3 || sent >= 20*entryBurst || w.registers() != 0 {
+	if counts[Flooding] < 3 || w.travel.Metrics().Refused[Flooding] != counts[Flooding] || sent >= 20*entryBurst || w.registers() != 0 {
 		t.Errorf("%d bills were taken, %d registers", sent, w.registers())
 	}
 }
