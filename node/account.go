@@ -33,7 +33,10 @@ type account struct {
 	pools *poolNames
 
 	asked chan struct{} // closed once neighbours have said how long the key log is; of the home cell
-	lost  atomic.Bool   // it was begun, was not here, and too few who were asked knew it
+	lost  atomic.Bool   // entries of it are missing, and too few who were asked knew it
+	// The owner has said that what is here of it is all; and what is said of that to the owner, while it is asked for.
+	accepted atomic.Bool
+	doubts   atomic.Pointer[ctl.Recovery]
 
 	writing   sync.Mutex // of the key log, so that two requests do not both begin it
 	keeping   sync.Mutex
@@ -90,10 +93,10 @@ func (o *account) start(ctx context.Context) {
 	for _, id := range pools {
 		a.travel.Spread(id)
 	}
-	o.mark() // that of an old program, or of one that was cut off
+	o.mark(false) // that of an old program, or of one that was cut off
 	a.running.Go(func() {
-		o.ask(ctx, a.neighbours, func(ctx context.Context, p peer.ID) (uint64, error) { return a.travel.FetchLog(ctx, p, o.id) })
-		o.mark()
+		o.ask(ctx, askable{a.neighbours, func(ctx context.Context, p peer.ID) (uint64, error) { return a.travel.FetchLog(ctx, p, o.id) }, o.cells, o.askCell})
+		o.mark(false)
 		close(o.asked)
 		if ctx.Err() == nil {
 			o.keep(ctx, time.Now())
@@ -123,6 +126,7 @@ func (o *account) keep(ctx context.Context, now time.Time) {
 	case o.atHome() && o.elsewhere(): // it is admitted from there, and told so
 	case d.Revoked || !due && !fresh:
 	case o.atHome():
+		o.mark(false)
 		o.renew(ctx, now)
 		o.mend(ctx, now)
 		if !fresh && (s.Len > 0 || taken || o.credited()) { // on its own a home cell needs no log

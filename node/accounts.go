@@ -106,6 +106,9 @@ func (n *nucleus) startAccounts(started *closers) error {
 		n.accounts = a
 		return nil
 	}
+	if a.own.atHome() {
+		a.own.suspect() // before anybody can tell it a part of what is missing
+	}
 	a.recall()
 	a.recallTabs()
 	a.goods.Store(&chosen{})
@@ -113,7 +116,7 @@ func (n *nucleus) startAccounts(started *closers) error {
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	n.accounts = a
 	a.travel = gossip.NewTravel(gossip.Config{Net: a.net, Key: a.key, Account: a.own.id, First: uint64(now.UnixMilli())}, gossip.Deps{
-		Host: n.host, Ledger: a.led, Neighbours: a.neighbours, Charge: n.charge, Consents: a.own.consents, Log: a.log,
+		Host: n.host, Ledger: a.led, Neighbours: a.neighbours, Charge: n.charge, Consents: a.own.consents, Shown: a.own.shows(), Log: a.log,
 	})
 	n.handle(cellproto.ProtocolLedger, func(s network.Stream) error { return a.travel.Serve(s, a) })
 	a.running.Go(func() { a.run(a.ctx) })

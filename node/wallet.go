@@ -289,7 +289,7 @@ func (n *nucleus) checkLedger() ctl.Check {
 		return wrong(name, "df -h "+quote(n.cfg.Dir)+"; then cellctl restart "+quote(n.cfg.Dir), "%v; calls are served, and counted in memory if it could be read", err)
 	}
 	if a.own.lost.Load() {
-		return wrong(name, "cellctl wallet status", "the account's key log was begun and is lost here: nothing is signed for the account until two who know it are connected, or ledger/ is restored")
+		return wrong(name, "cellctl wallet recover", "entries of the account's key log are missing here: nothing is signed for the account until those who know it are connected, or ledger/ is restored")
 	}
 	if d := a.own.state(a.own.id).Hosts[a.self]; d.Revoked {
 		return wrong(name, "cellctl stop "+quote(n.cfg.Dir)+"; rm -r "+quote(n.cfg.Dir)+"/keys/host.key "+quote(n.cfg.Dir)+"/ledger; cellctl start "+quote(n.cfg.Dir),

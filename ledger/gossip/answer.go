@@ -54,12 +54,23 @@ func (b *books) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 
 func (b *books) Entries(id ledger.Key, from uint64, room int) ([][]byte, uint64) {
 	list, length := b.t.deps.Ledger.Entries(id, from, room)
+	if id == b.t.cfg.Account {
+		b.shows(list)
+	}
 	b.t.limit.Answered(time.Now(), b.p, size(list))
 	return list, length
 }
 
+// shows says that the peer gets these entries.
+func (b *books) shows(list [][]byte) {
+	if f := b.t.deps.Shown; f != nil && len(list) > 0 {
+		f(b.p)
+	}
+}
+
 func (b *books) Since(from uint64) ([][]byte, uint64) {
 	list, next := b.t.since(b.p, from)
+	b.shows(list)
 	b.t.limit.Answered(time.Now(), b.p, size(list))
 	return list, next
 }

@@ -57,7 +57,9 @@ type Deps struct {
 	Charge     func(peer.ID, error)
 	// Consents gives a peer which hosts of this machine agree to belong to an account; nil: none do.
 	Consents func(p peer.ID, account ledger.Key) ([]*ledger.Delegate, error)
-	Log      *zap.Logger
+	// Shown is told who gets something of what this host has published, or of its account's key log, before it does; nil: nobody is.
+	Shown func(peer.ID)
+	Log   *zap.Logger
 }
 
 // Travel is how entries come to this host, and leave it. It asks neighbours once a minute what they have

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/celldnet/celld/internal/ctl"
+)
+
+func (a *app) walletRecoverCmd() *cobra.Command {
+	var accept, force bool
+	cmd := &cobra.Command{
+		Use: "recover", Short: "Show what is missing of your account's key log, or go on without it",
+		Long: "Show what is missing of your account's key log, after the home cell's ledger was lost or damaged, and who is waited for.\n" +
+			"The log says which hosts and which key are your account's. What is signed in the place of an entry that somebody has\n" +
+			"contradicts it, and that bans the account for good: so nothing is signed until those who can have it have said that\n" +
+			"there is no more.\n\n" +
+			"If they do not come back you can say so yourself, with --accept: what is here is all that anybody has. Entries that\n" +
+			"were on this computer's disk and are not here need --force as well: do that only if nobody has ever seen them.",
+		Example: "  cellctl wallet recover             # what is missing, and who is waited for\n" +
+			"  cellctl wallet recover --accept    # nobody has more of it than this computer",
+		Args: args(0, 0),
+	}
+	cmd.Flags().BoolVar(&accept, "accept", false, "go on from what is here of the log")
+	cmd.Flags().BoolVar(&force, "force", false, "with --accept: also if entries are known to be missing")
+	timeout := timeoutFlag(cmd, time.Minute)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		var r ctl.Recovery
+		err := a.askHome(cmd, *timeout, "recover the account's key log", func(ctx context.Context, c *ctl.Client) (err error) {
+			r, err = c.Recover(ctx, accept, force)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if a.json {
+			return a.printJSON(r)
+		}
+		return a.print([]byte(recoveryText(r)))
+	}
+	return cmd
+}
+
+func recoveryText(r ctl.Recovery) string {
+	if !r.Doubt {
+		return fmt.Sprintf("The key log of %s is whole: %d entries.\n", r.Account, r.Entries)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "Of the key log of %s %d entries are here, of at least %d. Nothing is signed for the account.\n", r.Account, r.Entries, r.AtLeast)
+	fmt.Fprintf(&b, "%d who were asked know as much.\n", r.Agree)
+	for _, p := range r.Wait {
+		fmt.Fprintf(&b, "It waits for %s\n", safe(p))
+	}
+	if r.Others {
+		b.WriteString("Others can have it too: two of them are enough, if they agree.\n")
+	}
+	b.WriteString("If nobody has more of it than this computer: cellctl wallet recover --accept\n")
+	return b.String()
+}
