@@ -30,12 +30,14 @@ type Ledger struct {
 	drafts map[Hash]*KeyEntry // those of them that are known, by place
 	tabs   map[Key]Tab        // of providers
 	gifts  map[chequeKey]*gift
+	// unproven are donations of this account, by receiver: see Unproven.
+	unproven map[Key][]byte
 }
 
 // Open reads a ledger. Registers come back as they were at the last sync at least; who lacks something
 // gets it from counterparties.
 func Open(cfg Config, files Files, now time.Time) (*Ledger, *Report, error) {
-	l := &Ledger{cfg: cfg, heads: map[Key]uint64{}, signed: map[Hash]Hash{}, drafts: map[Hash]*KeyEntry{}, tabs: map[Key]Tab{}, gifts: map[chequeKey]*gift{}, graph: NewGraph(cfg.Self), since: now}
+	l := &Ledger{cfg: cfg, heads: map[Key]uint64{}, signed: map[Hash]Hash{}, drafts: map[Hash]*KeyEntry{}, tabs: map[Key]Tab{}, gifts: map[chequeKey]*gift{}, unproven: map[Key][]byte{}, graph: NewGraph(cfg.Self), since: now}
 	if cfg.Near == nil {
 		cfg.Near = l.near
 	}
@@ -122,14 +124,20 @@ func (l *Ledger) ingest(now time.Time, data []byte) Result {
 		l.hear(now, data)
 	}
 	if r.Verdict == Stored || r.Verdict == Forked {
-		l.follow(r)
-		for _, slot := range r.Gone {
-			l.store.Forget(slot)
-		}
-		// A disk that fails is the store's to report (Err): what it lacks comes back from others.
-		_ = l.store.Append(now, r.Slot, r.Record, r.Durable)
+		l.keep(now, r)
 	}
+	l.doubt(r, data)
 	return r
+}
+
+// keep has the graph and the store follow the book.
+func (l *Ledger) keep(now time.Time, r Result) {
+	l.follow(r)
+	for _, slot := range r.Gone {
+		l.store.Forget(slot)
+	}
+	// A disk that fails is the store's to report (Err): what it lacks comes back from others.
+	_ = l.store.Append(now, r.Slot, r.Record, r.Durable)
 }
 
 // SignTotal signs a new total of a register, as its consumer or its provider, and keeps it, unless there are too many whose

@@ -157,6 +157,24 @@ func (o *account) mend(ctx context.Context, now time.Time) {
 		o.a.publishCheque(c)
 		o.meet(v.To)
 	}
+	o.reseal(now)
+}
+
+// mostResealed is how many donations are signed anew at once: each is a write that is waited for.
+const mostResealed = 64
+
+// reseal signs donations anew that the key before has signed, and has others hear of them: from that key nobody takes them once it hears
+// that it was replaced, and so neither would this ledger, if it lost them.
+func (o *account) reseal(now time.Time) {
+	for _, to := range o.a.led.Outdated(mostResealed) {
+		c, err := o.a.led.Reseal(now, to, o.keys.inForce())
+		if err != nil {
+			o.a.log.Warn("a donation is not signed with the new key yet", zap.String("to", textOf(to)), zap.Error(err))
+			return
+		}
+		o.a.publishCheque(c)
+		o.meet(to)
+	}
 }
 
 // credited says whether somebody owes the account something as such: its hosts are to be known as its own then.
@@ -249,7 +267,7 @@ func (o *account) join(ctx context.Context, now time.Time) error {
 
 // told takes in what another nucleus of this person tells.
 func (o *account) told(entry []byte) error {
-	r := o.a.led.Ingest(time.Now(), entry)
+	r := o.a.led.Recall(time.Now(), entry)
 	if r.Verdict.Charged() {
 		return cellproto.Errorf("hear of the account", cellproto.Corrupt, "%s: %v", r.Verdict, r.Err)
 	}

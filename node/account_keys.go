@@ -294,5 +294,6 @@ func (o *account) rotate(ctx context.Context, now time.Time, force bool) (out ct
 		return out, cellproto.Errorf("rotate the account's key", cellproto.KindOf(err), "it is rotated, but not in its file yet: %w", err).
 			WithHint("The files are set right when the home cell starts, or signs something: cellctl restart %s", quote(o.home))
 	}
+	o.reseal(now)
 	return ctl.Rotated{Account: textOf(o.id), Before: textOf(s.Key), Key: textOf(key), NextFile: o.keys.path(nextKeyFile), Pools: slices.Sorted(slices.Values(append(stuck, pools...)))}, nil
 }

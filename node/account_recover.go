@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/internal/ctl"
@@ -41,7 +42,34 @@ func (n *nucleus) ctlRecover(ctx context.Context, r *http.Request, w *ctl.Writer
 			return nil, err
 		}
 	}
-	return o.recovery(), nil
+	if q := r.URL.Query(); q.Has("donation") {
+		if err := o.prove(ctx, q.Get("donation"), w); err != nil {
+			return nil, err
+		}
+	}
+	out := o.recovery()
+	for _, c := range o.a.led.Unproven() {
+		out.Unproven = append(out.Unproven, ctl.DonationRow{
+			From: textOf(c.Donor), To: textOf(c.To), UWH: c.Credit, Times: c.N, Purpose: c.Purpose, At: int64(min(c.T, 1<<62)),
+		})
+	}
+	return out, nil
+}
+
+// prove takes a donation back that a replaced key has signed, by the owner's word, and signs it anew.
+func (o *account) prove(ctx context.Context, text string, w *ctl.Writer) error {
+	const op = "take a donation back"
+	to, err := keyOfText(op, text)
+	if err == nil {
+		err = o.ready(ctx, op, w)
+	}
+	if err == nil {
+		err = o.a.led.Prove(time.Now(), to)
+	}
+	if err == nil {
+		o.reseal(time.Now())
+	}
+	return err
 }
 
 // recovery says how things are.

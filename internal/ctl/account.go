@@ -21,7 +21,8 @@ const (
 	RouteJoin   = "/v1/account/join"   // POST account, a peer ID or self; result Joined. In force with the next nucleus
 	RouteAdmit  = "/v1/account/admit"  // POST host, a peer ID of another computer; result []WalletHost
 	RouteRotate = "/v1/account/rotate" // POST force; result Rotated
-	// POST accept, force; result Recovery: what is missing of the account's key log. With accept what is here is all.
+	// POST accept, force, donation; result Recovery: what is missing of the account's key log. With accept what is here is all; with donation,
+	// a peer ID, the one in Unproven to that receiver was made.
 	RouteRecover = "/v1/account/recover"
 )
 
@@ -67,6 +68,8 @@ type Recovery struct {
 	Agree   int      `json:"agree"`    // who was asked and knows as much
 	Wait    []string `json:"wait"`     // peer IDs of those who have or had it, and have not said that they know as much
 	Others  bool     `json:"others"`   // so have others, or it is not known who
+	// Unproven are donations that others have and this ledger does not know, signed by a key of the account that was replaced.
+	Unproven []DonationRow `json:"unproven,omitempty"`
 }
 
 // Joined says which account the cells of a computer belong to from the next start of their nuclei on.
@@ -105,9 +108,13 @@ type DonationRow struct {
 	Void uint64 `json:"void_uwh,omitempty"`
 }
 
-// Recover asks how much of the account's key log is here; with accept it is all that there is, with force even if more is known.
-func (c *Client) Recover(ctx context.Context, accept, force bool) (Recovery, error) {
+// Recover asks how much of the account's key log is here; with accept it is all that there is, with force even if more is known. donation
+// is whom one of Unproven was given to, or "".
+func (c *Client) Recover(ctx context.Context, accept, force bool, donation string) (Recovery, error) {
 	q := url.Values{}
+	if donation != "" {
+		q.Set("donation", donation)
+	}
 	for name, set := range map[string]bool{"accept": accept, "force": force} {
 		if set {
 			q.Set(name, "1")
