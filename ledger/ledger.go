@@ -136,8 +136,11 @@ func (l *Ledger) keep(now time.Time, r Result) {
 	for _, slot := range r.Gone {
 		l.store.Forget(slot)
 	}
-	// A disk that fails is the store's to report (Err): what it lacks comes back from others.
-	_ = l.store.Append(now, r.Slot, r.Record, r.Durable)
+	// A disk that fails is the store's to report (Err): what it lacks comes back from others. An entry of the own log does not, since it is
+	// known here: it waits, and is on the disk before any that follows it.
+	if err := l.store.Append(now, r.Slot, r.Record, r.Durable); err != nil && r.Durable {
+		_ = l.store.Append(now, r.Slot, r.Record, false)
+	}
 }
 
 // SignTotal signs a new total of a register, as its consumer or its provider, and keeps it, unless there are too many whose

@@ -62,7 +62,8 @@ type Store struct {
 
 // OpenStore reads all segments and calls load for each record, in the order of the log; load gives the
 // record's slot, or false when it is of no use. Half a record at the very end is what a crash leaves:
-// it is cut off. Anywhere else a bad record is damage: the good ones are kept, the file is put aside.
+// it is cut off. Anywhere else a bad record is damage: the good ones are kept, the file is put aside. So it is at the end, too, if there are
+// good ones behind it, which can have been synced.
 func OpenStore(files Files, load func(data []byte, suspect bool) (Hash, bool)) (*Store, *Report, error) {
 	return openStore(files, segmentSize, load)
 }
@@ -116,10 +117,9 @@ func (s *Store) read(seg *segment, last bool, r *Report, load func([]byte, bool)
 	}
 	seg.size = int64(len(b))
 	headed := bytes.HasPrefix(b, []byte(segmentMagic))
+	behind := false // there are good records behind a bad one
 	good, whole := scan(b, func(at int, data []byte, suspect bool) {
-		if suspect && last && headed {
-			return // cut off below
-		}
+		behind = behind || suspect
 		r.Records++
 		if slot, ok := load(data, suspect); ok {
 			s.point(slot, place{seg, int64(at), int64(recordHead + len(data))})
@@ -127,7 +127,7 @@ func (s *Store) read(seg *segment, last bool, r *Report, load func([]byte, bool)
 	})
 	switch {
 	case whole:
-	case last && headed:
+	case last && headed && !behind:
 		r.Truncated += seg.size - int64(good)
 		seg.size = int64(good)
 		return f.Truncate(seg.size)

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -25,6 +26,7 @@ const (
 	askPatience  = 10 * time.Second
 	lostPatience = time.Minute
 	lostQuorum   = 2
+	failedEvery  = time.Second // who was asked and could not answer is asked again
 )
 
 // asking is what has been heard of the key log so far.
@@ -36,6 +38,7 @@ type asking struct {
 	asked  map[peer.ID]time.Time
 	heard  map[peer.ID]time.Time // as asked, of cells of this machine
 	agree  map[peer.ID]bool      // those who know as much as this host
+	failed map[peer.ID]bool      // those who are there and have not answered, as when a line breaks
 	cells  map[peer.ID]bool      // those of them that are cells of this machine, which may come from the same backup
 	all    bool                  // everybody has agreed who can have the log
 	filed  bool                  // it is on the disk that some of it is gone
@@ -53,7 +56,7 @@ type askable struct {
 
 func (o *account) newAsking(now time.Time) *asking {
 	q := &asking{
-		begun: o.begun(), asked: map[peer.ID]time.Time{}, heard: map[peer.ID]time.Time{}, agree: map[peer.ID]bool{}, cells: map[peer.ID]bool{},
+		begun: o.begun(), asked: map[peer.ID]time.Time{}, heard: map[peer.ID]time.Time{}, failed: map[peer.ID]bool{}, agree: map[peer.ID]bool{}, cells: map[peer.ID]bool{},
 		end: now.Add(askPatience), lost: now.Add(lostPatience),
 	}
 	o.suspect()
@@ -67,7 +70,8 @@ func (o *account) newAsking(now time.Time) *asking {
 // due says whether somebody is to be asked, perhaps again.
 func (q *asking) due(asked map[peer.ID]time.Time, p peer.ID, now time.Time) bool {
 	at, before := asked[p]
-	return len(q.agree) < ledger.Confirmations && (!before || q.gone && now.Sub(at) >= lostPatience)
+	return len(q.agree) < ledger.Confirmations &&
+		(!before || q.gone && now.Sub(at) >= lostPatience || q.failed[p] && now.Sub(at) >= failedEvery)
 }
 
 // grown has all be asked anew: what they have said was about less than has come back since.
@@ -89,6 +93,9 @@ func (q *asking) enough(length uint64, now time.Time) bool {
 		return true
 	case q.gone && len(q.agree) < lostQuorum && !q.all:
 		return false
+	}
+	if len(q.failed) > 0 { // one of them may be the one who knows more
+		return now.After(q.lost)
 	}
 	return now.After(q.end)
 }
@@ -168,12 +175,18 @@ func (o *account) askAll(ctx context.Context, q *asking, who askable, now time.T
 			}
 		}
 	}
-	for _, p := range who.near() {
+	near := who.near()
+	maps.DeleteFunc(q.failed, func(p peer.ID, _ bool) bool { return !slices.Contains(near, p) })
+	for _, p := range near {
 		if !q.due(q.asked, p, now) {
 			continue
 		}
 		q.asked[p], news = now, true
-		if o.confirm(ctx, p, q.begun, who.fetch) {
+		agrees, err := o.confirm(ctx, p, q.begun, who.fetch)
+		if delete(q.failed, p); err != nil {
+			q.failed[p] = true
+		}
+		if agrees {
 			q.agree[p] = true
 		}
 	}
@@ -250,23 +263,23 @@ func (o *account) askCell(ctx context.Context, dir string) (length uint64, err e
 	return length, err
 }
 
-// confirm asks one neighbour, and says whether it knows as much as this host.
-func (o *account) confirm(ctx context.Context, p peer.ID, begun bool, fetch func(context.Context, peer.ID) (uint64, error)) bool {
+// confirm asks one neighbour, and says whether it knows as much as this host. The error is that it has not answered.
+func (o *account) confirm(ctx context.Context, p peer.ID, begun bool, fetch func(context.Context, peer.ID) (uint64, error)) (agrees bool, err error) {
 	key, err := gossip.KeyOf(p)
 	if err != nil {
-		return false
+		return false, nil // it has no place in the ledger
 	}
 	length, err := fetch(ctx, p)
 	if err != nil {
 		o.a.log.Debug("a neighbour does not say how long the key log is", zap.Stringer("peer", p), zap.Error(err))
-		return false
+		return false, err
 	}
 	have := o.state(o.id).Len
 	if !says(length, have, begun) {
-		return false
+		return false, nil
 	}
 	o.a.led.Confirm(key, have)
-	return true
+	return true, nil
 }
 
 // awaitAsked waits until neighbours have said how long the key log is. Kinds: Timeout; Unavailable when it is lost.

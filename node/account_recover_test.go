@@ -1,8 +1,10 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -266,4 +268,105 @@ func TestLogMark(t *testing.T) {
 	if err := r.suspect(&ledger.KeyState{}); cellproto.KindOf(err) != cellproto.Corrupt || !r.marked().doubt {
 		t.Errorf("it is replaced: %v", err)
 	}
+}
+
+// A segment that has lost an entry in the middle of the key log has the home cell ask for it, and sign nothing in its place.
+func TestEntryOfTheLogIsDamaged(t *testing.T) {
+	home := t.TempDir()
+	o := openHome(t, home, nil)
+	o.delegated(t, 7)
+	o.delegated(t, 8)
+	log, _ := o.a.led.Entries(o.id, 0, 1<<20)
+	if err := o.a.led.Close(); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(home, ledgerDir, "*.seg"))
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	data, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[bytes.Index(data, log[2])+50] ^= 1
+	if err := os.WriteFile(files[0], data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		o := reopened(t, home)
+		done := o.asks(t, knower{late + time.Minute, log}, knower{late + time.Minute, log})
+		time.Sleep(late)
+		if o.signs(t, log) {
+			t.Error("it signs in the place of the damaged entry")
+		}
+		<-done
+		if !o.signs(t, log) || o.state(o.id).Len != uint64(len(log)) {
+			t.Error("it does not go on when the entry has come back")
+		}
+	})
+}
+
+// copyCell copies a cell, as a backup does: files that others cannot read.
+func copyCell(to, from string) error {
+	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
+		rel, rerr := filepath.Rel(from, path)
+		if err = errors.Join(err, rerr); err != nil {
+			return err
+		}
+		if e.IsDir() {
+			return os.MkdirAll(filepath.Join(to, rel), 0o700)
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(to, rel), data, 0o600)
+	})
+}
+
+// A neighbour whose line breaks when it is asked is asked again: it may be the only one that knows what a backup does not.
+func TestWhoFailsIsAskedAgain(t *testing.T) {
+	home, old := t.TempDir(), t.TempDir()
+	o := openHome(t, home, nil)
+	o.delegated(t, 7)
+	if err := copyCell(old, home); err != nil {
+		t.Fatal(err)
+	}
+	o.delegated(t, 8)
+	log, _ := o.a.led.Entries(o.id, 0, 1<<20)
+	for _, fails := range []time.Duration{0, 15 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			copied := t.TempDir()
+			if err := copyCell(copied, old); err != nil {
+				t.Fatal(err)
+			}
+			o := reopened(t, copied)
+			begun, tries := time.Now(), 0
+			o.asked = make(chan struct{})
+			o.ask(t.Context(), askable{
+				near: func() []peer.ID { return []peer.ID{knowerID(t, 0)} },
+				fetch: func(context.Context, peer.ID) (uint64, error) {
+					if tries++; tries == 1 || time.Since(begun) < fails {
+						return 0, cellproto.Errorf("ask", cellproto.Unavailable, "stream reset")
+					}
+					for _, e := range log {
+						if err := o.told(e); err != nil {
+							t.Error(err)
+						}
+					}
+					return uint64(len(log)), nil
+				},
+			})
+			close(o.asked)
+			if o.signs(t, log); o.state(o.id).Len < uint64(len(log)) {
+				t.Errorf("after %v it goes on from %d of %d entries", time.Since(begun), o.state(o.id).Len, len(log))
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) { // who never answers does not keep it for ever
+		o := reopened(t, old)
+		o.ask(t.Context(), askable{near: func() []peer.ID { return []peer.ID{knowerID(t, 0)} }, fetch: func(context.Context, peer.ID) (uint64, error) {
+			return 0, cellproto.Errorf("ask", cellproto.Unavailable, "stream reset")
+		}})
+	})
 }
