@@ -526,3 +526,88 @@ func TestHeads(t *testing.T) {
 		t.Errorf("a good one: %v, asked %v", kind, asked())
 	}
 }
+
+// Neighbours who answer each question with as much as they may, all of it known, do not keep this host from hearing another one.
+func TestCrowdOfTalkers(t *testing.T) {
+	w := newTown(t)
+	known := signedReceipt(t, 5, 6, 1000)
+	if err := w.travel.Ingest("somebody", known); err != nil {
+		t.Fatal(err)
+	}
+	many := make([][]byte, maxPull/len(known))
+	for i := range many {
+		many[i] = known
+	}
+	for range 12 {
+		h := newHostile(t, many...)
+		connect(t, w.host, h.host)
+		w.travel.ask(t.Context(), h.host.ID())
+	}
+	replayed := func() uint64 { return w.travel.Metrics().Refused["replayed"] }
+	eventually(t, "they talk", func() bool { return replayed() > 0 })
+	honest := newHostile(t, signedReceipt(t, 7, 8, 1000))
+	connect(t, w.host, honest.host)
+	w.travel.ask(t.Context(), honest.host.ID())
+	eventually(t, "the honest one is heard", func() bool { return w.registers() == 2 })
+	if w.charged.Load() > 0 {
+		t.Error("somebody was charged")
+	}
+}
+
+// What a neighbour tells again costs it a tenth of what is new: after a separation much is read that is known.
+func TestKnownEntriesAreCheap(t *testing.T) {
+	var l Limiter
+	now := time.Unix(1000, 0)
+	took := func(again bool) (n int) {
+		for end := now.Add(10 * time.Second); now.Before(end); {
+			if wait := l.Wait(now, "a"); wait > 0 {
+				now = now.Add(wait)
+				continue
+			}
+			if n++; again {
+				l.Known("a")
+			}
+		}
+		return n
+	}
+	took(false)
+	fresh := took(false)
+	if known := took(true); known < 9*fresh {
+		t.Errorf("%d known entries in the time of %d that are new", known, fresh)
+	}
+}
+
+// Who comes back is asked at once, from where it was left.
+func TestNeighbourComesBack(t *testing.T) {
+	w, h := newTown(t), newTown(t)
+	if err := h.travel.Ingest("somebody", signedReceipt(t, 5, 6, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	p := h.host.ID()
+	here := []peer.ID{p}
+	w.travel.deps.Neighbours = func() []peer.ID { return here }
+	connect(t, w.host, h.host)
+	idle := func() bool {
+		w.travel.mu.Lock()
+		defer w.travel.mu.Unlock()
+		s := w.travel.sources[p]
+		return s != nil && !s.busy
+	}
+	w.travel.PullAll(t.Context())
+	eventually(t, "it is heard", func() bool { return w.registers() == 1 && idle() })
+	here = nil
+	w.travel.PullAll(t.Context())
+	if err := h.travel.Ingest("somebody", signedReceipt(t, 7, 8, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	here = []peer.ID{p}
+	w.travel.pullNew(t.Context())
+	eventually(t, "it is heard again", func() bool { return w.registers() == 2 && idle() })
+	if n := w.travel.Metrics().Refused["replayed"]; n > 0 {
+		t.Errorf("%d entries were read again", n)
+	}
+	w.travel.pullNew(t.Context())
+	if !idle() {
+		t.Error("who has not left is asked anew")
+	}
+}
