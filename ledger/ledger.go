@@ -296,11 +296,18 @@ func (l *Ledger) Err() error {
 	return l.store.Err()
 }
 
-// Segments says how many segments of the store had bytes that have changed, and of how many of these what was good is written anew.
-func (l *Ledger) Segments() (damaged, healed uint64) {
+// Harm is what a disk has done, since the ledger was opened.
+type Harm struct {
+	Damaged uint64 // segments in which bytes had changed
+	Healed  uint64 // of these, put aside: what was good in them is written anew
+	Dropped uint64 // records that found no room in memory while the disk took nothing
+}
+
+// Harm gives what the disk has done.
+func (l *Ledger) Harm() Harm {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.store.damaged, l.store.healed
+	return Harm{l.store.damaged, l.store.healed, l.store.dropped}
 }
 
 // Residual gives what this host still owes a caller, in µWh.

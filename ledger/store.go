@@ -16,7 +16,7 @@ const (
 	SyncEntries = 256
 )
 
-// maxPending bounds what waits in memory for a disk that takes nothing.
+// maxPending bounds the registers that wait in memory for a disk that takes nothing; twice as many records of them do.
 const maxPending = 4096
 
 // place is where a record lies.
@@ -55,7 +55,7 @@ type Store struct {
 	buf     []byte
 	segSize int64
 	written int64  // bytes, for the write amplification
-	dropped int    // records that found no room in pending
+	dropped uint64 // records that found no room in pending
 	damaged uint64 // segments in which bytes had changed
 	healed  uint64 // of these, how many are put aside: what was good in them is written anew
 }
@@ -91,11 +91,7 @@ func openStore(files Files, segSize int64, load func([]byte, bool) (Hash, bool))
 		}
 	}
 	s.segs = slices.DeleteFunc(s.segs, func(seg *segment) bool { return seg.file == nil })
-	if err := s.ready(); err != nil {
-		s.closeFiles()
-		return nil, nil, cellproto.Errorf(op, cellproto.Failed, "%w", err).
-			WithHint("Is the disk full, or read-only?")
-	}
+	s.failed = s.ready() // a full disk is one: what is read counts, and Tick tries again
 	return s, r, nil
 }
 
@@ -234,11 +230,25 @@ func (s *Store) AppendBatch(now time.Time, slots []Hash, datas [][]byte, durable
 	if durable { // its writer decides whether it comes again
 		s.pending = slices.Delete(s.pending, before, len(s.pending))
 	}
+	s.thin()
+	return cellproto.Errorf(op, cellproto.Failed, "%w", err).WithHint("Is the disk full? It is tried again, and what is lost comes back from counterparties.")
+}
+
+// thin leaves the newest record of each slot of what waits for a disk that takes nothing, and no more than maxPending of those.
+func (s *Store) thin() {
+	if len(s.pending) < 2*maxPending {
+		return
+	}
+	newest := make(map[Hash]int, maxPending)
+	for i, p := range s.pending {
+		newest[p.slot] = i
+	}
+	i := -1
+	s.pending = slices.DeleteFunc(s.pending, func(p pending) bool { i++; return newest[p.slot] != i })
 	if over := len(s.pending) - maxPending; over > 0 {
-		s.dropped += over
+		s.dropped += uint64(over)
 		s.pending = slices.Delete(s.pending, 0, over)
 	}
-	return cellproto.Errorf(op, cellproto.Failed, "%w", err).WithHint("Is the disk full? It is tried again, and what is lost comes back from counterparties.")
 }
 
 // flush writes pending from one on, all of it after a failure, and syncs if asked.
@@ -297,6 +307,9 @@ func (s *Store) write(list []pending) error {
 
 // abandon gives the last segment up: what the disk has of its end is unknown. What can be cut off is.
 func (s *Store) abandon() error {
+	if len(s.segs) == 0 { // the disk was full at the start
+		return s.roll()
+	}
 	seg := s.head()
 	if err := seg.file.Truncate(seg.size); err == nil {
 		_ = seg.file.Sync() // all that counts of it is written again

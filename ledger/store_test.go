@@ -374,3 +374,73 @@ func FuzzSegment(f *testing.F) {
 		}
 	})
 }
+
+// While the disk takes nothing the newest of each register waits, however often another one grows.
+func TestWhatWaitsIsTheNewestOfEach(t *testing.T) {
+	d := newDisk(t, 1)
+	s, _, _, err := openTest(t, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(1000, 0)
+	d.badAt, d.badTo = d.ops+1, d.ops+100
+	put := func(slot int, n uint64) { _ = s.Append(now, testSlot(slot), testRecord(testSlot(slot), n), false) }
+	put(1, 1)
+	for n := range uint64(3 * maxPending) {
+		put(2, n+1)
+	}
+	if s.Err() == nil || len(s.pending) > 2*maxPending || s.dropped > 0 {
+		t.Errorf("the disk fails: %v; %d records wait, %d were dropped", s.Err(), len(s.pending), s.dropped)
+	}
+	d.badTo = 0
+	if err := s.Tick(now.Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	_, got, _, err := openTest(t, d.reboot())
+	if err != nil || got[testSlot(1)] != 1 || got[testSlot(2)] != 3*maxPending {
+		t.Errorf("%v, %d and %d are on the disk", err, got[testSlot(1)], got[testSlot(2)])
+	}
+	d.badAt, d.badTo = d.ops+1, d.ops+100000
+	for i := range 3 * maxPending {
+		put(10+i, 1)
+	}
+	if len(s.pending) > 2*maxPending || s.dropped == 0 {
+		t.Errorf("of as many registers %d wait, and %d were dropped", len(s.pending), s.dropped)
+	}
+}
+
+// A disk that is full when the nucleus starts is one that is full: the ledger is in memory, and written when there is room.
+func TestOpenOnAFullDisk(t *testing.T) {
+	for _, before := range []int{0, 1, 60} { // records that are there, of which the last fill a segment
+		d := newDisk(t, 1)
+		s, _, _, err := openTest(t, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range before {
+			if err := s.Append(time.Unix(1000, 0), testSlot(i), testRecord(testSlot(i), 1), true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if before == 0 {
+			d = newDisk(t, 2)
+		}
+		d.badAt, d.badTo = d.ops+1, d.ops+20
+		s, got, _, err := openTest(t, d)
+		if err != nil || len(got) != before || s.Err() == nil {
+			t.Fatalf("after %d records: %v, %d are read, the disk fails: %v", before, err, len(got), s.Err())
+		}
+		now := time.Unix(2000, 0)
+		_ = s.Append(now, testSlot(500), testRecord(testSlot(500), 1), false)
+		for range 40 {
+			now = now.Add(time.Second)
+			_ = s.Tick(now)
+		}
+		if s.Err() != nil {
+			t.Fatalf("after %d records it never recovers: %v", before, s.Err())
+		}
+		if _, got, _, err = openTest(t, d.reboot()); err != nil || len(got) != before+1 {
+			t.Errorf("after %d records: %v, %d are on the disk", before, err, len(got))
+		}
+	}
+}

@@ -35,7 +35,8 @@ func (a *accounts) metrics() *ctl.LedgerMetrics {
 		Taken: t.Taken, Regained: t.Regained, Refused: t.Refused, Signed: a.signed.Load(), Paid: a.paid.Load(), BillsRefused: t.Bills,
 		BillsUnsigned: a.unpaidBills.Load(), GossipIn: t.In, GossipOut: t.Out, DiskFails: a.trouble() != nil,
 	}
-	m.SegmentsDamaged, m.SegmentsHealed = a.led.Segments()
+	h := a.led.Harm()
+	m.SegmentsDamaged, m.SegmentsHealed, m.RecordsDropped = h.Damaged, h.Healed, h.Dropped
 	return m
 }
 

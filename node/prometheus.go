@@ -99,6 +99,7 @@ func ledgerFamilies(l *ctl.LedgerMetrics) []family {
 		}},
 		one("celld_ledger_segments_damaged_total", counter, "Segments of the ledger in which bytes had changed.", l.SegmentsDamaged),
 		one("celld_ledger_segments_healed_total", counter, "Damaged segments that are put aside, and whose good records are written anew.", l.SegmentsHealed),
+		one("celld_ledger_records_dropped_total", counter, "Records that found no room in memory while the ledger could not be written.", l.RecordsDropped),
 		one("celld_ledger_disk_fails", gauge, "1 while the ledger cannot be written, and is kept in memory.", fails),
 		{"celld_ledger_gossip_bytes_total", "Bytes of the ledger's protocol.", counter, []sample{
 			{label("direction", "in"), float64(l.GossipIn)}, {label("direction", "out"), float64(l.GossipOut)},

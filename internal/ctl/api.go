@@ -295,6 +295,7 @@ type LedgerMetrics struct {
 	BillsUnsigned   uint64            `json:"bills_unsigned"`   // by callers
 	SegmentsDamaged uint64            `json:"segments_damaged"` // of its files, in which bytes had changed
 	SegmentsHealed  uint64            `json:"segments_healed"`  // of these, put aside: what was good is written anew
+	RecordsDropped  uint64            `json:"records_dropped"`  // while the disk took nothing, and there were too many
 	GossipIn        uint64            `json:"gossip_bytes_in"`
 	GossipOut       uint64            `json:"gossip_bytes_out"`
 	DiskFails       bool              `json:"disk_fails"` // it is kept in memory
