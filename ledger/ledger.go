@@ -30,6 +30,7 @@ type Ledger struct {
 	drafts map[Hash]*KeyEntry // those of them that are known, by place
 	tabs   map[Key]Tab        // of providers
 	gifts  map[chequeKey]*gift
+	unread bool // a part of the store could not be read
 	// unproven are donations of this account, by receiver: see Unproven.
 	unproven map[Key][]byte
 }
@@ -70,7 +71,7 @@ func Open(cfg Config, files Files, now time.Time) (*Ledger, *Report, error) {
 			return r.Verdict != Missing
 		})
 	}
-	l.store = store
+	l.store, l.unread = store, len(report.Unread) > 0
 	for len(l.tabs) > maxTabs { // an older file may have more
 		l.dropTab()
 	}

@@ -37,6 +37,7 @@ type Report struct {
 	Records   int
 	Truncated int64    // bytes that a crash had left half written at the end
 	Damaged   []string // segments with bytes that have changed; their good records are kept
+	Unread    []string // segments that cannot be read; they are left where they are, for the next start
 }
 
 // Store keeps records in an append-only log of segments. A record belongs to a slot, and the newest of
@@ -85,13 +86,17 @@ func openStore(files Files, segSize int64, load func([]byte, bool) (Hash, bool))
 	r := &Report{}
 	for i, seg := range s.segs {
 		last := i == len(s.segs)-1
-		if err := s.read(seg, last, r, load); err != nil {
-			s.closeFiles()
-			return nil, nil, cellproto.Errorf(op, cellproto.Failed, "segment %d: %w", seg.num, err)
+		if err = s.read(seg, last, r, load); err != nil {
+			s.leave(seg)
+			r.Unread = append(r.Unread, segmentName(seg.num))
 		}
 	}
+	if n := len(r.Unread); n > 0 && n == len(s.segs) { // then it is not known to whom this host owes what, and another ledger would say nothing
+		s.closeFiles()
+		return nil, nil, cellproto.Errorf(op, cellproto.Failed, "segment %d: %w", s.segs[n-1].num, err)
+	}
 	s.segs = slices.DeleteFunc(s.segs, func(seg *segment) bool { return seg.file == nil })
-	s.failed = s.ready() // a full disk is one: what is read counts, and Tick tries again
+	s.failed = s.ready(len(r.Unread) > 0) // a full disk is one: what is read counts, and Tick tries again
 	return s, r, nil
 }
 
@@ -107,9 +112,9 @@ func (s *Store) read(seg *segment, last bool, r *Report, load func([]byte, bool)
 		return err
 	}
 	if len(b) <= len(segmentMagic) { // made, and nothing written before the crash
-		f.Close()
-		seg.file = nil
-		return s.files.Remove(segmentName(seg.num))
+		s.leave(seg)
+		_ = s.files.Remove(segmentName(seg.num)) // else at the next start
+		return nil
 	}
 	seg.size = int64(len(b))
 	headed := bytes.HasPrefix(b, []byte(segmentMagic))
@@ -126,12 +131,22 @@ func (s *Store) read(seg *segment, last bool, r *Report, load func([]byte, bool)
 	case last && headed && !behind:
 		r.Truncated += seg.size - int64(good)
 		seg.size = int64(good)
-		return f.Truncate(seg.size)
+		if f.Truncate(seg.size) != nil {
+			seg.bad = true // nothing is written behind what is left there
+		}
 	default:
 		r.Damaged = append(r.Damaged, segmentName(seg.num))
 		s.spoilt(seg)
 	}
 	return nil
+}
+
+// leave gives a segment up that cannot be read.
+func (s *Store) leave(seg *segment) {
+	if seg.file != nil {
+		seg.file.Close()
+		seg.file = nil
+	}
 }
 
 func (s *Store) spoilt(seg *segment) {
@@ -142,15 +157,15 @@ func (s *Store) spoilt(seg *segment) {
 }
 
 // ready makes a last segment to write to. What was read is synced first: it is shown to others from now
-// on, and a power cut must not take it back.
-func (s *Store) ready() error {
+// on, and a power cut must not take it back. anew begins another segment: what is written now comes behind one that cannot be read.
+func (s *Store) ready(anew bool) error {
 	if len(s.segs) == 0 {
 		return s.roll()
 	}
 	if err := s.head().file.Sync(); err != nil {
 		return err
 	}
-	if s.head().bad || s.head().size >= s.segSize {
+	if anew || s.head().bad || s.head().size >= s.segSize {
 		return s.roll()
 	}
 	return s.files.Sync()

@@ -444,3 +444,50 @@ func TestOpenOnAFullDisk(t *testing.T) {
 		}
 	}
 }
+
+// One segment that cannot be read costs what is in it, until it can be. Of a store that cannot be read at all nothing is made up.
+func TestSegmentIsUnreadable(t *testing.T) {
+	d := newDisk(t, 1)
+	s, _, _, err := openTest(t, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(1000, 0)
+	for i := range 60 {
+		if err := s.Append(now, testSlot(i), testRecord(testSlot(i), 1), true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(s.segs) < 3 {
+		t.Fatalf("%d segments", len(s.segs))
+	}
+	for i, seg := range s.segs {
+		d := d.reboot()
+		d.unreadable = segmentName(seg.num)
+		again, got, r, err := openTest(t, d)
+		if err != nil || len(r.Unread) != 1 || len(got) == 60 || len(got) < 10 {
+			t.Fatalf("segment %d: %v, %+v, %d records", i, err, r, len(got))
+		}
+		if err := again.Append(now, testSlot(70), testRecord(testSlot(70), 1), true); err != nil {
+			t.Fatal(err)
+		}
+		if again.head().num <= seg.num {
+			t.Errorf("segment %d: what is newer is in segment %d, before it", seg.num, again.head().num)
+		}
+		if err := again.Tick(now); err != nil {
+			t.Fatal(err)
+		}
+		d = d.reboot()
+		if _, got, r, err = openTest(t, d); err != nil || len(r.Unread) > 0 || len(got) != 61 {
+			t.Errorf("segment %d can be read again: %v, %+v, %d records", i, err, r, len(got))
+		}
+	}
+	one := newDisk(t, 2)
+	if _, _, _, err := openTest(t, one); err != nil {
+		t.Fatal(err)
+	}
+	one.unreadable = segmentName(0)
+	if _, _, _, err := openTest(t, one); err == nil {
+		t.Error("a store that cannot be read is opened")
+	}
+}

@@ -273,6 +273,8 @@ func (a *accounts) damage() string {
 	switch {
 	case a.report == nil:
 		return ""
+	case len(a.report.Unread) > 0:
+		return fmt.Sprintf("a part cannot be read (%s); what it has comes back from those who signed it, or when it can be read at a start", strings.Join(a.report.Unread, ", "))
 	case len(a.report.Damaged) > 0:
 		return fmt.Sprintf("a part was damaged and is put aside (%s); what it had comes back from those who signed it", strings.Join(a.report.Damaged, ", "))
 	case a.report.Truncated > 0:
@@ -296,7 +298,9 @@ func (n *nucleus) checkLedger() ctl.Check {
 			"this host was revoked: others take nothing from it any more")
 	}
 	peers, groups := a.groups()
-	if text := a.damage(); text != "" {
+	if text := a.damage(); text != "" && len(a.report.Unread) > 0 {
+		return wrong(name, "dmesg, for what is wrong with the disk; then cellctl restart "+quote(n.cfg.Dir), "%s", text)
+	} else if text != "" {
 		return good(name, "%s", text)
 	}
 	return good(name, "%d neighbours in %d networks; %d of %d wanted", peers, groups, min(peers, minNeighbours), minNeighbours)
