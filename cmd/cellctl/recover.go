@@ -55,7 +55,10 @@ func recoveryText(r ctl.Recovery) string {
 		fmt.Fprintf(&b, "%s has %s of yours in %d donations, the last of %s, which a replaced key has signed. If you have made them:\n  cellctl wallet recover --donation %s\n",
 			safe(d.To), energyText(d.UWH), d.Times, time.UnixMilli(d.At).Local().Format(time.DateTime), safe(d.To))
 	}
-	if !r.Doubt {
+	switch {
+	case !r.Doubt && r.Entries == 0:
+		return fmt.Sprintf("The key log of %s is not begun: there was no need yet.\n", r.Account) + b.String()
+	case !r.Doubt:
 		return fmt.Sprintf("The key log of %s is whole: %d entries.\n", r.Account, r.Entries) + b.String()
 	}
 	fmt.Fprintf(&b, "Of the key log of %s %d entries are here, of at least %d. Nothing is signed for the account.\n", r.Account, r.Entries, r.AtLeast)
@@ -66,6 +69,10 @@ func recoveryText(r ctl.Recovery) string {
 	if r.Others {
 		b.WriteString("Others can have it too: two of them are enough, if they agree.\n")
 	}
-	b.WriteString("If nobody has more of it than this computer: cellctl wallet recover --accept\n")
+	if r.Entries < r.AtLeast {
+		b.WriteString("If nobody has ever seen the others, else your account is banned: cellctl wallet recover --accept --force\n")
+	} else {
+		b.WriteString("If nobody has more of it than this computer: cellctl wallet recover --accept\n")
+	}
 	return b.String()
 }
