@@ -15,11 +15,29 @@ import (
 // since answers a pull, and notes that the peer listens.
 func (t *Travel) since(p peer.ID, from uint64) (entries [][]byte, next uint64) {
 	t.mu.Lock()
-	if _, ok := t.readers[p]; ok || len(t.readers) < maxReaders {
+	if t.mayRead(p) {
 		t.readers[p] = time.Now()
 	}
 	t.mu.Unlock()
 	return t.news.Since(from, maxPull)
+}
+
+// mayRead says whether a peer is told what is urgent from now on. There are few places, and anybody can ask: one whom this host hears itself
+// takes that of one whom it does not. t.mu is held.
+func (t *Travel) mayRead(p peer.ID) bool {
+	if _, ok := t.readers[p]; ok || len(t.readers) < maxReaders {
+		return true
+	}
+	if t.sources[p] == nil {
+		return false
+	}
+	for other := range t.readers {
+		if t.sources[other] == nil {
+			delete(t.readers, other)
+			return true
+		}
+	}
+	return false
 }
 
 // Serve answers one stream; see the function Serve.

@@ -466,7 +466,7 @@ func (t *Travel) head(p peer.ID, from ledger.Key, data []byte) error {
 	}
 	t.mu.Lock()
 	s, ctx := t.sources[p], t.ctx
-	fresh := s != nil && ctx != nil && h.Next > s.next
+	fresh := s != nil && !s.away && ctx != nil && h.Next > s.next
 	t.mu.Unlock()
 	if !fresh {
 		t.refuse(ledger.Stale.String(), ledger.Result{Verdict: ledger.Stale}.Sort())

@@ -517,7 +517,11 @@ func TestHeads(t *testing.T) {
 			t.Errorf("%s: %v, asked %v", name, kind, asked())
 		}
 	}
-	w.travel.sources[h.host.ID()].next = 49
+	w.travel.sources[h.host.ID()].next, w.travel.sources[h.host.ID()].away = 49, true
+	if kind := take(good); kind != 0 || asked() {
+		t.Errorf("of one who is no neighbour any more: %v, asked %v", kind, asked())
+	}
+	w.travel.sources[h.host.ID()].away = false
 	if kind := take(forged); kind != cellproto.BadInput || asked() {
 		t.Errorf("forged: %v, asked %v", kind, asked())
 	}
@@ -609,5 +613,29 @@ func TestNeighbourComesBack(t *testing.T) {
 	w.travel.pullNew(t.Context())
 	if !idle() {
 		t.Error("who has not left is asked anew")
+	}
+}
+
+// However many strangers ask, neighbours are told what is urgent.
+func TestStrangersDoNotTakeTheReadersPlaces(t *testing.T) {
+	w, n := newTown(t), newTown(t)
+	connect(t, w.host, n.host)
+	w.travel.deps.Neighbours = func() []peer.ID { return []peer.ID{n.host.ID()} }
+	w.travel.PullAll(t.Context())
+	reads := func(p peer.ID) bool {
+		w.travel.mu.Lock()
+		defer w.travel.mu.Unlock()
+		_, ok := w.travel.readers[p]
+		return ok
+	}
+	for i := range 2 * maxReaders {
+		w.travel.since(peer.ID(fmt.Sprint("stranger ", i)), 0)
+	}
+	w.travel.since(n.host.ID(), 0)
+	for i := range 2 * maxReaders {
+		w.travel.since(peer.ID(fmt.Sprint("another ", i)), 0)
+	}
+	if !reads(n.host.ID()) || w.readers() != maxReaders {
+		t.Errorf("the neighbour is told: %v; %d are", reads(n.host.ID()), w.readers())
 	}
 }
