@@ -315,17 +315,20 @@ func (a *accounts) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 	if a.called(p, from) {
 		take = a.travel.IngestOwn
 	}
-	if before != nil {
-		if err := take(p, before); err != nil { // what this host has lost comes back
-			return nil, err
-		}
-	}
 	r, _, err := ledger.DecodeReceipt(bill)
 	if err != nil {
 		return nil, err
 	}
 	if r.Consumer != a.self || r.Provider != from || r.Net != a.net || r.Beneficiary != nil && *r.Beneficiary == a.self {
 		return nil, cellproto.Errorf(op, cellproto.BadInput, "the bill is not of the two hosts that talk")
+	}
+	if before != nil {
+		if s, _, err := ledger.DecodeReceipt(before); err != nil || s.RegKey() != r.RegKey() || s.ConsumerSig == nil {
+			return nil, cellproto.Errorf(op, cellproto.BadInput, "what comes with the bill is no receipt of its register")
+		}
+		if err := take(p, before); err != nil { // what this host has lost comes back
+			return nil, err
+		}
 	}
 	a.signing.Lock()
 	defer a.signing.Unlock()
