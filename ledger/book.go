@@ -3,6 +3,7 @@ package ledger
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 
 	"github.com/celldnet/celld/cellproto"
 )
@@ -57,7 +58,24 @@ type Result struct {
 	Account Key
 	ID      Key    // of a key entry, or the donor of a cheque: whose log it is about, and with Missing is needed
 	Own     bool   // with Stored, a receipt: this host is one of its two
+	Lost    bool   // with Stored: this host or its account had signed it, and knew of it no more
+	Older   bool   // with Stale: what is here is newer, and not the same
 	Gone    []Hash // with Stored: slots that are of no use any more, to make room
+}
+
+// Sort gives the verdict as metrics have it: in one word, and where a verdict is of several faults, which one.
+func (r Result) Sort() string {
+	switch {
+	case r.Verdict == TooLarge:
+		return "oversized"
+	case r.Verdict == Malformed && errors.Is(r.Err, errNotCanonical):
+		return "non_canonical"
+	case r.Verdict == Stale && r.Older:
+		return "reordered"
+	case r.Verdict == Stale:
+		return "replayed"
+	}
+	return r.Verdict.String()
 }
 
 // Edge is a total of what From has done for To.
@@ -187,7 +205,7 @@ func (b *Book) ingestReceipt(nowMS uint64, data []byte, by trust) Result {
 	old, known := b.regs[key]
 	in := registerOf(s)
 	if !newer(in.Ack, old.Ack) && !newer(in.Claim, old.Claim) {
-		return Result{Verdict: Stale}
+		return Result{Verdict: Stale, Older: older(s, old)}
 	}
 	if by == fromPeer {
 		if r := b.admit(nowMS, s, known); r.Verdict != 0 {
@@ -225,7 +243,18 @@ func (b *Book) ingestReceipt(nowMS uint64, data []byte, by trust) Result {
 	}
 	b.taken[s.Consumer] = add(b.taken[s.Consumer], gain)
 	b.given[creditor(&s.Receipt)] = add(b.given[creditor(&s.Receipt)], gain)
-	return Result{Verdict: Stored, Slot: regSlot(key, merged.Ack == s), Record: data, Edges: b.edges(key, merged), Own: b.party(s)}
+	return Result{Verdict: Stored, Slot: regSlot(key, merged.Ack == s), Record: data, Edges: b.edges(key, merged), Own: b.party(s), Lost: b.lost(in, old)}
+}
+
+// older says whether a receipt that is not newer is of less credit than what is here.
+func older(s *Signed, here Register) bool {
+	return s.ConsumerSig != nil && s.Credit < here.Credit() || s.ConsumerSig == nil && s.Credit < here.Claimed()
+}
+
+// lost says whether this host has signed a receipt for more than it knows of.
+func (b *Book) lost(in, old Register) bool {
+	more := func(s, old *Signed) bool { return s != nil && (old == nil || s.Credit > old.Credit) }
+	return more(in.Ack, old.Ack) && in.Ack.Consumer == b.cfg.Self || more(in.Claim, old.Claim) && in.Claim.Provider == b.cfg.Self
 }
 
 func btoi(b bool) int {

@@ -22,7 +22,7 @@ func (b *Book) ingestCheque(nowMS uint64, data []byte, by trust) Result {
 	key := s.key()
 	old := b.cheques[key]
 	if !newerCheque(s, old) {
-		return Result{Verdict: Stale}
+		return Result{Verdict: Stale, Older: s.Credit < old.Credit}
 	}
 	if by == fromPeer {
 		if r := b.admitCheque(op, s, old); r.Verdict != 0 {
@@ -42,7 +42,7 @@ func (b *Book) ingestCheque(nowMS uint64, data []byte, by trust) Result {
 	b.cheques[key] = s
 	b.taken[s.Donor] = add(b.taken[s.Donor], gain)
 	b.given[s.To] = add(b.given[s.To], gain)
-	return Result{Verdict: Stored, ID: s.Donor, Slot: chequeSlot(key), Record: data,
+	return Result{Verdict: Stored, ID: s.Donor, Slot: chequeSlot(key), Record: data, Lost: s.Donor == b.cfg.Account,
 		Edges: []Edge{{Name: chequeSlot(key), From: s.To, To: s.Donor, Total: s.Credit, Signed: s.Credit}}}
 }
 

@@ -59,7 +59,7 @@ func (b *Book) ingestEntry(op string, e *KeyEntry, data []byte) Result {
 	if !own {
 		b.others++
 	}
-	r := Result{Verdict: Stored, Slot: bodyID(e.body), Record: data, Durable: own, Gone: gone}
+	r := Result{Verdict: Stored, Slot: bodyID(e.body), Record: data, Durable: own, Lost: own, Gone: gone}
 	switch p := e.Payload.(type) {
 	case *Delegate:
 		if b.claimHost(p, e.ID) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"sync"
 
 	"github.com/celldnet/celld/cellproto"
@@ -95,8 +96,10 @@ func unlimited(op string, data []byte, v any) error {
 	return nil
 }
 
+var errNotCanonical = errors.New("not canonical CBOR")
+
 func notCanonical(op string) error {
-	return cellproto.Errorf(op, cellproto.BadInput, "not canonical CBOR")
+	return cellproto.Errorf(op, cellproto.BadInput, "%w", errNotCanonical)
 }
 
 // canonical says whether v, encoded, is data.

@@ -27,6 +27,8 @@ type disk struct {
 	badTo int // and the last
 	dead  bool
 	wrote int64
+
+	unreadable string // a file that cannot be read
 }
 
 type inode struct {
@@ -107,6 +109,9 @@ func (d *disk) Create(name string) (File, error) {
 func (d *disk) Open(name string) (File, error) {
 	if d.dead || d.live[name] == nil {
 		return nil, errCut
+	}
+	if name == d.unreadable {
+		return nil, errIO
 	}
 	return &diskFile{d, d.live[name]}, nil
 }

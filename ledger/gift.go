@@ -124,6 +124,132 @@ func (b *Book) signsNow(s *SignedCheque, body []byte) bool {
 	return VerifyCheque(s, body, key) == nil
 }
 
+// maxUnproven bounds the donations that are remembered to be shown to the owner.
+const maxUnproven = 64
+
+// Outdated gives receivers, at most most, of donations of this account that this ledger has signed itself, with a key that was replaced since.
+// Whoever hears of the rotation first takes nothing from that key, and could not give the donation back. Reseal makes it good.
+func (l *Ledger) Outdated(most int) (list []Key) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for k, g := range l.gifts {
+		if c := l.book.cheques[k]; len(list) < most && k.Donor == l.cfg.Account && c != nil && c.Credit == g.Credit && !l.inForce(c) {
+			list = append(list, k.To)
+		}
+	}
+	return list
+}
+
+func (l *Ledger) inForce(c *SignedCheque) bool {
+	body, err := encode(&c.Cheque)
+	return err == nil && l.book.signsNow(c, body)
+}
+
+// Reseal signs a donation of this account anew, with the key that is in force now. Kinds: as of SignCheque.
+func (l *Ledger) Reseal(now time.Time, to Key, key ed25519.PrivateKey) (*SignedCheque, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.book.Cheque(l.cfg.Account, to)
+	if c == nil || l.inForce(c) {
+		return nil, cellproto.Errorf("sign cheque anew", cellproto.NotFound, "it needs not be")
+	}
+	return l.signCheque(now, l.cfg.Account, to, 0, c.Purpose, key)
+}
+
+// Recall is Ingest for what another nucleus of this person has: of this account's donations it takes those, too, that a replaced key
+// has signed. That one has taken them while the key was in force; from others they can be a thief's.
+func (l *Ledger) Recall(now time.Time, data []byte) Result {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r := l.ingest(now, data)
+	if s, body, ok := l.replaced(r, data); ok {
+		return l.recall(now, s, body, data)
+	}
+	return r
+}
+
+// replaced gives a donation of this account that was refused since its key was replaced, and that is of more than is known.
+func (l *Ledger) replaced(r Result, data []byte) (s *SignedCheque, body []byte, ok bool) {
+	if r.Verdict != Banned || r.ID != l.cfg.Account {
+		return nil, nil, false
+	}
+	s, body, err := DecodeCheque(data)
+	return s, body, err == nil && s.Donor == l.cfg.Account
+}
+
+// recall takes a donation that some key of this account has signed, and notes that this ledger had done so: it is signed anew.
+func (l *Ledger) recall(now time.Time, s *SignedCheque, body, data []byte) Result {
+	if r := l.book.signedBy("recall cheque", 0, s, body, l.book.cheques[s.key()]); r.Verdict != 0 {
+		return r
+	}
+	r := l.book.ingest(ms(now), data, fromStore)
+	if r.Verdict != Stored {
+		return r
+	}
+	l.keep(now, r)
+	delete(l.unproven, s.To)
+	g := &gift{Donor: s.Donor, To: s.To, N: s.N, Credit: s.Credit, T: s.T}
+	if old := l.gifts[s.key()]; old != nil {
+		if old.Credit >= s.Credit {
+			return r
+		}
+		g.Gaps, g.life = old.Gaps, old.life
+	}
+	if record, err := g.record(); err == nil {
+		l.gifts[s.key()] = g
+		_ = l.store.Append(now, giftSlot(g.Donor, g.To), record, false) // Err says when the disk takes nothing
+	}
+	return r
+}
+
+// Unproven gives donations that somebody has shown, that a replaced key of this account has signed, and of which this ledger knows
+// nothing: it has lost them, or a thief has made them.
+func (l *Ledger) Unproven() (list []Cheque) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, data := range l.unproven {
+		if s, _, err := DecodeCheque(data); err == nil && newerCheque(s, l.book.Cheque(s.Donor, s.To)) {
+			list = append(list, s.Cheque)
+		}
+	}
+	slices.SortFunc(list, func(x, y Cheque) int { return bytes.Compare(x.To[:], y.To[:]) })
+	return list
+}
+
+// Prove takes the donation to somebody that Unproven gives, by the word of this account's owner. Kind: NotFound.
+func (l *Ledger) Prove(now time.Time, to Key) error {
+	const op = "take a donation back"
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	data := l.unproven[to]
+	s, body, err := DecodeCheque(data)
+	if data == nil || err != nil {
+		return cellproto.Errorf(op, cellproto.NotFound, "nobody has shown such a donation")
+	}
+	if r := l.recall(now, s, body, data); r.Verdict != Stored && r.Verdict != Stale {
+		return cellproto.Errorf(op, cellproto.Denied, "%s: %v", r.Verdict, r.Err)
+	}
+	return nil
+}
+
+// doubt remembers a donation that a replaced key has signed, the largest to each receiver.
+func (l *Ledger) doubt(r Result, data []byte) {
+	s, _, ok := l.replaced(r, data)
+	if !ok {
+		return
+	}
+	old := l.unproven[s.To]
+	if old == nil && len(l.unproven) >= maxUnproven {
+		return
+	}
+	if old != nil {
+		if o, _, err := DecodeCheque(old); err == nil && !newerCheque(s, o) {
+			return
+		}
+	}
+	l.unproven[s.To] = bytes.Clone(data)
+}
+
 func (g *gift) record() ([]byte, error) {
 	data, err := encode(g)
 	return append([]byte{giftMark}, data...), err

@@ -176,3 +176,94 @@ func TestReplacedKeyFindsNothing(t *testing.T) {
 		t.Errorf("a cheque of the key in force: %+v", v)
 	}
 }
+
+// rotated has the donor's key replaced, and the receiver hear of it.
+func (x *donor) rotated() {
+	x.t.Helper()
+	must1[*KeyEntry](x.t)(x.l.AppendKey(x.now, &Genesis{Next: HashKey(pub(8))}, testKey(1)))
+	must1[*KeyEntry](x.t)(x.l.AppendKey(x.now, &Rotate{Key: pub(8), Next: HashKey(pub(9))}, testKey(8)))
+	x.l.tell(x.t, pub(1), x.rec)
+}
+
+// lose has the donor come without its ledger, and hear all that the receiver knows of it.
+func (x *donor) lose() {
+	x.t.Helper()
+	x.open(newDisk(x.t, 77))
+	entries, _ := x.rec.Entries(pub(1), 0, 1<<20)
+	for _, e := range entries {
+		x.l.Ingest(x.now, e)
+	}
+}
+
+// What was donated with a key that was replaced since is found again with the receiver, when the donor has lost all it knew, and the next
+// donation comes on top of it.
+func TestDonationsOfAReplacedKeyComeBack(t *testing.T) {
+	x := newDonor(t)
+	x.give(500, true)
+	x.rotated()
+	old := x.l.Outdated(9)
+	if len(old) != 1 || old[0] != pub(5) {
+		t.Fatalf("to be signed anew: %v", old)
+	}
+	x.now = x.now.Add(time.Second)
+	again := must1[*SignedCheque](t)(x.l.Reseal(x.now, pub(5), testKey(8)))
+	if r := x.rec.Ingest(x.now, wire(t, again)); r.Verdict != Stored {
+		t.Fatalf("the receiver: %s %v", r.Verdict, r.Err)
+	}
+	x.expect("signed anew", 500, 1)
+	if old := x.l.Outdated(9); len(old) > 0 {
+		t.Errorf("to be signed anew again: %v", old)
+	}
+	x.lose()
+	x.expect("all was lost", 500, 1)
+	x.now = x.now.Add(time.Second)
+	c := must1[*SignedCheque](t)(x.l.SignCheque(x.now, pub(1), pub(5), 100, "", testKey(8)))
+	x.rec.Ingest(x.now, wire(t, c))
+	x.expect("the next donation", 600, 2)
+}
+
+// A donation that was not signed anew is taken from who has it by the owner's word alone, or from another nucleus of the owner's.
+func TestUnprovenDonation(t *testing.T) {
+	for name, take := range map[string]func(x *donor, lost *SignedCheque) Verdict{
+		"by the owner's word": func(x *donor, lost *SignedCheque) Verdict {
+			if err := x.l.Prove(x.now, pub(6)); err == nil {
+				t.Error("one that nobody has shown is taken")
+			}
+			if err := x.l.Prove(x.now, pub(5)); err != nil {
+				t.Error(err)
+			}
+			return Stored
+		},
+		"from another nucleus": func(x *donor, lost *SignedCheque) Verdict { return x.l.Recall(x.now, wire(t, lost)).Verdict },
+	} {
+		x := newDonor(t)
+		lost := x.give(500, true)
+		x.rotated()
+		x.lose()
+		x.l.View(func(b *Book) {
+			if c := b.Cheque(pub(1), pub(5)); c != nil {
+				t.Errorf("%s: it is taken before", name)
+			}
+		})
+		if u := x.l.Unproven(); len(u) != 1 || u[0].To != pub(5) || u[0].Credit != 500 {
+			t.Errorf("%s: the owner is told %+v", name, u)
+		}
+		if v := take(x, lost); v != Stored {
+			t.Errorf("%s: %s", name, v)
+		}
+		if u := x.l.Unproven(); len(u) != 0 {
+			t.Errorf("%s: then the owner is told %+v", name, u)
+		}
+		for _, to := range x.l.Outdated(9) {
+			x.now = x.now.Add(time.Second)
+			x.rec.Ingest(x.now, wire(t, must1[*SignedCheque](t)(x.l.Reseal(x.now, to, testKey(8)))))
+		}
+		x.expect(name, 500, 1)
+		x.open(x.disk.reboot())
+		x.expect(name+", after a restart", 500, 1)
+		thief := must1[*SignedCheque](t)(SealCheque(Cheque{Net: testNet, Donor: pub(1), To: pub(6), N: 1, Credit: 700, T: lost.T}, testKey(7)))
+		if v := x.l.Recall(x.now, wire(t, thief)).Verdict; v != Forged {
+			t.Errorf("%s: a key that never was the account's: %s", name, v)
+		}
+	}
+}

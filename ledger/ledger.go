@@ -30,12 +30,15 @@ type Ledger struct {
 	drafts map[Hash]*KeyEntry // those of them that are known, by place
 	tabs   map[Key]Tab        // of providers
 	gifts  map[chequeKey]*gift
+	unread bool // a part of the store could not be read
+	// unproven are donations of this account, by receiver: see Unproven.
+	unproven map[Key][]byte
 }
 
 // Open reads a ledger. Registers come back as they were at the last sync at least; who lacks something
 // gets it from counterparties.
 func Open(cfg Config, files Files, now time.Time) (*Ledger, *Report, error) {
-	l := &Ledger{cfg: cfg, heads: map[Key]uint64{}, signed: map[Hash]Hash{}, drafts: map[Hash]*KeyEntry{}, tabs: map[Key]Tab{}, gifts: map[chequeKey]*gift{}, graph: NewGraph(cfg.Self), since: now}
+	l := &Ledger{cfg: cfg, heads: map[Key]uint64{}, signed: map[Hash]Hash{}, drafts: map[Hash]*KeyEntry{}, tabs: map[Key]Tab{}, gifts: map[chequeKey]*gift{}, unproven: map[Key][]byte{}, graph: NewGraph(cfg.Self), since: now}
 	if cfg.Near == nil {
 		cfg.Near = l.near
 	}
@@ -68,7 +71,7 @@ func Open(cfg Config, files Files, now time.Time) (*Ledger, *Report, error) {
 			return r.Verdict != Missing
 		})
 	}
-	l.store = store
+	l.store, l.unread = store, len(report.Unread) > 0
 	for len(l.tabs) > maxTabs { // an older file may have more
 		l.dropTab()
 	}
@@ -122,14 +125,23 @@ func (l *Ledger) ingest(now time.Time, data []byte) Result {
 		l.hear(now, data)
 	}
 	if r.Verdict == Stored || r.Verdict == Forked {
-		l.follow(r)
-		for _, slot := range r.Gone {
-			l.store.Forget(slot)
-		}
-		// A disk that fails is the store's to report (Err): what it lacks comes back from others.
-		_ = l.store.Append(now, r.Slot, r.Record, r.Durable)
+		l.keep(now, r)
 	}
+	l.doubt(r, data)
 	return r
+}
+
+// keep has the graph and the store follow the book.
+func (l *Ledger) keep(now time.Time, r Result) {
+	l.follow(r)
+	for _, slot := range r.Gone {
+		l.store.Forget(slot)
+	}
+	// A disk that fails is the store's to report (Err): what it lacks comes back from others. An entry of the own log does not, since it is
+	// known here: it waits, and is on the disk before any that follows it.
+	if err := l.store.Append(now, r.Slot, r.Record, r.Durable); err != nil && r.Durable {
+		_ = l.store.Append(now, r.Slot, r.Record, false)
+	}
 }
 
 // SignTotal signs a new total of a register, as its consumer or its provider, and keeps it, unless there are too many whose
@@ -283,6 +295,20 @@ func (l *Ledger) Err() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.store.Err()
+}
+
+// Harm is what a disk has done, since the ledger was opened.
+type Harm struct {
+	Damaged uint64 // segments in which bytes had changed
+	Healed  uint64 // of these, put aside: what was good in them is written anew
+	Dropped uint64 // records that found no room in memory while the disk took nothing
+}
+
+// Harm gives what the disk has done.
+func (l *Ledger) Harm() Harm {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return Harm{l.store.damaged, l.store.healed, l.store.dropped}
 }
 
 // Residual gives what this host still owes a caller, in µWh.

@@ -183,6 +183,10 @@ func (l *Ledger) coSign(now time.Time, e *KeyEntry, key ed25519.PrivateKey, inde
 		return cellproto.Errorf(op, cellproto.Denied, "another entry was signed for place %d of this pool's log", e.Seq).
 			WithHint("Sign that one, or have the other members sign this one.")
 	}
+	if l.unread {
+		return cellproto.Errorf(op, cellproto.Unavailable, "a part of the ledger cannot be read: another entry may have been signed for this place").
+			WithHint("cellctl doctor says which part. When the disk is well: cellctl restart of the home cell.")
+	}
 	l.signed[place] = id
 	made := *e
 	made.Sigs = slices.Clone(e.Sigs)

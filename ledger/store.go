@@ -16,7 +16,7 @@ const (
 	SyncEntries = 256
 )
 
-// maxPending bounds what waits in memory for a disk that takes nothing.
+// maxPending bounds the registers that wait in memory for a disk that takes nothing; twice as many records of them do.
 const maxPending = 4096
 
 // place is where a record lies.
@@ -37,6 +37,7 @@ type Report struct {
 	Records   int
 	Truncated int64    // bytes that a crash had left half written at the end
 	Damaged   []string // segments with bytes that have changed; their good records are kept
+	Unread    []string // segments that cannot be read; they are left where they are, for the next start
 }
 
 // Store keeps records in an append-only log of segments. A record belongs to a slot, and the newest of
@@ -54,13 +55,16 @@ type Store struct {
 	failed  error     // the last write or sync; the last segment is given up
 	buf     []byte
 	segSize int64
-	written int64 // bytes, for the write amplification
-	dropped int   // records that found no room in pending
+	written int64  // bytes, for the write amplification
+	dropped uint64 // records that found no room in pending
+	damaged uint64 // segments in which bytes had changed
+	healed  uint64 // of these, how many are put aside: what was good in them is written anew
 }
 
 // OpenStore reads all segments and calls load for each record, in the order of the log; load gives the
 // record's slot, or false when it is of no use. Half a record at the very end is what a crash leaves:
-// it is cut off. Anywhere else a bad record is damage: the good ones are kept, the file is put aside.
+// it is cut off. Anywhere else a bad record is damage: the good ones are kept, the file is put aside. So it is at the end, too, if there are
+// good ones behind it, which can have been synced.
 func OpenStore(files Files, load func(data []byte, suspect bool) (Hash, bool)) (*Store, *Report, error) {
 	return openStore(files, segmentSize, load)
 }
@@ -82,17 +86,17 @@ func openStore(files Files, segSize int64, load func([]byte, bool) (Hash, bool))
 	r := &Report{}
 	for i, seg := range s.segs {
 		last := i == len(s.segs)-1
-		if err := s.read(seg, last, r, load); err != nil {
-			s.closeFiles()
-			return nil, nil, cellproto.Errorf(op, cellproto.Failed, "segment %d: %w", seg.num, err)
+		if err = s.read(seg, last, r, load); err != nil {
+			s.leave(seg)
+			r.Unread = append(r.Unread, segmentName(seg.num))
 		}
 	}
-	s.segs = slices.DeleteFunc(s.segs, func(seg *segment) bool { return seg.file == nil })
-	if err := s.ready(); err != nil {
+	if n := len(r.Unread); n > 0 && n == len(s.segs) { // then it is not known to whom this host owes what, and another ledger would say nothing
 		s.closeFiles()
-		return nil, nil, cellproto.Errorf(op, cellproto.Failed, "%w", err).
-			WithHint("Is the disk full, or read-only?")
+		return nil, nil, cellproto.Errorf(op, cellproto.Failed, "segment %d: %w", s.segs[n-1].num, err)
 	}
+	s.segs = slices.DeleteFunc(s.segs, func(seg *segment) bool { return seg.file == nil })
+	s.failed = s.ready(len(r.Unread) > 0) // a full disk is one: what is read counts, and Tick tries again
 	return s, r, nil
 }
 
@@ -108,16 +112,15 @@ func (s *Store) read(seg *segment, last bool, r *Report, load func([]byte, bool)
 		return err
 	}
 	if len(b) <= len(segmentMagic) { // made, and nothing written before the crash
-		f.Close()
-		seg.file = nil
-		return s.files.Remove(segmentName(seg.num))
+		s.leave(seg)
+		_ = s.files.Remove(segmentName(seg.num)) // else at the next start
+		return nil
 	}
 	seg.size = int64(len(b))
 	headed := bytes.HasPrefix(b, []byte(segmentMagic))
+	behind := false // there are good records behind a bad one
 	good, whole := scan(b, func(at int, data []byte, suspect bool) {
-		if suspect && last && headed {
-			return // cut off below
-		}
+		behind = behind || suspect
 		r.Records++
 		if slot, ok := load(data, suspect); ok {
 			s.point(slot, place{seg, int64(at), int64(recordHead + len(data))})
@@ -125,27 +128,44 @@ func (s *Store) read(seg *segment, last bool, r *Report, load func([]byte, bool)
 	})
 	switch {
 	case whole:
-	case last && headed:
+	case last && headed && !behind:
 		r.Truncated += seg.size - int64(good)
 		seg.size = int64(good)
-		return f.Truncate(seg.size)
+		if f.Truncate(seg.size) != nil {
+			seg.bad = true // nothing is written behind what is left there
+		}
 	default:
 		r.Damaged = append(r.Damaged, segmentName(seg.num))
-		seg.bad = true
+		s.spoilt(seg)
 	}
 	return nil
 }
 
+// leave gives a segment up that cannot be read.
+func (s *Store) leave(seg *segment) {
+	if seg.file != nil {
+		seg.file.Close()
+		seg.file = nil
+	}
+}
+
+func (s *Store) spoilt(seg *segment) {
+	if !seg.bad {
+		s.damaged++
+	}
+	seg.bad = true
+}
+
 // ready makes a last segment to write to. What was read is synced first: it is shown to others from now
-// on, and a power cut must not take it back.
-func (s *Store) ready() error {
+// on, and a power cut must not take it back. anew begins another segment: what is written now comes behind one that cannot be read.
+func (s *Store) ready(anew bool) error {
 	if len(s.segs) == 0 {
 		return s.roll()
 	}
 	if err := s.head().file.Sync(); err != nil {
 		return err
 	}
-	if s.head().bad || s.head().size >= s.segSize {
+	if anew || s.head().bad || s.head().size >= s.segSize {
 		return s.roll()
 	}
 	return s.files.Sync()
@@ -225,11 +245,25 @@ func (s *Store) AppendBatch(now time.Time, slots []Hash, datas [][]byte, durable
 	if durable { // its writer decides whether it comes again
 		s.pending = slices.Delete(s.pending, before, len(s.pending))
 	}
+	s.thin()
+	return cellproto.Errorf(op, cellproto.Failed, "%w", err).WithHint("Is the disk full? It is tried again, and what is lost comes back from counterparties.")
+}
+
+// thin leaves the newest record of each slot of what waits for a disk that takes nothing, and no more than maxPending of those.
+func (s *Store) thin() {
+	if len(s.pending) < 2*maxPending {
+		return
+	}
+	newest := make(map[Hash]int, maxPending)
+	for i, p := range s.pending {
+		newest[p.slot] = i
+	}
+	i := -1
+	s.pending = slices.DeleteFunc(s.pending, func(p pending) bool { i++; return newest[p.slot] != i })
 	if over := len(s.pending) - maxPending; over > 0 {
-		s.dropped += over
+		s.dropped += uint64(over)
 		s.pending = slices.Delete(s.pending, 0, over)
 	}
-	return cellproto.Errorf(op, cellproto.Failed, "%w", err).WithHint("Is the disk full? It is tried again, and what is lost comes back from counterparties.")
 }
 
 // flush writes pending from one on, all of it after a failure, and syncs if asked.
@@ -288,6 +322,9 @@ func (s *Store) write(list []pending) error {
 
 // abandon gives the last segment up: what the disk has of its end is unknown. What can be cut off is.
 func (s *Store) abandon() error {
+	if len(s.segs) == 0 { // the disk was full at the start
+		return s.roll()
+	}
 	seg := s.head()
 	if err := seg.file.Truncate(seg.size); err == nil {
 		_ = seg.file.Sync() // all that counts of it is written again
@@ -377,7 +414,7 @@ func (s *Store) empty(seg *segment) error {
 		} else { // the disk has changed what it had; counterparties have it
 			seg.live -= p.size
 			delete(s.index, slot)
-			seg.bad = true
+			s.spoilt(seg)
 		}
 	}
 	slices.SortFunc(move, func(x, y pending) int { return cmp.Compare(s.index[x.slot].at, s.index[y.slot].at) })
@@ -393,6 +430,7 @@ func (s *Store) empty(seg *segment) error {
 	seg.file.Close()
 	name := segmentName(seg.num)
 	if seg.bad {
+		s.healed++
 		err = s.files.Rename(name, name+".bad")
 	} else {
 		err = s.files.Remove(name)

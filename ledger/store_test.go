@@ -273,7 +273,9 @@ func TestDamagedSegments(t *testing.T) {
 			if len(r.Damaged) == 0 && r.Truncated == 0 {
 				t.Fatalf("%s: byte %d changed and nobody notices", name, at)
 			}
-			if len(r.Damaged) > 0 == last && at >= len(segmentMagic) || !last && lost > 1 {
+			// What a crash leaves is bad at the very end alone.
+			final := last && at >= len(segmentMagic) && lastRecord(base.live[name].data) <= at
+			if len(r.Damaged) > 0 == final || lost > 1 {
 				t.Fatalf("%s, byte %d: %+v, last %v, %d lost", name, at, r, last, lost)
 			}
 			if len(r.Damaged) == 0 {
@@ -285,12 +287,21 @@ func TestDamagedSegments(t *testing.T) {
 			if d.live[name] != nil || d.live[name+".bad"] == nil {
 				t.Fatalf("%s was not put aside", name)
 			}
+			if s.damaged != 1 || s.healed != 1 {
+				t.Fatalf("%s: %d segments are damaged and %d healed, for metrics", name, s.damaged, s.healed)
+			}
 			_, again, r, err := openTest(t, d)
 			if err != nil || len(r.Damaged) > 0 || len(again) != len(got) {
 				t.Fatalf("after that: %v %+v %d of %d records", err, r, len(again), len(got))
 			}
 		}
 	}
+}
+
+// lastRecord gives where the last record of a segment begins.
+func lastRecord(b []byte) (at int) {
+	scan(b, func(i int, _ []byte, _ bool) { at = i })
+	return at
 }
 
 // Room stays bounded however long it runs, and the writes do too.
@@ -362,4 +373,121 @@ func FuzzSegment(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// While the disk takes nothing the newest of each register waits, however often another one grows.
+func TestWhatWaitsIsTheNewestOfEach(t *testing.T) {
+	d := newDisk(t, 1)
+	s, _, _, err := openTest(t, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(1000, 0)
+	d.badAt, d.badTo = d.ops+1, d.ops+100
+	put := func(slot int, n uint64) { _ = s.Append(now, testSlot(slot), testRecord(testSlot(slot), n), false) }
+	put(1, 1)
+	for n := range uint64(3 * maxPending) {
+		put(2, n+1)
+	}
+	if s.Err() == nil || len(s.pending) > 2*maxPending || s.dropped > 0 {
+		t.Errorf("the disk fails: %v; %d records wait, %d were dropped", s.Err(), len(s.pending), s.dropped)
+	}
+	d.badTo = 0
+	if err := s.Tick(now.Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	_, got, _, err := openTest(t, d.reboot())
+	if err != nil || got[testSlot(1)] != 1 || got[testSlot(2)] != 3*maxPending {
+		t.Errorf("%v, %d and %d are on the disk", err, got[testSlot(1)], got[testSlot(2)])
+	}
+	d.badAt, d.badTo = d.ops+1, d.ops+100000
+	for i := range 3 * maxPending {
+		put(10+i, 1)
+	}
+	if len(s.pending) > 2*maxPending || s.dropped == 0 {
+		t.Errorf("of as many registers %d wait, and %d were dropped", len(s.pending), s.dropped)
+	}
+}
+
+// A disk that is full when the nucleus starts is one that is full: the ledger is in memory, and written when there is room.
+func TestOpenOnAFullDisk(t *testing.T) {
+	for _, before := range []int{0, 1, 60} { // records that are there, of which the last fill a segment
+		d := newDisk(t, 1)
+		s, _, _, err := openTest(t, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range before {
+			if err := s.Append(time.Unix(1000, 0), testSlot(i), testRecord(testSlot(i), 1), true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if before == 0 {
+			d = newDisk(t, 2)
+		}
+		d.badAt, d.badTo = d.ops+1, d.ops+20
+		s, got, _, err := openTest(t, d)
+		if err != nil || len(got) != before || s.Err() == nil {
+			t.Fatalf("after %d records: %v, %d are read, the disk fails: %v", before, err, len(got), s.Err())
+		}
+		now := time.Unix(2000, 0)
+		_ = s.Append(now, testSlot(500), testRecord(testSlot(500), 1), false)
+		for range 40 {
+			now = now.Add(time.Second)
+			_ = s.Tick(now)
+		}
+		if s.Err() != nil {
+			t.Fatalf("after %d records it never recovers: %v", before, s.Err())
+		}
+		if _, got, _, err = openTest(t, d.reboot()); err != nil || len(got) != before+1 {
+			t.Errorf("after %d records: %v, %d are on the disk", before, err, len(got))
+		}
+	}
+}
+
+// One segment that cannot be read costs what is in it, until it can be. Of a store that cannot be read at all nothing is made up.
+func TestSegmentIsUnreadable(t *testing.T) {
+	d := newDisk(t, 1)
+	s, _, _, err := openTest(t, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(1000, 0)
+	for i := range 60 {
+		if err := s.Append(now, testSlot(i), testRecord(testSlot(i), 1), true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(s.segs) < 3 {
+		t.Fatalf("%d segments", len(s.segs))
+	}
+	for i, seg := range s.segs {
+		d := d.reboot()
+		d.unreadable = segmentName(seg.num)
+		again, got, r, err := openTest(t, d)
+		if err != nil || len(r.Unread) != 1 || len(got) == 60 || len(got) < 10 {
+			t.Fatalf("segment %d: %v, %+v, %d records", i, err, r, len(got))
+		}
+		if err := again.Append(now, testSlot(70), testRecord(testSlot(70), 1), true); err != nil {
+			t.Fatal(err)
+		}
+		if again.head().num <= seg.num {
+			t.Errorf("segment %d: what is newer is in segment %d, before it", seg.num, again.head().num)
+		}
+		if err := again.Tick(now); err != nil {
+			t.Fatal(err)
+		}
+		d = d.reboot()
+		if _, got, r, err = openTest(t, d); err != nil || len(r.Unread) > 0 || len(got) != 61 {
+			t.Errorf("segment %d can be read again: %v, %+v, %d records", i, err, r, len(got))
+		}
+	}
+	one := newDisk(t, 2)
+	if _, _, _, err := openTest(t, one); err != nil {
+		t.Fatal(err)
+	}
+	one.unreadable = segmentName(0)
+	if _, _, _, err := openTest(t, one); err == nil {
+		t.Error("a store that cannot be read is opened")
+	}
 }

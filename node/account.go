@@ -33,7 +33,10 @@ type account struct {
 	pools *poolNames
 
 	asked chan struct{} // closed once neighbours have said how long the key log is; of the home cell
-	lost  atomic.Bool   // it was begun, was not here, and too few who were asked knew it
+	lost  atomic.Bool   // entries of it are missing, and too few who were asked knew it
+	// The owner has said that what is here of it is all; and what is said of that to the owner, while it is asked for.
+	accepted atomic.Bool
+	doubts   atomic.Pointer[ctl.Recovery]
 
 	writing   sync.Mutex // of the key log, so that two requests do not both begin it
 	keeping   sync.Mutex
@@ -90,10 +93,10 @@ func (o *account) start(ctx context.Context) {
 	for _, id := range pools {
 		a.travel.Spread(id)
 	}
-	o.mark() // that of an old program, or of one that was cut off
+	o.mark(false) // that of an old program, or of one that was cut off
 	a.running.Go(func() {
-		o.ask(ctx, a.neighbours, func(ctx context.Context, p peer.ID) (uint64, error) { return a.travel.FetchLog(ctx, p, o.id) })
-		o.mark()
+		o.ask(ctx, askable{a.neighbours, func(ctx context.Context, p peer.ID) (uint64, error) { return a.travel.FetchLog(ctx, p, o.id) }, o.cells, o.askCell})
+		o.mark(false)
 		close(o.asked)
 		if ctx.Err() == nil {
 			o.keep(ctx, time.Now())
@@ -123,6 +126,7 @@ func (o *account) keep(ctx context.Context, now time.Time) {
 	case o.atHome() && o.elsewhere(): // it is admitted from there, and told so
 	case d.Revoked || !due && !fresh:
 	case o.atHome():
+		o.mark(false)
 		o.renew(ctx, now)
 		o.mend(ctx, now)
 		if !fresh && (s.Len > 0 || taken || o.credited()) { // on its own a home cell needs no log
@@ -152,6 +156,24 @@ func (o *account) mend(ctx context.Context, now time.Time) {
 		o.a.log.Info("a donation that was void is made anew", zap.String("to", textOf(v.To)), zap.Uint64("uwh", v.UWH))
 		o.a.publishCheque(c)
 		o.meet(v.To)
+	}
+	o.reseal(now)
+}
+
+// mostResealed is how many donations are signed anew at once: each is a write that is waited for.
+const mostResealed = 64
+
+// reseal signs donations anew that the key before has signed, and has others hear of them: from that key nobody takes them once it hears
+// that it was replaced, and so neither would this ledger, if it lost them.
+func (o *account) reseal(now time.Time) {
+	for _, to := range o.a.led.Outdated(mostResealed) {
+		c, err := o.a.led.Reseal(now, to, o.keys.inForce())
+		if err != nil {
+			o.a.log.Warn("a donation is not signed with the new key yet", zap.String("to", textOf(to)), zap.Error(err))
+			return
+		}
+		o.a.publishCheque(c)
+		o.meet(to)
 	}
 }
 
@@ -245,7 +267,7 @@ func (o *account) join(ctx context.Context, now time.Time) error {
 
 // told takes in what another nucleus of this person tells.
 func (o *account) told(entry []byte) error {
-	r := o.a.led.Ingest(time.Now(), entry)
+	r := o.a.led.Recall(time.Now(), entry)
 	if r.Verdict.Charged() {
 		return cellproto.Errorf("hear of the account", cellproto.Corrupt, "%s: %v", r.Verdict, r.Err)
 	}

@@ -35,6 +35,7 @@ func (n *nucleus) accountRoutes() map[string]handler {
 		"POST " + ctl.RouteRevoke:   n.ctlRevoke,
 		"POST " + ctl.RouteDonate:   n.ctlDonate,
 		"POST " + ctl.RouteRotate:   n.ctlRotate,
+		"POST " + ctl.RouteRecover:  n.ctlRecover,
 		"POST " + ctl.RouteJoin:     n.ctlJoin,
 		"POST " + ctl.RouteAdmit:    n.ctlAdmit,
 
@@ -149,6 +150,9 @@ func (n *nucleus) ctlDelegate(ctx context.Context, r *http.Request, w *ctl.Write
 	}
 	if err := o.accept(ctx, &d); err != nil {
 		return nil, err
+	}
+	if p, err := peer.Decode(d.Host); err == nil {
+		o.showed(p)
 	}
 	for _, e := range o.entries(0, false) {
 		if err := w.Item(ctl.Exported{Bytes: e}); err != nil {

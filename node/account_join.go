@@ -177,7 +177,7 @@ func (o *account) admit(ctx context.Context, p peer.ID, now time.Time, wanted fu
 		return nil, cellproto.Errorf(op, cellproto.Unavailable, "%s is not reached: %w", p, err).
 			WithHint("It has to run meanwhile: cellctl wallet status, on that computer, starts its home cell.")
 	}
-	list, err := gossip.Consents(ctx, o.a.n.host, p, o.id)
+	list, err := gossip.Consents(ctx, o.a.travel.Host(), p, o.id)
 	var refusal *gossip.Refusal
 	switch {
 	case errors.As(err, &refusal):

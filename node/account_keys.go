@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"github.com/libp2p/go-libp2p/core/crypto"
 
 	"github.com/celldnet/celld/cellproto"
@@ -27,7 +26,7 @@ const (
 	accountIDFile = "account.id" // the account's peer ID, since it has another key than its first
 	joinedFile    = "joined.id"  // the peer ID of the account that this computer belongs to, if its key is on another one
 	thenKeyFile   = "then.key"   // that which follows next.key, from the beginning of a rotation to its end, or is the first of those
-	begunFile     = "log.begun"  // the account's peer ID, once its key log has an entry: another first one would be a fork
+	begunFile     = "log.begun"  // a logMark, once the account's key log has an entry: another first one would be a fork
 	maxIDFile     = 128          // bytes
 )
 
@@ -51,6 +50,10 @@ func personKey(home string, last crypto.PrivKey) func() crypto.PrivKey {
 type keyring struct {
 	home   string
 	joined bool // the account's key is on another computer
+	id     ledger.Key
+
+	marking sync.Mutex
+	log     logMark
 
 	mu  sync.Mutex
 	key ed25519.PrivateKey // as far as is known that in force
@@ -62,14 +65,15 @@ func openKeyring(home string) (r *keyring, id ledger.Key, err error) {
 	if r.key, err = r.read(accountKeyFile); err != nil {
 		return nil, id, err
 	}
-	id, r.joined, err = readID(r.path(joinedFile))
+	r.id, r.joined, err = readID(r.path(joinedFile))
 	if err != nil || r.joined {
-		return r, id, err
+		return r, r.id, err
 	}
 	id, known, err := readID(r.path(accountIDFile))
 	if !known {
 		id = ledger.KeyOf(r.key)
 	}
+	r.id, r.log = id, r.readMark(id)
 	return r, id, err
 }
 
@@ -153,28 +157,6 @@ func (r *keyring) settle(s *ledger.KeyState) error {
 	return r.advance(s)
 }
 
-// begun says whether the key log of an account was begun here before. Old programs have made the next key just before
-// that, and left no mark. A mark that cannot be read is one.
-func (r *keyring) begun(id ledger.Key) bool {
-	of, known, err := readID(r.path(begunFile))
-	if err != nil || known && of == id {
-		return true
-	}
-	_, err = os.Lstat(r.path(nextKeyFile))
-	return err == nil
-}
-
-// mark notes beside the keys that the key log was begun, which outlives the ledger. s is the account's state.
-func (r *keyring) mark(s *ledger.KeyState) error {
-	if s.Len == 0 || r.joined {
-		return nil
-	}
-	if of, known, err := readID(r.path(begunFile)); err != nil || known && of == s.ID {
-		return err
-	}
-	return writeID(r.path(begunFile), s.ID)
-}
-
 // install has the key in force be the account's, also in its file. r.mu is held.
 func (r *keyring) install(s *ledger.KeyState) error {
 	if ledger.KeyOf(r.key) == s.Key {
@@ -251,17 +233,7 @@ func readID(path string) (id ledger.Key, known bool, err error) {
 
 // writeID is readID's other half: the file is there and whole, or is not.
 func writeID(path string, id ledger.Key) error {
-	err := os.MkdirAll(filepath.Dir(path), 0o700)
-	if err == nil {
-		err = renameio.WriteFile(path, []byte(textOf(id)+"\n"), 0o600)
-	}
-	if err == nil {
-		err = syncDir(filepath.Dir(path))
-	}
-	if err != nil {
-		return cellproto.Errorf("write "+path, cellproto.KindOf(err), "%w", err)
-	}
-	return nil
+	return writeSynced(path, textOf(id)+"\n")
 }
 
 // append adds an entry to the account's key log, and tells of it. o.writing is held.
@@ -275,7 +247,7 @@ func (o *account) append(now time.Time, p ledger.Payload) error {
 		}
 	}
 	if err == nil {
-		o.mark()
+		o.mark(true)
 		o.a.travel.Spread(o.id)
 	}
 	return err
@@ -316,10 +288,12 @@ func (o *account) rotate(ctx context.Context, now time.Time, force bool) (out ct
 	if err != nil && after.Key != key { // else it had waited for the disk since the last try, and was written first
 		return out, err
 	}
+	o.mark(true)
 	o.a.travel.Spread(o.id)
 	if err := o.keys.settle(after); err != nil {
 		return out, cellproto.Errorf("rotate the account's key", cellproto.KindOf(err), "it is rotated, but not in its file yet: %w", err).
 			WithHint("The files are set right when the home cell starts, or signs something: cellctl restart %s", quote(o.home))
 	}
+	o.reseal(now)
 	return ctl.Rotated{Account: textOf(o.id), Before: textOf(s.Key), Key: textOf(key), NextFile: o.keys.path(nextKeyFile), Pools: slices.Sorted(slices.Values(append(stuck, pools...)))}, nil
 }

@@ -277,3 +277,55 @@ func TestPersonKeyIsReadAgain(t *testing.T) {
 		t.Error("it is still the old one")
 	}
 }
+
+// Donations are signed anew with the key that comes into force: who hears of the rotation takes nothing from the one before. One that
+// was lost comes back from another cell of this person's, or by the person's word.
+func TestDonationsAreSignedWithTheNewKey(t *testing.T) {
+	o := openHome(t, t.TempDir(), nil)
+	o.networked(t)
+	lostTo, err := gossip.KeyOf(o.meets(t).ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := o.a.self
+	o.delegated(t, 7)
+	if _, err := o.a.led.SignCheque(time.Now(), o.id, to, 500, "", o.keys.inForce()); err != nil {
+		t.Fatal(err)
+	}
+	before := o.keys.inForce()
+	if _, err := o.rotate(t.Context(), time.Now(), false); err != nil {
+		t.Fatal(err)
+	}
+	verified := func(to ledger.Key) (ok bool) {
+		o.a.led.View(func(b *ledger.Book) {
+			c := b.Cheque(o.id, to)
+			if c == nil {
+				return
+			}
+			data, err := c.Encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, body, err := ledger.DecodeCheque(data)
+			ok = err == nil && s.Credit == 500 && ledger.VerifyCheque(s, body, ledger.KeyOf(o.keys.inForce())) == nil
+		})
+		return ok
+	}
+	if !verified(to) {
+		t.Error("the donation is not signed with the new key")
+	}
+	lost, err := ledger.SealCheque(ledger.Cheque{Net: o.a.net, Donor: o.id, To: lostTo, N: 1, Credit: 500, T: uint64(time.Now().UnixMilli())}, before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := lost.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := o.a.travel.Ingest(o.a.n.host.ID(), data); err != nil || verified(lostTo) {
+		t.Errorf("one that a replaced key has signed is taken from anybody, or somebody is to blame: %v", err)
+	}
+	if err := o.prove(t.Context(), textOf(lostTo), nil); err != nil || !verified(lostTo) {
+		t.Errorf("by the owner's word it is not taken, and signed anew: %v", err)
+	}
+}

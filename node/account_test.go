@@ -63,13 +63,26 @@ type knower struct {
 // asks has the home cell ask these neighbours, until that ends: then done is closed.
 func (o *account) asks(t *testing.T, knowers ...knower) (done chan struct{}) {
 	t.Helper()
+	return o.asksUntil(t.Context(), t, nil, knowers...)
+}
+
+// knowerID gives one of those of asks.
+func knowerID(t *testing.T, i int) peer.ID {
+	t.Helper()
+	p, err := peerOf(ledger.KeyOf(ed25519.NewKeyFromSeed(bytes.Repeat([]byte{byte(100 + i)}, ed25519.SeedSize))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// asksUntil is asks until ctx ends, too; cells are the account's other cells on this machine.
+func (o *account) asksUntil(ctx context.Context, t *testing.T, cells map[peer.ID][][]byte, knowers ...knower) (done chan struct{}) {
+	t.Helper()
 	begun, peers := time.Now(), []peer.ID{}
 	known := map[peer.ID][][]byte{}
 	for i, k := range knowers {
-		p, err := peerOf(ledger.KeyOf(ed25519.NewKeyFromSeed(bytes.Repeat([]byte{byte(100 + i)}, ed25519.SeedSize))))
-		if err != nil {
-			t.Fatal(err)
-		}
+		p := knowerID(t, i)
 		peers, known[p] = append(peers, p), k.log
 	}
 	near := func() (list []peer.ID) {
@@ -88,13 +101,45 @@ func (o *account) asks(t *testing.T, knowers ...knower) (done chan struct{}) {
 		}
 		return uint64(len(known[p])), nil
 	}
+	who := askable{near: near, fetch: fetch, cells: func() map[peer.ID]string {
+		dirs := map[peer.ID]string{}
+		for p := range cells {
+			dirs[p] = p.String()
+		}
+		return dirs
+	}}
+	who.hear = func(ctx context.Context, dir string) (uint64, error) {
+		p, err := peer.Decode(dir)
+		if err != nil {
+			return 0, err
+		}
+		for _, e := range cells[p] {
+			if err := o.told(e); err != nil {
+				t.Error(err)
+			}
+		}
+		return uint64(len(cells[p])), nil
+	}
 	o.asked, done = make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
-		o.ask(t.Context(), near, fetch)
+		o.ask(ctx, who)
 		close(o.asked)
 	}()
 	return done
+}
+
+// signs says whether the account's key signs, and fails if it does so in the place of another entry of the log.
+func (o *account) signs(t *testing.T, log [][]byte) bool {
+	t.Helper()
+	err := o.begin(t.Context(), time.Now())
+	if err != nil && cellproto.KindOf(err) != cellproto.Unavailable {
+		t.Error(err)
+	}
+	if n := o.state(o.id).Len; err == nil && n < uint64(len(log)) {
+		t.Errorf("it signs after %d of %d entries", n, len(log))
+	}
+	return err == nil
 }
 
 // A home cell that has lost its ledger, and meets nobody who knows its key log, signs no second first entry, however
@@ -166,7 +211,7 @@ func TestBeginIsCutOff(t *testing.T) {
 		if o.begun() != wrote {
 			t.Errorf("%s: begun %v", name, o.begun())
 		}
-		if err := o.begin(t.Context(), time.Now()); err != nil || !o.keys.begun(o.id) {
+		if err := o.begin(t.Context(), time.Now()); err != nil || !o.keys.begun() {
 			t.Fatalf("%s: %v", name, err)
 		}
 		if s := o.state(o.id); s.Next != ledger.HashKey(ledger.KeyOf(next)) {

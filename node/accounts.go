@@ -49,6 +49,9 @@ type accounts struct {
 	at      time.Time
 	granted uint64
 
+	// For metrics: receipts that this host and its callers have signed, and bills that a caller has refused.
+	signed, paid, unpaidBills atomic.Uint64
+
 	signing sync.Mutex // one bill after the other: each is held against all that were signed; taken before mu
 
 	mu      sync.Mutex
@@ -103,6 +106,9 @@ func (n *nucleus) startAccounts(started *closers) error {
 		n.accounts = a
 		return nil
 	}
+	if a.own.atHome() {
+		a.own.suspect() // before anybody can tell it a part of what is missing
+	}
 	a.recall()
 	a.recallTabs()
 	a.goods.Store(&chosen{})
@@ -110,7 +116,7 @@ func (n *nucleus) startAccounts(started *closers) error {
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	n.accounts = a
 	a.travel = gossip.NewTravel(gossip.Config{Net: a.net, Key: a.key, Account: a.own.id, First: uint64(now.UnixMilli())}, gossip.Deps{
-		Host: n.host, Ledger: a.led, Neighbours: a.neighbours, Charge: n.charge, Consents: a.own.consents, Log: a.log,
+		Host: n.host, Ledger: a.led, Neighbours: a.neighbours, Charge: n.charge, Consents: a.own.consents, Shown: a.own.shows(), Log: a.log,
 	})
 	n.handle(cellproto.ProtocolLedger, func(s network.Stream) error { return a.travel.Serve(s, a) })
 	a.running.Go(func() { a.run(a.ctx) })

@@ -170,6 +170,9 @@ func (a *accounts) bill(ctx context.Context, now time.Time) {
 		d.tried, a.billing[who] = now, true
 		a.running.Go(func() {
 			err := a.settle(ctx, d, u, now)
+			if err != nil && !lineFailed(err) {
+				a.unpaidBills.Add(1)
+			}
 			a.mu.Lock()
 			defer a.mu.Unlock()
 			delete(a.billing, who)
@@ -249,7 +252,7 @@ func (a *accounts) settle(ctx context.Context, d *debtor, u call.Usage, now time
 				return err
 			}
 		}
-		answer, err := gossip.Bill(ctx, a.n.host, d.peer, entry, before)
+		answer, err := gossip.Bill(ctx, a.travel.Host(), d.peer, entry, before)
 		if err != nil {
 			return err
 		}
@@ -292,6 +295,7 @@ func (a *accounts) receive(d *debtor, answer []byte, total ledger.Receipt, befor
 	d.heard(acked)
 	switch {
 	case acked.Credit == total.Credit:
+		a.paid.Add(1)
 		d.sent = []uint64{acked.Credit}
 		return false, nil
 	case acked.Credit > total.Credit || before == nil || acked.Credit > before.Credit:
@@ -311,17 +315,20 @@ func (a *accounts) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 	if a.called(p, from) {
 		take = a.travel.IngestOwn
 	}
-	if before != nil {
-		if err := take(p, before); err != nil { // what this host has lost comes back
-			return nil, err
-		}
-	}
 	r, _, err := ledger.DecodeReceipt(bill)
 	if err != nil {
 		return nil, err
 	}
 	if r.Consumer != a.self || r.Provider != from || r.Net != a.net || r.Beneficiary != nil && *r.Beneficiary == a.self {
 		return nil, cellproto.Errorf(op, cellproto.BadInput, "the bill is not of the two hosts that talk")
+	}
+	if before != nil {
+		if s, _, err := ledger.DecodeReceipt(before); err != nil || s.RegKey() != r.RegKey() || s.ConsumerSig == nil {
+			return nil, cellproto.Errorf(op, cellproto.BadInput, "what comes with the bill is no receipt of its register")
+		}
+		if err := take(p, before); err != nil { // what this host has lost comes back
+			return nil, err
+		}
 	}
 	a.signing.Lock()
 	defer a.signing.Unlock()
@@ -344,6 +351,7 @@ func (a *accounts) Sign(from ledger.Key, bill, before []byte) ([]byte, error) {
 	if acked == nil {
 		a.travel.Again(time.Now()) // who deals with it is near now
 	}
+	a.signed.Add(1)
 	a.mu.Lock()
 	a.grown[r.RegKey()] = true
 	a.pay(l, used, &r.Receipt)

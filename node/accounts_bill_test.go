@@ -311,3 +311,34 @@ func TestPartners(t *testing.T) {
 		}
 	}
 }
+
+// With a bill comes the newest receipt of its register, and nothing else: a provider that was called once could send whatever it likes that way, which would
+// not wait behind what all others send.
+func TestWhatComesWithABill(t *testing.T) {
+	o := watchedHome(t)
+	a := o.a
+	a.n.caller = &call.Caller{}
+	provider := seeded(6)
+	mark(t, o, receiptOf(t, a.net, 1000)) // of two others, that matters here
+	a.lenders = map[ledger.Key]*lender{ledger.KeyOf(provider): {earlier: gossip.Seen{Wall: 1}}}
+	r := ledger.Receipt{Net: a.net, Consumer: a.self, Provider: ledger.KeyOf(provider), Epoch: 1, Est: 4, MeterV: 1, N: 1, Credit: 10}
+	s, err := ledger.SealReceipt(r, provider, ledger.RoleProvider)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bill, err := s.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged := receiptOf(t, a.net, 3000)
+	forged[len(forged)-20] ^= 1
+	stored := o.ledgerBytes(t)
+	for name, before := range map[string][]byte{"of others": receiptOf(t, a.net, 2000), "forged": forged, "nonsense": []byte("x"), "the bill": bill} {
+		if _, err := a.Sign(ledger.KeyOf(provider), bill, before); cellproto.KindOf(err) != cellproto.BadInput {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if o.ledgerBytes(t) != stored {
+		t.Error("something of it is stored")
+	}
+}

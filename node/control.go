@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -78,10 +79,14 @@ func (n *nucleus) routes() http.Handler {
 	for route, h := range n.accountRoutes() {
 		mux.HandleFunc(route, n.answer(h))
 	}
+	mux.HandleFunc("GET "+ctl.RoutePrometheus, n.ctlPrometheus)
 	mux.HandleFunc("POST "+ctl.RouteUse, n.ctlUse)
 	mux.HandleFunc("POST "+ctl.RouteUpgrade, n.ctlUpgrade)
 	return n.ownerOnly(mux)
 }
+
+// lookedAt are routes of who looks on.
+var lookedAt = []string{ctl.RouteMetrics, ctl.RoutePrometheus, ctl.RouteEntries}
 
 // ownerOnly refuses everybody else: the sockets' mode would do, but a mode can be changed.
 func (n *nucleus) ownerOnly(next http.Handler) http.Handler {
@@ -91,7 +96,7 @@ func (n *nucleus) ownerOnly(next http.Handler) http.Handler {
 			http.Error(w, "only the cell's owner may", http.StatusForbidden)
 			return
 		}
-		if r.URL.Path == ctl.RouteMetrics || r.URL.Path == ctl.RouteEntries { // who only watches keeps no nucleus from retiring
+		if slices.Contains(lookedAt, r.URL.Path) { // who only watches keeps no nucleus from retiring
 			next.ServeHTTP(w, r)
 			return
 		}

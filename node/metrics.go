@@ -21,6 +21,22 @@ func (n *nucleus) metrics() ctl.Metrics {
 		m.Waiting, m.Refused, m.Starts, m.Crashes, m.LastError = st.Waiting, st.Counters.Refused, st.Starts, st.Crashes, st.LastError
 		m.Program = usage(st.PID)
 	}
+	m.Ledger = n.accounts.metrics()
+	return m
+}
+
+// metrics gives what the ledger has counted, or nil.
+func (a *accounts) metrics() *ctl.LedgerMetrics {
+	if a == nil || a.travel == nil {
+		return nil
+	}
+	t := a.travel.Metrics()
+	m := &ctl.LedgerMetrics{
+		Taken: t.Taken, Regained: t.Regained, Refused: t.Refused, Signed: a.signed.Load(), Paid: a.paid.Load(), BillsRefused: t.Bills,
+		BillsUnsigned: a.unpaidBills.Load(), GossipIn: t.In, GossipOut: t.Out, DiskFails: a.trouble() != nil,
+	}
+	h := a.led.Harm()
+	m.SegmentsDamaged, m.SegmentsHealed, m.RecordsDropped = h.Damaged, h.Healed, h.Dropped
 	return m
 }
 

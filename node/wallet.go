@@ -282,6 +282,8 @@ func (a *accounts) damage() string {
 	switch {
 	case a.report == nil:
 		return ""
+	case len(a.report.Unread) > 0:
+		return fmt.Sprintf("a part cannot be read (%s); what it has comes back from those who signed it, or when it can be read at a start", strings.Join(a.report.Unread, ", "))
 	case len(a.report.Damaged) > 0:
 		return fmt.Sprintf("a part was damaged and is put aside (%s); what it had comes back from those who signed it", strings.Join(a.report.Damaged, ", "))
 	case a.report.Truncated > 0:
@@ -298,7 +300,7 @@ func (n *nucleus) checkLedger() ctl.Check {
 		return wrong(name, "df -h "+quote(n.cfg.Dir)+"; then cellctl restart "+quote(n.cfg.Dir), "%v; calls are served, and counted in memory if it could be read", err)
 	}
 	if a.own.lost.Load() {
-		return wrong(name, "cellctl wallet status", "the account's key log was begun and is lost here: nothing is signed for the account until two who know it are connected, or ledger/ is restored")
+		return wrong(name, "cellctl wallet recover", "entries of the account's key log are missing here: nothing is signed for the account until those who know it are connected, or ledger/ is restored")
 	}
 	if a.own.banned() {
 		home := quote(a.n.mirrors.home)
@@ -310,7 +312,9 @@ func (n *nucleus) checkLedger() ctl.Check {
 			"this host was revoked: others take nothing from it any more")
 	}
 	peers, groups := a.groups()
-	if text := a.damage(); text != "" {
+	if text := a.damage(); text != "" && len(a.report.Unread) > 0 {
+		return wrong(name, "dmesg, for what is wrong with the disk; then cellctl restart "+quote(n.cfg.Dir), "%s", text)
+	} else if text != "" {
 		return good(name, "%s", text)
 	}
 	return good(name, "%d neighbours in %d networks; %d of %d wanted", peers, groups, min(peers, minNeighbours), minNeighbours)

@@ -31,7 +31,7 @@ func (a *app) walletCmd() *cobra.Command {
 		},
 	}
 	cmd.AddCommand(a.walletStatusCmd(), a.walletHistoryCmd(), a.walletExportCmd(), a.walletDonateCmd(), a.walletRevokeCmd(), a.walletRotateCmd(),
-		a.walletJoinCmd(), a.walletDelegateCmd())
+		a.walletJoinCmd(), a.walletDelegateCmd(), a.walletRecoverCmd())
 	return cmd
 }
 

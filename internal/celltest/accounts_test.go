@@ -148,9 +148,10 @@ func TestAccounts(t *testing.T) {
 
 	for _, c := range []struct {
 		says string
-		at   []int
+		at   []int // from the end, if it is below 0
 	}{
-		{"not whole", []int{spoilt}},       // of the last segment, which is cut off there
+		{"not whole", []int{-1}},           // of the last segment, which is cut off there
+		{"is put aside", []int{spoilt}},    // what is behind it was synced, and is kept
 		{"is put aside", []int{0, spoilt}}, // one whose begin is wrong is no end that a crash has left
 	} {
 		provider.Stop()
@@ -202,7 +203,7 @@ const spoilt = 100
 // spoil changes bytes of a ledger's segment that has several records.
 func spoil(t *testing.T, dir string, at ...int) {
 	t.Helper()
-	names, err := filepath.Glob(filepath.Join(dir, "*"))
+	names, err := filepath.Glob(filepath.Join(dir, "*.seg"))
 	if err != nil || len(names) == 0 {
 		t.Fatalf("no segments in %s: %v", dir, err)
 	}
@@ -213,7 +214,7 @@ func spoil(t *testing.T, dir string, at ...int) {
 		}
 		if len(data) > 400 {
 			for _, i := range at {
-				data[i] ^= 1
+				data[(i+len(data))%len(data)] ^= 1
 			}
 			if err := os.WriteFile(name, data, 0o600); err != nil {
 				t.Fatal(err)

@@ -21,6 +21,9 @@ const (
 	RouteJoin   = "/v1/account/join"   // POST account, a peer ID or self; result Joined. In force with the next nucleus
 	RouteAdmit  = "/v1/account/admit"  // POST host, a peer ID of another computer; result []WalletHost
 	RouteRotate = "/v1/account/rotate" // POST force; result Rotated
+	// POST accept, force, donation; result Recovery: what is missing of the account's key log. With accept what is here is all; with donation,
+	// a peer ID, the one in Unproven to that receiver was made.
+	RouteRecover = "/v1/account/recover"
 )
 
 // Delegation is what a nucleus asks of that of the home cell: that its host becomes the account's. Limits
@@ -54,6 +57,19 @@ type Rotated struct {
 	NextFile string `json:"next_file"` // where the one is that comes next
 	// Pools are those, by their names here, that know the account by the key that was replaced.
 	Pools []string `json:"pools,omitempty"`
+}
+
+// Recovery is how much of the account's key log is here, after entries of it were lost.
+type Recovery struct {
+	Account string   `json:"account"`  // peer ID
+	Doubt   bool     `json:"doubt"`    // nothing is signed until it is known that this is all
+	Entries uint64   `json:"entries"`  // that are here
+	AtLeast uint64   `json:"at_least"` // that there were
+	Agree   int      `json:"agree"`    // who was asked and knows as much
+	Wait    []string `json:"wait"`     // peer IDs of those who have or had it, and have not said that they know as much
+	Others  bool     `json:"others"`   // so have others, or it is not known who
+	// Unproven are donations that others have and this ledger does not know, signed by a key of the account that was replaced.
+	Unproven []DonationRow `json:"unproven,omitempty"`
 }
 
 // Joined says which account the cells of a computer belong to from the next start of their nuclei on.
@@ -90,6 +106,21 @@ type DonationRow struct {
 	// Void is what was given besides, and is not in UWH: it was signed before and after a backup was restored, and waits to be
 	// signed anew.
 	Void uint64 `json:"void_uwh,omitempty"`
+}
+
+// Recover asks how much of the account's key log is here; with accept it is all that there is, with force even if more is known. donation
+// is whom one of Unproven was given to, or "".
+func (c *Client) Recover(ctx context.Context, accept, force bool, donation string) (Recovery, error) {
+	q := url.Values{}
+	if donation != "" {
+		q.Set("donation", donation)
+	}
+	for name, set := range map[string]bool{"accept": accept, "force": force} {
+		if set {
+			q.Set(name, "1")
+		}
+	}
+	return result[Recovery](ctx, c, "POST", RouteRecover, withTimeout(ctx, q))
 }
 
 // Delegate asks for a delegation, and calls each for each entry of the account's key log.

@@ -9,23 +9,25 @@ import (
 // Routes of the control API. Every answer is a stream of lines of JSON, each of which is one Line;
 // the last one has a result or an error. Parameters are in the query.
 const (
-	RouteStatus   = "/v1/status"   // GET; result Status
-	RouteMetrics  = "/v1/metrics"  // GET; result Metrics
-	RoutePublish  = "/v1/publish"  // POST force; result Published
-	RouteUse      = "/v1/use"      // POST, see UseRequest; result UseMeta, then the reply's bytes
-	RouteFind     = "/v1/find"     // GET target, timeout_ms; items FindRow as they come, result Found
-	RouteRace     = "/v1/race"     // POST target, timeout_ms; result []RaceRow, best first
-	RouteRaces    = "/v1/races"    // GET target, every_ms, timeout_ms; items RaceReport as races end, result null
-	RouteHistory  = "/v1/history"  // GET target, timeout_ms; result []HistoryRow, newest first
-	RouteSchema   = "/v1/schema"   // GET target, timeout_ms; result is the schema, as in schema.json
-	RouteDescribe = "/v1/describe" // GET target, timeout_ms; result Description
-	RouteVersion  = "/v1/version"  // GET target, version (a CID, a number, or "~N"), timeout_ms; result VersionDetail
-	RouteDoctor   = "/v1/doctor"   // GET; result []Check
-	RouteSwap     = "/v1/swap"     // POST program, force, publish, timeout_ms; result Swapped
-	RouteFits     = "/v1/fits"     // POST, the body is a schema as in schema.json; result Fits
-	RouteUpgrade  = "/v1/upgrade"  // POST file, cut, timeout_ms; result Upgrading, just before the other celld takes over
-	RouteStop     = "/v1/stop"     // POST; result null, before the nucleus begins to stop
-	RouteRun      = "/v1/run"      // POST timeout_ms; starts the program; result Status
+	RouteStatus  = "/v1/status"  // GET; result Status
+	RouteMetrics = "/v1/metrics" // GET; result Metrics
+	// RoutePrometheus is Metrics as Prometheus reads them: GET; text, version 0.0.4 of that format.
+	RoutePrometheus = "/metrics"
+	RoutePublish    = "/v1/publish"  // POST force; result Published
+	RouteUse        = "/v1/use"      // POST, see UseRequest; result UseMeta, then the reply's bytes
+	RouteFind       = "/v1/find"     // GET target, timeout_ms; items FindRow as they come, result Found
+	RouteRace       = "/v1/race"     // POST target, timeout_ms; result []RaceRow, best first
+	RouteRaces      = "/v1/races"    // GET target, every_ms, timeout_ms; items RaceReport as races end, result null
+	RouteHistory    = "/v1/history"  // GET target, timeout_ms; result []HistoryRow, newest first
+	RouteSchema     = "/v1/schema"   // GET target, timeout_ms; result is the schema, as in schema.json
+	RouteDescribe   = "/v1/describe" // GET target, timeout_ms; result Description
+	RouteVersion    = "/v1/version"  // GET target, version (a CID, a number, or "~N"), timeout_ms; result VersionDetail
+	RouteDoctor     = "/v1/doctor"   // GET; result []Check
+	RouteSwap       = "/v1/swap"     // POST program, force, publish, timeout_ms; result Swapped
+	RouteFits       = "/v1/fits"     // POST, the body is a schema as in schema.json; result Fits
+	RouteUpgrade    = "/v1/upgrade"  // POST file, cut, timeout_ms; result Upgrading, just before the other celld takes over
+	RouteStop       = "/v1/stop"     // POST; result null, before the nucleus begins to stop
+	RouteRun        = "/v1/run"      // POST timeout_ms; starts the program; result Status
 	// GET; result []MirrorRow. POST target, public, timeout_ms: makes one; result MirrorRow. DELETE target,
 	// timeout_ms: removes one; result MirrorRow.
 	RouteMirrors = "/v1/mirrors"
@@ -280,6 +282,25 @@ type Metrics struct {
 	Starts    uint64  `json:"starts"`     // of the program, tried
 	Crashes   uint64  `json:"crashes"`    // of the program
 	LastError string  `json:"last_error"` // why the program does not run; ""
+	// Ledger is what the ledger has counted; nil where there is none.
+	Ledger *LedgerMetrics `json:"ledger,omitempty"`
+}
+
+// LedgerMetrics counts since the nucleus started.
+type LedgerMetrics struct {
+	Taken           uint64            `json:"taken"`            // entries of peers that were new
+	Regained        uint64            `json:"regained"`         // of these, those that this host had signed and had lost
+	Refused         map[string]uint64 `json:"refused"`          // what peers have sent and was not taken, by kind
+	Signed          uint64            `json:"receipts_signed"`  // by this host, for what it has used
+	Paid            uint64            `json:"receipts_got"`     // signed by callers, for what this host has done
+	BillsRefused    uint64            `json:"bills_refused"`    // by this host
+	BillsUnsigned   uint64            `json:"bills_unsigned"`   // by callers
+	SegmentsDamaged uint64            `json:"segments_damaged"` // of its files, in which bytes had changed
+	SegmentsHealed  uint64            `json:"segments_healed"`  // of these, put aside: what was good is written anew
+	RecordsDropped  uint64            `json:"records_dropped"`  // while the disk took nothing, and there were too many
+	GossipIn        uint64            `json:"gossip_bytes_in"`
+	GossipOut       uint64            `json:"gossip_bytes_out"`
+	DiskFails       bool              `json:"disk_fails"` // it is kept in memory
 }
 
 // Process is what a process has used; zero where the system does not tell.

@@ -103,6 +103,7 @@ func (t *Travel) early(now time.Time, from peer.ID, s ledger.Step, entry []byte)
 	}
 	t.paces.put(from, s.Slot, entry)
 	t.counts[Early]++
+	t.refused[Early]++
 	return true
 }
 

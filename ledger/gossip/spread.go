@@ -15,7 +15,7 @@ import (
 // Pass counts what became of an entry, and tells neighbours of what is new. Key logs go on as far as they matter: else
 // anybody could fill everybody's room with identities that nobody knows.
 func (t *Travel) Pass(r ledger.Result) {
-	t.count(r.Verdict.String())
+	t.took(r)
 	switch {
 	case r.Verdict == ledger.Forked:
 		t.Publish(ledger.Hash(r.Proof.ID()), r.Record, true)
@@ -81,7 +81,7 @@ func (t *Travel) FetchLog(ctx context.Context, p peer.ID, id ledger.Key) (length
 	from := t.length(id)
 	for range maxRounds {
 		var list [][]byte
-		if list, length, err = KeyLog(ctx, t.deps.Host, p, id, from); err != nil {
+		if list, length, err = KeyLog(ctx, t.host, p, id, from); err != nil {
 			t.blame(p, err)
 			return 0, err
 		}

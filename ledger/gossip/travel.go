@@ -25,7 +25,8 @@ const (
 	headsEvery   = time.Second      // what is urgent meanwhile goes together
 	maxRanges    = 8                // of one neighbour in one go
 	maxReaders   = 64
-	pullsAtOnce  = 4
+	pullsAtOnce  = 16              // questions under way: as many as there are neighbours
+	maxSources   = 256             // of whom it is remembered what was read
 	maxNeed      = 16              // key logs that are asked for after one answer
 	newEvery     = 5 * time.Second // neighbours that were never asked
 	badOfOnePull = 3               // entries; then its sender is heard no further
@@ -57,7 +58,9 @@ type Deps struct {
 	Charge     func(peer.ID, error)
 	// Consents gives a peer which hosts of this machine agree to belong to an account; nil: none do.
 	Consents func(p peer.ID, account ledger.Key) ([]*ledger.Delegate, error)
-	Log      *zap.Logger
+	// Shown is told who gets something of what this host has published, or of its account's key log, before it does; nil: nobody is.
+	Shown func(peer.ID)
+	Log   *zap.Logger
 }
 
 // Travel is how entries come to this host, and leave it. It asks neighbours once a minute what they have
@@ -74,6 +77,8 @@ type Travel struct {
 	due   chan struct{} // holds one: readers are to be told
 	slots chan struct{} // pulls under way
 	work  sync.WaitGroup
+	host  counting
+	bytes traffic
 	ctx   context.Context // ends with Run
 
 	mu      sync.Mutex
@@ -82,6 +87,8 @@ type Travel struct {
 	urgent  map[ledger.Key]time.Time
 	logs    map[ledger.Key]uint64 // of key logs, how many entries were published
 	counts  map[string]uint64
+	refused map[string]uint64 // by kind; see Metrics
+	back    uint64            // entries that this host had lost
 	again   time.Time
 	paces   paces
 }
@@ -91,25 +98,21 @@ type source struct {
 	next uint64 // to ask from
 	busy bool   // it is being asked
 	more bool   // and has said meanwhile that there is more
+	away bool   // it is not heard at the moment
 }
 
 // NewTravel makes a Travel, which publishes all that the ledger has of others: this host may be the only one
-// that a neighbour hears it from.
+// that a neighbour hears it from. Bans and keys come first: whoever reads all of it has those before the many registers.
 func NewTravel(cfg Config, deps Deps) *Travel {
 	t := &Travel{
 		cfg: cfg, deps: deps, self: ledger.KeyOf(cfg.Key), news: NewLog(cfg.First), due: make(chan struct{}, 1), slots: make(chan struct{}, pullsAtOnce),
 		sources: map[peer.ID]*source{}, readers: map[peer.ID]time.Time{}, urgent: map[ledger.Key]time.Time{}, logs: map[ledger.Key]uint64{},
-		counts: map[string]uint64{},
+		counts: map[string]uint64{}, refused: map[string]uint64{},
 	}
+	t.host = counting{deps.Host, &t.bytes}
 	var ids []ledger.Key
 	var cheques []*ledger.SignedCheque
 	deps.Ledger.View(func(b *ledger.Book) {
-		b.Registers(func(k ledger.RegKey, r ledger.Register) bool {
-			if r.Ack != nil && k.Consumer != t.self && k.Provider != t.self {
-				t.put(k.Slot(), r.Ack)
-			}
-			return true
-		})
 		ids = b.Identities()
 		b.Cheques(func(c *ledger.SignedCheque) bool {
 			if b.Concerns(c.Donor) || b.Concerns(c.To) {
@@ -129,6 +132,14 @@ func NewTravel(cfg Config, deps Deps) *Travel {
 	for _, c := range cheques {
 		t.put(c.Slot(), c)
 	}
+	deps.Ledger.View(func(b *ledger.Book) {
+		b.Registers(func(k ledger.RegKey, r ledger.Register) bool {
+			if r.Ack != nil && k.Consumer != t.self && k.Provider != t.self {
+				t.put(k.Slot(), r.Ack)
+			}
+			return true
+		})
+	})
 	return t
 }
 
@@ -179,8 +190,8 @@ func (t *Travel) PullAll(ctx context.Context) {
 		heard[p] = true
 	}
 	t.mu.Lock()
-	for p, s := range t.sources { // who is heard again later is asked for everything
-		if !heard[p] && !s.busy {
+	for p, s := range t.sources { // who is heard again later is asked for what is new since, if it is remembered
+		if s.away = !heard[p]; s.away && !s.busy && len(t.sources) > maxSources {
 			delete(t.sources, p)
 		}
 	}
@@ -190,11 +201,15 @@ func (t *Travel) PullAll(ctx context.Context) {
 	}
 }
 
-// pullNew asks neighbours that were not asked before.
+// pullNew asks neighbours that were not asked before, or were away.
 func (t *Travel) pullNew(ctx context.Context) {
 	for _, p := range t.deps.Neighbours() {
 		t.mu.Lock()
-		known := t.sources[p] != nil
+		s := t.sources[p]
+		known := s != nil && !s.away
+		if s != nil {
+			s.away = false
+		}
 		t.mu.Unlock()
 		if !known {
 			t.ask(ctx, p)
@@ -228,17 +243,11 @@ func (t *Travel) ask(ctx context.Context, p peer.ID) {
 
 // pull takes what a peer has published since it was asked last.
 func (t *Travel) pull(ctx context.Context, p peer.ID, s *source) {
-	select {
-	case t.slots <- struct{}{}:
-		defer func() { <-t.slots }()
-	case <-ctx.Done():
-		return
-	}
 	for range maxRanges {
 		t.mu.Lock()
 		from := s.next
 		t.mu.Unlock()
-		entries, next, err := Pull(ctx, t.deps.Host, p, from)
+		entries, next, err := t.pullRange(ctx, p, from)
 		if err == nil {
 			err = t.takeAll(ctx, p, entries)
 		}
@@ -258,6 +267,17 @@ func (t *Travel) pull(ctx context.Context, p peer.ID, s *source) {
 	}
 }
 
+// pullRange asks one question. Of those there are so many at once; what is answered is looked at without keeping others from asking.
+func (t *Travel) pullRange(ctx context.Context, p peer.ID, from uint64) (entries [][]byte, next uint64, err error) {
+	select {
+	case t.slots <- struct{}{}:
+		defer func() { <-t.slots }()
+	case <-ctx.Done():
+		return nil, 0, ctx.Err()
+	}
+	return Pull(ctx, t.host, p, from)
+}
+
 func size(entries [][]byte) (n int) {
 	for _, e := range entries {
 		n += len(e)
@@ -275,6 +295,9 @@ func (t *Travel) takeAll(ctx context.Context, p peer.ID, entries [][]byte) error
 			return err
 		}
 		r, err := t.take(p, e)
+		if r.Verdict == ledger.Stale {
+			t.limit.Known(p)
+		}
 		if r.Verdict == ledger.Missing && len(need) < maxNeed && !slices.Contains(need, r.ID) {
 			need = append(need, r.ID)
 		}
@@ -352,12 +375,12 @@ func (t *Travel) admit(now time.Time, p peer.ID) error {
 	case flood:
 		return t.flooded()
 	}
-	t.count(Busy)
+	t.refuse(Busy, Busy)
 	return cellproto.Errorf("take entry", cellproto.Overloaded, "there was too much to look at")
 }
 
 func (t *Travel) flooded() error {
-	t.count(Flooding)
+	t.refuse(Flooding, Flooding)
 	return cellproto.Errorf("take entry", cellproto.BadInput, "more than %d entries a second", entryRate)
 }
 
@@ -421,7 +444,7 @@ func (t *Travel) tellReaders(ctx context.Context, now time.Time) {
 			continue
 		}
 		t.work.Go(func() {
-			if err := tell(ctx, t.deps.Host, p, head); err != nil {
+			if err := tell(ctx, t.host, p, head); err != nil {
 				t.deps.Log.Debug("a neighbour was not told", zap.Stringer("peer", p), zap.Error(err))
 			}
 		})
@@ -443,14 +466,14 @@ func (t *Travel) head(p peer.ID, from ledger.Key, data []byte) error {
 	}
 	t.mu.Lock()
 	s, ctx := t.sources[p], t.ctx
-	fresh := s != nil && ctx != nil && h.Next > s.next
+	fresh := s != nil && !s.away && ctx != nil && h.Next > s.next
 	t.mu.Unlock()
 	if !fresh {
-		t.count(ledger.Stale.String())
+		t.refuse(ledger.Stale.String(), ledger.Result{Verdict: ledger.Stale}.Sort())
 		return nil
 	}
 	if err := verify(); err != nil {
-		t.count(ledger.Forged.String())
+		t.refuse(ledger.Forged.String(), ledger.Forged.String())
 		return cellproto.Errorf("take head", cellproto.BadInput, "%w", err)
 	}
 	t.ask(ctx, p)
@@ -460,7 +483,7 @@ func (t *Travel) head(p peer.ID, from ledger.Key, data []byte) error {
 // blame charges a peer for an answer that breaks the protocol.
 func (t *Travel) blame(p peer.ID, err error) {
 	if kind := cellproto.KindOf(err); kind == cellproto.TooLarge || kind == cellproto.BadInput {
-		t.count(Unreadable)
+		t.unreadable(kind)
 		if !errors.Is(err, context.Canceled) {
 			t.deps.Charge(p, err)
 		}

@@ -357,19 +357,20 @@ func TestBadEntries(t *testing.T) {
 	for name, c := range map[string]struct {
 		entry   []byte
 		want    ledger.Verdict
+		kind    string
 		charged int64
 	}{
-		"malformed":           {[]byte("no entry"), ledger.Malformed, 1},
-		"cut off":             {good[:len(good)-1], ledger.Malformed, 1},
-		"oversized":           {make([]byte, cellproto.MaxLedgerEntry+1), ledger.TooLarge, 1},
-		"not canonical":       {append([]byte{0x98, 3}, good[1:]...), ledger.Malformed, 1},
-		"of another network":  {foreign, ledger.Foreign, 0},
-		"of a later version":  {flip(flip(good, 2), 2), ledger.Stale, 0}, // replaced below
-		"forged":              {flip(signedReceipt(t, 5, 6, 3000), len(good)-20), ledger.Forged, 1},
-		"replayed":            {good, ledger.Stale, 0},
-		"reordered":           {signedReceipt(t, 5, 6, 500), ledger.Stale, 0},
-		"a number that falls": {less, ledger.Decreasing, 0}, // the fault of who has signed it
-		"a forged key entry":  {flip(other, len(other)-20), ledger.Forged, 1},
+		"malformed":           {[]byte("no entry"), ledger.Malformed, "malformed", 1},
+		"cut off":             {good[:len(good)-1], ledger.Malformed, "malformed", 1},
+		"oversized":           {make([]byte, cellproto.MaxLedgerEntry+1), ledger.TooLarge, "oversized", 1},
+		"not canonical":       {append([]byte{0x98, 3}, good[1:]...), ledger.Malformed, "non_canonical", 1},
+		"of another network":  {foreign, ledger.Foreign, "foreign", 0},
+		"of a later version":  {flip(flip(good, 2), 2), ledger.Stale, "foreign", 0}, // replaced below
+		"forged":              {flip(signedReceipt(t, 5, 6, 3000), len(good)-20), ledger.Forged, "forged", 1},
+		"replayed":            {good, ledger.Stale, "replayed", 0},
+		"reordered":           {signedReceipt(t, 5, 6, 500), ledger.Stale, "reordered", 0},
+		"a number that falls": {less, ledger.Decreasing, "decreasing", 0}, // the fault of who has signed it
+		"a forged key entry":  {flip(other, len(other)-20), ledger.Forged, "forged", 1},
 	} {
 		if name == "of a later version" {
 			c.entry = bytes.Clone(good)
@@ -377,14 +378,22 @@ func TestBadEntries(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			before, charged := w.travel.Counts()[c.want.String()], w.charged.Load()
+			metrics := w.travel.Metrics()
 			h := newHostile(t, c.entry)
 			connect(t, w.host, h.host)
 			w.travel.pull(t.Context(), h.host.ID(), &source{})
 			if n := w.travel.Counts()[c.want.String()]; n != before+1 {
 				t.Errorf("counted as %s: %d; all counts: %v", c.want, n-before, w.travel.Counts())
 			}
+			after := w.travel.Metrics()
+			if n := after.Refused[c.kind] - metrics.Refused[c.kind]; n != 1 || after.Taken != metrics.Taken || after.In-metrics.In < uint64(len(c.entry)) {
+				t.Errorf("%d more are %s; %+v", n, c.kind, after)
+			}
 			if n := w.charged.Load() - charged; n != c.charged {
 				t.Errorf("its sender was charged %d times", n)
+			}
+			if used := w.travel.limit.peers[h.host.ID()].used; used <= 0 {
+				t.Error("it may send as much as before")
 			}
 			if w.registers() != 1 || w.entries(ledger.KeyOf(testKey(1))) != 2 || w.banned(ledger.KeyOf(testKey(1))) {
 				t.Error("something of it was kept")
@@ -426,7 +435,7 @@ func TestFlood(t *testing.T) {
 	}
 	counts := w.travel.Counts()
 	t.Logf("cut off after %d bills: %v", sent, counts)
-	if counts[Flooding] < 3 || sent >= 20*entryBurst || w.registers() != 0 {
+	if counts[Flooding] < 3 || w.travel.Metrics().Refused[Flooding] != counts[Flooding] || sent >= 20*entryBurst || w.registers() != 0 {
 		t.Errorf("%d bills were taken, %d registers", sent, w.registers())
 	}
 }
@@ -508,12 +517,125 @@ func TestHeads(t *testing.T) {
 			t.Errorf("%s: %v, asked %v", name, kind, asked())
 		}
 	}
-	w.travel.sources[h.host.ID()].next = 49
+	w.travel.sources[h.host.ID()].next, w.travel.sources[h.host.ID()].away = 49, true
+	if kind := take(good); kind != 0 || asked() {
+		t.Errorf("of one who is no neighbour any more: %v, asked %v", kind, asked())
+	}
+	w.travel.sources[h.host.ID()].away = false
 	if kind := take(forged); kind != cellproto.BadInput || asked() {
 		t.Errorf("forged: %v, asked %v", kind, asked())
 	}
 	w.travel.slots = make(chan struct{}) // it cannot begin
 	if kind := take(good); kind != 0 || !asked() {
 		t.Errorf("a good one: %v, asked %v", kind, asked())
+	}
+}
+
+// Neighbours who answer each question with as much as they may, all of it known, do not keep this host from hearing another one.
+func TestCrowdOfTalkers(t *testing.T) {
+	w := newTown(t)
+	known := signedReceipt(t, 5, 6, 1000)
+	if err := w.travel.Ingest("somebody", known); err != nil {
+		t.Fatal(err)
+	}
+	many := make([][]byte, maxPull/len(known))
+	for i := range many {
+		many[i] = known
+	}
+	for range 12 {
+		h := newHostile(t, many...)
+		connect(t, w.host, h.host)
+		w.travel.ask(t.Context(), h.host.ID())
+	}
+	replayed := func() uint64 { return w.travel.Metrics().Refused["replayed"] }
+	eventually(t, "they talk", func() bool { return replayed() > 0 })
+	honest := newHostile(t, signedReceipt(t, 7, 8, 1000))
+	connect(t, w.host, honest.host)
+	w.travel.ask(t.Context(), honest.host.ID())
+	eventually(t, "the honest one is heard", func() bool { return w.registers() == 2 })
+	if w.charged.Load() > 0 {
+		t.Error("somebody was charged")
+	}
+}
+
+// What a neighbour tells again costs it a tenth of what is new: after a separation much is read that is known.
+func TestKnownEntriesAreCheap(t *testing.T) {
+	var l Limiter
+	now := time.Unix(1000, 0)
+	took := func(again bool) (n int) {
+		for end := now.Add(10 * time.Second); now.Before(end); {
+			if wait := l.Wait(now, "a"); wait > 0 {
+				now = now.Add(wait)
+				continue
+			}
+			if n++; again {
+				l.Known("a")
+			}
+		}
+		return n
+	}
+	took(false)
+	fresh := took(false)
+	if known := took(true); known < 9*fresh {
+		t.Errorf("%d known entries in the time of %d that are new", known, fresh)
+	}
+}
+
+// Who comes back is asked at once, from where it was left.
+func TestNeighbourComesBack(t *testing.T) {
+	w, h := newTown(t), newTown(t)
+	if err := h.travel.Ingest("somebody", signedReceipt(t, 5, 6, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	p := h.host.ID()
+	here := []peer.ID{p}
+	w.travel.deps.Neighbours = func() []peer.ID { return here }
+	connect(t, w.host, h.host)
+	idle := func() bool {
+		w.travel.mu.Lock()
+		defer w.travel.mu.Unlock()
+		s := w.travel.sources[p]
+		return s != nil && !s.busy
+	}
+	w.travel.PullAll(t.Context())
+	eventually(t, "it is heard", func() bool { return w.registers() == 1 && idle() })
+	here = nil
+	w.travel.PullAll(t.Context())
+	if err := h.travel.Ingest("somebody", signedReceipt(t, 7, 8, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	here = []peer.ID{p}
+	w.travel.pullNew(t.Context())
+	eventually(t, "it is heard again", func() bool { return w.registers() == 2 && idle() })
+	if n := w.travel.Metrics().Refused["replayed"]; n > 0 {
+		t.Errorf("%d entries were read again", n)
+	}
+	w.travel.pullNew(t.Context())
+	if !idle() {
+		t.Error("who has not left is asked anew")
+	}
+}
+
+// However many strangers ask, neighbours are told what is urgent.
+func TestStrangersDoNotTakeTheReadersPlaces(t *testing.T) {
+	w, n := newTown(t), newTown(t)
+	connect(t, w.host, n.host)
+	w.travel.deps.Neighbours = func() []peer.ID { return []peer.ID{n.host.ID()} }
+	w.travel.PullAll(t.Context())
+	reads := func(p peer.ID) bool {
+		w.travel.mu.Lock()
+		defer w.travel.mu.Unlock()
+		_, ok := w.travel.readers[p]
+		return ok
+	}
+	for i := range 2 * maxReaders {
+		w.travel.since(peer.ID(fmt.Sprint("stranger ", i)), 0)
+	}
+	w.travel.since(n.host.ID(), 0)
+	for i := range 2 * maxReaders {
+		w.travel.since(peer.ID(fmt.Sprint("another ", i)), 0)
+	}
+	if !reads(n.host.ID()) || w.readers() != maxReaders {
+		t.Errorf("the neighbour is told: %v; %d are", reads(n.host.ID()), w.readers())
 	}
 }
