@@ -149,7 +149,7 @@ func (c *Conn) fill(r *reader) error {
 			if r.from == r.to {
 				return errPeerClosed
 			}
-			return Errorf("read frame", BadInput, "the peer closed the connection within a frame")
+			return Errorf("read frame", Unavailable, "the peer closed the connection within a frame: what came is not whole")
 		}
 		return err
 	}
