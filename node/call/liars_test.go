@@ -457,6 +457,10 @@ func (silentBlocks) Block(ctx context.Context, _ cid.Cid, _ int, _ []peer.ID) ([
 	return nil, ctx.Err()
 }
 
+func (s silentBlocks) Checked(ctx context.Context, c cid.Cid, limit int, from []peer.ID, good func([]byte) error) ([]byte, error) {
+	return checked(s, ctx, c, limit, from, good)
+}
+
 // An older advert than one that is known is not taken for news.
 func TestOlderAdvert(t *testing.T) {
 	cell := publish(t, testSchema())
