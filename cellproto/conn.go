@@ -44,6 +44,12 @@ type Config struct {
 	// MaxInbound bounds the peer's calls in flight; past it they are answered with Overloaded.
 	// 0: MaxStreams.
 	MaxInbound int
+	// MaxUnread is how many bytes besides bodies may wait for the peer before its further requests and pings are
+	// not read: it has to read first. Past as many, bodies included, bodies wait. Only who makes no calls on the connection may set it, or two would
+	// wait for each other. 0: all are read, and MaxQueued ends the connection.
+	MaxUnread int
+	// Memory counts what waits for the peer; when it refuses, the connection ends. Nil: nobody does.
+	Memory Memory
 	// IdleTimeout drains and closes the connection when no call was in flight for so long; pings do
 	// not count. 0: never, and the peer's hello is waited for without a limit.
 	IdleTimeout time.Duration
@@ -130,6 +136,9 @@ func newConn(t Transport, cfg Config) *Conn {
 		}
 	}
 	c.w.init(t, raw, c.fail)
+	if c.w.unread.limit, c.w.unread.memory = cfg.MaxUnread, cfg.Memory; cfg.MaxUnread > 0 {
+		c.w.long = cfg.MaxUnread
+	}
 	c.turn = newTurn(t, &c.cfg)
 	c.direct = c.w.now != nil
 	if cfg.Opener {

@@ -14,6 +14,7 @@ const (
 	InitialWindow = 256 << 10 // bytes of a body's chunk frames, fixed headers included, that may be sent before the first credit
 	MaxWindow     = 4 << 20   // bytes of credit that may be outstanding for one body
 	MaxQueued     = 16 << 20  // bytes besides bodies that wait in one connection's writer; past it the peer is not reading and is cut off
+	MaxUnread     = 256 << 10 // bytes besides bodies that wait for a peer; past it a nucleus reads no further requests of a caller that is not the owner
 	MaxErrorText  = 4 << 10   // bytes of an error's message on the wire; cut, not refused
 	MaxFuncName   = 128       // bytes of a function's name
 	MaxFunctions  = 1024      // functions of one cell

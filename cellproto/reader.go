@@ -103,6 +103,9 @@ func (c *Conn) dispatchAll(r *reader) bool {
 			r.partial = false
 			c.partial.Store(0)
 		}
+		if c.w.unread.full.Load() && !c.awaitReader(r, f.Type) {
+			return false
+		}
 		if err := c.dispatch(f); err != nil {
 			c.refuse(err)
 			return false
@@ -146,7 +149,7 @@ func (c *Conn) fill(r *reader) error {
 			if r.from == r.to {
 				return errPeerClosed
 			}
-			return Errorf("read frame", BadInput, "the peer closed the connection within a frame")
+			return Errorf("read frame", Unavailable, "the peer closed the connection within a frame: what came is not whole")
 		}
 		return err
 	}
@@ -192,7 +195,7 @@ func (c *Conn) dispatch(f *Frame) error {
 			c.cfg.Event(c, f)
 		}
 	case TypePing:
-		if c.w.isLong() {
+		if c.w.size() > longQueue {
 			return nil // a peer that does not read needs no answer, and gets no memory
 		}
 		if err := c.Queue(&Frame{Type: TypePong, ID: f.ID, Payload: f.Payload}); err == nil {

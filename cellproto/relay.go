@@ -35,6 +35,7 @@ type flow struct {
 	open   bool  // it was announced and has not ended
 	window int64 // bytes of chunk frames that its sender may send
 	owed   int64 // credit that its sender has not been given yet
+	most   int64 // of window, by what is granted
 	inLine bool  // waits for a queue to be short
 }
 
@@ -70,7 +71,10 @@ func (r *Relay) Start(down *Conn, f *Frame, done func(Kind, time.Time)) {
 	r.mu.Lock()
 	r.down, r.downID, r.done, r.seen, r.lost, r.free = down, f.ID, done, nil, nil, nil
 	r.up, r.upID, r.held = nil, 0, nil
-	r.toUp, r.toDown = flow{open: f.More, window: InitialWindow}, flow{window: InitialWindow}
+	r.toUp, r.toDown = flow{open: f.More, window: InitialWindow, most: MaxWindow}, flow{window: InitialWindow, most: MaxWindow}
+	if down.cfg.MaxUnread > 0 {
+		r.toDown.most = InitialWindow // the callee is near: more would only wait here for a caller that need not read
+	}
 	r.replied, r.canceled, r.answered, r.over, r.shared = false, false, false, false, f.More
 	r.mu.Unlock()
 	down.Register(f.ID, (*callerSide)(r))
@@ -206,7 +210,8 @@ func (f *Frame) CopyFrom(other *Frame) {
 // sender's queue is long, nor its receiver's. So neither a receiver that grants much and reads little
 // nor one that grants in crumbs fills a queue that other calls need. r.mu is held, and r.up is known.
 func (r *Relay) grant(fl *flow, sender *Conn, id uint32, receiver *Conn) bool {
-	if fl.owed <= 0 || !fl.open || fl.inLine || r.over {
+	n := min(fl.owed, fl.most-fl.window)
+	if n <= 0 || n < min(fl.owed, fl.most/2) || !fl.open || fl.inLine || r.over {
 		return false
 	}
 	if sender.w.isLong() || receiver.w.isLong() {
@@ -226,8 +231,8 @@ func (r *Relay) grant(fl *flow, sender *Conn, id uint32, receiver *Conn) bool {
 		}
 	}
 	var payload [4]byte
-	binary.BigEndian.PutUint32(payload[:], uint32(fl.owed))
-	fl.window, fl.owed = fl.window+fl.owed, 0
+	binary.BigEndian.PutUint32(payload[:], uint32(n))
+	fl.window, fl.owed = fl.window+n, fl.owed-n
 	_ = sender.Queue(&Frame{Type: TypeCredit, ID: id, Payload: payload[:]}) // a lost sender needs none
 	return true
 }
@@ -377,6 +382,9 @@ func (s *calleeSide) take(f *Frame) (pass bool, err error) {
 	case TypeChunk, TypeEnd:
 		if !r.toDown.take(f) {
 			return false, Errorf("relay body", Failed, "the callee sends a body that it did not announce, or ignores the window")
+		}
+		if r.grant(&r.toDown, r.up, r.upID, r.down) {
+			r.up.FlushLater(r.up)
 		}
 		return f.Type == TypeEnd || !r.canceled, nil
 	case TypeCredit:

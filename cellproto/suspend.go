@@ -82,6 +82,7 @@ func (c *Conn) Hold() error {
 		h.ids = map[uint32]struct{}{}
 	}
 	c.holding.Store(true)
+	c.w.lookAgain()
 	return nil
 }
 

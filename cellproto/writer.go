@@ -29,6 +29,7 @@ type writer struct {
 	write func([]byte) (int, error) // to the transport; may wait
 	now   *nowWriter                // writes what a descriptor takes at once; nil: there is none
 	fail  func(error)               // ends the connection
+	long  int                       // see longQueue; less where a peer's memory is bounded
 	kick  chan struct{}
 
 	mu        sync.Mutex
@@ -47,6 +48,7 @@ type writer struct {
 	handed    uint64 // of them ever given to the transport, less those it did not take
 	room      []func()
 	empty     chan struct{} // closed and removed when nothing is left to write
+	unread    unread
 
 	progress     uint64 // bytes taken by the transport for certain
 	seenProgress uint64 // when stalled looked last
@@ -59,6 +61,7 @@ func (w *writer) init(t io.Writer, raw syscall.RawConn, fail func(error)) {
 		w.now = newNowWriter(raw)
 	}
 	w.kick = make(chan struct{}, 1)
+	w.long = longQueue
 	w.buf = make([]byte, 0, 4<<10)
 }
 
@@ -71,7 +74,10 @@ func (w *writer) add(f *Frame, limit int) (end uint64, err error) {
 		return 0, Errorf("send frame", Unavailable, "%w", w.err)
 	}
 	if f.Type == TypeChunk || f.Type == TypeEnd {
-		return 0, w.addBody(f)
+		if err := w.addBody(f); err != nil {
+			return 0, err
+		}
+		return 0, w.count()
 	}
 	wait := len(w.buf)
 	if !w.outBody {
@@ -83,9 +89,11 @@ func (w *writer) add(f *Frame, limit int) (end uint64, err error) {
 		return 0, e
 	}
 	before := len(w.buf)
-	w.buf, err = AppendFrame(w.buf, f)
+	if w.buf, err = AppendFrame(w.buf, f); err != nil {
+		return w.queued, err
+	}
 	w.queued += uint64(len(w.buf) - before)
-	return w.queued, err
+	return w.queued, w.count()
 }
 
 func (w *writer) addBody(f *Frame) (err error) {
@@ -116,7 +124,7 @@ func (w *writer) size() int {
 func (w *writer) isLong() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.waiting() > longQueue
+	return w.waiting() > w.long
 }
 
 // whenShort reports that the queue is not long, or else has f called, once, when it is not any more.
@@ -124,7 +132,7 @@ func (w *writer) isLong() bool {
 func (w *writer) whenShort(f func()) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.waiting() <= longQueue || w.err != nil {
+	if w.waiting() <= w.long || w.err != nil {
 		return true
 	}
 	w.room = append(w.room, f)
@@ -177,7 +185,11 @@ func (w *writer) drain(write func([]byte) (int, error)) (all bool) {
 		w.progress += uint64(n)
 		w.out = w.out[n:]
 		short = n < len(piece)
+		w.countLess()
 		w.callRoom()
+	}
+	if w.waiting() == 0 {
+		w.tidy()
 	}
 	w.busy = false
 	w.signalEmpty()
@@ -217,9 +229,17 @@ func (w *writer) next() bool {
 	return len(w.out) > 0
 }
 
+// tidy lets go what a burst of bodies has left, once all is written. w.mu is held.
+func (w *writer) tidy() {
+	if cap(w.bodies) > keepBuffer {
+		w.bodies, w.bodyFrom, w.bodyReady = nil, 0, 0
+	}
+	w.countLess()
+}
+
 // callRoom calls those who wait for the queue to be short, if it is. w.mu is held, but not meanwhile.
 func (w *writer) callRoom() {
-	if len(w.room) == 0 || w.waiting() > longQueue || w.err != nil {
+	if len(w.room) == 0 || w.waiting() > w.long || w.err != nil {
 		return
 	}
 	room := w.room
@@ -259,6 +279,10 @@ func (w *writer) close(err error) (handed uint64) {
 	defer w.mu.Unlock()
 	w.err, w.cut = err, w.busy || w.waiting() > 0
 	w.room = nil
+	if u := &w.unread; u.reserved > 0 {
+		u.memory.Release(u.reserved)
+		u.reserved = 0
+	}
 	return w.handed
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -196,6 +197,7 @@ func TestOffences(t *testing.T) {
 func TestOffendersAreCutOff(t *testing.T) {
 	const bitswap = "/ipfs/bitswap/1.2.0"
 	fetch, big := []byte("\x00\x0aGET / HTTP/1.1\r\n"), []byte("\xff\xff\xff\x7f")
+	hello := questions(t, "", 0, 0)
 	for name, c := range map[string]struct {
 		protocols [offences]protocol.ID
 		say       [offences][]byte
@@ -207,6 +209,8 @@ func TestOffendersAreCutOff(t *testing.T) {
 		"bitswap": {[offences]protocol.ID{bitswap, bitswap, bitswap}, [offences][]byte{big, []byte("\x04\xff\xff\xff\xff"), big}, true},
 		"one of each": {[offences]protocol.ID{cellproto.ProtocolAdvert, cellproto.ProtocolFetch, bitswap},
 			[offences][]byte{fetch, fetch, big}, true},
+		"calls cut off": {[offences]protocol.ID{cellproto.ProtocolCall, cellproto.ProtocolCall, cellproto.ProtocolCall},
+			[offences][]byte{[]byte("\x00"), hello[:len(hello)-1], append(slices.Clone(hello), "\x00\x00\x00\x00\x07\x00"...)}, false},
 		"cut off": {[offences]protocol.ID{cellproto.ProtocolAdvert, cellproto.ProtocolFetch, bitswap},
 			[offences][]byte{[]byte("\x24\x01"), []byte("\x00\x29\x01"), []byte("\x40\x0a")}, false},
 	} {

@@ -118,10 +118,18 @@ func relays(ctx context.Context, made chan host.Host, n int) <-chan peer.AddrInf
 	return out
 }
 
+// What a peer may have a nucleus hold, in bytes, by one protocol: the buffers of all its streams together, and those of
+// one, which are more than the 16 MiB of small replies that its 64 calls can end with.
+const (
+	peerMemory   = 64 << 20
+	streamMemory = 32 << 20
+)
+
 // resources bounds what strangers can make the host hold; see cellproto's limits.
 func resources() (network.ResourceManager, error) {
 	limits := rcmgr.DefaultLimits
 	serviceLimits(&limits)
+	limits.StreamBaseLimit.Memory = streamMemory
 	for _, id := range []string{cellproto.ProtocolCall, cellproto.ProtocolAdvert, cellproto.ProtocolFetch, cellproto.ProtocolHost, cellproto.ProtocolLedger, cellproto.ProtocolCallers} {
 		all := rcmgr.BaseLimit{
 			Streams: cellproto.MaxStreams, StreamsInbound: cellproto.MaxStreams, StreamsOutbound: cellproto.MaxStreams,
@@ -129,7 +137,7 @@ func resources() (network.ResourceManager, error) {
 		}
 		each := rcmgr.BaseLimit{
 			Streams: 2 * cellproto.MaxStreamsPeer, StreamsInbound: cellproto.MaxStreamsPeer, StreamsOutbound: cellproto.MaxStreamsPeer,
-			Memory: 64 << 20,
+			Memory: peerMemory,
 		}
 		limits.AddProtocolLimit(protocol.ID(id), all, rcmgr.BaseLimitIncrease{})
 		limits.AddProtocolPeerLimit(protocol.ID(id), each, rcmgr.BaseLimitIncrease{})

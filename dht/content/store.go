@@ -206,6 +206,12 @@ func (s *Store) Has(ctx context.Context, c cid.Cid) bool {
 // The kinds of error: NotFound (all who were asked do not have it), Timeout (one of them was
 // silent), Unavailable (none could be reached), TooLarge, BadInput, Canceled.
 func (s *Store) Block(ctx context.Context, c cid.Cid, max int, from []peer.ID) ([]byte, error) {
+	return s.Checked(ctx, c, max, from, nil)
+}
+
+// Checked is Block for what has to be more than what its CID names: before good, if it is not nil, has said so, a block
+// is not kept, and nobody gets it from here. One that was here, and is not good, is removed. The error is that of good.
+func (s *Store) Checked(ctx context.Context, c cid.Cid, max int, from []peer.ID, good func([]byte) error) ([]byte, error) {
 	op := "get block " + c.String()
 	if err := checkCID(op, c); err != nil {
 		return nil, err
@@ -222,6 +228,16 @@ func (s *Store) Block(ctx context.Context, c cid.Cid, max int, from []peer.ID) (
 	}
 	if len(data) > max {
 		return nil, cellproto.Errorf(op, cellproto.TooLarge, "%d bytes, at most %d", len(data), max)
+	}
+	if good != nil {
+		if err := good(data); err != nil {
+			if local {
+				if err := s.Remove(ctx, c); err != nil {
+					s.log.Warn("cannot remove a block that is refused", zap.Stringer("cid", c), zap.Error(err))
+				}
+			}
+			return nil, err
+		}
 	}
 	if !local {
 		s.gc.RLock()

@@ -139,6 +139,28 @@ func (c *Cell) beginMixed(n int, fn string) *load {
 	return c.beginWith(fn, clients)
 }
 
+// awaitGranted waits until so many callers are connected to the program itself: after a trial, who came back meanwhile
+// comes back once more.
+func (c *Cell) awaitGranted(n int) {
+	c.t.Helper()
+	Eventually(c.t, fmt.Sprintf("the program serves %d callers itself", n), func() bool { return c.granted() >= n })
+}
+
+// granted counts the sockets that the program has besides the one to its nucleus.
+func (c *Cell) granted() (n int) {
+	c.t.Helper()
+	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", c.Status().ProgramPID))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, fd := range fds {
+		if to, err := os.Readlink(fd); err == nil && strings.HasPrefix(to, "socket:") { // it may be closed by now
+			n++
+		}
+	}
+	return n - 1
+}
+
 func (c *Cell) beginWith(fn string, clients []client) *load {
 	l := &load{c: c, fn: fn, done: map[string]bool{}}
 	for i, do := range clients {
@@ -295,6 +317,9 @@ func TestSwapsUnderLoad(t *testing.T) {
 	}
 	l := c.begin(clients, "once")
 	l.await(clients)
+	if n := c.granted(); n != 0 {
+		t.Errorf("the program serves %d callers itself, who do not take that", n)
+	}
 	pids := []int{c.Status().ProgramPID}
 	var stalls, quiet, took []time.Duration
 	for v := range swaps {
@@ -326,8 +351,8 @@ func TestSwapsUnderLoad(t *testing.T) {
 	}
 }
 
-// TestKillsUnderLoad kills the program under clients whose calls may be repeated under their key: none
-// fails.
+// TestKillsUnderLoad kills the program under clients whose calls may be repeated under their key, and half of whom it
+// serves itself: none fails.
 func TestKillsUnderLoad(t *testing.T) {
 	n := New(t)
 	c := n.tally("")
@@ -336,9 +361,10 @@ func TestKillsUnderLoad(t *testing.T) {
 	if os.Getenv("CELL_LONG") != "" {
 		clients = 64
 	}
-	l := c.begin(clients, "repeat")
+	l := c.beginMixed(clients, "repeat")
 	for range 5 {
 		l.await(500)
+		c.awaitGranted(clients / 2)
 		pid := c.Status().ProgramPID
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			t.Fatalf("kill %d: %v", pid, err)

@@ -81,7 +81,7 @@ func (c *Cell) takeovers() (held []time.Duration, callers []int) {
 }
 
 // TestSwapsAndUpgradesUnderLoad replaces the program, and celld beneath it, under clients half of whom
-// the program serves itself: no call fails, none is lost, none runs twice. CELL_LONG=1 makes it long.
+// the program serves itself, at each of them: no call fails, none is lost, none runs twice. CELL_LONG=1 makes it long.
 func TestSwapsAndUpgradesUnderLoad(t *testing.T) {
 	n := New(t)
 	c := n.tally("")
@@ -96,6 +96,7 @@ func TestSwapsAndUpgradesUnderLoad(t *testing.T) {
 	var swapStalls, upgradeStalls []time.Duration
 	upgrade := func() {
 		t.Helper()
+		c.awaitGranted(clients / 2)
 		before := c.Status()
 		l.stall()
 		c.Must("upgrade")
@@ -108,6 +109,7 @@ func TestSwapsAndUpgradesUnderLoad(t *testing.T) {
 	}
 	upgrade() // while half of the clients are the program's own
 	for v := range swaps {
+		c.awaitGranted(clients / 2)
 		pid, stall, _ := l.swap(v, clients)
 		pids, swapStalls = append(pids, pid), append(swapStalls, stall)
 		if (v+1)*(upgrades-1)/swaps > v*(upgrades-1)/swaps {

@@ -43,6 +43,8 @@ type Finder interface {
 // Blocks gives blocks by CID, verified: from here, from the named peers, or from the network.
 type Blocks interface {
 	Block(ctx context.Context, c cid.Cid, max int, from []peer.ID) ([]byte, error)
+	// Checked is Block for what is kept, and passed on, only once good has said that it is what it should be.
+	Checked(ctx context.Context, c cid.Cid, max int, from []peer.ID, good func([]byte) error) ([]byte, error)
 }
 
 // Mirrors knows the copies of published cells on this machine.

@@ -111,12 +111,15 @@ func (c *Caller) fetchManifest(ctx context.Context, id cid.Cid, peers []peer.ID)
 	if c.deps.Blocks == nil {
 		return nil, nil, cellproto.Errorf("fetch manifest "+id.String(), cellproto.Unavailable, "this nucleus has no network")
 	}
-	block, err := c.deps.Blocks.Block(ctx, id, cellproto.MaxManifest, peers)
+	var m *signed.Manifest
+	block, err := c.deps.Blocks.Checked(ctx, id, cellproto.MaxManifest, peers, func(block []byte) (err error) {
+		m, err = signed.OpenManifest(id, block)
+		return err
+	})
 	if err != nil {
 		return nil, nil, err
 	}
-	m, err := signed.OpenManifest(id, block)
-	return block, m, err
+	return block, m, nil
 }
 
 // Schema gives the schema of a target, for people and for building arguments.

@@ -140,6 +140,19 @@ func (p *published) Block(_ context.Context, c cid.Cid, _ int, _ []peer.ID) ([]b
 	return nil, cellproto.Errorf("get block", cellproto.NotFound, "nobody has it")
 }
 
+func (p *published) Checked(ctx context.Context, c cid.Cid, limit int, from []peer.ID, good func([]byte) error) ([]byte, error) {
+	return checked(p, ctx, c, limit, from, good)
+}
+
+// checked is Blocks.Checked of blocks that are not kept anyway.
+func checked(b Blocks, ctx context.Context, c cid.Cid, limit int, from []peer.ID, good func([]byte) error) ([]byte, error) {
+	block, err := b.Block(ctx, c, limit, from)
+	if err == nil {
+		err = good(block)
+	}
+	return block, err
+}
+
 // book is a Finder that knows what it was told.
 type book struct {
 	mu    sync.Mutex

@@ -458,6 +458,10 @@ func (silentBlocks) Block(ctx context.Context, _ cid.Cid, _ int, _ []peer.ID) ([
 	return nil, ctx.Err()
 }
 
+func (s silentBlocks) Checked(ctx context.Context, c cid.Cid, limit int, from []peer.ID, good func([]byte) error) ([]byte, error) {
+	return checked(s, ctx, c, limit, from, good)
+}
+
 // An older advert than one that is known is not taken for news.
 func TestOlderAdvert(t *testing.T) {
 	cell := publish(t, testSchema())
@@ -485,36 +489,54 @@ func TestOlderAdvert(t *testing.T) {
 	}
 }
 
-// A stream of calls that dribbles its bytes is cut off, and costs others nothing.
+// A thousand streams that dribble their bytes cost others nothing, and are cut off.
 func TestSlowLoris(t *testing.T) {
+	const attackers, streams = 20, 50 // each of less than a peer may have
 	cell := publish(t, testSchema())
 	p := provide(t, cell, nil)
-	attacker, _ := newHost(t)
-	if err := attacker.Connect(t.Context(), infoOf(p.host)); err != nil {
-		t.Fatal(err)
-	}
-	for range cellproto.MaxStreamsPeer {
-		s, err := attacker.NewStream(t.Context(), p.host.ID(), cellproto.ProtocolCall)
-		if err != nil {
+	ended := make(chan error, attackers*streams)
+	for range attackers {
+		attacker, _ := newHost(t)
+		if err := attacker.Connect(t.Context(), infoOf(p.host)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.Write([]byte{0, 0, 0}); err != nil {
-			t.Fatal(err)
+		for range streams {
+			s, err := attacker.NewStream(t.Context(), p.host.ID(), cellproto.ProtocolCall)
+			if err == nil {
+				_, err = s.Write([]byte{0, 0, 0})
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			go func() { // ends with the stream, and that with its host
+				_, err := io.Copy(io.Discard, s)
+				ended <- err
+			}()
 		}
-		defer s.Reset()
 	}
-	eventually(t, "the attacker's streams are open", func() bool { return p.calls.Load() >= cellproto.MaxStreamsPeer })
+	eventually(t, "the attackers' streams are open", func() bool { return p.calls.Load() >= attackers*streams })
 	peers := &book{}
 	peers.add(p.host)
 	c := use(t, cell, peers, nil)
-	begin := time.Now()
-	for range 100 {
-		call(t, c, cell, "echo")
+	served := 0
+	for cut := 0; cut < attackers*streams; {
+		call(t, c, cell, "echo") // it fails the test if it is not answered
+		served++
+		for more := true; more; {
+			select {
+			case <-ended:
+				cut++
+			default:
+				more = false
+			}
+		}
 	}
-	t.Logf("100 calls beside %d idle streams took %v", cellproto.MaxStreamsPeer, time.Since(begin))
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	p.server.Close(ctx)
+	t.Logf("%d calls were answered until %d streams were cut off", served, attackers*streams)
+	eventually(t, "nothing is left of them", func() bool {
+		p.server.mu.Lock()
+		defer p.server.mu.Unlock()
+		return len(p.server.peers) == 1
+	})
 }
 
 // dodges is a stream to a provider that hears nothing while it dodges a call.

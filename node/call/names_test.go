@@ -42,6 +42,10 @@ func (b both) Block(ctx context.Context, c cid.Cid, limit int, from []peer.ID) (
 	return b[1].Block(ctx, c, limit, from)
 }
 
+func (b both) Checked(ctx context.Context, c cid.Cid, limit int, from []peer.ID, good func([]byte) error) ([]byte, error) {
+	return checked(b, ctx, c, limit, from, good)
+}
+
 // due has a name be looked up again by the next call.
 func (c *Caller) due(name string, age time.Duration) {
 	c.names.mu.Lock()

@@ -261,7 +261,8 @@ func (s *Server) admit(ctx context.Context, sess *session, connect func(cellprot
 	if sess.who.Owner {
 		cfg.MaxInbound = s.cfg.MaxInFlight
 	} else {
-		cfg.IdleTimeout = cellproto.IdleTimeout
+		cfg.IdleTimeout, cfg.MaxUnread = cellproto.IdleTimeout, cellproto.MaxUnread
+		cfg.Memory, _ = sess.transport.(cellproto.Memory)
 	}
 	c, err := connect(cfg)
 	if err != nil {

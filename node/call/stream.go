@@ -23,6 +23,15 @@ func (s stream) Close() error {
 	return s.Stream.Close()
 }
 
+// Reserve makes a stream a cellproto.Memory: what waits for a peer counts against what all of its streams may take,
+// and against what those of all peers may.
+func (s stream) Reserve(n int) error {
+	return s.Scope().ReserveMemory(n, network.ReservationPriorityAlways)
+}
+
+// Release gives back; what is left goes with the stream's scope.
+func (s stream) Release(n int) { s.Scope().ReleaseMemory(n) }
+
 // reserve counts a stream's memory, or says that there is no room for it.
 func reserve(s network.Stream) error {
 	if err := s.Scope().ReserveMemory(streamMemory, network.ReservationPriorityMedium); err != nil {

@@ -1,0 +1,53 @@
+package content
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// TestRefusedBlocksAreNotKept: what has the right hash and is not what it should be is neither kept nor passed on, and
+// removed where it was kept.
+func TestRefusedBlocksAreNotKept(t *testing.T) {
+	liar, s, other := newStore(t, Config{}, nil), newStore(t, Config{Dir: t.TempDir()}, nil), newStore(t, Config{}, nil)
+	data := []byte("a manifest that is not its owner's")
+	c := rawCID(t, data)
+	if err := liar.PutBlock(t.Context(), c, data); err != nil {
+		t.Fatal(err)
+	}
+	no := errors.New("a false signature")
+	refuse := func(block []byte) error {
+		if !bytes.Equal(block, data) {
+			t.Errorf("it is shown %q", block)
+		}
+		return no
+	}
+	gone := func(when string) {
+		t.Helper()
+		if s.Has(t.Context(), c) {
+			t.Errorf("%s: it is kept", when)
+		}
+		if _, err := other.Block(t.Context(), c, 1<<10, other.know(s.self())); err == nil {
+			t.Errorf("%s: it is passed on", when)
+		}
+	}
+	for range 2 {
+		if _, err := s.Checked(t.Context(), c, 1<<10, s.know(liar.self()), refuse); !errors.Is(err, no) {
+			t.Fatalf("the error is %v", err)
+		}
+		gone("fetched")
+	}
+	if err := s.PutBlock(t.Context(), c, data); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Checked(t.Context(), c, 1<<10, []peer.ID{}, refuse); !errors.Is(err, no) {
+		t.Fatalf("the error is %v", err)
+	}
+	gone("found here")
+	yes := func([]byte) error { return nil }
+	if got, err := s.Checked(t.Context(), c, 1<<10, s.know(liar.self()), yes); err != nil || !bytes.Equal(got, data) || !s.Has(t.Context(), c) {
+		t.Errorf("what is good gives %q, %v", got, err)
+	}
+}
