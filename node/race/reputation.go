@@ -158,11 +158,19 @@ func (r *Reputation) Outlasted(now time.Time, peer cellproto.PeerID, silent time
 // Failed records a call that got no answer through the peer's fault, or the network's; or that it has refused, time
 // and again, and another one has answered.
 func (r *Reputation) Failed(now time.Time, peer cellproto.PeerID) {
+	if rec := r.peers[peer]; rec != nil && rec.Failures >= weightOne {
+		if d := now.Sub(rec.FailedAt); d >= 0 && d < failureBurst {
+			r.touch(peer)
+			return
+		}
+	}
+	r.FailedApart(now, peer)
+}
+
+// FailedApart is Failed for a failure that is known to be another one than the last, however close together they are.
+func (r *Reputation) FailedApart(now time.Time, peer cellproto.PeerID) {
 	rec := r.touch(peer)
 	if rec == nil {
-		return
-	}
-	if d := now.Sub(rec.FailedAt); rec.Failures >= weightOne && d >= 0 && d < failureBurst {
 		return
 	}
 	rec.Failures = min(faded(rec.Failures, now.Sub(rec.FailedAt), failureHalf)+weightOne, weightMost)
