@@ -249,6 +249,16 @@ func TestLiars(t *testing.T) {
 				send(s, cellproto.ErrorReply(f.ID, cellproto.Errorf("call", cellproto.Canceled, "you gave up")))
 			}
 		},
+		"it says that the arguments are bad": func(l *liar) {
+			l.request = func(s network.Stream, f *cellproto.Frame) {
+				send(s, cellproto.ErrorReply(f.ID, cellproto.Errorf("call", cellproto.BadInput, "a is no integer")))
+			}
+		},
+		"it says that the function fails": func(l *liar) {
+			l.request = func(s network.Stream, f *cellproto.Frame) {
+				send(s, cellproto.ErrorReply(f.ID, cellproto.Errorf("call", cellproto.FuncError, "the sum does not fit 64 bits")))
+			}
+		},
 		"a wrong block for the CID": func(l *liar) {
 			l.block = wrongBlock
 			l.request = func(s network.Stream, f *cellproto.Frame) { s.Reset() }

@@ -31,6 +31,7 @@ type outgoing struct {
 	tried peerSet
 
 	refused []cellproto.PeerID // have not taken it
+	blamed  blamed
 }
 
 // callRemote calls a published cell: pick a provider, call it, and go on to the next while that is
@@ -40,14 +41,14 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 	res, p, tried := &out.res, &out.p, &out.tried
 	var last error
 	var pause grace
-	for len(tried.peers) < attempts || pause.again(ctx, c, r, tried, last) {
+	for len(tried.peers) < attempts || out.blamed.err == nil && pause.again(ctx, c, r, tried, last) {
 		now, described := time.Now(), r.described.Load() != nil
 		who, err := c.pick(ctx, r, tried, res, now)
 		if err != nil {
-			if pause.again(ctx, c, r, tried, cmp.Or(last, err)) {
+			if out.blamed.err == nil && pause.again(ctx, c, r, tried, cmp.Or(last, err)) {
 				continue
 			}
-			return nil, r.worse(last, err)
+			return nil, cmp.Or(out.blamed.err, r.worse(last, err))
 		}
 		if len(tried.peers) == 0 {
 			who = c.onTrial(now, r, who, req)
@@ -62,31 +63,57 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 		tried.add(who.Peer)
 		a := c.hedged(ctx, r, who, req, p, tried, now)
 		c.tried(r, who, a.took, a.kindFrom(who))
+		a = c.confirmed(ctx, r, out, req, a)
 		c.spotCheck(r, p, req, &a)
 		if a.err == nil {
 			res.Reply, res.Provider, res.Source = a.reply, string(a.from.Peer), a.from.Source
-			c.holdTo(r, out.refused)
+			c.holdTo(r, out)
 			return res, nil
 		}
 		last = a.err
-		if refuses(cellproto.KindOf(a.err)) {
-			out.refused = append(out.refused, a.from.Peer)
-		}
-		if p.final(&a) || ctx.Err() != nil {
-			return nil, a.err
+		if !c.goesOn(ctx, r, out, &a) {
+			return nil, cmp.Or(out.blamed.err, a.err)
 		}
 		if !rewind(req) {
 			return nil, notAgain(a.err)
 		}
 		c.deps.Log.Debug("trying the next provider", zap.String("failed", string(who.Peer)), zap.Error(a.err))
 	}
-	return nil, last
+	return nil, cmp.Or(out.blamed.err, last)
 }
 
-// holdTo notes that providers have refused a call which another one has answered: that was not for the call. Who does so
-// again, though it has taken part in a race since, has failed: else it would win each race, as long as it answers pings.
-// Who serves another version by now is out of the next race by itself.
-func (c *Caller) holdTo(r *remote, refused []cellproto.PeerID) {
+// goesOn says whether another provider is asked after one that has failed, which is noted.
+func (c *Caller) goesOn(ctx context.Context, r *remote, out *outgoing, a *attempt) bool {
+	kind := cellproto.KindOf(a.err)
+	if refuses(kind) {
+		out.refused = append(out.refused, a.from.Peer)
+	}
+	if out.p.final(a) {
+		if kind == cellproto.FuncError { // it can be called: others have said that it cannot
+			c.holdTo(r, out)
+		}
+		if kind != cellproto.BadInput {
+			out.blamed.err = nil
+		}
+		return false
+	}
+	if ctx.Err() != nil {
+		return false
+	}
+	return kind != cellproto.BadInput || !a.sent || c.blames(r, out, a)
+}
+
+// holdTo notes that providers have refused a call, or blamed its arguments, which another one has answered: that was not
+// for the call. Who does so again, though it has taken part in a race since, has failed: else it would win each race, as
+// long as it answers pings. Who serves another version by now is out of the next race by itself.
+func (c *Caller) holdTo(r *remote, out *outgoing) {
+	for _, p := range out.blamed.by {
+		c.failed(time.Now(), r, p)
+	}
+	c.hold(r, append(out.refused, out.blamed.by...))
+}
+
+func (c *Caller) hold(r *remote, refused []cellproto.PeerID) {
 	if len(refused) == 0 {
 		return
 	}
@@ -220,8 +247,10 @@ func (p *policy) final(a *attempt) bool {
 		return true
 	case !a.sent:
 		return false
-	case kind == cellproto.BadInput, kind == cellproto.FuncError:
+	case kind == cellproto.FuncError:
 		return true // the same anywhere
+	case kind == cellproto.BadInput:
+		return a.ours
 	case kind.NeverRan():
 		return false
 	}
@@ -288,6 +317,7 @@ type attempt struct {
 	sent   bool // the request may have left; else it has not run, whatever err is
 	counts bool // of a hedge: this is the answer
 	mute   bool // of a hedge: who was asked first did not answer a ping either
+	ours   bool // of BadInput: the arguments are not what the schema wants
 	link   *link
 	took   time.Duration // by from alone
 }
@@ -345,12 +375,21 @@ func (c *Caller) callPeer(ctx context.Context, r *remote, who race.Ranked, req *
 	}
 	took := now.Sub(begin)
 	a.took = took
-	c.observe(now, who.Peer, a.err, took)
 	if a.sent {
 		c.asked.add(askedKey{who.Peer, string(r.name), req.Header.Func}, took)
 	}
+	if a.cutShort(ctx) {
+		c.cutShort(r, &a)
+		return a
+	}
+	c.observe(now, who.Peer, a.err, took)
 	switch cellproto.KindOf(a.err) {
-	case 0, cellproto.FuncError, cellproto.BadInput:
+	case cellproto.BadInput:
+		a.ours = r.misfits(ctx, req)
+		c.replied(now, r, who.Peer)
+	case cellproto.FuncError:
+		c.replied(now, r, who.Peer)
+	case 0:
 		if req.Body != nil || a.reply != nil && a.reply.Body != nil {
 			took = 0
 		} else {
@@ -437,6 +476,9 @@ func (c *Caller) connect(ctx context.Context, r *remote, p cellproto.PeerID, bul
 	lk, err := c.reach(limited, r, p, bulk)
 	if err == nil || ctx.Err() != nil || limited.Err() == nil {
 		return lk, err
+	}
+	if wait < connectTime {
+		err = fmt.Errorf("%w: %w", errHurried, err)
 	}
 	return nil, cellproto.Errorf("call "+string(p), cellproto.Unavailable, "not ready for a call after %v: %w", wait.Round(time.Millisecond), err)
 }

@@ -200,8 +200,9 @@ type Result struct {
 // Call makes one call to a target: a directory, a name under [deps] or [remote_cells], a CID, an
 // IPNS name or a domain. The context's deadline is the deadline of all of it. A function that is
 // pure or idempotent is tried elsewhere when a provider fails; any other only if its request
-// provably never ran. A body that is an io.Seeker and an io.ReaderAt is sent again whole, where that is needed, and beside
-// itself; of any other as much as replayable. With cellproto.MetaQuorum in the request's meta several providers are asked. The
+// never left, or its provider says that it did not run. A body that is an io.Seeker and an io.ReaderAt is sent again whole,
+// where that is needed, and beside itself; of any other as much as replayable. With cellproto.MetaQuorum in the request's meta
+// several providers are asked. The
 // caller closes the reply's body.
 func (c *Caller) Call(ctx context.Context, target string, req *cellproto.Request) (*Result, error) {
 	req, quorum, err := takeQuorum(req)
@@ -243,7 +244,11 @@ func (c *Caller) callResolved(ctx context.Context, t resolved, req *cellproto.Re
 		return c.callMirror(ctx, t, req)
 	case t.cell.Defined():
 		r := c.remoteAt(t.cell, now)
-		return c.callRemote(r.calledAs(ctx, t.made), r, req)
+		res, err := c.callRemote(r.calledAs(ctx, t.made), r, req)
+		if t.failing != "" && cellproto.KindOf(err) == cellproto.NotFound && rewind(req) {
+			return c.lastMirror(ctx, t.failing, r, req)
+		}
+		return res, err
 	}
 	return c.callDirect(ctx, t, req)
 }

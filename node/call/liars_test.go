@@ -106,6 +106,8 @@ var liars = map[string]func(t *testing.T, cell *published, p *provider){
 		})
 		_ = c.Run()
 	}),
+	"blames the arguments": func(_ *testing.T, _ *published, p *provider) { p.program.handle = says(cellproto.BadInput) },
+	failsEachCall:          func(_ *testing.T, _ *published, p *provider) { p.program.handle = says(cellproto.FuncError) },
 	"refuses everybody": func(t *testing.T, _ *published, p *provider) {
 		p.server.cfg.Challenge = cellproto.AuthSig
 		p.server.tokens = newTokens(p.server.cfg, p.server.deps.Identity)
@@ -118,7 +120,15 @@ var liars = map[string]func(t *testing.T, cell *published, p *provider){
 	"gone":       func(_ *testing.T, _ *published, p *provider) { p.host.Close() },
 }
 
-const takesAndResets = "takes requests, and resets the stream"
+const (
+	takesAndResets = "takes requests, and resets the stream"
+	failsEachCall  = "says that each function fails"
+)
+
+// says answers each call with an error.
+func says(kind cellproto.Kind) func(*cellproto.Inbound) {
+	return func(in *cellproto.Inbound) { in.ReplyError(cellproto.Errorf("call", kind, "no")) }
+}
 
 // frames makes a liar out of what answers a stream of the call protocol.
 func frames(answer func(network.Stream)) func(*testing.T, *published, *provider) {
@@ -150,8 +160,11 @@ func TestLiarsCostACandidate(t *testing.T) {
 			peers.add(liar.host, honest.host)
 			c := use(t, cell, peers, nil)
 			functions := []string{"once", "echo", "count"}
-			if name == takesAndResets {
+			switch name {
+			case takesAndResets:
 				functions = functions[1:] // it may have run, for all that the caller can know
+			case failsEachCall:
+				functions = functions[1:2] // it has run, if it is true
 			}
 			for _, fn := range functions {
 				if res := call(t, c, cell, fn); res.Provider != peerText(honest.host) {

@@ -25,8 +25,9 @@ type link struct {
 	conn    *cellproto.Conn
 	relayed bool // through a libp2p relay
 	made    time.Time
-	remote  peer.ID // "" behind a Unix socket
-	meter   *Meter  // what is asked of remote; nil behind a Unix socket, as is use
+	since   time.Time // when the connection below it was made, which may carry others; zero behind a Unix socket
+	remote  peer.ID   // "" behind a Unix socket
+	meter   *Meter    // what is asked of remote; nil behind a Unix socket, as is use
 	use     *gauge
 	hello   atomic.Pointer[cellproto.Hello] // nil: not here yet, or not looked at
 	doubts  chan struct{}                   // holds one: somebody doubts that the other end is there
@@ -231,6 +232,7 @@ func (l *links) dialPeer(dial, ctx context.Context, info peer.AddrInfo, key link
 	if err != nil {
 		return nil, err
 	}
+	lk.since = s.Conn().Stat().Opened
 	if lk.relayed = s.Conn().Stat().Limited; !lk.relayed && s.Conn().Stat().Direction == network.DirOutbound {
 		l.places.Reached(info.ID, s.Conn().RemoteMultiaddr())
 	}

@@ -2,6 +2,7 @@ package call
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -20,20 +21,26 @@ import (
 // mirrorPause is how long a mirror that could not be called is left alone.
 const mirrorPause = 30 * time.Second
 
-// mirrorDir gives the directory of the mirror of a cell on this machine, if there is one that works.
-func (c *Caller) mirrorDir(id cid.Cid) (string, bool) {
+// mirrorDir gives the directory of the mirror of a cell on this machine, if there is one that can be started. failing
+// says that the providers are to be asked before it.
+func (c *Caller) mirrorDir(id cid.Cid, name cellproto.CellID) (dir string, failing, ok bool) {
 	if c.deps.Mirrors == nil {
-		return "", false
+		return "", false, false
 	}
-	dir, ok := c.deps.Mirrors.Dir(id)
+	dir, ok = c.deps.Mirrors.Dir(id)
 	if !ok || dir == c.cfg.Dir {
-		return "", false
+		return "", false, false
 	}
+	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	ban, _ := c.reputation.Banned(now, mirrorPeer(name))
 	until, bad := c.badMirrors[dir]
-	return dir, !bad || time.Now().After(until)
+	return dir, ban != race.BanNone, !bad || now.After(until)
 }
+
+// mirrorPeer stands for the mirror of a cell on this machine in what is remembered of peers: it is judged as they are.
+func mirrorPeer(cell cellproto.CellID) cellproto.PeerID { return "mirror:" + cellproto.PeerID(cell) }
 
 // callMirror calls a mirror on this machine, which is started if it sleeps. What it has provably not run, and
 // what may be repeated, goes to the providers.
@@ -50,7 +57,7 @@ func (c *Caller) callMirror(ctx context.Context, t resolved, req *cellproto.Requ
 			return res, err
 		}
 	} else {
-		res, err = c.askMirrorTwice(ctx, t.dir, req, &p)
+		res, err = c.askMirrorTwice(ctx, t.dir, r, req, &p)
 	}
 	if err == nil {
 		return res, nil
@@ -59,59 +66,142 @@ func (c *Caller) callMirror(ctx context.Context, t resolved, req *cellproto.Requ
 }
 
 // askMirrorTwice is askMirror, and once more where that may be: it may just have been restarted.
-func (c *Caller) askMirrorTwice(ctx context.Context, dir string, req *cellproto.Request, p *policy) (*Result, error) {
-	res, err := c.askMirror(ctx, dir, req)
+func (c *Caller) askMirrorTwice(ctx context.Context, dir string, r *remote, req *cellproto.Request, p *policy) (*Result, error) {
+	res, err := c.askMirror(ctx, dir, r, req)
 	if err != nil && p.idempotent && cellproto.KindOf(err) == cellproto.MayHaveRun && rewind(req) {
-		return c.askMirror(ctx, dir, req)
+		return c.askMirror(ctx, dir, r, req)
 	}
 	return res, err
 }
 
-// mirrorIsFinal says that the providers are not to be asked what a mirror has failed at: it is the same anywhere, or it
-// may have run.
-func (p *policy) mirrorIsFinal(err error) bool {
-	switch cellproto.KindOf(err) {
-	case cellproto.Overloaded, cellproto.Unavailable, cellproto.Incompatible:
-		return false
-	case cellproto.MayHaveRun, cellproto.Failed:
-		return !p.idempotent
+// lastMirror asks a mirror that fails, since there is no provider.
+func (c *Caller) lastMirror(ctx context.Context, dir string, r *remote, req *cellproto.Request) (*Result, error) {
+	var p policy
+	if err := p.read(c.describeMirror(r, dir), req); err != nil {
+		return nil, err
 	}
-	return true
+	return c.askMirrorTwice(ctx, dir, r, req, &p)
+}
+
+// mirrorIsFinal says that the providers are not to be asked what a mirror has failed at: it is the same anywhere, or it
+// may have run. An error of the function is believed: the program was verified, and runs here. All else that it says of a
+// call it may say for being broken.
+func (p *policy) mirrorIsFinal(ctx context.Context, r *remote, req *cellproto.Request, err error) bool {
+	switch kind := cellproto.KindOf(err); {
+	case kind == cellproto.BadInput:
+		return r.misfits(ctx, req)
+	case kind.NeverRan():
+		return false
+	case kind == cellproto.Canceled, kind == cellproto.FuncError && cellproto.KindOf(errors.Unwrap(err)) != cellproto.BadReply:
+		return true
+	}
+	return !p.idempotent
 }
 
 // afterMirror has the providers answer what a mirror has failed at, if they may be asked.
 func (c *Caller) afterMirror(ctx context.Context, dir string, r *remote, req *cellproto.Request, p *policy, err error) (*Result, error) {
-	if ctx.Err() != nil || p.mirrorIsFinal(err) {
+	if ctx.Err() != nil || p.mirrorIsFinal(ctx, r, req, err) {
 		return nil, err
 	}
-	if kind := cellproto.KindOf(err); kind == cellproto.Unavailable || kind == cellproto.Incompatible {
+	kind := cellproto.KindOf(err)
+	if kind == cellproto.Unavailable || kind == cellproto.Incompatible {
 		c.leaveAlone(dir, err)
 	}
 	if !rewind(req) {
 		return nil, notAgain(err)
 	}
 	req.Header.Token = nil
+	begin := time.Now()
 	res, rerr := c.callRemote(ctx, r, req)
-	if cellproto.KindOf(rerr) == cellproto.NotFound {
-		return nil, err // there is nobody else: why the mirror fails says more
+	refused := kind == cellproto.BadInput || refuses(kind)
+	switch rkind := cellproto.KindOf(rerr); {
+	case rkind == cellproto.NotFound, refused && rkind.NeverRan():
+		return nil, err // there is nobody else, or who is says the same: why the mirror fails says more
+	case refused && (rerr == nil || rkind == cellproto.FuncError):
+		c.mirrorFailed(r, begin)
 	}
 	return res, rerr
 }
 
 // askMirror makes one attempt with a mirror. One that cannot even be connected to is Unavailable, whatever
 // the reason.
-func (c *Caller) askMirror(ctx context.Context, dir string, req *cellproto.Request) (*Result, error) {
+func (c *Caller) askMirror(ctx context.Context, dir string, r *remote, req *cellproto.Request) (*Result, error) {
 	if err := c.tryMirror(ctx, dir); err != nil && ctx.Err() != nil {
 		return nil, err
 	} else if err != nil {
 		return nil, cellproto.Errorf("start "+dir, cellproto.Unavailable, "%w", err).WithHint("%s", cellproto.HintOf(err))
 	}
 	req.Header.Token = nil
+	begin := time.Now()
 	res, err := c.callDirect(ctx, resolved{dir: dir}, req)
 	if err == nil {
 		res.Source = "mirror"
 	}
+	if ctx.Err() == nil && !lostBody(req) {
+		c.judgeMirror(dir, r, err, begin)
+	}
 	return res, err
+}
+
+// judgeMirror notes what became of a call to a mirror. That it refuses one is held against it once a provider takes that.
+func (c *Caller) judgeMirror(dir string, r *remote, err error, begin time.Time) {
+	kind := cellproto.KindOf(err)
+	switch {
+	case kind == 0:
+		now := time.Now()
+		took := now.Sub(begin)
+		c.observe(now, mirrorPeer(r.name), nil, took)
+		if took >= lateLeast {
+			c.compareMirror(now, dir, r)
+		}
+	case kind.NeverRan(), kind == cellproto.FuncError && cellproto.KindOf(errors.Unwrap(err)) != cellproto.BadReply:
+	default:
+		c.mirrorFailed(r, begin)
+	}
+}
+
+// compareMirror has the providers of a cell raced in the background whose mirror is slow, as often as a winner is raced
+// again. If the best one is much quicker the mirror is left alone for a while. It may be its machine that is busy.
+func (c *Caller) compareMirror(now time.Time, dir string, r *remote) {
+	mirror := c.observed(mirrorPeer(r.name))
+	r.mu.Lock()
+	due := mirror.Calls >= comparedCalls && now.Sub(r.compared) >= mirrorPause
+	if due {
+		r.compared = now
+	}
+	r.mu.Unlock()
+	if !due {
+		return
+	}
+	c.work.Go(func() {
+		d, err := c.waitRace(c.ctx, r)
+		if err != nil || d.Winner == "" {
+			return
+		}
+		slow, quick := mirror.P99.Duration(), expected(&d.Ranking[0])
+		if quick < slow*3/4 {
+			c.leaveAlone(dir, cellproto.Errorf("call "+string(r.name), cellproto.Timeout, "99 of 100 calls take up to %v, and %v at %s", slow, quick, d.Winner))
+		}
+	})
+}
+
+// comparedCalls is how many calls of a mirror were measured before it is compared.
+const comparedCalls = 10
+
+// mirrorFailed notes that a mirror has failed at a call that began then. What was lost with a program fails with it, as
+// one; what began after that has met the next program.
+func (c *Caller) mirrorFailed(r *remote, begin time.Time) {
+	now := time.Now()
+	r.mu.Lock()
+	same := !begin.After(r.broke)
+	r.broke = now
+	r.mu.Unlock()
+	if same {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reputation.FailedApart(now, mirrorPeer(r.name))
 }
 
 // describeMirror gives the schema of a mirror, from its directory if it is not known yet; nil: there is none.
@@ -162,7 +252,7 @@ func (c *Caller) leaveAlone(dir string, why error) {
 	if until, bad := c.badMirrors[dir]; bad && time.Now().Before(until) {
 		return
 	}
-	c.deps.Log.Warn("a mirror cannot be called", zap.String("dir", dir), zap.Error(why))
+	c.deps.Log.Warn("a mirror is not called for a while", zap.String("dir", dir), zap.Error(why))
 	if len(c.badMirrors) >= maxNames {
 		clear(c.badMirrors)
 	}
@@ -183,6 +273,15 @@ type Raced struct {
 	Bandwidth func() int64
 }
 
+// expected is what 99 of 100 calls of the winner should stay under. Of one that only claims it, its failures count as the time
+// that they cost: else who kills each call, and is near, would meet every objective.
+func expected(w *race.Ranked) time.Duration {
+	if w.Own {
+		return w.CallP99.Duration()
+	}
+	return (w.CallP99 + w.Parts.Reputation).Duration()
+}
+
 const objectiveFile = "slo.json"
 
 // tellRaced tells of a race that has ended.
@@ -197,7 +296,7 @@ func (c *Caller) tellRaced(r *remote, d *race.Decision) {
 	out.Manifest, _ = r.description()
 	out.Bandwidth = c.winnerSpeed(r, d)
 	if d.Winner != "" {
-		out.Best = d.Ranking[0].CallP99.Duration()
+		out.Best = expected(&d.Ranking[0])
 	}
 	for _, k := range d.Ranking {
 		if k.Out == "" {

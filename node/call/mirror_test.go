@@ -292,3 +292,117 @@ func TestSlowMirrorAlone(t *testing.T) {
 		}
 	}
 }
+
+// A mirror that refuses what may be called, or says that it cannot be answered, costs nothing but the attempt: a provider
+// answers, and after a while is asked first.
+func TestRefusingMirror(t *testing.T) {
+	for _, kind := range []cellproto.Kind{
+		cellproto.BadInput, cellproto.Denied, cellproto.NotFound, cellproto.TooLarge, cellproto.Unsupported, cellproto.Timeout,
+		cellproto.Corrupt, cellproto.BadReply, cellproto.Failed,
+	} {
+		t.Run(kind.String(), func(t *testing.T) {
+			cell := publish(t, testSchema())
+			m := newLivingMirror(t, cell)
+			far := provide(t, cell, nil)
+			b := &book{}
+			b.add(far.host)
+			c := use(t, cell, b, func(_ *CallerConfig, d *CallerDeps) { d.Mirrors = oneMirror{cell.id, m.dir} })
+			m.lives[0].program.handle = says(kind)
+			eventually(t, "it is not asked any more", func() bool {
+				before := m.lives[0].program.begun.Load()
+				if res := call(t, c, cell, "echo"); res.Provider != peerText(far.host) {
+					t.Fatalf("%s answered", res.Provider)
+				}
+				return m.lives[0].program.begun.Load() == before
+			})
+			if kind.NeverRan() { // which is so for whatever must not be repeated as well
+				c.mu.Lock()
+				c.reputation = race.NewReputation()
+				c.mu.Unlock()
+				call(t, c, cell, "once")
+			}
+		})
+	}
+}
+
+// One that blames arguments which are bad by the schema, or for a provider too, is quoted.
+func TestMirrorBlamesRightly(t *testing.T) {
+	for _, payload := range []string{`{"text":1}`, `{"text":"x"}`} {
+		cell := publish(t, testSchema())
+		m := newLivingMirror(t, cell)
+		far := provide(t, cell, nil)
+		b := &book{}
+		b.add(far.host)
+		c := use(t, cell, b, func(_ *CallerConfig, d *CallerDeps) { d.Mirrors = oneMirror{cell.id, m.dir} })
+		m.lives[0].program.handle, far.program.handle = says(cellproto.BadInput), says(cellproto.BadInput)
+		req := request("echo", "")
+		req.Payload = []byte(payload)
+		_, err := try(t, c, cell.id.String(), req)
+		wantKind(t, err, cellproto.BadInput)
+		if n := far.program.begun.Load(); n != int64(len(payload)/len(`{"text":"x"}`)) {
+			t.Errorf("%s: the provider was asked %d times", payload, n)
+		}
+	}
+}
+
+// One whose program dies with each call costs few that must not be repeated; and is asked still if there is nobody else.
+func TestDyingMirror(t *testing.T) {
+	cell := publish(t, testSchema())
+	m := newLivingMirror(t, cell)
+	m.lives = append(m.lives, m.lives...) // it is started anew each time
+	far := provide(t, cell, nil)
+	b := &book{}
+	c := use(t, cell, b, func(_ *CallerConfig, d *CallerDeps) { d.Mirrors = oneMirror{cell.id, m.dir} })
+	b.add(far.host)
+	failed := 0
+	eventually(t, "the provider answers", func() bool {
+		m.life.Store(0)
+		m.dying.Store(true)
+		_, err := try(t, c, cell.id.String(), request("once", "x"))
+		if err != nil {
+			wantKind(t, err, cellproto.MayHaveRun)
+			failed++
+		}
+		return err == nil
+	})
+	if far.program.begun.Load() != 1 || failed > 3 {
+		t.Errorf("%d calls failed, and the provider was asked %d times", failed, far.program.begun.Load())
+	}
+	b.mu.Lock()
+	b.found = nil
+	b.mu.Unlock()
+	far.stop()
+	m.dying.Store(false)
+	alone := use(t, cell, &book{}, func(_ *CallerConfig, d *CallerDeps) { d.Mirrors = oneMirror{cell.id, m.dir} })
+	for i := range 3 {
+		alone.mu.Lock()
+		alone.reputation.Failed(time.Now().Add(time.Duration(i-3)*time.Second), mirrorPeer(cellproto.CellID(cell.id.String())))
+		alone.mu.Unlock()
+	}
+	if res := call(t, alone, cell, "once"); res.Source != "mirror" {
+		t.Errorf("%s answered", res.Source)
+	}
+	if dir, failing, ok := alone.mirrorDir(cell.id, cellproto.CellID(cell.id.String())); !ok || failing || dir != m.dir {
+		t.Error("it has answered, and providers are asked before it still")
+	}
+}
+
+// One that is slow, as its machine is busy, is left alone for a while once a race shows that a provider is quicker.
+func TestSlowMirror(t *testing.T) {
+	cell := publish(t, testSchema())
+	m := newLivingMirror(t, cell)
+	far := provide(t, cell, nil)
+	b := &book{}
+	b.add(far.host)
+	c := use(t, cell, b, func(_ *CallerConfig, d *CallerDeps) { d.Mirrors = oneMirror{cell.id, m.dir} })
+	m.lives[0].program.handle = func(in *cellproto.Inbound) {
+		time.Sleep(lateLeast) // so slow it is
+		answer(in)
+	}
+	c.mu.Lock()
+	for range 20 {
+		c.reputation.Succeeded(time.Now(), mirrorPeer(cellproto.CellID(cell.id.String())), 10*time.Second) // slower than any busy machine
+	}
+	c.mu.Unlock()
+	eventually(t, "a provider answers", func() bool { return call(t, c, cell, "once").Provider == peerText(far.host) })
+}

@@ -455,7 +455,7 @@ func (d *driver) pingOnce(p cellproto.PeerID) (time.Duration, error) {
 func (d *driver) welcome(p cellproto.PeerID, lk *link) {
 	now := time.Now()
 	d.c.mu.Lock()
-	back := d.c.reputation.Back(now, lk.made, p)
+	back := d.c.reputation.Back(now, lk.since, p)
 	obs := d.c.reputation.Observed(now, p)
 	d.c.mu.Unlock()
 	if back {

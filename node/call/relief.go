@@ -39,8 +39,8 @@ func (c *Caller) relieveMirror(ctx context.Context, dir string, r *remote, req *
 		wait = min(wait, mirrorPatience)
 	}
 	timer := time.AfterFunc(wait, func() { h.ask(ctx) })
-	res, err = c.askMirrorTwice(first, dir, req, p)
-	if timer.Stop() || h.ended(err == nil || p.mirrorIsFinal(err)) {
+	res, err = c.askMirrorTwice(first, dir, r, req, p)
+	if timer.Stop() || h.ended(err == nil || p.mirrorIsFinal(ctx, r, req, err)) {
 		return res.until(cancelFirst), false, err
 	}
 	res.until(cancelFirst).discard()

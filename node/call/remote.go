@@ -36,6 +36,8 @@ type remote struct {
 	unchecked map[string]time.Time           // functions whose replies are not checked until then
 	refused   map[cellproto.PeerID]time.Time // when a provider last did, of calls that others have answered
 	silent    map[cellproto.PeerID]time.Time // likewise, of those on which it was silent; see dodged
+	broke     time.Time                      // when the mirror here failed last
+	compared  time.Time                      // when the providers were raced last since the mirror here is slow
 	hurry     time.Duration                  // how soon CallerDeps.Raced wants another race; 0: as usual
 	searched  func() string                  // how far the search of the last race got; nil: none was
 	asked     asking                         // of the last race
@@ -284,6 +286,17 @@ func (c *Caller) succeeded(now time.Time, r *remote, p cellproto.PeerID, took ti
 	r.answered = now
 	if r.winner.Peer == p {
 		r.winner.Called(took)
+	}
+	c.raceAgainLocked(now, r)
+	r.mu.Unlock()
+}
+
+// replied notes that a provider has answered a call with an error, which is not to its credit.
+func (c *Caller) replied(now time.Time, r *remote, p cellproto.PeerID) {
+	r.mu.Lock()
+	r.answered = now
+	if r.winner.Peer == p {
+		r.winner.Replied()
 	}
 	c.raceAgainLocked(now, r)
 	r.mu.Unlock()

@@ -28,6 +28,7 @@ type resolved struct {
 	cell   cid.Cid        // a published cell
 
 	mirrorOf cid.Cid // of a directory: it is a mirror of this cell
+	failing  string  // of a published cell: the directory of a mirror that has failed of late; "": there is none
 	newest   cid.Cid // of a name: the version that it stands for
 	made     string  // hash of the schema that the caller of it was made for, as bytes; "": not known
 }
@@ -180,8 +181,12 @@ func (c *Caller) publishedAs(id cid.Cid, name cellproto.CellID) resolved {
 	if c.deps.Own != nil && c.deps.Own.Serving().Cell == name {
 		return resolved{dir: c.cfg.Dir}
 	}
-	if dir, ok := c.mirrorDir(id); ok {
+	dir, failing, ok := c.mirrorDir(id, name)
+	switch {
+	case ok && !failing:
 		return resolved{dir: dir, mirrorOf: id}
+	case ok:
+		return resolved{cell: id, failing: dir}
 	}
 	return resolved{cell: id}
 }

@@ -22,7 +22,14 @@ func (c *Caller) spotCheck(r *remote, p *policy, req *cellproto.Request, a *atte
 	if !p.pure || c.cfg.SpotCheck <= 0 || req.Body != nil || !answers(a) || a.err == nil && a.reply.Body != nil {
 		return
 	}
-	if rand.Float64() >= c.cfg.SpotCheck || r.isUnchecked(req.Header.Func) {
+	if rand.Float64() < c.cfg.SpotCheck {
+		c.checkBeside(r, req, a)
+	}
+}
+
+// checkBeside has an answer to a call without bodies checked in the background.
+func (c *Caller) checkBeside(r *remote, req *cellproto.Request, a *attempt) {
+	if r.isUnchecked(req.Header.Func) || a.err == nil && a.reply.Body != nil {
 		return
 	}
 	if c.checks.Add(1) > maxChecks {

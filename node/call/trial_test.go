@@ -26,6 +26,16 @@ func (c *Caller) mustRace(t *testing.T, cell *published) *race.Decision {
 	return d
 }
 
+// disconnect ends the connection to a provider, as its restart would.
+func (c *Caller) disconnect(t *testing.T, cell *published, p *provider) {
+	t.Helper()
+	if err := c.deps.Host.Network().ClosePeer(p.host.ID()); err != nil {
+		t.Fatal(err)
+	}
+	id := cellproto.PeerID(peerText(p.host))
+	eventually(t, "its link has ended", func() bool { return c.links.live(id, cell.id.String(), "") == nil })
+}
+
 // few has races be held only for what happens.
 func few(cfg *CallerConfig, _ *CallerDeps) {
 	cfg.Policy = race.Policy{Keep: time.Hour, Stale: 2 * time.Hour, EveryCalls: 1 << 30, MinGap: time.Millisecond}
@@ -75,8 +85,7 @@ func TestTrialLost(t *testing.T) {
 				t.Fatal("the slow one answered")
 			}
 		}
-		slow.cutLinks()
-		eventually(t, "its link has ended", func() bool { return c.links.live(id, cell.id.String(), "") == nil })
+		c.disconnect(t, cell, slow)
 	}
 	if n := slow.program.begun.Load(); n != 1 {
 		t.Errorf("it got %d calls", n)
@@ -110,6 +119,10 @@ func TestTrialAfterReconnecting(t *testing.T) {
 	}
 	all[1].cutLinks()
 	eventually(t, "its link has ended", func() bool { return c.links.live(id, cell.id.String(), "") == nil })
+	if due() <= 0 {
+		t.Error("it is tried at once on another stream of that connection")
+	}
+	c.disconnect(t, cell, all[1])
 	if wait := due(); wait > 0 {
 		t.Errorf("on a new one it is tried after %v", wait)
 	}

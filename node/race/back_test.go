@@ -1,8 +1,11 @@
 package race
 
 import (
+	"encoding/json"
 	"testing"
 	"time"
+
+	"github.com/celldnet/celld/cellproto"
 )
 
 // A peer that was lost and answers on a new connection is as good as new but for a rest; one that fails on
@@ -70,5 +73,62 @@ func TestBack(t *testing.T) {
 	r.Back(now, now, "stranger")
 	if r.Len() != 1 {
 		t.Error("a stranger is remembered")
+	}
+}
+
+// Whoever fails each call and breaks its connection each time, so that every race finds it on a new one, is banned like
+// anybody else; and is forgiven again once it has answered.
+func TestBackWithoutAnAnswer(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	r := NewReputation()
+	failures := 0
+	for ban := BanNone; ban == BanNone; ban, _ = r.Banned(now, "p") {
+		if failures++; failures > 4 {
+			t.Fatalf("after %d failures in a row it is not banned", failures-1)
+		}
+		r.Failed(now, "p")
+		now = now.Add(200 * time.Millisecond)
+		r.Back(now, now.Add(-100*time.Millisecond), "p")
+	}
+	r.Succeeded(now, "p", time.Millisecond)
+	r.Failed(now.Add(time.Second), "p")
+	now = now.Add(2 * time.Second)
+	if !r.Back(now, now, "p") || r.Penalty(now, "p") > failurePenalty/4 {
+		t.Errorf("it has answered and comes back with a penalty of %v", r.Penalty(now, "p"))
+	}
+}
+
+// An error costs nothing to make, and makes up for no failure.
+func TestErrorsForgiveNothing(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for _, kind := range []cellproto.Kind{cellproto.FuncError, cellproto.BadInput} {
+		r := NewReputation()
+		for i := range 3 {
+			r.Failed(now.Add(time.Duration(i)*time.Second), "p")
+			r.Called(now.Add(time.Duration(i)*time.Second), "p", kind, time.Millisecond, 0)
+		}
+		if ban, _ := r.Banned(now.Add(3*time.Second), "p"); ban != BanFailing {
+			t.Errorf("%v: it has ban %v", kind, ban)
+		}
+	}
+}
+
+// What is forgiven long after a ban can be read again.
+func TestForgivenLongAfter(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	r := NewReputation()
+	for range 3 {
+		for i := range 3 {
+			r.Failed(now.Add(time.Duration(i)*time.Second), "p")
+		}
+		now = now.Add(20 * time.Minute)
+	}
+	r.Succeeded(now.Add(time.Hour), "p", time.Millisecond)
+	data, err := json.Marshal(r)
+	if err == nil {
+		err = NewReputation().UnmarshalJSON(data)
+	}
+	if err != nil {
+		t.Errorf("%s: %v", data, err)
 	}
 }

@@ -30,8 +30,10 @@ const (
 	// Failures this close together are one: a lost connection takes all its calls with it.
 	failureBurst = 100 * time.Millisecond
 
-	// What is left, at most, of the failures of a peer that has come back: a quarter of one.
+	// What is left, at most, of the failures of a peer that has come back: a quarter of one. Else than by an answer
+	// it comes back once in so long.
 	weightBack = weightOne / 4
+	backAgain  = time.Hour
 
 	// A failed attempt costs a caller about this much: to notice, and to start again elsewhere.
 	failurePenalty Micros = 100_000
@@ -73,6 +75,7 @@ type record struct {
 	TriedAt   time.Time        `json:"tried_at,omitzero"`  // when the last one began
 	Failures  int              `json:"failures,omitempty"` // weight, in thousandths of a failure
 	FailedAt  time.Time        `json:"failed_at,omitzero"` // as of when Failures stands
+	BackAt    time.Time        `json:"back_at,omitzero"`   // when it came back, if it has answered no call since
 	Wrong     int              `json:"wrong,omitempty"`    // weight, in thousandths of a wrong answer
 	WrongAt   time.Time        `json:"wrong_at,omitzero"`
 	Bans      int              `json:"bans,omitempty"` // in a row
@@ -117,23 +120,19 @@ func (r *Reputation) Liars() bool {
 // Called records what became of a call: err's kind (0: it succeeded) and how long it took from
 // request to reply. This is the one method that a caller needs after each call, except Wrong.
 //
-// A reply that carries an error of the function, or one that the caller is to blame for, is a
-// success of the peer, but its time is not recorded. Canceled says nothing about the peer; nor does that it
-// refuses the call, as long as nobody else has taken it: see Failed.
+// An error of the function, and one that the caller is to blame for, say nothing about the peer: they cost nothing to
+// make, and make up for no failure. Nor does Canceled; nor that it refuses the call, as long as nobody else has taken
+// it: see Failed.
 func (r *Reputation) Called(now time.Time, peer cellproto.PeerID, kind cellproto.Kind, took, retryAfter time.Duration) {
 	switch kind {
 	case 0:
 		r.Succeeded(now, peer, took)
-	case cellproto.Canceled:
 	case cellproto.Overloaded:
 		r.Busy(now, peer, retryAfter)
 	case cellproto.Corrupt, cellproto.BadReply:
 		r.Wrong(now, peer)
-	case cellproto.FuncError, cellproto.BadInput:
-		if rec := r.peers[peer]; rec != nil {
-			rec.forgive(now)
-		}
-	case cellproto.Denied, cellproto.NotFound, cellproto.Incompatible, cellproto.Unsupported, cellproto.TooLarge:
+	case cellproto.Canceled, cellproto.FuncError, cellproto.BadInput, cellproto.Denied, cellproto.NotFound,
+		cellproto.Incompatible, cellproto.Unsupported, cellproto.TooLarge:
 	default:
 		r.Failed(now, peer)
 	}
@@ -161,11 +160,19 @@ func (r *Reputation) Outlasted(now time.Time, peer cellproto.PeerID, silent time
 // Failed records a call that got no answer through the peer's fault, or the network's; or that it has refused, time
 // and again, and another one has answered.
 func (r *Reputation) Failed(now time.Time, peer cellproto.PeerID) {
+	if rec := r.peers[peer]; rec != nil && rec.Failures >= weightOne {
+		if d := now.Sub(rec.FailedAt); d >= 0 && d < failureBurst {
+			r.touch(now, peer)
+			return
+		}
+	}
+	r.FailedApart(now, peer)
+}
+
+// FailedApart is Failed for a failure that is known to be another one than the last, however close together they are.
+func (r *Reputation) FailedApart(now time.Time, peer cellproto.PeerID) {
 	rec := r.touch(now, peer)
 	if rec == nil {
-		return
-	}
-	if d := now.Sub(rec.FailedAt); rec.Failures >= weightOne && d >= 0 && d < failureBurst {
 		return
 	}
 	rec.Failures = min(faded(rec.Failures, now.Sub(rec.FailedAt), failureHalf)+weightOne, weightMost)
@@ -179,15 +186,17 @@ func (r *Reputation) Failed(now time.Time, peer cellproto.PeerID) {
 
 // Back records that a peer answers on a connection that was made at the given time, and says whether that
 // changes anything. One that had failed before that was lost, and has come back: what was wrong with it is over,
-// or will show at once. How slow it was on another connection is worth a trial. A ban stays.
+// or will show at once. Who fails again without an answer between has not come back, however often it breaks its
+// connections. How slow it was on another connection is worth a trial. A ban stays.
 func (r *Reputation) Back(now, connected time.Time, peer cellproto.PeerID) (changed bool) {
 	rec := r.peers[peer]
 	if rec == nil {
 		return false
 	}
-	if rec.Failures > weightBack && connected.After(rec.FailedAt) {
+	again := rec.BackAt.IsZero() || now.Sub(rec.BackAt) >= backAgain
+	if again && rec.Failures > weightBack && connected.After(rec.FailedAt) {
 		rec.Failures = min(faded(rec.Failures, now.Sub(rec.FailedAt), failureHalf), weightBack)
-		rec.FailedAt, changed = now, true
+		rec.FailedAt, rec.BackAt, changed = now, now, true
 	}
 	if rec.Latency != nil && connected.After(rec.Borne) && connected.After(rec.Met) {
 		rec.Met, changed = connected, true
@@ -403,6 +412,7 @@ func (rec *record) ban(now time.Time, lying bool) {
 
 // forgive is what an answer does for a peer.
 func (rec *record) forgive(now time.Time) {
+	rec.BackAt = time.Time{}
 	if rec.Failures > 0 {
 		rec.Failures = faded(rec.Failures, now.Sub(rec.FailedAt), failureHalf) / 2
 		rec.FailedAt = now
@@ -411,7 +421,7 @@ func (rec *record) forgive(now time.Time) {
 		return
 	}
 	rec.Bans = max(rec.bans(now)-1, 0)
-	rec.BanUntil = now // ends a ban that runs, and begins the quiet time anew
+	rec.BanFrom, rec.BanUntil = now, now // ends a ban that runs, and begins the quiet time anew
 	if rec.Bans == 0 {
 		rec.BanUntil, rec.BanFrom = time.Time{}, time.Time{}
 	}

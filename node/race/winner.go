@@ -34,7 +34,8 @@ type Policy struct {
 	// MinGap is the least time between two races for any reason but a failure; default 1 s. So
 	// that heavy tails, which are slow now and then by nature, do not make a caller race all the
 	// time, the gap for slow calls doubles with each race that they were the reason for, up to Keep,
-	// until there was none between two races.
+	// until there was none between two races. The same goes for failures once the race that one was
+	// the reason for was won by who had failed: it answers pings, and a further race finds no more.
 	MinGap time.Duration
 }
 
@@ -71,6 +72,7 @@ type Cached struct {
 	Calls   int              `json:"calls"`             // since then
 	Hurried bool             `json:"hurried,omitempty"` // Decision.Hurried
 	Slows   int              `json:"slows,omitempty"`   // races for slow calls in a row
+	Fails   int              `json:"fails,omitempty"`   // races for failures in a row that it has won in spite of them
 	Asked   int              `json:"asked,omitempty"`   // candidates that the race measured
 
 	slow   bool
@@ -89,6 +91,9 @@ func (c *Cached) Called(took time.Duration) {
 	c.failed, c.outrun = false, false
 	c.slow = c.slow || c.isSlow(took)
 }
+
+// Replied counts a call to the winner that it has answered with an error, which is not to its credit.
+func (c *Cached) Replied() { c.Calls++ }
 
 // Failed notes that a call to the winner failed by its fault. Until the next success or the next
 // race it does not serve.
@@ -134,17 +139,16 @@ func (c *Cached) ShouldRace(now time.Time, p Policy) Reason {
 	if c.gaveUp.After(c.Decided) {
 		age = now.Sub(c.gaveUp)
 	}
-	gap := min(p.MinGap<<min(c.Slows, 20), max(p.Keep, p.MinGap))
 	switch {
 	case c.racing != NoReason:
 		return NoReason
 	case c.Peer == "":
 		return NoWinner
-	case c.hurt, c.failed:
+	case (c.hurt || c.failed) && (c.Fails == 0 || age >= p.gap(c.Fails-1)):
 		return Failure
 	case age >= p.Keep, c.stale(now, p):
 		return Expired
-	case c.slow && age >= gap:
+	case c.slow && age >= p.gap(c.Slows):
 		return Slow
 	case age < p.MinGap:
 		return NoReason
@@ -156,6 +160,11 @@ func (c *Cached) ShouldRace(now time.Time, p Policy) Reason {
 		return Unfinished
 	}
 	return NoReason
+}
+
+// gap is MinGap, doubled so often, up to Keep.
+func (p Policy) gap(doubled int) time.Duration {
+	return min(p.MinGap<<min(doubled, 20), max(p.Keep, p.MinGap))
 }
 
 // everyCalls is after how many calls to race again.
@@ -195,6 +204,9 @@ func (c *Cached) Take(d *Decision) {
 			next.Asked++
 		}
 	}
+	if c.Peer == w.Peer && (why == Failure || c.failed || c.hurt) {
+		next.Fails = c.Fails + 1
+	}
 	if why == Slow {
 		next.Slows = c.Slows + 1
 	} else if c.slow {
@@ -222,7 +234,7 @@ func ParseCached(data []byte) (Cached, error) {
 	if err := json.Unmarshal(data, &c); err != nil {
 		return Cached{}, cellproto.Errorf(op, cellproto.Corrupt, "%w", err)
 	}
-	if c.Peer == "" || len(c.Peer) > maxPeerID || c.Score < 0 || c.P99 < 0 || c.P99 > maxMicros || c.Calls < 0 || c.Slows < 0 || c.Asked < 0 || c.Asked > cellproto.MaxProviders {
+	if c.Peer == "" || len(c.Peer) > maxPeerID || c.Score < 0 || c.P99 < 0 || c.P99 > maxMicros || c.Calls < 0 || c.Slows < 0 || c.Fails < 0 || c.Asked < 0 || c.Asked > cellproto.MaxProviders {
 		return Cached{}, cellproto.Errorf(op, cellproto.Corrupt, "impossible values")
 	}
 	return c, nil
