@@ -127,11 +127,15 @@ func (c *Caller) cutShort(r *remote, a *attempt) {
 	if who.Own && silent < who.CallP99.Duration() {
 		return
 	}
+	lk := a.link
 	c.work.Go(func() {
-		switch {
-		case !c.isMute(c.ctx, r, who):
+		if !c.isMute(c.ctx, r, who) {
 			c.unanswered(r, who, silent)
-		case c.links.live(who.Peer, string(r.name), r.madeFor(c.ctx)) != nil: // else the link was lost meanwhile, as for a restart
+			return
+		}
+		select {
+		case <-lk.conn.Done(): // it was lost meanwhile, as by a restart
+		default:
 			c.observe(time.Now(), who.Peer, context.DeadlineExceeded, silent)
 		}
 	})

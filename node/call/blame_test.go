@@ -2,6 +2,7 @@ package call
 
 import (
 	"context"
+	"io"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -214,17 +215,30 @@ func TestShortDeadline(t *testing.T) {
 				_, err := c.Call(ctx, cell.id.String(), request("once", "x"))
 				cancel()
 				wantKind(t, err, cellproto.Timeout)
-				c.disconnect(t, cell, all[0]) // nor is it to need more than a moment to be connected to
-				ctx, cancel = context.WithTimeout(t.Context(), time.Microsecond)
-				_, err = c.Call(ctx, cell.id.String(), request("once", "x"))
-				cancel()
-				wantKind(t, err, cellproto.Timeout)
 				if o := c.observed(peerOf(all[0])); o.Ban != race.BanNone || o.Failures > 0 {
 					t.Errorf("what is remembered of it is %+v", o)
 				}
 			}
 			call(t, c, cell, "once")
 		})
+	}
+}
+
+// Nor is it to be connected to in next to no time; another one is tried in what is left.
+func TestHurriedConnect(t *testing.T) {
+	c, cell, near, far := nearAndFar(t, few)
+	near.host.SetStreamHandler(cellproto.ProtocolCall, func(s network.Stream) { _, _ = io.Copy(io.Discard, s) })
+	lk := c.links.live(peerOf(near), cell.id.String(), "")
+	near.cutLinks()
+	<-lk.conn.Done()
+	ctx, cancel := context.WithTimeout(t.Context(), connectTime)
+	defer cancel()
+	res, err := c.Call(ctx, cell.id.String(), request("once", "x"))
+	if err != nil || res.Provider != peerText(far.host) {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	if o := c.observed(peerOf(near)); o.Failures > 0 {
+		t.Errorf("what is remembered of it is %+v", o)
 	}
 }
 
