@@ -283,3 +283,32 @@ func chargingNucleus(t *testing.T) *nucleus {
 	t.Cleanup(store.Stop)
 	return n
 }
+
+// What an advert of the static list names is dialed at private addresses: of a file wherever the peer is, of a URL at the
+// one that is named there.
+func TestGaterOfListedAdverts(t *testing.T) {
+	addr := func(text string) ma.Multiaddr {
+		a, err := ma.NewMultiaddr(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	here, elsewhere := addr("/ip4/192.168.7.1/tcp/4001"), addr("/ip4/10.1.2.3/tcp/4001")
+	g := newGater(false, nil)
+	const byFile, byURL, nobody = peer.ID("file"), peer.ID("url"), peer.ID("nobody")
+	g.listed(peer.AddrInfo{ID: byFile, Addrs: []ma.Multiaddr{here}}, true)
+	g.listed(peer.AddrInfo{ID: byURL, Addrs: []ma.Multiaddr{here}}, false)
+	for _, c := range []struct {
+		p    peer.ID
+		a    ma.Multiaddr
+		want bool
+	}{
+		{byFile, here, true}, {byFile, elsewhere, true}, {byURL, here, true}, {byURL, elsewhere, false},
+		{nobody, here, false}, {nobody, elsewhere, false},
+	} {
+		if got := g.InterceptAddrDial(c.p, c.a); got != c.want {
+			t.Errorf("%s at %s: %t, want %t", string(c.p), c.a, got, c.want)
+		}
+	}
+}
