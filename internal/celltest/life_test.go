@@ -2,9 +2,11 @@ package celltest
 
 import (
 	"context"
+	"debug/elf"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -121,6 +123,43 @@ var misbehaving = map[string]struct {
 	"fills its log":  {"#!/bin/sh\nhead -c 3000000 /dev/zero | tr '\\0' x\nyes | head -c 3000000\nexit 4\n", 0o755, "refused", "exit status 4"},
 }
 
+// foreignBinary gives the tally as it would be for another machine.
+func (c *Cell) foreignBinary() string {
+	c.t.Helper()
+	data, err := os.ReadFile(filepath.Join(Bin(c.t), "tally"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	data[18] = byte(elf.EM_AARCH64) // e_machine
+	if runtime.GOARCH == "arm64" {
+		data[18] = byte(elf.EM_X86_64)
+	}
+	return string(data)
+}
+
+// contradicts is a script that speaks frames: its hello has the hash of another schema than cell.schema gives. It cannot
+// read what it is asked, and so answers each of the first calls all the time: what nobody waits for is dropped.
+func contradicts() string {
+	octal := func(f *cellproto.Frame) (text string) {
+		for _, b := range frame(f) {
+			text += fmt.Sprintf("\\%03o", b)
+		}
+		return text
+	}
+	hello, err := (&cellproto.Hello{Versions: []uint{cellproto.Version}, Agent: "script", Schema: make([]byte, 32)}).Marshal()
+	if err != nil {
+		panic(err)
+	}
+	script := "#!/bin/sh\nprintf '" + octal(&cellproto.Frame{Type: cellproto.TypeHello, Payload: hello}) + "' >&3\nwhile :; do\n"
+	for id := uint32(1); id <= 9; id += 2 {
+		script += "printf '" + octal(&cellproto.Frame{
+			Type: cellproto.TypeReply, ID: id, Header: cellproto.Header{Codec: cellproto.JSON},
+			Payload: []byte(`{"cell":"tally","functions":{"pid":{"input":{}}}}`),
+		}) + "' >&3 || exit 1\n"
+	}
+	return script + "sleep 0.05\ndone\n"
+}
+
 // Each is a state with a reason, the old one keeps serving where there is one, and where there is none
 // requests have their answer within their deadline.
 func TestMisbehavingPrograms(t *testing.T) {
@@ -172,6 +211,46 @@ func TestMisbehavingPrograms(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// Programs that are made well, for another machine or with another schema than they say: the old one keeps serving, and
+// where there is none a request is told why.
+func TestForeignAndContradictingPrograms(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("programs are ELF files on Linux")
+	}
+	n := New(t)
+	for name, m := range map[string]struct{ program, reason string }{
+		"another architecture": {n.tally("").foreignBinary(), "a program for linux/"},
+		"another schema":       {contradicts(), "its hello names another schema than it gives"},
+	} {
+		old, none := n.tally(""), n.tally("")
+		t.Run(name, func(t *testing.T) {
+			old.Start()
+			conn := old.dial()
+			first := pid(t, conn)
+			old.replaceProgram(m.program, 0o755)
+			Eventually(t, "the swap is refused", func() bool {
+				s := old.Status().Swap
+				return s != nil && s.State == "refused"
+			})
+			if s := old.Status().Swap; !strings.Contains(s.Reason, m.reason) || s.Hint == "" {
+				t.Errorf("%+v", s)
+			}
+			if again := pid(t, conn); again != first {
+				t.Errorf("process %s answers, want %s", again, first)
+			}
+			if text := old.Must("status"); !strings.Contains(text, m.reason) {
+				t.Errorf("cellctl status says\n%s", text)
+			}
+			none.replaceProgram(m.program, 0o755)
+			none.Start()
+			if r := none.Ctl("use", ".", "pid", "--timeout", "12s"); r.Code != 5 || !strings.Contains(r.Stderr, m.reason) {
+				t.Errorf("exit code %d: %s", r.Code, r.Stderr)
+			}
+		})
+	}
 }
 
 // replaceProgram puts a program into bin/ by rename.
