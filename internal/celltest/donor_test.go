@@ -82,7 +82,7 @@ func (n *Net) hosted(want int, state string) []ctl.HostedRow {
 func (n *Net) wanting(name string) *Cell {
 	n.t.Helper()
 	c := n.Machine().Headless(name)
-	c.write(".cell-cache/slo.json", `{"max_p99_ms": 5, "clone_on_violation": true}`, 0o600)
+	c.write(".cell-cache/slo.json", `{"max_p99_ms": 15, "clone_on_violation": true}`, 0o600)
 	c.Start()
 	return c
 }
@@ -600,7 +600,7 @@ func TestFriendsStayHome(t *testing.T) {
 	published := a.Publish()
 	donor := n.donor()
 	caller := n.Headless("caller")
-	caller.write(".cell-cache/slo.json", `{"max_p99_ms": 5, "clone_on_violation": true}`, 0o600)
+	caller.write(".cell-cache/slo.json", `{"max_p99_ms": 15, "clone_on_violation": true}`, 0o600)
 	caller.Start()
 	_, stop := caller.load(published.CID)
 	Eventually(t, "there is a copy here", func() bool { return caller.placement(published.CID).State == ctl.PlacementHere })

@@ -139,9 +139,16 @@ func TestHostingForAPool(t *testing.T) {
 	donor.give("--credit-to", "archive")
 	Eventually(t, "it gives", func() bool { return donor.giving("give", "status").Running })
 	caller := n.wanting("caller")
-	_, stop := caller.load(published.CID)
+	by, stop := caller.load(published.CID)
 	t.Cleanup(func() { stop() })
 	Eventually(t, "a donor has a copy", func() bool { return caller.placement(published.CID).State == ctl.PlacementThere })
+	t.Cleanup(func() {
+		if t.Failed() {
+			copied := donor.At(donor.giving("give", "status").Hosted[0].Dir)
+			t.Logf("the copy %s has answered the last call: %v; it says %+v, the caller %+v", caller.placement(published.CID).Mirror,
+				by.last(1, caller.placement(published.CID).Mirror, time.Now()), copied.wallet(), caller.wallet())
+		}
+	})
 	original.Stop() // it is as near as the copy, which might else be called by nobody
 	var pools []ctl.PoolRow
 	Eventually(t, "the pool is credited", func() bool {
