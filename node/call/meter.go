@@ -43,6 +43,7 @@ type gauge struct {
 	in, out atomic.Uint64
 
 	// Meter.mu guards these.
+	streams                int // that are open
 	wall, cpu, ram, energy uint64
 	seen                   uint64 // of the time in flight, what wall has; 48 bits
 	rem                    [3]uint64
@@ -88,6 +89,11 @@ func newMeter() *Meter {
 func (m *Meter) gauge(who string) *gauge {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.of(who)
+}
+
+// of is gauge. m.mu is held.
+func (m *Meter) of(who string) *gauge {
 	t := m.gauges[who]
 	switch {
 	case t != nil:
@@ -100,11 +106,21 @@ func (m *Meter) gauge(who string) *gauge {
 	return t
 }
 
-// leave forgets a peer that has used nothing.
-func (m *Meter) leave(who string) {
+// enter gives the counts of a peer for one of its streams, at whose end leave is called.
+func (m *Meter) enter(who string) *gauge {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if t := m.gauges[who]; t != nil && t.calls.Load() == 0 && t.flight.Load() == 0 {
+	t := m.of(who)
+	t.streams++
+	return t
+}
+
+// leave forgets a peer whose last stream has ended, if it has used nothing. What another stream of it uses has to be found.
+func (m *Meter) leave(who string, t *gauge) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t.streams--
+	if t.streams == 0 && m.gauges[who] == t && t.calls.Load() == 0 && t.flight.Load() == 0 {
 		delete(m.gauges, who)
 	}
 }
@@ -126,7 +142,7 @@ func (m *Meter) forget(who string) (Usage, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	t := m.gauges[who]
-	if t == nil || t.flight.Load()&(1<<flightBits-1) > 0 {
+	if t == nil || t.streams > 0 || t.flight.Load()&(1<<flightBits-1) > 0 {
 		return Usage{}, false
 	}
 	delete(m.gauges, who)

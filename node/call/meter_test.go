@@ -116,10 +116,29 @@ func TestMeterBounded(t *testing.T) {
 		t.Errorf("%d gauges, %d calls of others", n, m.others.calls.Load())
 	}
 	m = newMeter()
-	m.gauge("shy")
-	m.leave("shy")
+	m.leave("shy", m.enter("shy"))
 	if len(m.gauges) != 0 {
 		t.Error("who has used nothing is remembered")
+	}
+}
+
+// Of two streams of one peer one may end before the other has had a call: what that is used for counts all the same.
+func TestMeterOfTwoStreams(t *testing.T) {
+	m := newMeter()
+	one, other := m.enter("a"), m.enter("a")
+	m.leave("a", one)
+	m.begin(other, m.base)
+	m.end(other, m.base.Add(time.Second))
+	m.Tick(m.base.Add(2*time.Second), Spent{CPU: 1000})
+	if u := m.Of("a", m.base.Add(2*time.Second)); u.Calls != 1 || u.CPU != 1000 {
+		t.Errorf("%+v was used", u)
+	}
+	if _, ok := m.forget("a"); ok {
+		t.Error("who has a stream is forgotten")
+	}
+	m.leave("a", other)
+	if u, ok := m.forget("a"); !ok || u.Calls != 1 {
+		t.Errorf("at the end %+v was used, %v", u, ok)
 	}
 }
 

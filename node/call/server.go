@@ -220,8 +220,9 @@ func (s *Server) ServeStream(ctx context.Context, st network.Stream) error {
 		return err
 	}
 	who := Who{Peer: st.Conn().RemotePeer()}
-	defer s.meter.leave(who.subject())
-	return s.Serve(ctx, counted{stream{st}, s.meter.gauge(who.subject())}, who)
+	use := s.meter.enter(who.subject())
+	defer s.meter.leave(who.subject(), use)
+	return s.Serve(ctx, counted{stream{st}, use}, who)
 }
 
 // Serve answers the calls on one connection until it ends, and closes it. It returns why.
