@@ -26,9 +26,7 @@ const (
 
 // Policy says how long a winner is believed. The zero value is the default; so is a zero field.
 type Policy struct {
-	// Keep is after how long a winner is raced again; default 30 s. After a race for a peer regained, which is held before
-	// its time, it is up to twice as long, until calls have paid for that one too; and there is no other such race for so long.
-	Keep  time.Duration
+	Keep  time.Duration // a winner is raced again after this; default 30 s
 	Stale time.Duration // past this it is not used until a race has confirmed it; default 10 min
 	// EveryCalls is after how many calls it is raced again as well. Default: 1,000, or 125 for each message
 	// of the last race if that is more, so that racing stays below a hundredth of the calls.
@@ -76,7 +74,6 @@ type Cached struct {
 	Slows   int              `json:"slows,omitempty"`   // races for slow calls in a row
 	Fails   int              `json:"fails,omitempty"`   // races for failures in a row that it has won in spite of them
 	Asked   int              `json:"asked,omitempty"`   // candidates that the race measured
-	Owed    int              `json:"owed,omitempty"`    // messages of a race for a peer regained that no calls had paid for
 
 	slow   bool
 	better bool      // somebody else may be
@@ -85,8 +82,6 @@ type Cached struct {
 	hurt   bool      // a failure that no race has followed yet
 	racing Reason    // why the race that runs now was begun
 	gaveUp time.Time // when the last race ended without a result
-	// regained is when the last race for a peer regained was decided.
-	regained time.Time
 }
 
 // Called counts a call to the winner that was answered, and notes whether it was slow. Calls with
@@ -151,13 +146,13 @@ func (c *Cached) ShouldRace(now time.Time, p Policy) Reason {
 		return NoWinner
 	case (c.hurt || c.failed) && (c.Fails == 0 || age >= p.gap(c.Fails-1)):
 		return Failure
-	case age >= 2*p.Keep, age >= p.Keep && c.paid(), c.stale(now, p):
+	case age >= p.Keep, c.stale(now, p):
 		return Expired
 	case c.slow && age >= p.gap(c.Slows):
 		return Slow
 	case age < p.MinGap:
 		return NoReason
-	case c.better && now.Sub(c.regained) >= 2*p.Keep:
+	case c.better:
 		return Regained
 	case c.Calls >= c.everyCalls(p):
 		return ManyCalls
@@ -177,16 +172,7 @@ func (c *Cached) everyCalls(p Policy) int {
 	if p.EveryCalls > 0 {
 		return p.EveryCalls
 	}
-	return max(defaultEvery, messageShare*(c.messages()+c.Owed))
-}
-
-// messages is how many the race took, and how many the next will take.
-func (c *Cached) messages() int { return (1 + pings) * c.Asked }
-
-// paid says that the calls since the race pay for the next one and for what is owed; who owes nothing races in time
-// however few they were.
-func (c *Cached) paid() bool {
-	return c.Owed == 0 || c.Calls >= c.everyCalls(Policy{})
+	return max(defaultEvery, messageShare*(1+pings)*c.Asked)
 }
 
 const (
@@ -226,13 +212,6 @@ func (c *Cached) Take(d *Decision) {
 	} else if c.slow {
 		next.Slows = c.Slows
 	}
-	next.regained = c.regained
-	if why == Regained {
-		next.regained = d.At
-	}
-	if why == Regained || why == Slow && c.Owed > 0 {
-		next.Owed = min(max(c.Owed+next.messages()-c.Calls/messageShare, 0), next.messages())
-	}
 	*c = next
 }
 
@@ -255,8 +234,7 @@ func ParseCached(data []byte) (Cached, error) {
 	if err := json.Unmarshal(data, &c); err != nil {
 		return Cached{}, cellproto.Errorf(op, cellproto.Corrupt, "%w", err)
 	}
-	if c.Peer == "" || len(c.Peer) > maxPeerID || c.Score < 0 || c.P99 < 0 || c.P99 > maxMicros || c.Calls < 0 || c.Slows < 0 || c.Fails < 0 || c.Asked < 0 || c.Asked > cellproto.MaxProviders ||
-		c.Owed < 0 || c.Owed > c.messages() {
+	if c.Peer == "" || len(c.Peer) > maxPeerID || c.Score < 0 || c.P99 < 0 || c.P99 > maxMicros || c.Calls < 0 || c.Slows < 0 || c.Fails < 0 || c.Asked < 0 || c.Asked > cellproto.MaxProviders {
 		return Cached{}, cellproto.Errorf(op, cellproto.Corrupt, "impossible values")
 	}
 	return c, nil
