@@ -281,7 +281,8 @@ func (h *hosting) make(ctx context.Context, c *hostedCell, from offer.Asker, o o
 	defer c.op.Unlock()
 	row, status, err = h.n.mirrors.make(ctx, want, step)
 	var failed notStarted
-	if (errors.As(err, &failed) || err != nil && in.source) && ctx.Err() == nil { // else the owner came back, or who asked has left
+	unbuilt := in.source && err != nil && cellproto.KindOf(err) != cellproto.Overloaded // for which it cannot help
+	if (errors.As(err, &failed) || unbuilt) && ctx.Err() == nil {                       // else the owner came back, or who asked has left
 		h.intake.notStarted(in)
 	}
 	return row, status, err
