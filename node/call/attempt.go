@@ -43,6 +43,9 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 	var pause grace
 	for len(tried.peers) < attempts || out.blamed.err == nil && pause.again(ctx, c, r, tried, last) {
 		now, described := time.Now(), r.described.Load() != nil
+		if pause.begun.IsZero() {
+			pause.begun = now
+		}
 		who, err := c.pick(ctx, r, tried, res, now)
 		if err != nil {
 			if out.blamed.err == nil && pause.again(ctx, c, r, tried, cmp.Or(last, err)) {

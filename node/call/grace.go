@@ -13,13 +13,16 @@ import (
 
 // A cell that has just answered and whose providers are all gone is perhaps being restarted: its celld is
 // replaced, or its machine reboots. And one whose providers all have no place has one again soon. A call that
-// may be made again waits for that a little.
+// may be made again waits for that a little. So it does, for less, where nobody has answered lately: a provider may be
+// there and not be usable for a moment, as when both sides connect to each other at once.
 
 const (
 	// graceSince is how long ago somebody must have answered, at most.
 	graceSince = time.Minute
 	// graceTime is how long one call waits in all, and half of its time at most.
 	graceTime = 3 * time.Second
+	// graceNew is how long after it was begun a call to a cell that nobody has answered for lately is tried anew.
+	graceNew = time.Second
 	// gracePause is the first wait, doubling up to graceMost.
 	gracePause = 20 * time.Millisecond
 	graceMost  = 250 * time.Millisecond
@@ -27,6 +30,7 @@ const (
 
 // grace is what one call has waited.
 type grace struct {
+	begun time.Time // the call was
 	until time.Time // zero: it has not waited yet
 	pause time.Duration
 }
@@ -50,7 +54,11 @@ func (g *grace) again(ctx context.Context, c *Caller, r *remote, tried *peerSet,
 		}
 		g.until, g.pause = now.Add(wait), gracePause
 	}
-	if !full && (answered.IsZero() || now.Sub(answered) > graceSince) || now.Add(after).After(g.until) {
+	until := g.until
+	if late := g.begun.Add(graceNew); !full && now.Sub(answered) > graceSince && late.Before(until) {
+		until = late
+	}
+	if now.Add(after).After(until) {
 		return false
 	}
 	// Those who were told the same do not all come back at the same moment.

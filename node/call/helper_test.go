@@ -350,15 +350,18 @@ func provide(t testing.TB, cell *published, change func(*ServerConfig)) *provide
 	}
 	p.server.Set(serving)
 	p.advert = func(c cid.Cid) ([]byte, error) { return signed.SealAdvert(p.claim(cell), key) }
-	h.SetStreamHandler(cellproto.ProtocolCall, HandleStream(zap.NewNop(), func(s network.Stream) error {
-		p.calls.Add(1)
-		return p.server.ServeStream(context.Background(), s)
-	}))
+	serve := p.serveCalls()
+	h.SetStreamHandler(cellproto.ProtocolCall, func(s network.Stream) { p.calls.Add(1); serve(s) })
 	h.SetStreamHandler(cellproto.ProtocolAdvert, HandleStream(zap.NewNop(), func(s network.Stream) error {
 		return ServeAdvert(s, p.advert)
 	}))
 	t.Cleanup(func() { p.stop() })
 	return p
+}
+
+// serveCalls is what serves its streams of calls.
+func (p *provider) serveCalls() network.StreamHandler {
+	return HandleStream(zap.NewNop(), func(s network.Stream) error { return p.server.ServeStream(context.Background(), s) })
 }
 
 // claim is the provider's honest advert.

@@ -163,6 +163,10 @@ func (c *Caller) beginRace(r *remote, why race.Reason, patient bool) *running {
 		r.mu.Lock()
 		r.racing = nil
 		if d := run.decision; d != nil && d.Winner != "" {
+			for _, t := range run.passed {
+				d = d.Tried(t.peer, t.obs)
+			}
+			run.decision = d
 			r.winner.Take(d)
 			r.decision = d
 		} else {

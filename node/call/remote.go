@@ -160,6 +160,7 @@ type running struct {
 	done     chan struct{}
 	decision *race.Decision
 	err      error
+	passed   []shown // in trials while it ran; remote.mu guards it
 }
 
 // remote gives what is known of a published cell, from memory or else from the cache.

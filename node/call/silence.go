@@ -18,13 +18,15 @@ import (
 const (
 	lookLeast = 20 * time.Millisecond // of silence before it is pinged
 	lookMost  = 30 * time.Millisecond // or two round trips: a ping costs little
-	pongLeast = 30 * time.Millisecond // that its answer may take, whatever is known
+	pongLeast = 40 * time.Millisecond // that its answer may take, whatever is known
 	pongMost  = 150 * time.Millisecond
 	pongDelay = 25 * time.Millisecond // as QUIC gives acknowledgements for what is not the network's (max_ack_delay, RFC 9000, 18.2)
 	pongAgain = 20 * time.Millisecond // besides two round trips, in which what was lost is sent again
 	// ownDelay is by how much this machine itself may be late with the clock: past it, it is too busy to
-	// blame others, and pings once more.
+	// blame others, and pings once more. It looks at the clock so often, or ownLooks times where its patience is long; it
+	// may be late by that part of each then.
 	ownDelay = 10 * time.Millisecond
+	ownLooks = 4
 )
 
 // rtts is what is known of the round trips of one link: smoothed, and by how much they differ from that. Zero: nothing.
@@ -165,15 +167,14 @@ func (c *Caller) findsMute(ctx context.Context, lk *link, patience time.Duration
 // mute says that the other end of a link does not answer pings.
 func mute(ctx context.Context, lk *link, patience time.Duration) bool {
 	for range 3 {
-		begin := time.Now()
-		err := lk.pingTwice(ctx, patience)
+		late, err := lk.pingTwice(ctx, patience)
 		if kind := cellproto.KindOf(err); err == nil || kind != cellproto.Timeout && kind != cellproto.Canceled {
 			return err != nil // the connection is lost
 		}
 		if ctx.Err() != nil {
 			return false
 		}
-		if time.Since(begin) < patience+ownDelay {
+		if !late {
 			return true
 		}
 	}
@@ -181,22 +182,40 @@ func mute(ctx context.Context, lk *link, patience time.Duration) bool {
 }
 
 // pingTwice pings once, and once more if that is not answered while there is time for two round trips: a packet that arrives has
-// one be sent again that was lost before it. One answer is enough.
-func (lk *link) pingTwice(ctx context.Context, patience time.Duration) error {
+// one be sent again that was lost before it. One answer is enough. late is that this machine stood still meanwhile.
+func (lk *link) pingTwice(ctx context.Context, patience time.Duration) (late bool, err error) {
 	var pings sync.WaitGroup
 	defer pings.Wait()
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	answers := make(chan error, 2)
-	ping := func() { _, err := lk.ping(ctx); answers <- err }
-	pings.Go(ping)
-	soon := time.NewTimer(max(patience-2*lk.pings().smoothed, pongAgain) / 2)
-	defer soon.Stop()
-	select {
-	case err := <-answers:
-		return err
-	case <-soon.C:
+	soon := max(patience-2*lk.pings().smoothed, pongAgain) / 2
+	look := max(patience/ownLooks, ownDelay)
+	for _, wait := range []time.Duration{soon, patience - soon} {
+		pings.Go(func() { _, err := lk.ping(ctx); answers <- err })
+		answered, slept, err := awaitPong(answers, wait, look)
+		if late = late || slept; answered {
+			return late, err
+		}
 	}
-	pings.Go(ping)
-	return <-answers
+	return late, context.DeadlineExceeded
+}
+
+// awaitPong waits for the answer to a ping for so long as this machine has lived it: what a timer is late by does not count, for
+// whoever is on a machine that stands still cannot answer. It looks at the clock so often; late is that it was late by more than
+// it may be.
+func awaitPong(answers <-chan error, patience, look time.Duration) (answered, late bool, err error) {
+	timer := time.NewTimer(look)
+	defer timer.Stop()
+	for ; patience > 0; patience -= look {
+		begin, step := time.Now(), min(patience, look)
+		timer.Reset(step)
+		select {
+		case err := <-answers:
+			return true, late, err
+		case <-timer.C:
+		}
+		late = late || time.Since(begin) > step+max(ownDelay, look/ownLooks)
+	}
+	return false, late, nil
 }

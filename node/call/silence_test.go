@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"os"
+	"os/exec"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -178,17 +180,17 @@ func TestPong(t *testing.T) {
 		median, p99 float64
 		least, most float64
 	}{
-		"beside it":                 {steady(0.2), 0.2, 1, 30, 30},
-		"near":                      {steady(5), 5, 8, 30, 31},
+		"beside it":                 {steady(0.2), 0.2, 1, 40, 40},
+		"near":                      {steady(5), 5, 8, 40, 40},
 		"near, pinged once":         {of(5), 5, 8, 40, 40},
 		"near, never pinged":        {rtts{}, 5, 8, 40, 40},
 		"near, and busy":            {of(5, 5, 5, 25, 6, 30), 5, 8, 60, 80},
-		"near, and was busy":        {quick(of(5, 5, 5, 25, 6, 30), 6), 5, 8, 31, 33},
+		"near, and was busy":        {quick(of(5, 5, 5, 25, 6, 30), 6), 5, 8, 40, 40},
 		"near, its calls are slow":  {quick(steady(5), 80), 5, 90, 90, 90},
 		"near, its calls take long": {quick(steady(5), 20_000), 5, 30_000, 160, 160},
 		"far":                       {steady(60), 60, 70, 140, 141},
 		"dawdles with pongs":        {steady(4000), 5, 8, 160, 160},
-		"nothing is known":          {rtts{}, 0, 0, 30, 30},
+		"nothing is known":          {rtts{}, 0, 0, 40, 40},
 	} {
 		got := pong(c.pings, race.Ranked{Median: race.MicrosOf(ms(c.median)), CallP99: race.MicrosOf(ms(c.p99))})
 		if got < ms(c.least) || got > ms(c.most) {
@@ -247,6 +249,58 @@ func TestLostPingIsNoSilence(t *testing.T) {
 		l.close()
 		served.Wait()
 	})
+}
+
+// slowly is a path on which each write takes ten steps, each of ten milliseconds of this process.
+type slowly struct{ net.Conn }
+
+func (s slowly) Write(p []byte) (int, error) {
+	for range 10 {
+		time.Sleep(10 * time.Millisecond) // it stands for the work of a provider on this machine, which stands still with it
+	}
+	return s.Conn.Write(p)
+}
+
+// A machine that stands still for a moment, both ends of a link with it, finds nobody silent when it goes on, though the time of
+// the clock is over.
+func TestStandsStill(t *testing.T) {
+	const asChild = "CELL_TEST_STANDS_STILL"
+	if os.Getenv(asChild) == "" {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestStandsStill$", "-test.v") // what stands still is a process of its own
+		cmd.Env = append(os.Environ(), asChild+"=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	l := newLinks(nil, "test", zap.NewNop())
+	near, far := net.Pipe()
+	other, err := cellproto.NewConn(slowly{far}, cellproto.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var served sync.WaitGroup
+	served.Go(func() { other.Run() })
+	lk, err := l.start(near, linkKey{to: "peer"}, "", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lk.ping(t.Context()); err != nil { // after the hello
+		t.Fatal(err)
+	}
+	stop := exec.Command("sh", "-c", "sleep 0.05; kill -STOP $PPID; sleep 0.21; kill -CONT $PPID")
+	if err := stop.Start(); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	if mute(t.Context(), lk, 300*time.Millisecond) {
+		t.Errorf("it is said to be silent after %v", time.Since(begin))
+	}
+	if err := stop.Wait(); err != nil {
+		t.Error(err)
+	}
+	l.close()
+	served.Wait()
 }
 
 // However many calls wait for a peer that is silent, it is pinged for all of them together.

@@ -45,22 +45,32 @@ func (c *Caller) tried(r *remote, who race.Ranked, took time.Duration, kind cell
 	now := time.Now()
 	r.mu.Lock()
 	verdict, all := r.trials.Ended(who.Peer, took, kind)
-	if verdict == race.Passed {
-		r.winner.Regained()
-	}
 	r.mu.Unlock()
 	if verdict == race.Undecided {
 		return
 	}
 	c.deps.Log.Debug("the trial of a provider is over", zap.String("peer", string(who.Peer)), zap.Bool("passed", verdict == race.Passed))
 	c.mu.Lock()
-	if verdict == race.Passed {
-		c.reputation.TrialPassed(now, who.Peer, all)
-	} else {
+	if verdict == race.Lost {
 		c.reputation.TrialLost(now, who.Peer)
+		c.mu.Unlock()
+		return
 	}
+	c.reputation.TrialPassed(now, who.Peer, all)
+	obs := c.reputation.Observed(now, who.Peer)
 	c.mu.Unlock()
-	if verdict == race.Passed {
-		c.raceAgain(now, r)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.racing != nil { // what was known of the peer was looked up before
+		r.racing.passed = append(r.racing.passed, shown{who.Peer, obs})
 	}
+	if r.decision = r.decision.Tried(who.Peer, obs); r.decision.Winner == who.Peer {
+		r.winner.Yield(&r.decision.Ranking[0])
+	}
+}
+
+// shown is what a peer has shown in its trial.
+type shown struct {
+	peer cellproto.PeerID
+	obs  race.Observed
 }

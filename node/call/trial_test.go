@@ -43,7 +43,7 @@ func few(cfg *CallerConfig, _ *CallerDeps) {
 	cfg.Policy = race.Policy{Keep: time.Hour, Stale: 2 * time.Hour, EveryCalls: 1 << 30, MinGap: time.Millisecond}
 }
 
-// A provider that was slow a while ago gets one call at a time, and is back when ten of them went well.
+// A provider that was slow a while ago gets one call at a time, and is back when ten of them went well, without a race.
 func TestTrialPassed(t *testing.T) {
 	cell := publish(t, testSchema())
 	c, all := electorate(t, cell, 2, few)
@@ -53,18 +53,72 @@ func TestTrialPassed(t *testing.T) {
 	if d := c.mustRace(t, cell); string(d.Winner) != peerText(steady.host) {
 		t.Fatalf("%s wins with %+v", d.Winner, d.Ranking)
 	}
-	back := func() bool {
-		r := c.remote(cell.id)
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		return string(r.winner.Peer) == peerText(well.host)
+	held := make(chan race.Log, 100)
+	c.mu.Lock()
+	c.watchers[held] = cell.id
+	c.mu.Unlock()
+	for range 10 {
+		call(t, c, cell, "echo")
 	}
-	eventually(t, "it serves again", func() bool { call(t, c, cell, "echo"); return back() })
-	if n := well.program.begun.Load(); n < 10 {
-		t.Errorf("it is back after %d calls", n)
+	if n := well.program.begun.Load(); n != 10 {
+		t.Errorf("it got %d calls of 10", n)
+	}
+	if res := call(t, c, cell, "echo"); res.Provider != peerText(well.host) || !res.Cached {
+		t.Errorf("then %s answers, cached %t", res.Provider, res.Cached)
+	}
+	c.work.close()
+	c.work.wait()
+	for range len(held) {
+		if why := (<-held).Why; why != race.Expired { // as those count that were asked for
+			t.Errorf("a race was held: %q", why)
+		}
 	}
 	if o := c.observed(cellproto.PeerID(peerText(well.host))); o.P99.Duration() > 5*time.Second || o.Failures != 0 {
 		t.Errorf("what is remembered of it is %+v", o)
+	}
+}
+
+// What a trial has shown is not undone by a race that had begun before.
+func TestTrialPassedDuringRace(t *testing.T) {
+	cell := publish(t, testSchema())
+	steady, well := provide(t, cell, nil), provide(t, cell, nil)
+	peers := &book{}
+	peers.add(steady.host, well.host)
+	c := use(t, cell, peers, few)
+	c.measured(steady, 5*time.Second, 0)
+	c.measured(well, 20*time.Second, 10*time.Second)
+	c.mustRace(t, cell)
+	peers.mu.Lock()
+	peers.hangs = true // the race goes on for a second after the first has finished
+	peers.mu.Unlock()
+	raced := make(chan error, 1)
+	go func() {
+		_, err := c.Race(t.Context(), cell.id.String())
+		raced <- err
+	}()
+	r := c.remote(cell.id)
+	racing := func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.racing != nil && len(r.asked.open) == 2 // both take part
+	}
+	eventually(t, "the race has begun", racing)
+	for range 10 {
+		call(t, c, cell, "echo")
+	}
+	if !racing() {
+		t.Skip("this machine is so slow that the race is over already")
+	}
+	if err := <-raced; err != nil {
+		t.Fatal(err)
+	}
+	if n := well.program.begun.Load(); n != 10 {
+		t.Errorf("it got %d calls of 10", n)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if id := peerText(well.host); string(r.winner.Peer) != id || string(r.decision.Winner) != id {
+		t.Errorf("%s is the winner, of %+v", r.winner.Peer, r.decision.Ranking)
 	}
 }
 

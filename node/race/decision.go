@@ -128,6 +128,34 @@ func (d *Decision) Demoted(peer cellproto.PeerID) *Decision {
 	return &out
 }
 
+// Tried gives the decision with what a trial has shown of a peer in place of what was known of it. It goes before the
+// first that it is better than now; if that is the first of all it is the winner, without a race: nothing that a race
+// measures says more than ten calls do. Without enough calls, or for who was not measured, it gives d itself.
+func (d *Decision) Tried(peer cellproto.PeerID, obs Observed) *Decision {
+	i := slices.IndexFunc(d.Ranking, func(r Ranked) bool { return r.Peer == peer && r.Out == "" })
+	if i < 0 || obs.Calls < ownP99Calls {
+		return d
+	}
+	k := d.Ranking[i]
+	k.P99, k.Own, k.Due = (obs.P99.clamp() - k.Median).clamp(), true, obs.Due
+	k.Parts.Work, k.Parts.Reputation, k.Parts.NoAdvert = k.P99/2, obs.Penalty.clamp(), 0
+	k.Score, k.CallP99 = k.Parts.Total(), max(obs.P99.clamp(), k.Median, 1)
+	out := *d
+	out.Ranking = slices.Delete(slices.Clone(d.Ranking), i, i+1)
+	place := slices.IndexFunc(out.Ranking, func(r Ranked) bool { return r.Out != "" || r.Score > k.Score })
+	if place < 0 {
+		place = len(out.Ranking)
+	}
+	if place == 0 {
+		for j := range out.Ranking {
+			out.Ranking[j].Winner = false
+		}
+		k.Winner, out.Winner = true, peer
+	}
+	out.Ranking = slices.Insert(out.Ranking, place, k)
+	return &out
+}
+
 // Err is nil if there is a winner. Else it says how far the race got, with the kind that all
 // candidates share, or Unavailable when they differ; NotFound when there were none.
 func (d *Decision) Err(op string) error {

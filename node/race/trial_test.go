@@ -30,7 +30,7 @@ type market struct {
 	vendors []*vendor
 	calls   int
 	races   int
-	winners []cellproto.PeerID // of the races, without repeats
+	winners []cellproto.PeerID // of the races and trials, without repeats
 }
 
 func newMarket(t *testing.T, vendors ...*vendor) *market {
@@ -56,6 +56,11 @@ func (m *market) race(why Reason) {
 	m.d = &Decision{Winner: r[0].Peer, Ranking: r, At: m.now()}
 	m.cached.Take(m.d)
 	m.races++
+	m.won()
+}
+
+// won notes who has won.
+func (m *market) won() {
 	if n := len(m.winners); n == 0 || m.winners[n-1] != m.d.Winner {
 		m.winners = append(m.winners, m.d.Winner)
 	}
@@ -91,7 +96,11 @@ func (m *market) call(pure bool) (v *vendor, took time.Duration) {
 			m.book.TrialLost(m.now(), v.peer)
 		case Passed:
 			m.book.TrialPassed(m.now(), v.peer, all)
-			m.cached.Regained()
+			m.d = m.d.Tried(v.peer, m.book.Observed(m.now(), v.peer))
+			if m.d.Winner == v.peer {
+				m.cached.Yield(&m.d.Ranking[0])
+				m.won()
+			}
 		}
 	}
 	if why := m.cached.ShouldRace(m.now(), Policy{}); why != NoReason {
@@ -336,6 +345,66 @@ func TestTrialStepByStep(t *testing.T) {
 			if _, ok := next(d.At.Sub(epoch), yes); ok {
 				t.Fatal("two trials in a hundred calls have gone wrong")
 			}
+		}
+	}
+}
+
+// What a trial has shown counts at once, in place of what was known: whoever it puts in front of all others wins.
+func TestTriedIsRankedAnew(t *testing.T) {
+	own := func(peer cellproto.PeerID, ping, p99 Micros, penalty Micros) Measured {
+		return Measured{Candidate: Candidate{Peer: peer}, HasClaim: true, Observed: Observed{Ping: ping, P50: p99, P99: p99, Calls: 20, Penalty: penalty}}
+	}
+	d := &Decision{Winner: "a", At: epoch, Ranking: append(
+		Rank([]Measured{own("a", 2000, 22_000, 0), own("b", 1000, 61_000, 0), own("c", 1000, 1_000_000, 9000)}),
+		Ranked{Candidate: Candidate{Peer: "gone"}, Out: "unavailable", Kind: cellproto.Unavailable})}
+	before := fmt.Sprintf("%+v", d)
+	order := func(d *Decision) (all string) {
+		for _, k := range d.Ranking {
+			if all += " " + string(k.Peer); k.Winner {
+				all += "!"
+			}
+		}
+		return all
+	}
+	for name, c := range map[string]struct {
+		peer  cellproto.PeerID
+		obs   Observed
+		want  string
+		score Micros
+	}{
+		"better than all":   {"c", Observed{P99: 5000, Calls: 10}, " c! a b gone", 3000},
+		"with a penalty":    {"c", Observed{P99: 5000, Calls: 10, Penalty: 7000}, " c! a b gone", 10_000},
+		"better than one":   {"c", Observed{P99: 31_000, Calls: 10}, " a! c b gone", 16_000},
+		"as good":           {"c", Observed{P99: 23_000, Calls: 10}, " a! c b gone", 12_000},
+		"still the worst":   {"c", Observed{P99: 91_000, Calls: 10}, " a! b c gone", 46_000},
+		"too few calls":     {"c", Observed{P99: 5000, Calls: 9}, " a! b c gone", 509_500},
+		"the winner itself": {"a", Observed{P99: 4000, Calls: 10}, " a! b c gone", 3000},
+		"not measured":      {"gone", Observed{P99: 1, Calls: 10}, " a! b c gone", 0},
+	} {
+		got := d.Tried(c.peer, c.obs)
+		i := slices.IndexFunc(got.Ranking, func(k Ranked) bool { return k.Peer == c.peer })
+		if order(got) != c.want || got.Ranking[i].Score != c.score || got.Ranking[i].Score != got.Ranking[i].Parts.Total() {
+			t.Errorf("%s:%s, want%s; score %d, want %d", name, order(got), c.want, got.Ranking[i].Score, c.score)
+		}
+		if fmt.Sprintf("%+v", d) != before {
+			t.Fatalf("%s: the decision itself was changed", name)
+		}
+	}
+}
+
+// When to race again does not change when another one is called because of its trial.
+func TestYield(t *testing.T) {
+	var c Cached
+	c.Begin(NoWinner)
+	c.Take(&Decision{Winner: "a", At: epoch, Ranking: []Ranked{{Candidate: Candidate{Peer: "a"}, CallP99: 1000}}})
+	c.Outrun()
+	c.Yield(&Ranked{Candidate: Candidate{Peer: "b"}, Score: 500, CallP99: 800})
+	if c.Peer != "b" || c.P99 != 800 || !c.Serves(epoch.Add(time.Second), Policy{}) {
+		t.Errorf("it is %+v", c)
+	}
+	for at, want := range map[time.Duration]Reason{29 * time.Second: NoReason, 30 * time.Second: Expired} {
+		if why := c.ShouldRace(epoch.Add(at), Policy{}); why != want {
+			t.Errorf("after %v: %q", at, why)
 		}
 	}
 }

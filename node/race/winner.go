@@ -21,7 +21,6 @@ const (
 	Unfinished Reason = "hurried"   // the last race did not wait for everyone
 	Missed     Reason = "objective" // the caller's objective was missed; for the caller to say
 	Watched    Reason = "watched"   // somebody watches the races; likewise
-	Regained   Reason = "regained"  // a peer that was slow has passed its trial
 )
 
 // Policy says how long a winner is believed. The zero value is the default; so is a zero field.
@@ -76,7 +75,6 @@ type Cached struct {
 	Asked   int              `json:"asked,omitempty"`   // candidates that the race measured
 
 	slow   bool
-	better bool      // somebody else may be
 	failed bool      // since the last success
 	outrun bool      // likewise
 	hurt   bool      // a failure that no race has followed yet
@@ -109,8 +107,12 @@ func (c *Cached) Late(took time.Duration) {
 	c.slow = c.slow || c.isSlow(took)
 }
 
-// Regained notes that there may be a better one than the winner.
-func (c *Cached) Regained() { c.better = true }
+// Yield has calls go to one that is better from now on, though there was no race: see Decision.Tried. When to race
+// again stays as it was.
+func (c *Cached) Yield(to *Ranked) {
+	c.Peer, c.Source, c.Score, c.P99 = to.Peer, to.Source, to.Score, to.CallP99
+	c.Fails, c.slow, c.failed, c.outrun = 0, false, false, false
+}
 
 func (c *Cached) isSlow(took time.Duration) bool {
 	late := MicrosOf(took) - c.P99
@@ -152,8 +154,6 @@ func (c *Cached) ShouldRace(now time.Time, p Policy) Reason {
 		return Slow
 	case age < p.MinGap:
 		return NoReason
-	case c.better:
-		return Regained
 	case c.Calls >= c.everyCalls(p):
 		return ManyCalls
 	case c.Hurried:
@@ -219,7 +219,7 @@ func (c *Cached) Take(d *Decision) {
 // unless it is a failure, is due again later.
 func (c *Cached) GiveUp(now time.Time) {
 	c.racing = NoReason
-	c.slow, c.better, c.Hurried, c.Calls = false, false, false, 0
+	c.slow, c.Hurried, c.Calls = false, false, 0
 	c.gaveUp = now
 }
 

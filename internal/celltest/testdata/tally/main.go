@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/celldnet/celld/cellproto/cell"
@@ -42,6 +43,7 @@ func main() {
 		cell.Func("repeat", note).Idempotent().Doc("Notes one that may be repeated under its key."),
 		cell.Func("burn", burn).Slow().Doc("Keeps a processor busy for that long."),
 		cell.Func("work", work).Slow().Doc("Does a fixed piece of work."),
+		cell.Func("lag", lag).Pure(),
 		cell.Func("pid", func(context.Context, cell.None) (int, error) { return os.Getpid(), nil }).Pure(),
 		cell.Func("die", func(context.Context, cell.None) (int, error) { os.Exit(7); return 0, nil }),
 	)
@@ -56,6 +58,17 @@ func burn(_ context.Context, c Call) (int, error) {
 		}
 	}
 	return int(sum[0]), nil
+}
+
+// lag takes as many milliseconds as a file data/lag says, none without it.
+func lag(context.Context, cell.None) (int, error) {
+	text, err := os.ReadFile(filepath.Join("data", "lag"))
+	if err != nil {
+		return 0, nil
+	}
+	ms, err := strconv.Atoi(string(text))
+	time.Sleep(time.Duration(ms) * time.Millisecond)
+	return ms, err
 }
 
 // work costs the same processor time however busy the machine is; three times as much where there is a file data/dear.
