@@ -35,7 +35,7 @@ type Ledger struct {
 	drafts map[Hash]*KeyEntry // those of them that are known, by place
 	tabs   map[Key]Tab        // of providers
 	gifts  map[chequeKey]*gift
-	unread bool  // a part of the store could not be read
+	unread bool  // a part of the store could not be read, or has been lost
 	fault  error // what is wrong with the disk
 	harm   Harm
 	// unproven are donations of this account, by receiver: see Unproven.
@@ -78,12 +78,26 @@ func Open(cfg Config, files Files, now time.Time) (*Ledger, *Report, error) {
 			return r.Verdict != Missing
 		})
 	}
-	l.store, l.unread = store, len(report.Unread) > 0
+	l.store, l.unread = store, len(report.Unread)+len(report.Damaged)+len(report.Aside) > 0
 	l.look()
 	for len(l.tabs) > maxTabs { // an older file may have more
 		l.dropTab()
 	}
+	l.rehear(now)
 	return l, report, nil
+}
+
+// rehear looks for donations that are in a part of the store which could not be read when later ones were signed.
+func (l *Ledger) rehear(now time.Time) {
+	l.change()
+	defer l.changed()
+	for k := range l.gifts {
+		if c := l.book.cheques[k]; c != nil {
+			if data, err := c.Encode(); err == nil {
+				l.hear(now, data)
+			}
+		}
+	}
 }
 
 // change begins a change of the ledger, which changed ends.

@@ -184,8 +184,8 @@ func (l *Ledger) coSign(now time.Time, e *KeyEntry, key ed25519.PrivateKey, inde
 			WithHint("Sign that one, or have the other members sign this one.")
 	}
 	if l.unread {
-		return cellproto.Errorf(op, cellproto.Unavailable, "a part of the ledger cannot be read: another entry may have been signed for this place").
-			WithHint("cellctl doctor says which part. When the disk is well: cellctl restart of the home cell.")
+		return cellproto.Errorf(op, cellproto.Unavailable, "a part of the ledger was damaged, or cannot be read: another entry may have been signed for this place").
+			WithHint("cellctl doctor names the file. If it can be read again: cellctl restart of the home cell. If the other members say that this account has signed no other proposal: remove the file before.")
 	}
 	l.signed[place] = id
 	made := *e
