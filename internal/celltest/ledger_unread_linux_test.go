@@ -1,11 +1,14 @@
 package celltest
 
 import (
+	"encoding/binary"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/celldnet/celld/internal/ctl"
 )
 
 // unreadable has the one segment of a ledger not be opened any more, as on a disk that has gone bad, until the function is called
@@ -41,52 +44,94 @@ func unreadable(t *testing.T, ledger string) (mend func()) {
 	return mend
 }
 
-// The only file of a ledger cannot be read when the nucleus starts. Calls are served and billed, what was given comes back from who has called,
-// status and doctor say what is wrong, and when the file can be read again it is as if nothing had been.
-func TestLedgerCannotBeRead(t *testing.T) {
-	t.Parallel()
-	n := New(t)
-	n.Bootstrap()
-	provider := n.tally("")
-	provider.Start()
-	cid := provider.Publish().CID
-	caller := n.Headless("caller")
-	caller.Start()
-	caller.AwaitProviders(cid, 1)
-	use := func() {
-		for range 3 {
-			if _, _, err := caller.Use(t.Context(), cid, "burn", "k", "20"); err != nil {
-				t.Fatal(err)
-			}
+// damaged changes a byte of each record of a ledger's one segment but the second, behind which all that is bad cannot be what a crash left. There
+// is nothing to mend.
+func damaged(t *testing.T, ledger string) (mend func()) {
+	t.Helper()
+	segments, err := filepath.Glob(filepath.Join(ledger, "*.seg"))
+	if err != nil || len(segments) != 1 {
+		t.Fatalf("segments %v, %v", segments, err)
+	}
+	const magic, head = 8, 6 // of a record: its checksum and its length
+	data := readFile(t, segments[0])
+	records := 0
+	for at := magic; at < len(data); records++ {
+		size := head + int(binary.BigEndian.Uint16(data[at+4:]))
+		if records != 1 {
+			data[at+head+3] ^= 1
 		}
+		at += size
 	}
-	use()
-	before := even(t, provider, caller, 3)
-	provider.Stop()
-	mend := unreadable(t, filepath.Join(provider.Dir, "ledger"))
-	provider.Start()
-	caller.AwaitProviders(cid, 1)
-	use()
-	during := even(t, provider, caller, 6)
-	if during.UWH <= before.UWH {
-		t.Errorf("before %+v, then %+v", before, during)
+	if records < 3 {
+		t.Fatalf("%d records", records)
 	}
-	if s := provider.Status(); s.Ledger != "" || !strings.Contains(s.LedgerDamage, "cannot be read") {
-		t.Errorf("status says %q and %q", s.Ledger, s.LedgerDamage)
+	if err := os.WriteFile(segments[0], data, 0o600); err != nil {
+		t.Fatal(err)
 	}
-	if r := provider.Ctl("doctor", provider.Dir); r.Code == 0 || !strings.Contains(r.Stdout, "cannot be read") {
-		t.Errorf("doctor: exit code %d\n%s", r.Code, r.Stdout)
-	}
-	provider.Stop()
-	mend()
-	provider.Start()
-	caller.AwaitProviders(cid, 1)
-	use()
-	if after := even(t, provider, caller, 9); after.UWH <= during.UWH {
-		t.Errorf("before %+v, then %+v", during, after)
-	}
-	if s := provider.Status(); s.Ledger != "" || s.LedgerDamage != "" {
-		t.Errorf("status still says %q and %q", s.Ledger, s.LedgerDamage)
+	return func() {}
+}
+
+// The only file of a ledger cannot be read when the nucleus starts, or its bytes have changed. Calls are served and billed, what was given comes
+// back from who has called, status and doctor say what is wrong, and when the file can be read again it is as if nothing had been.
+func TestLedgerIsDamaged(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name   string
+		harm   func(*testing.T, string) func()
+		says   string // status and doctor
+		doctor int
+		later  string // and after it is mended
+	}{
+		{"it cannot be read", unreadable, "cannot be read", 1, ""},
+		{"its bytes have changed", damaged, "was damaged and is put aside", 0, "is kept"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			n := New(t)
+			n.Bootstrap()
+			provider := n.tally("")
+			provider.Start()
+			cid := provider.Publish().CID
+			caller := n.Headless("caller")
+			caller.Start()
+			caller.AwaitProviders(cid, 1)
+			calls := uint64(0)
+			use := func() ctl.WalletRow {
+				t.Helper()
+				for range 3 {
+					if _, _, err := caller.Use(t.Context(), cid, "burn", "k", "20"); err != nil {
+						t.Fatal(err)
+					}
+					calls++
+				}
+				return even(t, provider, caller, calls)
+			}
+			check := func(says string, doctor int) {
+				t.Helper()
+				if s := provider.Status(); s.Ledger != "" || !strings.Contains(s.LedgerDamage, says) || (says == "") != (s.LedgerDamage == "") {
+					t.Errorf("status says %q and %q", s.Ledger, s.LedgerDamage)
+				}
+				if r := provider.Ctl("doctor", provider.Dir); !strings.Contains(r.Stdout, says) || (r.Code == 0) != (doctor == 0) {
+					t.Errorf("doctor: exit code %d\n%s", r.Code, r.Stdout)
+				}
+			}
+			before := use()
+			provider.Stop()
+			mend := c.harm(t, filepath.Join(provider.Dir, "ledger"))
+			provider.Start()
+			caller.AwaitProviders(cid, 1)
+			during := use()
+			check(c.says, c.doctor)
+			provider.Stop()
+			mend()
+			provider.Start()
+			caller.AwaitProviders(cid, 1)
+			after := use()
+			check(c.later, 0)
+			if before.UWH >= during.UWH || during.UWH >= after.UWH {
+				t.Errorf("before %+v, then %+v, and %+v", before, during, after)
+			}
+		})
 	}
 }
 
