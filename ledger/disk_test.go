@@ -29,6 +29,7 @@ type disk struct {
 	wrote int64
 
 	unreadable string // a file that cannot be read
+	syncing    func() // is called before each sync of a file, by which it can be held up
 }
 
 type inode struct {
@@ -181,6 +182,9 @@ func (f *diskFile) Truncate(n int64) error {
 }
 
 func (f *diskFile) Sync() error {
+	if f.d.syncing != nil {
+		f.d.syncing()
+	}
 	err := f.d.step()
 	switch {
 	case err == nil && !f.ino.lost:

@@ -19,7 +19,7 @@ type File interface {
 
 // Files is the directory of a Store. Tests put a disk beneath it that fails, and forgets.
 type Files interface {
-	List() ([]string, error)
+	List() ([]string, error)          // segments, and those that were put aside
 	Create(name string) (File, error) // it does not exist yet
 	Open(name string) (File, error)
 	Remove(name string) error
@@ -50,7 +50,7 @@ func (d osDir) List() ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.Type().IsRegular() && strings.HasSuffix(e.Name(), segmentExt) {
+		if e.Type().IsRegular() && strings.HasSuffix(strings.TrimSuffix(e.Name(), badExt), segmentExt) {
 			names = append(names, e.Name())
 		}
 	}

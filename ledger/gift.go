@@ -111,7 +111,7 @@ func (l *Ledger) hear(now time.Time, data []byte) {
 	}
 	if record, err := g.record(); err == nil {
 		l.gifts[s.key()] = &g
-		_ = l.store.Append(now, giftSlot(g.Donor, g.To), record, false) // Err says when the disk takes nothing
+		_ = l.append(now, giftSlot(g.Donor, g.To), record, false) // Err says when the disk takes nothing
 	}
 }
 
@@ -147,8 +147,8 @@ func (l *Ledger) inForce(c *SignedCheque) bool {
 
 // Reseal signs a donation of this account anew, with the key that is in force now. Kinds: as of SignCheque.
 func (l *Ledger) Reseal(now time.Time, to Key, key ed25519.PrivateKey) (*SignedCheque, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.change()
+	defer l.changed()
 	c := l.book.Cheque(l.cfg.Account, to)
 	if c == nil || l.inForce(c) {
 		return nil, cellproto.Errorf("sign cheque anew", cellproto.NotFound, "it needs not be")
@@ -159,8 +159,8 @@ func (l *Ledger) Reseal(now time.Time, to Key, key ed25519.PrivateKey) (*SignedC
 // Recall is Ingest for what another nucleus of this person has: of this account's donations it takes those, too, that a replaced key
 // has signed. That one has taken them while the key was in force; from others they can be a thief's.
 func (l *Ledger) Recall(now time.Time, data []byte) Result {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.change()
+	defer l.changed()
 	r := l.ingest(now, data)
 	if s, body, ok := l.replaced(r, data); ok {
 		return l.recall(now, s, body, data)
@@ -197,7 +197,7 @@ func (l *Ledger) recall(now time.Time, s *SignedCheque, body, data []byte) Resul
 	}
 	if record, err := g.record(); err == nil {
 		l.gifts[s.key()] = g
-		_ = l.store.Append(now, giftSlot(g.Donor, g.To), record, false) // Err says when the disk takes nothing
+		_ = l.append(now, giftSlot(g.Donor, g.To), record, false) // Err says when the disk takes nothing
 	}
 	return r
 }
@@ -219,8 +219,8 @@ func (l *Ledger) Unproven() (list []Cheque) {
 // Prove takes the donation to somebody that Unproven gives, by the word of this account's owner. Kind: NotFound.
 func (l *Ledger) Prove(now time.Time, to Key) error {
 	const op = "take a donation back"
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.change()
+	defer l.changed()
 	data := l.unproven[to]
 	s, body, err := DecodeCheque(data)
 	if data == nil || err != nil {
@@ -289,8 +289,8 @@ func (l *Ledger) Voids() (list []Void) {
 
 // Renew signs a cheque over all that was given, of which part is void. Kinds: as of SignCheque.
 func (l *Ledger) Renew(now time.Time, v Void, key ed25519.PrivateKey) (*SignedCheque, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.change()
+	defer l.changed()
 	c := l.book.Cheque(v.Donor, v.To)
 	if g := l.gifts[chequeKey{Donor: v.Donor, To: v.To}]; g == nil || c == nil || g.Credit <= c.Credit {
 		return nil, cellproto.Errorf("sign cheque anew", cellproto.NotFound, "nothing of it is void")
@@ -303,8 +303,8 @@ func (l *Ledger) Renew(now time.Time, v Void, key ed25519.PrivateKey) (*SignedCh
 // Kinds: BadInput, Denied when the key does not sign for the donor or a budget does not allow it,
 // Unavailable while it is not known what was given before, Failed.
 func (l *Ledger) SignCheque(now time.Time, donor, to Key, amount uint64, purpose string, key ed25519.PrivateKey) (*SignedCheque, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.change()
+	defer l.changed()
 	if amount == 0 {
 		return nil, cellproto.Errorf("sign cheque", cellproto.BadInput, "nothing is given")
 	}
@@ -341,7 +341,7 @@ func (l *Ledger) signCheque(now time.Time, donor, to Key, amount uint64, purpose
 		return nil, cellproto.Errorf(op, cellproto.Failed, "%w", err)
 	}
 	slots, datas := []Hash{chequeSlot(s.key()), giftSlot(donor, to)}, [][]byte{data, record}
-	if err := l.store.AppendBatch(now, slots, datas, true); err != nil {
+	if err := l.onDisk(func(s *Store) error { return s.AppendBatch(now, slots, datas, true) }); err != nil {
 		return nil, cellproto.Errorf(op, cellproto.MayHaveRun, "nobody is told, but it may be on the disk: %w", err).
 			WithHint("When the disk is well again, restart the nucleus and look at the history before you try again.")
 	}

@@ -45,8 +45,13 @@ type Graph struct {
 	moved []debt
 }
 
-// entry is one who has worked for this host, by whom others come in.
-type entry struct{ unsigned, acknowledged uint64 } // µWh
+// entry is one who has worked for this host, by whom others come in. All in µWh.
+type entry struct {
+	unsigned     uint64 // of what came in, less what is forgiven
+	acknowledged uint64 // by itself
+	signed       uint64 // of what came in, by whomever
+	forgiven     uint64 // of what was unsigned, in all
+}
 
 // debt is unsigned use of what came in by one entry, or by none.
 type debt struct {
@@ -220,6 +225,7 @@ func (g *Graph) settle(caller int32, amount uint64) {
 		part := min(d.amount, amount)
 		if o := g.open[d.by]; o != nil {
 			o.unsigned -= min(o.unsigned, part)
+			o.signed = add(o.signed, part)
 			if d.by == caller {
 				o.acknowledged += part
 			}
@@ -248,15 +254,23 @@ func (g *Graph) room(caller, by int32, capacity uint64) uint64 {
 	if caller == by {
 		w = Window(o.acknowledged)
 	}
-	w = min(w, add(capacity, o.unsigned)/windowPart)
+	w = o.window(w, capacity)
 	return min(capacity, w-min(o.unsigned, w))
 }
 
-// Forgive halves what counts as unsigned at each entry. It is called once a day: else who signs
-// nothing and comes back no more would keep others out for good.
+// window gives what of an edge of that capacity may be unsigned, at most w.
+func (o *entry) window(w, capacity uint64) uint64 {
+	return min(w, add(capacity, o.unsigned)/windowPart)
+}
+
+// Forgive halves what counts as unsigned at each entry. It is called once a day: else who signs nothing and comes back no more would
+// keep others out for long. In all no more is forgiven than one window, and a tenth of what was signed for, or a crowd could use up by
+// and by, at each host, what the entry is owed. Past that the entry is open again when those who come in there sign, as newcomers at first.
 func (g *Graph) Forgive() {
-	for _, o := range g.open {
-		o.unsigned /= 2
+	for by, o := range g.open {
+		most := add(o.window(MinWindow, g.toSelf[by]), o.signed/windowShare)
+		n := min(o.unsigned/2, most-min(o.forgiven, most))
+		o.unsigned, o.forgiven = o.unsigned-n, o.forgiven+n
 	}
 }
 
@@ -367,8 +381,9 @@ func (g *Graph) moveDebts(h, a int32) {
 	if g.open[a] == nil {
 		g.open[a] = &entry{}
 	}
-	g.open[a].unsigned += o.unsigned
-	g.open[a].acknowledged += o.acknowledged
+	to := g.open[a]
+	to.unsigned, to.acknowledged = to.unsigned+o.unsigned, to.acknowledged+o.acknowledged
+	to.signed, to.forgiven = to.signed+o.signed, to.forgiven+o.forgiven
 	for _, list := range g.owing {
 		for i := range list {
 			if list[i].by == h {

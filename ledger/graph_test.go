@@ -283,6 +283,41 @@ func TestWindowsAreShared(t *testing.T) {
 	}
 }
 
+// Who signs nothing closes an entry for others, and once a window is forgiven for longer than a day; those who come in there and sign, as
+// newcomers, open it again.
+func TestClosedEntryOpensAgain(t *testing.T) {
+	g, w := NewGraph(peer(0)), works{}
+	for s := range 10 {
+		w.did(g, peer(100+s), peer(1), wh(10))
+	}
+	w.did(g, peer(1), peer(0), wh(100))
+	h := &simHost{graph: g, totals: map[Key]*simTotal{}}
+	var took uint64
+	for range 100 { // days
+		for room := g.Room(peer(100)); room > 0; room = g.Room(peer(100)) {
+			h.serve(peer(100), room)
+			took += room
+		}
+		g.Forgive()
+	}
+	if took > 2*MinWindow {
+		t.Errorf("in a hundred days %d were taken unsigned, two windows are %d", took, 2*MinWindow)
+	}
+	honest := peer(101)
+	if g.Room(honest) != 0 {
+		t.Fatal("the entry is open")
+	}
+	h.serve(honest, 5*MinWindow) // from the newcomers' queue
+	h.totals[honest].signed = h.totals[honest].used
+	g.Apply(h.edge(honest))
+	for range 7 { // days
+		g.Forgive()
+	}
+	if room := g.Room(honest); room < MinWindow*4/10 {
+		t.Errorf("after it has signed for five windows there is room for %d", room)
+	}
+}
+
 // However small the parts are into which a credit is split, a fiftieth of it is what nobody signs for.
 func TestSmallWindows(t *testing.T) {
 	g, w := NewGraph(peer(0)), works{}

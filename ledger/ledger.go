@@ -15,8 +15,13 @@ const Confirmations = 3
 
 // Ledger is the book, its store and the graph of one nucleus, together. It may be used by several
 // goroutines. What it is told to be now only has to be about right.
+//
+// Whoever only looks something up, as a call does that waits for its place, waits for no disk: what changes the ledger
+// holds writing to its end, and mu but while the store is at work.
 type Ledger struct {
-	mu     sync.Mutex
+	writing sync.Mutex // guards store and held; taken before mu
+	mu      sync.Mutex // guards all else
+
 	cfg    Config
 	book   *Book
 	graph  *Graph
@@ -30,7 +35,9 @@ type Ledger struct {
 	drafts map[Hash]*KeyEntry // those of them that are known, by place
 	tabs   map[Key]Tab        // of providers
 	gifts  map[chequeKey]*gift
-	unread bool // a part of the store could not be read
+	unread bool  // a part of the store could not be read, or has been lost
+	fault  error // what is wrong with the disk
+	harm   Harm
 	// unproven are donations of this account, by receiver: see Unproven.
 	unproven map[Key][]byte
 }
@@ -71,11 +78,58 @@ func Open(cfg Config, files Files, now time.Time) (*Ledger, *Report, error) {
 			return r.Verdict != Missing
 		})
 	}
-	l.store, l.unread = store, len(report.Unread) > 0
+	l.store, l.unread = store, len(report.Unread)+len(report.Damaged)+len(report.Aside) > 0
+	l.look()
 	for len(l.tabs) > maxTabs { // an older file may have more
 		l.dropTab()
 	}
+	l.rehear(now)
 	return l, report, nil
+}
+
+// rehear looks for donations that are in a part of the store which could not be read when later ones were signed.
+func (l *Ledger) rehear(now time.Time) {
+	l.change()
+	defer l.changed()
+	for k := range l.gifts {
+		if c := l.book.cheques[k]; c != nil {
+			if data, err := c.Encode(); err == nil {
+				l.hear(now, data)
+			}
+		}
+	}
+}
+
+// change begins a change of the ledger, which changed ends.
+func (l *Ledger) change() {
+	l.writing.Lock()
+	l.mu.Lock()
+}
+
+func (l *Ledger) changed() {
+	l.mu.Unlock()
+	l.writing.Unlock()
+}
+
+// onDisk has the store do something, while others look things up: book and graph have to agree at that moment.
+// The caller has begun a change.
+func (l *Ledger) onDisk(f func(*Store) error) error {
+	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		l.look()
+	}()
+	return f(l.store)
+}
+
+// append is Store.Append by onDisk.
+func (l *Ledger) append(now time.Time, slot Hash, data []byte, durable bool) error {
+	return l.onDisk(func(s *Store) error { return s.Append(now, slot, data, durable) })
+}
+
+// look notes how the store is.
+func (l *Ledger) look() {
+	l.fault, l.harm = l.store.Err(), Harm{l.store.damaged, l.store.healed, l.store.dropped}
 }
 
 func ms(t time.Time) uint64 { return uint64(t.UnixMilli()) }
@@ -109,8 +163,8 @@ func (l *Ledger) follow(r Result) {
 
 // Ingest takes an entry or a fork proof that a peer has sent.
 func (l *Ledger) Ingest(now time.Time, data []byte) Result {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.change()
+	defer l.changed()
 	return l.ingest(now, data)
 }
 
@@ -139,8 +193,8 @@ func (l *Ledger) keep(now time.Time, r Result) {
 	}
 	// A disk that fails is the store's to report (Err): what it lacks comes back from others. An entry of the own log does not, since it is
 	// known here: it waits, and is on the disk before any that follows it.
-	if err := l.store.Append(now, r.Slot, r.Record, r.Durable); err != nil && r.Durable {
-		_ = l.store.Append(now, r.Slot, r.Record, false)
+	if err := l.append(now, r.Slot, r.Record, r.Durable); err != nil && r.Durable {
+		_ = l.append(now, r.Slot, r.Record, false)
 	}
 }
 
@@ -149,8 +203,8 @@ func (l *Ledger) keep(now time.Time, r Result) {
 // what is below anything that this host has signed or seen in that register. Kinds: BadInput, Denied.
 func (l *Ledger) SignTotal(now time.Time, r Receipt, role Role, key ed25519.PrivateKey) (*Signed, error) {
 	const op = "sign receipt"
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.change()
+	defer l.changed()
 	reg, _ := l.book.Register(r.RegKey())
 	seen := []*Signed{reg.Ack}
 	if role == RoleProvider { // a consumer may sign for less than is claimed
@@ -209,8 +263,8 @@ func (l *Ledger) Alone() {
 // neighbours have been asked, Failed, and those of KeyState.Apply.
 func (l *Ledger) AppendKey(now time.Time, p Payload, key ed25519.PrivateKey) (*KeyEntry, error) {
 	const op = "add to key log"
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.change()
+	defer l.changed()
 	if err := l.upToDate(op); err != nil {
 		return nil, err
 	}
@@ -237,13 +291,13 @@ func (l *Ledger) AppendKey(now time.Time, p Payload, key ed25519.PrivateKey) (*K
 	return e, nil
 }
 
-// release writes the held entry to the disk, and only then takes it in.
+// release writes the held entry to the disk, and only then takes it in. Nobody sees it before.
 func (l *Ledger) release(now time.Time, op string) error {
 	data, err := l.held.Encode()
 	if err != nil {
 		return err
 	}
-	if err := l.store.Append(now, bodyID(l.held.body), data, true); err != nil {
+	if err := l.append(now, bodyID(l.held.body), data, true); err != nil {
 		return cellproto.Errorf(op, cellproto.Failed, "entry %d waits for the disk: %w", l.held.Seq, err).
 			WithHint("It is written again with the next try; no other entry can take its place.")
 	}
@@ -281,20 +335,20 @@ func (l *Ledger) upToDate(op string) error {
 
 // Tick syncs and cleans the store; to be called about once a second.
 func (l *Ledger) Tick(now time.Time) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.change()
+	defer l.changed()
 	if now.Sub(l.since) >= 24*time.Hour {
 		l.since = now
 		l.graph.Forgive()
 	}
-	return l.store.Tick(now)
+	return l.onDisk(func(s *Store) error { return s.Tick(now) })
 }
 
 // Err says why nothing reaches the disk, or nil. The ledger goes on in memory meanwhile.
 func (l *Ledger) Err() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.store.Err()
+	return l.fault
 }
 
 // Harm is what a disk has done, since the ledger was opened.
@@ -308,7 +362,7 @@ type Harm struct {
 func (l *Ledger) Harm() Harm {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return Harm{l.store.damaged, l.store.healed, l.store.dropped}
+	return l.harm
 }
 
 // Residual gives what this host still owes a caller, in µWh.
@@ -348,9 +402,9 @@ func (l *Ledger) View(f func(*Book)) {
 
 // Close syncs everything and closes the files.
 func (l *Ledger) Close() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.store.Close()
+	l.change()
+	defer l.changed()
+	return l.onDisk((*Store).Close)
 }
 
 // Matters says whether others near by are told of what an identity signs: it concerns this host, or is at

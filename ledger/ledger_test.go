@@ -264,10 +264,12 @@ func TestPoolMemberSignsOnce(t *testing.T) {
 	one := a.draft(&RunnerBudget{Runner: pub(20), Budget: 10}, 21)
 	two := a.draft(&RunnerBudget{Runner: pub(20), Budget: 20}, 21)
 	for range 2 {
+		l.change()
 		if err := l.coSign(testTime, one, testKey(20), 0); err != nil {
 			t.Fatal(err)
 		}
 		wantKind(t, "another entry for the same place", l.coSign(testTime, two, testKey(20), 0), cellproto.Denied)
+		l.changed()
 		l = openLedger(t, testConfig(20, 20), d.reboot())
 	}
 }

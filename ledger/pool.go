@@ -16,8 +16,8 @@ import (
 // Kinds: BadInput, Denied, Failed.
 func (l *Ledger) FoundPool(now time.Time, members []Key, t int) (id Key, err error) {
 	const op = "found pool"
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.change()
+	defer l.changed()
 	if !slices.ContainsFunc(members, l.book.OwnKey) {
 		return id, cellproto.Errorf(op, cellproto.BadInput, "this account is not among the members")
 	}
@@ -50,7 +50,7 @@ func (l *Ledger) FoundPool(now time.Time, members []Key, t int) (id Key, err err
 		}
 		slots, datas = append(slots, bodyID(e.body)), append(datas, data)
 	}
-	if err := l.store.AppendBatch(now, slots, datas, true); err != nil {
+	if err := l.onDisk(func(s *Store) error { return s.AppendBatch(now, slots, datas, true) }); err != nil {
 		return id, cellproto.Errorf(op, cellproto.Failed, "%w", err)
 	}
 	for _, data := range datas {
@@ -66,8 +66,8 @@ func (l *Ledger) FoundPool(now time.Time, members []Key, t int) (id Key, err err
 // Draft makes the next entry of a pool's log and signs it as this account, a member. What the account has
 // signed for that place before, if it says the same, is given again. See SignDraft.
 func (l *Ledger) Draft(now time.Time, pool Key, p Payload, key ed25519.PrivateKey) (e *KeyEntry, done bool, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.change()
+	defer l.changed()
 	state := l.book.State(pool)
 	if state == nil {
 		return nil, false, unknownPool("propose to a pool")
@@ -99,8 +99,8 @@ func unknownPool(op string) error {
 // Denied for who is no member, or has signed another entry for that place, BadInput for what cannot be
 // the next entry, Corrupt for false signatures.
 func (l *Ledger) SignDraft(now time.Time, e *KeyEntry, key ed25519.PrivateKey) (done bool, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.change()
+	defer l.changed()
 	return l.signDraft(now, e, key)
 }
 
@@ -171,7 +171,7 @@ func (e *KeyEntry) addSigs(from *KeyEntry) {
 }
 
 // coSign signs an entry of a pool's log as its member with this index. For one place in the log a
-// member signs one entry, ever, and that is on the disk before the signature is there. l.mu is held.
+// member signs one entry, ever, and that is on the disk before the signature is there.
 func (l *Ledger) coSign(now time.Time, e *KeyEntry, key ed25519.PrivateKey, index uint8) error {
 	const op = "sign for a pool"
 	id, err := e.Hash()
@@ -184,8 +184,8 @@ func (l *Ledger) coSign(now time.Time, e *KeyEntry, key ed25519.PrivateKey, inde
 			WithHint("Sign that one, or have the other members sign this one.")
 	}
 	if l.unread {
-		return cellproto.Errorf(op, cellproto.Unavailable, "a part of the ledger cannot be read: another entry may have been signed for this place").
-			WithHint("cellctl doctor says which part. When the disk is well: cellctl restart of the home cell.")
+		return cellproto.Errorf(op, cellproto.Unavailable, "a part of the ledger was damaged, or cannot be read: another entry may have been signed for this place").
+			WithHint("cellctl doctor names the file. If it can be read again: cellctl restart of the home cell. If the other members say that this account has signed no other proposal: remove the file before.")
 	}
 	l.signed[place] = id
 	made := *e
@@ -197,7 +197,7 @@ func (l *Ledger) coSign(now time.Time, e *KeyEntry, key ed25519.PrivateKey, inde
 	if err != nil {
 		return err
 	}
-	if err := l.store.Append(now, place, slices.Concat([]byte{draftMark}, data), true); err != nil {
+	if err := l.append(now, place, slices.Concat([]byte{draftMark}, data), true); err != nil {
 		return err
 	}
 	e.Sigs, l.drafts[place] = made.Sigs, &made

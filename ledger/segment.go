@@ -13,6 +13,7 @@ import (
 
 const (
 	segmentExt   = ".seg"
+	badExt       = ".bad" // behind that: its bytes have changed, and what was good in it is elsewhere
 	segmentMagic = "cellseg1"
 	segmentSize  = 1 << 20
 	recordHead   = 6 // CRC32C u32 over the rest, length u16, big-endian

@@ -137,8 +137,12 @@ type attack struct {
 	split   bool // they share the credit out, instead of each claiming all of it
 	decoys  bool // each is also owed a lot by somebody who does not exist, which it could pay with
 	signs   bool // for what it takes, as late as it can, so that it can go on; else never
+	mute    int  // of those who sign, one in so many never does; 0: all do
 	eclipse int  // hosts that hear nothing of the others
+	days    int  // of which each but the last ends with Forgive; 0: one
 }
+
+func (a attack) signer(s int) bool { return a.signs && (a.mute == 0 || s%a.mute != 0) }
 
 // choose finds one of the crowd that is owed something here.
 func (a attack) choose(w *world, h *simHost) (c Key, room uint64) {
@@ -182,16 +186,30 @@ func extract(seed uint64, delay int, a attack) float64 {
 		w.past(peer(1000+s), worker, said)
 	}
 	w.cut = func(from, to int) bool { return to < a.eclipse }
-	earned, idle := uint64(0), 0
-	for idle < 2*delay+20 && w.now < 48*3600 {
+	earned := w.spend(a, perSecond)
+	for range a.days - 1 {
+		for _, h := range w.hosts {
+			h.graph.Forgive()
+		}
+		earned += w.spend(a, perSecond)
+	}
+	return float64(earned) / float64(real)
+}
+
+// spend has the crowd take what it can, until no host gives it anything any more, and gives how much that was.
+func (w *world) spend(a attack, perSecond uint64) (earned uint64) {
+	end := w.now + 48*3600
+	for idle := 0; idle < 2*w.delay+20 && w.now < end; {
 		w.tick()
 		took := uint64(0)
 		for _, h := range w.hosts {
-			for left := uint64(perSecond); left > 0; {
+			for left := perSecond; left > 0; {
 				c, room := a.choose(w, h)
 				if room == 0 && a.signs {
 					for s := range a.k {
-						w.sign(h, peer(1000+s))
+						if a.signer(s) {
+							w.sign(h, peer(1000+s))
+						}
 					}
 					c, room = a.choose(w, h)
 				}
@@ -208,7 +226,7 @@ func extract(seed uint64, delay int, a attack) float64 {
 			idle = 0
 		}
 	}
-	return float64(earned) / float64(real)
+	return earned
 }
 
 // Crowds of many identities take little more than one of them has worked for. CELL_LONG has crowds of four sizes
@@ -248,6 +266,25 @@ func TestSybils(t *testing.T) {
 	t.Logf("k = %4d: %.2f, with gossip that takes ten minutes: %.2f", slowest, quick, slow)
 	if slow < quick+0.05 {
 		t.Error("slow gossip costs nothing: does the simulation see what it is about?")
+	}
+}
+
+// What is forgiven daily opens the windows again for a crowd that has time. It still takes little more than what one of it has worked for,
+// whether none of it signs or just so many that others' debts are forgiven: for four weeks, or with CELL_LONG a year.
+func TestWeeksOfForgiving(t *testing.T) {
+	days := 28
+	if long() {
+		days = 365
+	}
+	for _, a := range []attack{{k: 1}, {k: 100, split: true}, {k: 100, split: true, signs: true, mute: 2}, {k: 100, split: true, signs: true, mute: 10}} {
+		a.days = 1
+		first := extract(*simSeed, 60, a)
+		a.days = days
+		e := extract(*simSeed, 60, a)
+		t.Logf("seed %d: %+v: E = %.2f after a day, %.2f at the end", *simSeed, a, first, e)
+		if e > 1.25 {
+			t.Error("more than 1.25")
+		}
 	}
 }
 

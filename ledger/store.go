@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/celldnet/celld/cellproto"
@@ -38,6 +39,7 @@ type Report struct {
 	Truncated int64    // bytes that a crash had left half written at the end
 	Damaged   []string // segments with bytes that have changed; their good records are kept
 	Unread    []string // segments that cannot be read; they are left where they are, for the next start
+	Aside     []string // segments that were damaged at an earlier start, and are still kept
 }
 
 // Store keeps records in an append-only log of segments. A record belongs to a slot, and the newest of
@@ -64,7 +66,8 @@ type Store struct {
 // OpenStore reads all segments and calls load for each record, in the order of the log; load gives the
 // record's slot, or false when it is of no use. Half a record at the very end is what a crash leaves:
 // it is cut off. Anywhere else a bad record is damage: the good ones are kept, the file is put aside. So it is at the end, too, if there are
-// good ones behind it, which can have been synced.
+// good ones behind it, which can have been synced. A segment that cannot be read is left alone, and what comes goes to a new one: the host goes
+// on without what is in it, and has it again when it can be read.
 func OpenStore(files Files, load func(data []byte, suspect bool) (Hash, bool)) (*Store, *Report, error) {
 	return openStore(files, segmentSize, load)
 }
@@ -72,6 +75,7 @@ func OpenStore(files Files, load func(data []byte, suspect bool) (Hash, bool)) (
 func openStore(files Files, segSize int64, load func([]byte, bool) (Hash, bool)) (*Store, *Report, error) {
 	const op = "open ledger"
 	s := &Store{files: files, index: map[Hash]place{}, segSize: segSize}
+	r := &Report{}
 	names, err := files.List()
 	if err != nil {
 		return nil, nil, cellproto.Errorf(op, cellproto.Failed, "%w", err)
@@ -80,20 +84,20 @@ func openStore(files Files, segSize int64, load func([]byte, bool) (Hash, bool))
 		if num, ok := segmentNum(name); ok {
 			s.segs = append(s.segs, &segment{num: num})
 			s.next = max(s.next, num+1)
+		} else if whole, ok := strings.CutSuffix(name, badExt); ok {
+			if num, ok := segmentNum(whole); ok {
+				r.Aside = append(r.Aside, name)
+				s.next = max(s.next, num+1)
+			}
 		}
 	}
 	slices.SortFunc(s.segs, func(a, b *segment) int { return cmp.Compare(a.num, b.num) })
-	r := &Report{}
 	for i, seg := range s.segs {
 		last := i == len(s.segs)-1
 		if err = s.read(seg, last, r, load); err != nil {
 			s.leave(seg)
 			r.Unread = append(r.Unread, segmentName(seg.num))
 		}
-	}
-	if n := len(r.Unread); n > 0 && n == len(s.segs) { // then it is not known to whom this host owes what, and another ledger would say nothing
-		s.closeFiles()
-		return nil, nil, cellproto.Errorf(op, cellproto.Failed, "segment %d: %w", s.segs[n-1].num, err)
 	}
 	s.segs = slices.DeleteFunc(s.segs, func(seg *segment) bool { return seg.file == nil })
 	s.failed = s.ready(len(r.Unread) > 0) // a full disk is one: what is read counts, and Tick tries again
@@ -431,7 +435,7 @@ func (s *Store) empty(seg *segment) error {
 	name := segmentName(seg.num)
 	if seg.bad {
 		s.healed++
-		err = s.files.Rename(name, name+".bad")
+		err = s.files.Rename(name, name+badExt)
 	} else {
 		err = s.files.Remove(name)
 	}

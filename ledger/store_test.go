@@ -445,7 +445,7 @@ func TestOpenOnAFullDisk(t *testing.T) {
 	}
 }
 
-// One segment that cannot be read costs what is in it, until it can be. Of a store that cannot be read at all nothing is made up.
+// A segment that cannot be read costs what is in it, until it can be, also where it is the only one.
 func TestSegmentIsUnreadable(t *testing.T) {
 	d := newDisk(t, 1)
 	s, _, _, err := openTest(t, d)
@@ -483,11 +483,34 @@ func TestSegmentIsUnreadable(t *testing.T) {
 		}
 	}
 	one := newDisk(t, 2)
-	if _, _, _, err := openTest(t, one); err != nil {
+	if s, _, _, err = openTest(t, one); err != nil {
 		t.Fatal(err)
 	}
+	for i := range 5 {
+		if err := s.Append(now, testSlot(i), testRecord(testSlot(i), 1), true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one = one.reboot()
 	one.unreadable = segmentName(0)
-	if _, _, _, err := openTest(t, one); err == nil {
-		t.Error("a store that cannot be read is opened")
+	s, got, r, err := openTest(t, one)
+	if err != nil || len(r.Unread) != 1 || len(got) != 0 {
+		t.Fatalf("the only segment: %v, %+v, %d records", err, r, len(got))
+	}
+	for i := range 7 {
+		if err := s.Append(now, testSlot(i), testRecord(testSlot(i), 2), true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Tick(now); err != nil {
+		t.Fatal(err)
+	}
+	one = one.reboot()
+	one.unreadable = segmentName(0)
+	if _, got, r, err = openTest(t, one); err != nil || len(r.Unread) != 1 || len(got) != 7 {
+		t.Errorf("at the next start: %v, %+v, %d records", err, r, len(got))
+	}
+	if _, got, r, err = openTest(t, one.reboot()); err != nil || len(r.Unread) > 0 || len(got) != 7 || got[testSlot(0)] != 2 {
+		t.Errorf("once it can be read: %v, %+v, %v", err, r, got)
 	}
 }

@@ -29,8 +29,8 @@ const maxTabs = 4096
 
 // KeepTabs remembers tabs in the place of older ones. What a crash takes of it is what was written since the last sync.
 func (l *Ledger) KeepTabs(now time.Time, tabs []Tab) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.change()
+	defer l.changed()
 	var slots []Hash
 	var datas [][]byte
 	for _, t := range tabs {
@@ -47,7 +47,7 @@ func (l *Ledger) KeepTabs(now time.Time, tabs []Tab) error {
 	if len(datas) == 0 {
 		return nil
 	}
-	return l.store.AppendBatch(now, slots, datas, false)
+	return l.onDisk(func(s *Store) error { return s.AppendBatch(now, slots, datas, false) })
 }
 
 // dropTab makes room for another provider: any of them has to go.

@@ -15,14 +15,19 @@ import (
 // report keeps what the owner can be told of a log of which entries are missing, and says whether everybody has agreed who can have it
 // from here: whoever knows it from one of them knows no more of it.
 func (o *account) report(q *asking, s *ledger.KeyState) (all bool) {
+	r := o.describe(q, s)
+	o.doubts.Store(r)
+	return !r.Others && len(r.Wait) == 0 && r.Agree > 0
+}
+
+func (o *account) describe(q *asking, s *ledger.KeyState) *ctl.Recovery {
 	r := &ctl.Recovery{Account: textOf(o.id), Doubt: true, Entries: s.Len, AtLeast: q.mark.entries, Agree: len(q.agree) + len(q.cells), Wait: []string{}}
 	wait, known := q.waits(s, o.a.self)
 	r.Others = !known
 	for _, p := range wait {
 		r.Wait = append(r.Wait, p.String())
 	}
-	o.doubts.Store(r)
-	return known && len(wait) == 0 && r.Agree > 0
+	return r
 }
 
 func (n *nucleus) ctlRecover(ctx context.Context, r *http.Request, w *ctl.Writer) (any, error) {
@@ -79,6 +84,9 @@ func (o *account) recovery() ctl.Recovery {
 	default:
 		if r := o.doubts.Load(); r != nil {
 			return *r
+		}
+		if q := o.newAsking(time.Now()); q.gone { // nobody was asked yet
+			return *o.describe(q, o.state(o.id))
 		}
 	}
 	n := o.state(o.id).Len

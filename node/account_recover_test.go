@@ -175,6 +175,27 @@ func TestLessThanThereWasIsNotAll(t *testing.T) {
 	})
 }
 
+// Whoever looks before anybody was asked is told what is missing, and not that the log is whole or was never begun.
+func TestOwnerIsToldAtOnce(t *testing.T) {
+	home, log := shownLog(t, false, knowerID(t, 0))
+	o := reopened(t, home)
+	o.asked = make(chan struct{})
+	o.suspect() // as the nucleus does before it hears anybody
+	for has := range 2 {
+		if has > 0 {
+			if err := o.told(log[0]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if r := o.recovery(); !r.Doubt || r.Entries != uint64(has) || r.AtLeast != 2 || r.Others || len(r.Wait) != 1 {
+			t.Errorf("with %d entries the owner is told %+v", has, r)
+		}
+		if err := o.acceptLog("test", true); cellproto.KindOf(err) != cellproto.Unavailable {
+			t.Errorf("with %d entries: %v", has, err)
+		}
+	}
+}
+
 // The owner can take what is here for all of it, once others were asked; what is known to be missing needs more than that.
 func TestOwnerGoesOn(t *testing.T) {
 	const op = "test"

@@ -54,6 +54,7 @@ type accounts struct {
 
 	signing sync.Mutex // one bill after the other: each is held against all that were signed; taken before mu
 
+	// mu is never held while the ledger is written: a call that waits for its place is ranked under it.
 	mu      sync.Mutex
 	debtors map[string]*debtor          // by the text of their peer ID
 	lenders map[ledger.Key]*lender      // those who have sent bills

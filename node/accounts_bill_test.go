@@ -101,11 +101,17 @@ func testAccounts(t *testing.T, key ed25519.PrivateKey) *accounts {
 // accountsIn is testAccounts with a ledger that is in dir, or comes there.
 func accountsIn(t *testing.T, key ed25519.PrivateKey, dir string) *accounts {
 	t.Helper()
-	prices, err := ledger.LoadPrices(ledger.PriceVersion)
+	files, err := ledger.OpenDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, err := ledger.OpenDir(dir)
+	return accountsOn(t, key, files)
+}
+
+// accountsOn is testAccounts with a ledger that is in these files, or comes there.
+func accountsOn(t *testing.T, key ed25519.PrivateKey, files ledger.Files) *accounts {
+	t.Helper()
+	prices, err := ledger.LoadPrices(ledger.PriceVersion)
 	if err != nil {
 		t.Fatal(err)
 	}

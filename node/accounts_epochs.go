@@ -87,11 +87,14 @@ func (a *accounts) renew(d *debtor, u call.Usage, now time.Time) {
 	d.earlier, d.signed, d.sent, d.refused = d.earlier+d.signed, 0, nil, nil
 }
 
-// claim writes down what a caller owes and has not signed for. a.mu is held.
+// claim writes down what a caller owes and has not signed for. a.mu is held, but not while the ledger is written: calls are
+// ranked meanwhile. Only the goroutine that ticks does this, so that nobody else changes d.
 func (a *accounts) claim(d *debtor, u call.Usage, now time.Time) error {
 	total, _, err := a.total(d, u, now)
 	if err == nil {
+		a.mu.Unlock()
 		_, err = a.led.SignTotal(now, total, ledger.RoleProvider, a.key)
+		a.mu.Lock()
 	}
 	a.log.Debug("claim written", zap.Stringer("of", d.peer), zap.Error(err))
 	return err

@@ -47,7 +47,7 @@ func TestRegisterEnds(t *testing.T) {
 			for _, life := range []string{"first", "second"} {
 				a.debtors = map[string]*debtor{}
 				d := a.owes(who)
-				a.renew(d, used, now)
+				renew(a, d, used, now)
 				total, _, err := a.total(d, used, now)
 				if err != nil || total.Epoch != 1 || total.Credit == 0 || d.earlier != 1000 {
 					t.Fatalf("%s life: epoch %d, %d µWh, %d before: %v", life, total.Epoch, total.Credit, d.earlier, err)
@@ -60,6 +60,12 @@ func TestRegisterEnds(t *testing.T) {
 			}
 		})
 	}
+}
+
+func renew(a *accounts, d *debtor, u call.Usage, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.renew(d, u, now)
 }
 
 // A bill that is refused for an hour keeps no other from being signed: what was used since is billed in another epoch,
@@ -76,10 +82,10 @@ func TestRefusedBillIsLeftBehind(t *testing.T) {
 	d.signed = total.Credit
 	refused := call.Usage{Calls: 2, CPU: 500e9}
 	d.answered(now, &gossip.Refusal{Kind: cellproto.Denied, Text: "more than calls can have used"}, true)
-	if a.renew(d, refused, now.Add(stuckAfter-time.Second)); d.base.Epoch != 0 {
+	if renew(a, d, refused, now.Add(stuckAfter-time.Second)); d.base.Epoch != 0 {
 		t.Fatal("it begins another epoch at once")
 	}
-	if a.renew(d, refused, now.Add(stuckAfter)); d.base.Epoch != 1 || d.refused != nil {
+	if renew(a, d, refused, now.Add(stuckAfter)); d.base.Epoch != 1 || d.refused != nil {
 		t.Fatalf("after an hour: epoch %d, %v", d.base.Epoch, d.refused)
 	}
 	_, debt := served(a, d.key)
@@ -97,7 +103,7 @@ func TestRefusedBillIsLeftBehind(t *testing.T) {
 	for range 5 {
 		now = now.Add(2 * stuckAfter)
 		d.answered(now.Add(-stuckAfter), &gossip.Refusal{Kind: cellproto.Denied, Text: "no"}, true)
-		a.renew(d, refused, now)
+		renew(a, d, refused, now)
 	}
 	if d.base.Epoch != 1 {
 		t.Errorf("who signs nothing is in epoch %d", d.base.Epoch)
@@ -105,7 +111,7 @@ func TestRefusedBillIsLeftBehind(t *testing.T) {
 	// And who fills each register at once has so many.
 	for range 3 * maxEpochs {
 		d.base.Credit = fullCredit
-		a.renew(d, refused, now)
+		renew(a, d, refused, now)
 	}
 	if d.base.Epoch != maxEpochs-1 {
 		t.Errorf("epoch %d", d.base.Epoch)
@@ -127,14 +133,17 @@ func TestLastEpochIsBilled(t *testing.T) {
 	for i := range uint64(5) {
 		used := call.Usage{Calls: i + 2, CPU: (i + 2) * 10e9}
 		d.answered(now.Add(-stuckAfter), &gossip.Refusal{Kind: cellproto.Denied, Text: "no"}, true)
-		a.renew(d, used, now)
+		renew(a, d, used, now)
 		total, _, err := a.total(d, used, now)
 		if err != nil || total.Epoch != maxEpochs-1 || total.Credit <= owed || a.unbilled(d, used) <= unbilled {
 			t.Fatalf("after %d s it owes %+v, of which %d µWh are unbilled: %v", used.CPU/1e9, total, a.unbilled(d, used), err)
 		}
 		owed, unbilled = total.Credit, a.unbilled(d, used)
 	}
-	if err := a.claim(d, call.Usage{Calls: 6, CPU: 60e9}, now); err != nil {
+	a.mu.Lock()
+	err := a.claim(d, call.Usage{Calls: 6, CPU: 60e9}, now)
+	a.mu.Unlock()
+	if err != nil {
 		t.Fatal(err)
 	}
 	if claimed := a.register(d.base.RegKey()).Claimed(); claimed != owed {
@@ -153,7 +162,7 @@ func TestCallerEndsNoRegister(t *testing.T) {
 	a.debtors = map[string]*debtor{}
 	for life, d := range map[string]*debtor{"this": before, "the next": a.owes(who)} {
 		d.sent = []uint64{1}
-		a.renew(d, used, now)
+		renew(a, d, used, now)
 		total, _, err := a.total(d, used, now)
 		if err != nil || total.Epoch != 0 || total.Meter.CPU != used.CPU || total.N != 2 {
 			t.Errorf("in %s life the bill is %+v, %v", life, total, err)
@@ -167,7 +176,7 @@ func TestWhichRefusalEndsAnEpoch(t *testing.T) {
 		a, _, _, who := pair(t)
 		d, now := a.owes(who), time.Now()
 		d.refused, d.refusedAt = &gossip.Refusal{Kind: kind, Text: "no"}, now.Add(-stuckAfter)
-		if a.renew(d, call.Usage{Calls: 1, CPU: 1e9}, now); d.base.Epoch != want {
+		if renew(a, d, call.Usage{Calls: 1, CPU: 1e9}, now); d.base.Epoch != want {
 			t.Errorf("after %v it is in epoch %d", kind, d.base.Epoch)
 		}
 	}
@@ -180,7 +189,7 @@ func TestUseOutlivesItsEpoch(t *testing.T) {
 	d.sent, d.billed = []uint64{fullCredit}, call.Usage{Calls: 1, CPU: 5e9}
 	d.base.Credit = fullCredit
 	used := call.Usage{Calls: 2, CPU: 6e9}
-	a.renew(d, used, time.Now())
+	renew(a, d, used, time.Now())
 	if total, _, err := a.total(d, used, time.Now()); err != nil || total.Epoch != 1 || total.N != 1 || total.Meter.CPU != 1e9 {
 		t.Errorf("the next bill is %+v, %v", total, err)
 	}

@@ -58,9 +58,15 @@ func sum(acked []*ledger.Signed) (m ledger.Meter) {
 func (a *accounts) keepTabs(now time.Time, spent map[string]call.Usage, all bool) {
 	a.signing.Lock() // what is signed and not noted yet would look like a receipt that has come back
 	defer a.signing.Unlock()
+	if err := a.led.KeepTabs(now, a.dueTabs(now, spent, all)); err != nil {
+		a.log.Debug("what was seen of providers is not written down", zap.Error(err)) // the disk's trouble is said by note
+	}
+}
+
+// dueTabs gives what is to be written down, and notes that it is. a.signing is held.
+func (a *accounts) dueTabs(now time.Time, spent map[string]call.Usage, all bool) (tabs []ledger.Tab) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var tabs []ledger.Tab
 	for who, u := range spent {
 		p, err := peer.Decode(who)
 		if err != nil {
@@ -84,9 +90,7 @@ func (a *accounts) keepTabs(now time.Time, spent map[string]call.Usage, all bool
 			tabs = append(tabs, ledger.Tab{Provider: key, WallNS: seen.Wall, Sent: seen.Sent, Got: seen.Got, Before: l.before})
 		}
 	}
-	if err := a.led.KeepTabs(now, tabs); err != nil {
-		a.log.Debug("what was seen of providers is not written down", zap.Error(err)) // the disk's trouble is said by note
-	}
+	return tabs
 }
 
 // spent gives what this host has asked of others in this life.

@@ -286,6 +286,8 @@ func (a *accounts) damage() string {
 		return fmt.Sprintf("a part cannot be read (%s); what it has comes back from those who signed it, or when it can be read at a start", strings.Join(a.report.Unread, ", "))
 	case len(a.report.Damaged) > 0:
 		return fmt.Sprintf("a part was damaged and is put aside (%s); what it had comes back from those who signed it", strings.Join(a.report.Damaged, ", "))
+	case len(a.report.Aside) > 0:
+		return fmt.Sprintf("a part that was damaged before is kept (%s): while it is in ledger/ nothing is signed for a pool, for which it may have had a signature", strings.Join(a.report.Aside, ", "))
 	case a.report.Truncated > 0:
 		return fmt.Sprintf("%d bytes at its end were not whole, as after a crash; what they had comes back from those who signed it", a.report.Truncated)
 	}
