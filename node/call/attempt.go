@@ -161,6 +161,12 @@ func (s *peerSet) add(p cellproto.PeerID) {
 	}
 }
 
+func (s *peerSet) addAll(other *peerSet) {
+	for _, p := range other.peers {
+		s.add(p)
+	}
+}
+
 // worse gives the error that says more: that of the last provider before that of having no further one.
 func (r *remote) worse(of, none error) error {
 	if of == nil {
