@@ -43,7 +43,7 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 	var pause grace
 	for len(tried.peers) < attempts || out.blamed.err == nil && pause.again(ctx, c, r, tried, last) {
 		now, described := time.Now(), r.described.Load() != nil
-		who, err := c.pick(ctx, r, tried, res, now)
+		who, err := c.pickFor(ctx, r, out, now)
 		if err != nil {
 			if out.blamed.err == nil && pause.again(ctx, c, r, tried, cmp.Or(last, err)) {
 				continue
@@ -75,7 +75,7 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 			return nil, cmp.Or(out.blamed.err, a.err)
 		}
 		if !rewind(req) {
-			return nil, notAgain(a.err)
+			return nil, cmp.Or(out.blamed.err, notAgain(a.err))
 		}
 		c.deps.Log.Debug("trying the next provider", zap.String("failed", string(who.Peer)), zap.Error(a.err))
 	}
