@@ -254,6 +254,7 @@ func (c *Conn) accept(f *Frame) error {
 		return Errorf("read frame", BadInput, "call %d begun twice", f.ID)
 	case draining:
 		c.answer(f.ID, Errorf("call", Unavailable, "this side is leaving, as it has said"))
+	case c.cfg.Accept == nil && c.w.size() > longQueue: // a peer that does not read gets no memory for this either
 	case c.cfg.Accept == nil:
 		c.answer(f.ID, Errorf("call", Unsupported, "this side answers no calls"))
 	case full:

@@ -163,6 +163,28 @@ func TestMemoryRefuses(t *testing.T) {
 	}
 }
 
+// TestNoCallsHoldLittle: who takes no calls, as a caller does on its connection to a provider, holds little for a peer that makes
+// them all the same and reads nothing.
+func TestNoCallsHoldLittle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := memoryPair()
+		deaf := &blocked{memory: near, gate: make(chan struct{}), closed: make(chan struct{})}
+		c, err := NewConn(deaf, Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- c.Run() }()
+		ask(t, far, request(1, "f"), 40_000)
+		synctest.Wait()
+		if wait := c.w.size(); wait < longQueue || wait > longQueue+4<<10 {
+			t.Errorf("%d bytes wait", wait)
+		}
+		c.Close()
+		<-ended
+	})
+}
+
 // bank is a Memory with room bytes; 0: without a limit.
 type bank struct {
 	mu   sync.Mutex

@@ -14,7 +14,7 @@ const (
 	// take something is seen to, and small frames need not wait for many large ones.
 	maxPiece = 128 << 10
 	// longQueue is the number of waiting bytes past which nothing is added that can be put off: the
-	// senders of bodies wait, credit is kept back, pings go unanswered.
+	// senders of bodies wait, credit is kept back, pings go unanswered, as do calls of a side that takes none.
 	longQueue = 1 << 20
 	// keepBuffer is the largest buffer that is used again, in bytes; a burst's is let go.
 	keepBuffer = 256 << 10

@@ -127,13 +127,7 @@ func TestPeerThatReadsNothing(t *testing.T) {
 			data := questions(t, c.fn, c.requests, c.credit)
 			before := heap()
 			sent := flood(t, info, streams, data)
-			for same, last := 0, int64(-1); same < 20; time.Sleep(25 * time.Millisecond) {
-				if n := sent(); n == last {
-					same++
-				} else {
-					same, last = 0, n
-				}
-			}
+			settles(sent)
 			held := heap() - before
 			t.Logf("%d streams hold %d KiB", streams, held>>10)
 			if held > peerMemory+(8<<20) { // what libp2p itself holds comes to it
@@ -143,6 +137,17 @@ func TestPeerThatReadsNothing(t *testing.T) {
 				othersAreAnswered(t, info)
 			}
 		})
+	}
+}
+
+// settles waits until a number has not changed for a while.
+func settles(n func() int64) {
+	for same, last := 0, int64(-1); same < 20; time.Sleep(25 * time.Millisecond) {
+		if now := n(); now == last {
+			same++
+		} else {
+			same, last = 0, now
+		}
 	}
 }
 

@@ -47,31 +47,10 @@ func (b *bench) localWorkers(c *cellDir) (map[string]*worker, error) {
 	if err := os.MkdirAll(filepath.Join(direct, "run"), 0o700); err != nil {
 		return nil, err
 	}
-	directSock := ctl.SocketPath(direct, ctl.CellSocket)
+	directSock, copied := ctl.SocketPath(direct, ctl.CellSocket), filepath.Join(b.dir, "copied.sock")
 	_, hasC := os.Stat(pingPong)
-	where := map[string]string{} // what the servers say
-	for _, s := range []struct {
-		name, binary string
-		args         []string
-	}{
-		{"direct", filepath.Join(b.o.bin, "echo-one"), []string{"listen", directSock}},
-		{"grpc", peers, []string{"grpc-serve-unix", filepath.Join(b.dir, "grpc.sock")}},
-		{"nats", peers, []string{"nats-serve"}},
-		{"ping-pong", pingPong, []string{"serve", filepath.Join(b.dir, "pingpong.sock")}},
-	} {
-		if s.binary == pingPong && hasC != nil {
-			continue
-		}
-		var err error
-		if _, where[s.name], err = b.procs.serve(s.binary, s.args...); err != nil {
-			return nil, err
-		}
-	}
-	if _, _, err := b.procs.serve(peers, "nats-answer", where["nats"]); err != nil {
-		return nil, err
-	}
-	copied := filepath.Join(b.dir, "copied.sock")
-	if _, _, err := b.procs.serve(driver, "role", "copy", copied, directSock); err != nil {
+	where, err := b.localServers(directSock, copied, hasC == nil)
+	if err != nil {
 		return nil, err
 	}
 	workers := map[string]*worker{}
@@ -101,6 +80,32 @@ func (b *bench) localWorkers(c *cellDir) (map[string]*worker, error) {
 		}
 	}
 	return workers, nil
+}
+
+// localServers starts what cells are compared with, and gives what each says of where it is.
+func (b *bench) localServers(direct, copied string, hasC bool) (where map[string]string, err error) {
+	peers, pingPong := filepath.Join(b.o.bin, "peers"), filepath.Join(b.o.bin, "pingpong")
+	where = map[string]string{}
+	for _, s := range []struct {
+		name, binary string
+		args         []string
+	}{
+		{"direct", filepath.Join(b.o.bin, "echo-one"), []string{"listen", direct}},
+		{"grpc", peers, []string{"grpc-serve-unix", filepath.Join(b.dir, "grpc.sock")}},
+		{"nats", peers, []string{"nats-serve"}},
+		{"ping-pong", pingPong, []string{"serve", filepath.Join(b.dir, "pingpong.sock")}},
+	} {
+		if s.binary == pingPong && !hasC {
+			continue
+		}
+		if _, where[s.name], err = b.procs.serve(s.binary, s.args...); err != nil {
+			return nil, err
+		}
+	}
+	if _, _, err = b.procs.serve(peers, "nats-answer", where["nats"]); err == nil {
+		_, _, err = b.procs.serve(b.self(), "role", "copy", copied, direct)
+	}
+	return where, err
 }
 
 const pingPongRow = "local: granted, one caller, p50 / ping-pong of two C processes that block in read and write"

@@ -3,8 +3,10 @@ package content
 import (
 	"bytes"
 	"errors"
+	"path/filepath"
 	"testing"
 
+	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
@@ -49,5 +51,30 @@ func TestRefusedBlocksAreNotKept(t *testing.T) {
 	yes := func([]byte) error { return nil }
 	if got, err := s.Checked(t.Context(), c, 1<<10, s.know(liar.self()), yes); err != nil || !bytes.Equal(got, data) || !s.Has(t.Context(), c) {
 		t.Errorf("what is good gives %q, %v", got, err)
+	}
+}
+
+// TestRefusedArtefactsStay: what is wanted as something else, and is of an artefact, goes on being offered as that.
+func TestRefusedArtefactsStay(t *testing.T) {
+	for _, size := range []int{100, 2*chunkBytes + 1} { // of one leaf, and of a tree
+		s, other := newStore(t, Config{Dir: t.TempDir()}, nil), newStore(t, Config{}, nil)
+		path := filepath.Join(t.TempDir(), "program")
+		writeOld(t, path, noise(uint64(size), size))
+		f, err := s.AddFile(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		no := errors.New("no manifest")
+		for _, c := range []cid.Cid{f.CID, cid.NewCidV1(cid.DagCBOR, f.CID.Hash())} {
+			if _, err := s.Checked(t.Context(), c, maxBlock, nil, func([]byte) error { return no }); !errors.Is(err, no) {
+				t.Fatalf("the error is %v", err)
+			}
+		}
+		if s.files.byCID(f.CID) == nil {
+			t.Errorf("the artefact of %d bytes is forgotten", size)
+		}
+		if _, err := other.Block(t.Context(), f.CID, maxBlock, other.know(s.self())); err != nil {
+			t.Errorf("nobody gets the artefact of %d bytes: %v", size, err)
+		}
 	}
 }

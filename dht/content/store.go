@@ -210,7 +210,8 @@ func (s *Store) Block(ctx context.Context, c cid.Cid, max int, from []peer.ID) (
 }
 
 // Checked is Block for what has to be more than what its CID names: before good, if it is not nil, has said so, a block
-// is not kept, and nobody gets it from here. One that was here, and is not good, is removed. The error is that of good.
+// is not kept, and nobody gets it from here. One that was here, and is not good, is removed, unless it is of an artefact: a
+// stranger names CIDs too. The error is that of good.
 func (s *Store) Checked(ctx context.Context, c cid.Cid, max int, from []peer.ID, good func([]byte) error) ([]byte, error) {
 	op := "get block " + c.String()
 	if err := checkCID(op, c); err != nil {
@@ -231,7 +232,7 @@ func (s *Store) Checked(ctx context.Context, c cid.Cid, max int, from []peer.ID,
 	}
 	if good != nil {
 		if err := good(data); err != nil {
-			if local {
+			if local && !s.files.has(c) {
 				if err := s.Remove(ctx, c); err != nil {
 					s.log.Warn("cannot remove a block that is refused", zap.Stringer("cid", c), zap.Error(err))
 				}

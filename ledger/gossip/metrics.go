@@ -14,6 +14,14 @@ import (
 	"github.com/celldnet/celld/ledger"
 )
 
+// What Counts has besides the verdicts of package ledger.
+const (
+	Flooding   = "flooding"   // past what one peer may send
+	Unreadable = "unreadable" // no message of the protocol
+	Refused    = "bill refused"
+	Busy       = "busy" // put off: all peers together have taken the time that there is for it
+)
+
 // Metrics is what a Travel has counted since it was made, for monitoring.
 type Metrics struct {
 	Taken    uint64            // entries that were new
@@ -38,6 +46,19 @@ func (t *Travel) Metrics() Metrics {
 		Taken:    t.counts[ledger.Stored.String()] + t.counts[ledger.Forked.String()],
 		Regained: t.back, Refused: maps.Clone(t.refused), Bills: t.counts[Refused], In: t.bytes.in.Load(), Out: t.bytes.out.Load(),
 	}
+}
+
+func (t *Travel) count(what string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.counts[what]++
+}
+
+// Counts gives what became of what peers have sent: how many entries had each verdict, and were dropped before one.
+func (t *Travel) Counts() map[string]uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.counts)
 }
 
 // refuse counts what was not taken: for people under one of the words of Counts, for monitoring under one of Kinds.

@@ -32,14 +32,6 @@ const (
 	badOfOnePull = 3               // entries; then its sender is heard no further
 )
 
-// What Counts has besides the verdicts of package ledger.
-const (
-	Flooding   = "flooding"   // past what one peer may send
-	Unreadable = "unreadable" // no message of the protocol
-	Refused    = "bill refused"
-	Busy       = "busy" // put off: all peers together have taken the time that there is for it
-)
-
 // Config says for whom a Travel works.
 type Config struct {
 	Net ledger.Net
@@ -488,21 +480,4 @@ func (t *Travel) blame(p peer.ID, err error) {
 			t.deps.Charge(p, err)
 		}
 	}
-}
-
-func (t *Travel) count(what string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.counts[what]++
-}
-
-// Counts gives what became of what peers have sent: how many entries had each verdict, and were dropped before one.
-func (t *Travel) Counts() map[string]uint64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	out := make(map[string]uint64, len(t.counts))
-	for what, n := range t.counts {
-		out[what] = n
-	}
-	return out
 }

@@ -40,13 +40,10 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 	out := &outgoing{} // one allocation for all of it
 	res, p, tried := &out.res, &out.p, &out.tried
 	var last error
-	var pause grace
+	pause := grace{begun: time.Now()}
 	for len(tried.peers) < attempts || out.blamed.err == nil && pause.again(ctx, c, r, tried, last) {
 		now, described := time.Now(), r.described.Load() != nil
-		if pause.begun.IsZero() {
-			pause.begun = now
-		}
-		who, err := c.pick(ctx, r, tried, res, now)
+		who, err := c.pickFor(ctx, r, out, now)
 		if err != nil {
 			if out.blamed.err == nil && pause.again(ctx, c, r, tried, cmp.Or(last, err)) {
 				continue
@@ -78,7 +75,7 @@ func (c *Caller) callRemote(ctx context.Context, r *remote, req *cellproto.Reque
 			return nil, cmp.Or(out.blamed.err, a.err)
 		}
 		if !rewind(req) {
-			return nil, notAgain(a.err)
+			return nil, cmp.Or(out.blamed.err, notAgain(a.err))
 		}
 		c.deps.Log.Debug("trying the next provider", zap.String("failed", string(who.Peer)), zap.Error(a.err))
 	}
@@ -161,6 +158,12 @@ func (s *peerSet) add(p cellproto.PeerID) {
 	}
 	if !s.has(p) {
 		s.peers = append(s.peers, p)
+	}
+}
+
+func (s *peerSet) addAll(other *peerSet) {
+	for _, p := range other.peers {
+		s.add(p)
 	}
 }
 

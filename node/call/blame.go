@@ -39,6 +39,22 @@ func (c *Caller) anyLeft(r *remote, tried *peerSet) bool {
 	return r.decision != nil && r.decision.Hurried
 }
 
+// pickFor is pick for a call, which a provider may have blamed already.
+func (c *Caller) pickFor(ctx context.Context, r *remote, out *outgoing, now time.Time) (race.Ranked, error) {
+	if out.blamed.err != nil {
+		return c.pickSoon(ctx, r, &out.tried, &out.res, now)
+	}
+	return c.pick(ctx, r, &out.tried, &out.res, now)
+}
+
+// pickSoon is pick once there is an error to be told. A race that may find others is waited for no longer than for half of the
+// time that is left: what was said has to be heard within all of it.
+func (c *Caller) pickSoon(ctx context.Context, r *remote, tried *peerSet, res *Result, now time.Time) (race.Ranked, error) {
+	ctx, cancel := context.WithTimeout(ctx, untilHalf(ctx))
+	defer cancel()
+	return c.pick(ctx, r, tried, res, now)
+}
+
 // misfits says that the arguments of a call are not what the schema wants. What is not known to be wrong fits.
 func (r *remote) misfits(ctx context.Context, req *cellproto.Request) bool {
 	_, schema := r.description()
@@ -89,7 +105,7 @@ func (r *remote) paysDoubt(p cellproto.PeerID) bool {
 
 // opinion asks one more provider, which has as long as is not late.
 func (c *Caller) opinion(ctx context.Context, r *remote, out *outgoing, req *cellproto.Request) attempt {
-	who, err := c.pick(ctx, r, &out.tried, &Result{}, time.Now())
+	who, err := c.pickSoon(ctx, r, &out.tried, &Result{}, time.Now())
 	if err != nil {
 		return attempt{err: err}
 	}

@@ -269,3 +269,46 @@ func TestSilentUntilTheDeadline(t *testing.T) {
 	wantKind(t, err, cellproto.Timeout)
 	eventually(t, "it has failed", func() bool { return c.observed(id).Failures > 0 })
 }
+
+// What somebody has said of a call is told within its time, though a race that may find others goes on.
+func TestErrorsAreToldInTime(t *testing.T) {
+	for name, tc := range map[string]struct {
+		fn   string
+		kind cellproto.Kind
+	}{"of the function": {"echo", cellproto.FuncError}, "of its arguments": {"once", cellproto.BadInput}} {
+		t.Run(name, func(t *testing.T) {
+			cell := publish(t, testSchema())
+			only, b := provide(t, cell, nil), &book{hangs: true}
+			b.add(only.host)
+			c := use(t, cell, b, func(cfg *CallerConfig, _ *CallerDeps) { cfg.Policy = race.Policy{MinGap: time.Nanosecond} })
+			call(t, c, cell, "echo") // has a patient race begin, which the search keeps open for a second
+			only.program.handle = says(tc.kind)
+			ctx, cancel := context.WithTimeout(t.Context(), 600*time.Millisecond)
+			defer cancel()
+			_, err := c.Call(ctx, cell.id.String(), request(tc.fn, "x"))
+			wantKind(t, err, tc.kind)
+			if ctx.Err() != nil {
+				t.Error("it is told too late")
+			}
+		})
+	}
+}
+
+// Arguments that are blamed once the body is gone are bad: it would be no use to send it again.
+func TestBlamedAfterTheBody(t *testing.T) {
+	c, cell, near, far := nearAndFar(t, few)
+	near.program.handle = func(in *cellproto.Inbound) {
+		_, _ = io.Copy(io.Discard, in.Body())
+		says(cellproto.BadInput)(in)
+	}
+	req := request("sum", "x")
+	req.Body = io.LimitReader(zeros{}, 2*replayable)
+	_, err := try(t, c, cell.id.String(), req)
+	wantKind(t, err, cellproto.BadInput)
+	if mayAgain(err) {
+		t.Errorf("it says that it may be made again: %v", err)
+	}
+	if n := far.program.begun.Load(); n != 0 {
+		t.Errorf("the other one was asked %d times", n)
+	}
+}

@@ -245,7 +245,8 @@ func (c *Caller) callResolved(ctx context.Context, t resolved, req *cellproto.Re
 	case t.cell.Defined():
 		r := c.remoteAt(t.cell, now)
 		res, err := c.callRemote(r.calledAs(ctx, t.made), r, req)
-		if t.failing != "" && cellproto.KindOf(err) == cellproto.NotFound && rewind(req) {
+		kind := cellproto.KindOf(err)
+		if t.failing != "" && (kind == cellproto.NotFound || kind == cellproto.Unavailable) && rewind(req) {
 			return c.lastMirror(ctx, t.failing, r, req)
 		}
 		return res, err

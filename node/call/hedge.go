@@ -33,7 +33,8 @@ func (c *Caller) hedged(ctx context.Context, r *remote, who race.Ranked, req *ce
 // only the hedge needs, once somebody looks after the call.
 func (c *Caller) callHedged(ctx context.Context, r *remote, who race.Ranked, req *cellproto.Request, p *policy, tried *peerSet) attempt {
 	first, cancelFirst := context.WithCancel(ctx)
-	h := &hedge{c: c, r: r, req: *req, p: p, tried: tried, who: who, asked: time.Now(), cancelFirst: cancelFirst}
+	h := &hedge{c: c, r: r, req: *req, p: p, who: who, asked: time.Now(), cancelFirst: cancelFirst}
+	h.tried.addAll(tried)
 	if h.sent, _ = req.Body.(*attemptBody); h.sent != nil {
 		h.body = h.sent.r
 		h.sent.whenLost(cancelFirst)
@@ -41,13 +42,18 @@ func (c *Caller) callHedged(ctx context.Context, r *remote, who race.Ranked, req
 	timer := time.AfterFunc(p.look(ctx, who, h.body != nil), func() { h.lookAfter(ctx) })
 	a := c.callPeer(first, r, who, req, time.Now())
 	h.wasGone(ctx, &a)
-	if timer.Stop() || h.ended(p.final(&a)) {
+	if timer.Stop() {
+		return a.until(cancelFirst)
+	}
+	if h.ended(p.final(&a)) {
+		h.tell(tried)
 		return a.until(cancelFirst)
 	}
 	a.discard()
 	cancelFirst()
 	end(req) // what it would have read is for the others
 	b := <-h.outcome
+	h.tell(tried)
 	if !b.counts {
 		h.cancel()
 		if errors.Is(a.err, errBodyLost) { // to the other one, which says more
@@ -63,8 +69,8 @@ func (c *Caller) callHedged(ctx context.Context, r *remote, who race.Ranked, req
 	return b.until(h.cancel)
 }
 
-// hedge asks further candidates for one call. Whoever asked for the hedge leaves req and tried alone
-// until run has returned.
+// hedge asks further candidates for one call. Whoever asked for the hedge goes on when its own attempt has been answered, though
+// run may not have returned: so what both change each has for itself.
 type hedge struct {
 	c           *Caller
 	r           *remote
@@ -73,7 +79,7 @@ type hedge struct {
 	sent        *attemptBody // of it, to who; nil: likewise
 	gone        atomic.Bool  // who answers nothing any more, and nobody else can be asked
 	p           *policy
-	tried       *peerSet
+	tried       peerSet     // what run adds it adds with mu held
 	who         race.Ranked // who was asked first,
 	asked       time.Time   // and when
 	cancelFirst context.CancelFunc
@@ -112,6 +118,13 @@ func (h *hedge) lookAfter(ctx context.Context) {
 		h.cancelFirst()
 	}
 	h.outcome <- b
+}
+
+// tell adds who was tried.
+func (h *hedge) tell(tried *peerSet) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	tried.addAll(&h.tried)
 }
 
 // bide waits until others may be asked, and says whether who was asked first was found to be silent.
@@ -202,12 +215,14 @@ func (h *hedge) run(ctx context.Context) attempt {
 				timer.Reset(untilHalf(ctx))
 				continue
 			}
-			next, ok := h.c.nextBest(h.r, h.tried)
+			next, ok := h.c.nextBest(h.r, &h.tried)
 			if ok = ok && done != nil && len(h.tried.peers) < attempts; !ok && open == 0 {
 				return last
 			}
 			if ok {
+				h.mu.Lock()
 				h.tried.add(next.Peer)
+				h.mu.Unlock()
 				open++
 				cancels[next.Peer] = h.ask(ctx, next, answers)
 				waited = !h.p.pure || h.body != nil

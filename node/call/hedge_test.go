@@ -136,3 +136,32 @@ func TestSilentOnManyCalls(t *testing.T) {
 	}
 	eventually(t, "nothing is in flight", func() bool { return mute.server.Load().InFlight == 0 })
 }
+
+// A call goes on when it is answered with an error while others are asked: who that was is not written and read at one time (-race).
+func TestErrorWhileOthersAreAsked(t *testing.T) {
+	for range 10 {
+		cell := publish(t, testSchema())
+		c, all := electorate(t, cell, 4, few)
+		for i, p := range all {
+			c.measured(p, time.Duration(i+1)*10*time.Millisecond, 0)
+		}
+		c.mustRace(t, cell)
+		asked := make(chan struct{}, 1)
+		all[0].program.handle = func(in *cellproto.Inbound) {
+			select {
+			case <-asked:
+			case <-in.Context().Done():
+			}
+			in.ReplyError(cellproto.Errorf("", cellproto.FuncError, "it does not work"))
+		}
+		all[1].program.handle = func(in *cellproto.Inbound) {
+			asked <- struct{}{}
+			silent(in)
+		}
+		c.remote(cell.id).uncheck("echo") // or all are asked who is right
+		_, _ = try(t, c, cell.id.String(), request("echo", "x"))
+		if n := all[1].program.begun.Load(); n != 1 {
+			t.Fatalf("the second one was asked %d times", n)
+		}
+	}
+}

@@ -74,7 +74,7 @@ func (c *Caller) askMirrorTwice(ctx context.Context, dir string, r *remote, req 
 	return res, err
 }
 
-// lastMirror asks a mirror that fails, since there is no provider.
+// lastMirror asks a mirror that fails, since there is no provider, or none can be reached.
 func (c *Caller) lastMirror(ctx context.Context, dir string, r *remote, req *cellproto.Request) (*Result, error) {
 	var p policy
 	if err := p.read(c.describeMirror(r, dir), req); err != nil {

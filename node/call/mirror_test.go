@@ -387,6 +387,23 @@ func TestDyingMirror(t *testing.T) {
 	}
 }
 
+// One that has failed answers still if no provider can be reached, as on a laptop without a network.
+func TestFailingMirrorOffline(t *testing.T) {
+	cell := publish(t, testSchema())
+	m, gone, b := newLivingMirror(t, cell), provide(t, cell, nil), &book{}
+	b.add(gone.host)
+	gone.stop()
+	c := use(t, cell, b, func(_ *CallerConfig, d *CallerDeps) { d.Mirrors = oneMirror{cell.id, m.dir} })
+	c.mu.Lock()
+	for i := range 3 {
+		c.reputation.Failed(time.Now().Add(time.Duration(i-3)*time.Second), mirrorPeer(cellproto.CellID(cell.id.String())))
+	}
+	c.mu.Unlock()
+	if res := call(t, c, cell, "once"); res.Source != "mirror" {
+		t.Errorf("%s answered", res.Source)
+	}
+}
+
 // One that is slow, as its machine is busy, is left alone for a while once a race shows that a provider is quicker.
 func TestSlowMirror(t *testing.T) {
 	cell := publish(t, testSchema())

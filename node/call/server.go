@@ -70,6 +70,8 @@ type Server struct {
 	queue    queue
 	probers  probers
 	users    *users
+	streams  *shares // of callers, on the network
+	unread   *shares // likewise: see fromCaller
 
 	passed    sync.Pool    // of *passed, which no call uses
 	kept      atomic.Int64 // bytes of requests that can be made again
@@ -108,7 +110,10 @@ func NewServer(cfg ServerConfig, deps ServerDeps) *Server {
 	if cfg.TokenTTL == 0 {
 		cfg.TokenTTL = cellproto.TokenTTL
 	}
-	s := &Server{cfg: cfg, deps: deps, peers: map[string]*peerLoad{}, conns: map[*cellproto.Conn]*session{}, proven: map[peer.ID]proven{}}
+	s := &Server{
+		cfg: cfg, deps: deps, peers: map[string]*peerLoad{}, conns: map[*cellproto.Conn]*session{}, proven: map[peer.ID]proven{},
+		streams: newShares(sharedStreams), unread: newShares(sharedUnread),
+	}
 	s.users = newUsers(cfg.Had)
 	s.keys.once = newOnce[*keyed]()
 	s.meter = newMeter()
@@ -216,13 +221,18 @@ type session struct {
 
 // ServeStream answers the calls on a stream of the call protocol until it ends. It returns why.
 func (s *Server) ServeStream(ctx context.Context, st network.Stream) error {
+	group := networkOf(st.Conn())
+	if !s.streams.take(group, 1) {
+		return overloaded("the streams of this network are as many as it may have now")
+	}
+	defer s.streams.give(group, 1)
 	if err := reserve(st); err != nil {
 		return err
 	}
 	who := Who{Peer: st.Conn().RemotePeer()}
 	use := s.meter.enter(who.subject())
 	defer s.meter.leave(who.subject(), use)
-	return s.Serve(ctx, counted{stream{st}, use}, who)
+	return s.Serve(ctx, fromCaller{counted{stream{st}, use}, s.unread, group}, who)
 }
 
 // Serve answers the calls on one connection until it ends, and closes it. It returns why.

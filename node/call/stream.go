@@ -34,7 +34,7 @@ func (s stream) Release(n int) { s.Scope().ReleaseMemory(n) }
 
 // reserve counts a stream's memory, or says that there is no room for it.
 func reserve(s network.Stream) error {
-	if err := s.Scope().ReserveMemory(streamMemory, network.ReservationPriorityMedium); err != nil {
+	if err := s.Scope().ReserveMemory(streamMemory, network.ReservationPriorityAlways); err != nil {
 		return cellproto.Errorf("serve", cellproto.Overloaded, "%w", err)
 	}
 	return nil // given back with the stream's scope

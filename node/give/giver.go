@@ -241,7 +241,11 @@ func (g *Giver) run(ctx context.Context) {
 			g.act(ctx, Decision{Why: "the nucleus stops"})
 			return
 		case f := <-g.asks:
+			next := g.lastDecision().Again
 			f(ctx)
+			if g.lastDecision().Again.Equal(next) {
+				continue // as below: who asks does not put it off
+			}
 		case <-g.wake:
 			g.step(ctx)
 		case <-full.C:

@@ -354,6 +354,24 @@ func TestGiverLooksForAnOffer(t *testing.T) {
 	})
 }
 
+// Whoever asks more often than it looks does not keep it from looking: it goes on after the quiet minute.
+func TestGiverLooksBesideOffers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, t.TempDir())
+		defer r.Stop()
+		r.change(func(s *Settings) { s.On = true })
+		time.Sleep(10 * time.Second)
+		r.sensors.touch()
+		var a Answer
+		for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(900 * time.Millisecond) {
+			a = r.Take(context.Background(), Need{CID: someCell})
+		}
+		if !a.OK {
+			t.Errorf("after two minutes of offers: %+v", a)
+		}
+	})
+}
+
 // Nor while it is paused: who asks how it stands is told how it stands, not how it stood half a minute ago.
 func TestGiverLooksForTheOwner(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
