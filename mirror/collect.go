@@ -199,6 +199,20 @@ func (s *Store) sweep(ctx context.Context, root *os.Root, sub string) error {
 	return nil
 }
 
+// drop removes from .fetch what there is of one program. Its name is locked.
+func (s *Store) drop(root *os.Root, name string) error {
+	entries, err := fs.ReadDir(root.FS(), fetchDir)
+	for _, e := range entries {
+		if strings.Contains(e.Name(), name) {
+			err = errors.Join(err, root.RemoveAll(path.Join(fetchDir, e.Name())))
+		}
+	}
+	if err != nil {
+		return cellproto.Errorf("remove what was fetched of "+name, cellproto.KindOf(err), "%w", err)
+	}
+	return nil
+}
+
 // makeRoom sees to it that the programs that are not whole do not become many; the one named stays.
 func (s *Store) makeRoom(root *os.Root, but string) error { return s.trim(root, but, 0) }
 

@@ -41,7 +41,7 @@ type Want struct {
 // Add makes a mirror, and reports whether it did: if there is one already, or somebody else makes one
 // meanwhile, that is the one. progress says what is going on. Nothing of a mirror is seen before all of it
 // is there; of one that cannot be made nothing is left, but what was fetched, so that the next attempt
-// goes on from there.
+// goes on from there. Where the disk is full that goes too: others need the room now.
 //
 // The kinds of error: Denied (the owner does not want it copied), Unsupported (no program for this
 // machine), Corrupt (what came is not what the manifest names, or the manifest is not its owner's),
@@ -72,6 +72,9 @@ func (s *Store) Add(ctx context.Context, w Want, progress func(string)) (m *Mirr
 	}
 	defer s.forget()
 	if err := s.build(ctx, root, p, progress); err != nil {
+		if errors.Is(err, syscall.ENOSPC) {
+			err = errors.Join(err, s.drop(root, p.name))
+		}
 		return nil, false, cellproto.Errorf(op, cellproto.KindOf(err), "%w", err).WithHint("%s", s.hintOf(err))
 	}
 	m, err = s.at(p.name)

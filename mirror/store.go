@@ -87,6 +87,9 @@ func New(cfg Config, deps Deps) (*Store, error) {
 	return &Store{cfg: cfg, deps: deps}, nil
 }
 
+// Root is the directory of the foreign cells, which may not be there yet.
+func (s *Store) Root() string { return s.cfg.Root }
+
 // Mirror is a complete mirror.
 type Mirror struct {
 	Record

@@ -2,8 +2,10 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -179,7 +181,11 @@ func (i *intake) notStarted(p incoming) {
 // roomOnDisk is how many bytes may come to the disk that a directory is on, or will be; a lot if that is not known.
 func roomOnDisk(dir string) int64 {
 	var st unix.Statfs_t
-	if unix.Statfs(dir, &st) != nil {
+	err := unix.Statfs(dir, &st)
+	for ; errors.Is(err, unix.ENOENT) && dir != filepath.Dir(dir); err = unix.Statfs(dir, &st) {
+		dir = filepath.Dir(dir)
+	}
+	if err != nil {
 		return 1 << 62
 	}
 	block := int64(st.Bsize)

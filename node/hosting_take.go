@@ -290,7 +290,7 @@ func (h *hosting) make(ctx context.Context, c *hostedCell, from offer.Asker, o o
 
 // payable says whether fetching the program of an offer is within bounds.
 func (h *hosting) payable(from offer.Asker, o offer.Offer, m *signed.Manifest) error {
-	return h.intake.admit(from, incomingOf(o, m), h.n.giver.Caps().Disk, roomOnDisk(h.n.cfg.Dir))
+	return h.intake.admit(from, incomingOf(o, m), h.n.giver.Caps().Disk, roomOnDisk(h.n.mirrors.store.Root()))
 }
 
 func incomingOf(o offer.Offer, m *signed.Manifest) incoming {

@@ -45,7 +45,7 @@ func TestBadCopyCostsNoCall(t *testing.T) {
 			t.Parallel()
 			n := New(t)
 			if c.disk {
-				smallDisk(t, filepath.Join(n.root, "foreign"))
+				smallDisk(t, filepath.Join(n.root, "foreign"), "1m")
 			}
 			n.Bootstrap()
 			a := n.Example("calculator")
@@ -89,8 +89,8 @@ func TestBadCopyCostsNoCall(t *testing.T) {
 // noCopy is what the log says of a copy that could not be made.
 const noCopy = "no copy was made"
 
-// smallDisk mounts a disk with too little room for a program.
-func smallDisk(t *testing.T, dir string) {
+// smallDisk mounts a disk of so many bytes, as mount has them.
+func smallDisk(t *testing.T, dir, size string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to mount a small disk")
@@ -98,7 +98,7 @@ func smallDisk(t *testing.T, dir string) {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
 		t.Skipf("cannot mount: %v", err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })

@@ -317,8 +317,13 @@ func (c *Cell) cleanup() {
 	if (&ctl.Client{Dir: c.Dir}).Stop(ctx) != nil {
 		return // nothing runs
 	}
+	again, done := context.WithTimeout(context.Background(), Patience)
+	defer done()
 	Eventually(c.t, "the nucleus of "+c.Dir+" has stopped", func() bool {
 		_, err := os.Lstat(filepath.Join(c.Dir, ctl.RunDir, "pid"))
+		if err == nil { // who hosts it may have started it anew between two looks
+			_ = (&ctl.Client{Dir: c.Dir}).Stop(again)
+		}
 		return err != nil
 	})
 }

@@ -50,7 +50,7 @@ func Bin(t testing.TB) string {
 		}
 		cmd := exec.Command("go", "build", "-o", binDir+string(filepath.Separator), "./cmd/celld", "./cmd/cellctl", "./cmd/cellbox",
 			"./examples/calculator", "./examples/counter", "./examples/digest", "./examples/guestbook",
-			"./internal/celltest/testdata/tally", "./internal/celltest/testdata/asks", "./internal/celltest/testdata/majors", "./internal/celltest/testdata/badcelld")
+			"./internal/celltest/testdata/tally", "./internal/celltest/testdata/asks", "./internal/celltest/testdata/majors", "./internal/celltest/testdata/sums", "./internal/celltest/testdata/badcelld")
 		cmd.Dir = moduleRoot
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
