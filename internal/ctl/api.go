@@ -376,6 +376,10 @@ type Description struct {
 	Schema  json.RawMessage `json:"schema"`
 }
 
+// Unfinished is the state of what is left of a mirror that was not made, or of the fetch of its program; of such a row
+// only Dir, the path, is known.
+const Unfinished = "unfinished"
+
 // MirrorRow is one mirror on this machine.
 type MirrorRow struct {
 	CID         string    `json:"cid"`
