@@ -99,6 +99,14 @@ type Conn struct {
 	done       chan struct{}
 	tasks      sync.WaitGroup // the goroutines of this connection
 	partial    atomic.Int64   // ns after born since when a frame is incomplete; 0: none is
+	received   atomic.Uint64  // bytes
+}
+
+// Bytes gives how many bytes have come from the transport and were taken by it so far, of all frames, also after the end.
+func (c *Conn) Bytes() (received, sent uint64) {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	return c.received.Load(), c.w.progress
 }
 
 type peerHello struct {

@@ -155,6 +155,7 @@ func (c *Conn) fill(r *reader) error {
 	}
 	r.to += n
 	r.readAt = time.Now()
+	c.received.Add(uint64(n))
 	return nil
 }
 

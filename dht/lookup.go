@@ -23,12 +23,14 @@ const maxClaims = 32
 const dnsGroup = "dns"
 
 // groupOf gives the address group of a: that of addrgroup.Of where it is public, one for all DNS names, and "" for
-// what is not limited (loopback, private, link-local). The address of a relay counts for those behind it.
+// what is not limited (loopback, private, link-local). The address of a relay counts for those behind it: peers claim those
+// besides their own, and all that do as one group would shut each other out of lookups.
 func groupOf(a ma.Multiaddr) string {
 	if a == nil || !manet.IsPublicAddr(a) {
 		return ""
 	}
-	if g := addrgroup.Of(a); g != "" {
+	at, _ := ma.SplitFunc(a, func(c ma.Component) bool { return c.Protocol().Code == ma.P_CIRCUIT })
+	if g := addrgroup.Of(at); g != "" {
 		return g
 	}
 	return dnsGroup

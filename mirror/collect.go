@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -19,10 +20,6 @@ import (
 
 // KeepUnused is how long a mirror that is stopped is kept after its last use.
 const KeepUnused = 7 * 24 * time.Hour
-
-// keepFetching is how long what an interrupted fetch has left is kept when all is swept: long enough for
-// one that goes on at the moment.
-const keepFetching = time.Hour
 
 // maxFetching bounds how many programs that are not whole are kept, and maxFetchingBytes how large they are together, but
 // for those that were written to within stillFetching.
@@ -121,19 +118,37 @@ func (s *Store) discard(ctx context.Context, root *os.Root, name string) error {
 	return nil
 }
 
-// Collect removes the mirrors that are stopped and were not used for KeepUnused, and gives them; with dry
-// it removes nothing. It also sweeps what was left half-way.
-func (s *Store) Collect(ctx context.Context, dry bool) ([]Mirror, error) {
+// Collect removes the mirrors that are stopped and were not used for KeepUnused, and what was left half-way or is kept of
+// fetches that were interrupted, but for what somebody works on. It gives the mirrors, and the paths of the rest; with dry
+// it removes nothing.
+func (s *Store) Collect(ctx context.Context, dry bool) (gone []Mirror, rest []string, err error) {
 	all, err := s.List()
 	if err != nil || all == nil && !s.exists() {
-		return nil, err
+		return nil, nil, err
 	}
 	root, err := s.open()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer root.Close()
-	var out []Mirror
+	if gone, err = s.unused(ctx, root, all, dry); err != nil {
+		return gone, nil, err
+	}
+	for _, sub := range []string{newDir, goneDir, fetchDir} {
+		swept, err := s.sweep(ctx, root, sub, dry)
+		rest = append(rest, swept...)
+		if err != nil {
+			return gone, rest, err
+		}
+	}
+	if !dry {
+		err = s.sweepLocks(ctx, root)
+	}
+	return gone, rest, err
+}
+
+// unused gives, and unless it is dry removes, those of all that are stopped and were not used for KeepUnused.
+func (s *Store) unused(ctx context.Context, root *os.Root, all []Mirror, dry bool) (out []Mirror, err error) {
 	for _, m := range all {
 		if s.deps.Now().Sub(m.LastUsed) < KeepUnused || State(ctx, m.Dir) != ctl.Stopped {
 			continue
@@ -152,10 +167,7 @@ func (s *Store) Collect(ctx context.Context, dry bool) ([]Mirror, error) {
 		}
 		out = append(out, m)
 	}
-	if dry {
-		return out, nil
-	}
-	return out, errors.Join(s.sweep(ctx, root, newDir), s.sweep(ctx, root, goneDir), s.trim(root, "", keepFetching))
+	return out, nil
 }
 
 // Sweep removes what was left half-way by what was killed. What somebody works on stays, and so does what an interrupted
@@ -169,7 +181,11 @@ func (s *Store) Sweep(ctx context.Context) error {
 		return err
 	}
 	defer root.Close()
-	return errors.Join(s.sweep(ctx, root, newDir), s.sweep(ctx, root, goneDir))
+	for _, sub := range []string{newDir, goneDir} {
+		_, sweepErr := s.sweep(ctx, root, sub, false)
+		err = errors.Join(err, sweepErr)
+	}
+	return err
 }
 
 func (s *Store) exists() bool {
@@ -177,23 +193,59 @@ func (s *Store) exists() bool {
 	return err == nil
 }
 
-// sweep removes what is left in .new or .gone of what was killed. What somebody works on is locked.
-func (s *Store) sweep(ctx context.Context, root *os.Root, sub string) error {
+// fetchedPart is how dht/content names what it has of a file that it fetches: .<name>.<hash>.part.
+var fetchedPart = regexp.MustCompile(`^\.(.+)\.[0-9a-f]{16}\.part$`)
+
+// mirrorOf gives the mirror for which something in .new, .gone or .fetch is, by its name.
+func mirrorOf(name string) string {
+	if part := fetchedPart.FindStringSubmatch(name); part != nil {
+		return part[1]
+	}
+	return strings.TrimSuffix(strings.TrimSuffix(name, sourceSuffix), objectsSuffix)
+}
+
+// sweep removes what is in .new or .gone of what was killed, or in .fetch of what was interrupted, unless it is dry, and
+// gives the paths. What somebody works on is locked, and stays.
+func (s *Store) sweep(ctx context.Context, root *os.Root, sub string, dry bool) (swept []string, err error) {
 	entries, err := fs.ReadDir(root.FS(), sub)
 	if err != nil {
-		return cellproto.Errorf("sweep "+sub, cellproto.KindOf(err), "%w", err)
+		return nil, cellproto.Errorf("sweep "+sub, cellproto.KindOf(err), "%w", err)
 	}
 	for _, e := range entries {
-		quick, cancel := context.WithTimeout(ctx, 2*lockPause)
-		unlock, err := s.lock(quick, strings.TrimSuffix(strings.TrimSuffix(e.Name(), sourceSuffix), objectsSuffix))
-		cancel()
-		if err != nil {
+		unlock, ok := s.lockAtOnce(ctx, mirrorOf(e.Name()))
+		if !ok {
 			continue
 		}
-		err = root.RemoveAll(path.Join(sub, e.Name()))
+		if !dry {
+			err = root.RemoveAll(path.Join(sub, e.Name()))
+		}
 		unlock()
 		if err != nil {
-			return cellproto.Errorf("sweep "+sub, cellproto.KindOf(err), "%w", err)
+			return swept, cellproto.Errorf("sweep "+sub, cellproto.KindOf(err), "%w", err)
+		}
+		swept = append(swept, filepath.Join(s.cfg.Root, sub, e.Name()))
+	}
+	return swept, nil
+}
+
+// sweepLocks removes the locks of mirrors that are not here: they have names of strangers' cells.
+func (s *Store) sweepLocks(ctx context.Context, root *os.Root) error {
+	entries, err := fs.ReadDir(root.FS(), locksDir)
+	if err != nil {
+		return cellproto.Errorf("sweep "+locksDir, cellproto.KindOf(err), "%w", err)
+	}
+	for _, e := range entries {
+		if _, err := root.Lstat(e.Name()); err == nil {
+			continue
+		}
+		unlock, ok := s.lockAtOnce(ctx, e.Name())
+		if !ok {
+			continue
+		}
+		err := root.Remove(path.Join(locksDir, e.Name())) // while it is held: whoever has opened it meanwhile opens it again
+		unlock()
+		if err != nil {
+			return cellproto.Errorf("sweep "+locksDir, cellproto.KindOf(err), "%w", err)
 		}
 	}
 	return nil
@@ -203,7 +255,7 @@ func (s *Store) sweep(ctx context.Context, root *os.Root, sub string) error {
 func (s *Store) drop(root *os.Root, name string) error {
 	entries, err := fs.ReadDir(root.FS(), fetchDir)
 	for _, e := range entries {
-		if strings.Contains(e.Name(), name) {
+		if mirrorOf(e.Name()) == name {
 			err = errors.Join(err, root.RemoveAll(path.Join(fetchDir, e.Name())))
 		}
 	}
@@ -213,13 +265,18 @@ func (s *Store) drop(root *os.Root, name string) error {
 	return nil
 }
 
-// makeRoom sees to it that the programs that are not whole do not become many; the one named stays.
-func (s *Store) makeRoom(root *os.Root, but string) error { return s.trim(root, but, 0) }
+// lockAtOnce is lock for who does not wait for others.
+func (s *Store) lockAtOnce(ctx context.Context, name string) (unlock func(), ok bool) {
+	quick, cancel := context.WithTimeout(ctx, 2*lockPause)
+	defer cancel()
+	unlock, err := s.lock(quick, name)
+	return unlock, err == nil
+}
 
-// trim removes from .fetch what was not written to for the given time, if that is not 0, and the oldest
-// of more than maxFetching, or of more bytes than are kept; what is named but stays. A fetch that goes on in another process would lose
-// its file and say so: what it writes to is never among the oldest.
-func (s *Store) trim(root *os.Root, but string, unused time.Duration) error {
+// makeRoom sees to it that the programs that are not whole do not become many; the one named stays.
+// The oldest of more than maxFetching, or of more bytes than are kept, go. A fetch that goes on in another process would
+// lose its file and say so: what it writes to is never among the oldest.
+func (s *Store) makeRoom(root *os.Root, but string) error {
 	entries, err := fs.ReadDir(root.FS(), fetchDir)
 	if err != nil {
 		return cellproto.Errorf("sweep "+fetchDir, cellproto.KindOf(err), "%w", err)
@@ -231,7 +288,7 @@ func (s *Store) trim(root *os.Root, but string, unused time.Duration) error {
 	}
 	var files []file
 	for _, e := range entries {
-		if info, err := e.Info(); err == nil && (but == "" || !strings.Contains(e.Name(), but)) {
+		if info, err := e.Info(); err == nil && !strings.Contains(e.Name(), but) {
 			files = append(files, file{e.Name(), info.ModTime(), info.Size()})
 		}
 	}
@@ -240,7 +297,7 @@ func (s *Store) trim(root *os.Root, but string, unused time.Duration) error {
 	for i, f := range files {
 		bytes += f.size
 		age := now.Sub(f.at)
-		if i < maxFetching-1 && (unused == 0 || age < unused) && (bytes <= maxFetchingBytes || age < stillFetching) {
+		if i < maxFetching-1 && (bytes <= maxFetchingBytes || age < stillFetching) {
 			continue
 		}
 		if err := root.RemoveAll(path.Join(fetchDir, f.name)); err != nil {

@@ -2,10 +2,14 @@ package mirror
 
 import (
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/gofrs/flock"
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/celltoml"
@@ -20,7 +24,7 @@ func TestCollect(t *testing.T) {
 	m := mustAdd(t, s, w)
 	collects := func(n int, dry bool) {
 		t.Helper()
-		if gone, err := s.Collect(t.Context(), dry); err != nil || len(gone) != n {
+		if gone, _, err := s.Collect(t.Context(), dry); err != nil || len(gone) != n {
 			t.Errorf("%v were collected, want %d: %v", gone, n, err)
 		}
 	}
@@ -68,13 +72,79 @@ func TestCollectFetches(t *testing.T) {
 	if rest, err := os.ReadDir(filepath.Join(s.cfg.Root, fetchDir)); err != nil || len(rest) > maxFetching {
 		t.Errorf("%d are kept: %v", len(rest), err)
 	}
-	c.now = c.now.Add(keepFetching + time.Minute)
-	if _, err := s.Collect(t.Context(), false); err != nil {
+	if _, _, err := s.Collect(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	if rest, err := os.ReadDir(filepath.Join(s.cfg.Root, fetchDir)); err != nil || len(rest) > 0 {
 		t.Errorf("%d are kept: %v", len(rest), err)
 	}
+}
+
+// gc leaves nothing of strangers' programs that are not whole, names and locks included, but what is being fetched at the
+// moment; before that it names what it would remove.
+func TestCollectEmptiesTheCache(t *testing.T) {
+	s := newTestStore(t, lying(program), nil)
+	root, err := s.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root.Close()
+	const part = ".owner-hungry-abc.0123456789abcdef.part" // as dht/content names it
+	for _, name := range []string{part, "owner-hungry-whole", ".owner-busy-abc.0123456789abcdef.part"} {
+		if err := os.WriteFile(filepath.Join(s.cfg.Root, fetchDir, name), []byte("program"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unlock, err := s.lock(t.Context(), "owner-hungry-abc") // of the fetch that was interrupted
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+	if unlock, err = s.lock(t.Context(), "owner-busy-abc"); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{filepath.Join(s.cfg.Root, fetchDir, part), filepath.Join(s.cfg.Root, fetchDir, "owner-hungry-whole")}
+	for _, dry := range []bool{true, false} {
+		if _, rest, err := s.Collect(t.Context(), dry); err != nil || !slices.Equal(rest, want) {
+			t.Errorf("dry %v: %q: %v", dry, rest, err)
+		}
+	}
+	if rest := left(t, s); len(rest) != 1 || !strings.Contains(rest[0], "busy") {
+		t.Errorf("%q were left", rest)
+	}
+	unlock()
+	if _, rest, err := s.Collect(t.Context(), false); err != nil || len(rest) != 1 {
+		t.Errorf("%q: %v", rest, err)
+	}
+	if locks, err := os.ReadDir(filepath.Join(s.cfg.Root, locksDir)); err != nil || len(locks) > 0 {
+		t.Errorf("locks are left of what is gone: %v, %v", locks, err)
+	}
+}
+
+// A lock that gc has removed is nobody's, also not whose who had opened it before.
+func TestRemovedLock(t *testing.T) {
+	s := newTestStore(t, lying(program), nil)
+	root, err := s.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	old := flock.New(filepath.Join(s.cfg.Root, locksDir, "a"))
+	if ok, err := old.TryLock(); !ok || err != nil || !s.standsFor(old) {
+		t.Fatal(ok, err)
+	}
+	defer old.Unlock()
+	if err := root.Remove(path.Join(locksDir, "a")); err != nil {
+		t.Fatal(err)
+	}
+	if s.standsFor(old) {
+		t.Error("what was removed is taken for the lock")
+	}
+	unlock, err := s.lock(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
 }
 
 // Programs that are not whole are kept up to so many bytes, but for what is still written to.
@@ -176,7 +246,7 @@ func TestCollectSweeps(t *testing.T) {
 	}
 	for _, sweep := range []func() error{
 		func() error { return s.Sweep(t.Context()) },
-		func() error { _, err := s.Collect(t.Context(), false); return err },
+		func() error { _, _, err := s.Collect(t.Context(), false); return err },
 	} {
 		if err := sweep(); err != nil {
 			t.Fatal(err)
@@ -186,7 +256,7 @@ func TestCollectSweeps(t *testing.T) {
 		}
 	}
 	unlock()
-	if _, err := s.Collect(t.Context(), false); err != nil {
+	if _, _, err := s.Collect(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	if rest := left(t, s); len(rest) > 0 {
@@ -205,11 +275,11 @@ func TestCollectRepo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if gone, err := s.Collect(t.Context(), false); err != nil || len(gone) != 0 {
+	if gone, _, err := s.Collect(t.Context(), false); err != nil || len(gone) != 0 {
 		t.Errorf("%v: %v", gone, err)
 	}
 	c.now = c.now.Add(KeepUnused)
-	if gone, err := s.Collect(t.Context(), false); err != nil || len(gone) != 1 || gone[0].Dir != m.Dir {
+	if gone, _, err := s.Collect(t.Context(), false); err != nil || len(gone) != 1 || gone[0].Dir != m.Dir {
 		t.Errorf("%v: %v", gone, err)
 	}
 	if _, ok := s.HasRepo(src.Repo, src.Commit); ok || len(left(t, s)) > 0 {

@@ -130,15 +130,30 @@ const lockPause = 20 * time.Millisecond
 // lock keeps all others off the mirror of a name, also in other processes, until unlock or until this
 // process ends.
 func (s *Store) lock(ctx context.Context, name string) (unlock func(), err error) {
-	l := flock.New(filepath.Join(s.cfg.Root, locksDir, name))
-	ok, err := l.TryLockContext(ctx, lockPause)
-	if err == nil && !ok {
-		err = errors.New("somebody else has it")
+	for {
+		l := flock.New(filepath.Join(s.cfg.Root, locksDir, name))
+		ok, err := l.TryLockContext(ctx, lockPause)
+		if err == nil && !ok {
+			err = errors.New("somebody else has it")
+		}
+		if err != nil {
+			return nil, cellproto.Errorf("lock "+name, cellproto.KindOf(err), "%w", err)
+		}
+		if s.standsFor(l) {
+			return func() { l.Unlock() }, nil // the kernel does so too
+		}
+		l.Unlock() // of a file that Collect has removed meanwhile
 	}
+}
+
+// standsFor says that a lock which is held is the one that others find under its name.
+func (s *Store) standsFor(l *flock.Flock) bool {
+	held, err := l.Stat()
 	if err != nil {
-		return nil, cellproto.Errorf("lock "+name, cellproto.KindOf(err), "%w", err)
+		return false
 	}
-	return func() { l.Unlock() }, nil // the kernel does so too
+	there, err := os.Stat(l.Path())
+	return err == nil && os.SameFile(held, there)
 }
 
 // at gives the mirror in the directory of a name. Its kind is NotFound if there is none.

@@ -20,6 +20,10 @@ func (n *nucleus) metrics() ctl.Metrics {
 		st := n.program.State()
 		m.Waiting, m.Refused, m.Starts, m.Crashes, m.LastError = st.Waiting, st.Counters.Refused, st.Starts, st.Crashes, st.LastError
 		m.Program = usage(st.PID)
+		if st.PID != 0 {
+			u := n.program.Usage()
+			m.Program.Received, m.Program.Sent = int64(u.Received), int64(u.Sent)
+		}
 	}
 	m.Ledger = n.accounts.metrics()
 	return m

@@ -306,11 +306,15 @@ func (n *nucleus) ctlMirrorRemove(ctx context.Context, r *http.Request, w *ctl.W
 
 func (n *nucleus) ctlCollect(ctx context.Context, r *http.Request, _ *ctl.Writer) (any, error) {
 	dry := r.URL.Query().Has("dry")
-	list, err := n.mirrors.store.Collect(ctx, dry)
+	list, rest, err := n.mirrors.store.Collect(ctx, dry)
 	if err == nil && !dry && n.cfg.Headless() { // it publishes nothing: what it has is of others
 		_, err = n.blocks.Keep(ctx)
 	}
-	return rowsOf(list), err
+	rows := rowsOf(list)
+	for _, path := range rest {
+		rows = append(rows, ctl.MirrorRow{Dir: path, State: ctl.Unfinished})
+	}
+	return rows, err
 }
 
 // ctlRun starts the program, if there is one and it does not run, and says how the cell is then.

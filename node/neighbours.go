@@ -181,12 +181,12 @@ func diverse(peers []peer.ID, group map[peer.ID]string, n int) (picked []peer.ID
 	return picked
 }
 
-// addrGroup names the network that an address is in; all that have no IP address are one.
+// addrGroup names the network that an address is in; all that have no IP address, and all behind relays, are one.
 func addrGroup(a ma.Multiaddr) string {
 	if g := addrgroup.Wide(a); g != "" {
 		return g
 	}
-	return "relayed"
+	return addrgroup.Relayed
 }
 
 // groups says how many different networks the neighbours are in.

@@ -17,6 +17,8 @@ import (
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/signed"
+	"github.com/celldnet/celld/dht"
+	"github.com/celldnet/celld/internal/addrgroup"
 	"github.com/celldnet/celld/mirror"
 	"github.com/celldnet/celld/mirror/offer"
 )
@@ -220,14 +222,14 @@ func (t *pursuit) askAll(ctx context.Context) (answers []mirror.Donor) {
 			results <- talk // nil: nothing was said
 		})
 	}
-	add := func(info peer.AddrInfo) {
-		if !n.caller.AvoidsDonor(cellproto.PeerID(info.ID.String())) {
-			list.add(info)
+	add := func(p dht.Provider) {
+		if !n.caller.AvoidsDonor(cellproto.PeerID(p.Info.ID.String())) {
+			list.addFound(p)
 		}
 	}
 	for _, p := range n.host.Network().Peers() {
 		if ok, err := n.host.Peerstore().SupportsProtocols(p, protocol.ID(cellproto.ProtocolHost)); err == nil && len(ok) > 0 {
-			add(peer.AddrInfo{ID: p, Addrs: addrsOf(n.host.Network().ConnsToPeer(p))})
+			add(dht.Provider{Info: peer.AddrInfo{ID: p, Addrs: addrsOf(n.host.Network().ConnsToPeer(p))}})
 		}
 	}
 	found, enough := n.dht.FindDonors(ctx), (<-chan time.Time)(nil)
@@ -244,7 +246,7 @@ func (t *pursuit) askAll(ctx context.Context) (answers []mirror.Donor) {
 				found = nil
 				continue
 			}
-			add(p.Info)
+			add(p)
 		case talk := <-results:
 			list.heard(talk != nil)
 			if talk == nil {
@@ -285,12 +287,31 @@ func newAskList(self peer.ID) *askList {
 	return &askList{known: map[peer.ID]bool{self: true}, groups: map[string]int{}}
 }
 
+// addFound has a provider asked, unless there are enough from where it is. One that has announced itself is at its first public
+// address, if it has any, since it can claim private ones too.
+func (l *askList) addFound(p dht.Provider) {
+	if p.Source == dht.SourceDHT {
+		if i := slices.IndexFunc(p.Info.Addrs, manet.IsPublicAddr); i >= 0 {
+			l.addAt(p.Info, p.Info.Addrs[i])
+			return
+		}
+	}
+	l.add(p.Info)
+}
+
+// add has a peer asked that is at its first address, unless there are enough from there.
 func (l *askList) add(info peer.AddrInfo) {
-	if l.known[info.ID] || len(info.Addrs) == 0 {
+	if len(info.Addrs) > 0 {
+		l.addAt(info, info.Addrs[0])
+	}
+}
+
+func (l *askList) addAt(info peer.AddrInfo, at ma.Multiaddr) {
+	if l.known[info.ID] {
 		return
 	}
-	if a := info.Addrs[0]; manet.IsPublicAddr(a) {
-		group := offer.GroupOf(a)
+	if addrgroup.IsRelayed(at) || manet.IsPublicAddr(at) {
+		group := offer.GroupOf(at)
 		if l.groups[group] >= maxAskedNear {
 			return
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/celltoml"
 	"github.com/celldnet/celld/cellproto/signed"
+	"github.com/celldnet/celld/dht"
 	"github.com/celldnet/celld/mirror"
 	"github.com/celldnet/celld/node/call"
 	"github.com/celldnet/celld/node/sandbox"
@@ -40,6 +41,27 @@ func TestAskList(t *testing.T) {
 	l.add(peer.AddrInfo{ID: "me", Addrs: []ma.Multiaddr{ma.StringCast("/ip4/9.9.9.9/tcp/1")}})
 	if got := take(l); len(got) != maxAskedNear+1 || got[maxAskedNear] != "/ip4/9.9.9.9/tcp/10" {
 		t.Errorf("%q", got)
+	}
+
+	const relayed = "/p2p/12D3KooWGRUaD8GkFs5Cn7eqqEZzQr8LqpzAxcPNzq2xTPCm1oYC/p2p-circuit"
+	l = newAskList("me")
+	for i := range maxAsked { // behind as many relays
+		add(l, 1, fmt.Sprintf("/ip4/8.8.%d.8/tcp/1%s", i, relayed))
+	}
+	add(l, 1, "/ip4/9.9.9.9/tcp/1")
+	if got := take(l); len(got) != maxAskedNear+1 || got[maxAskedNear] != "/ip4/9.9.9.9/tcp/10" {
+		t.Errorf("behind relays: %q", got)
+	}
+
+	l = newAskList("me")
+	for i := range maxAsked { // who says first that it is in this LAN
+		info := peer.AddrInfo{ID: peer.ID(fmt.Sprint("claims", i)), Addrs: []ma.Multiaddr{
+			ma.StringCast(fmt.Sprintf("/ip4/192.168.1.%d/tcp/1", i)), ma.StringCast("/ip4/8.8.8.8/tcp/1"),
+		}}
+		l.addFound(dht.Provider{Info: info, Source: dht.SourceDHT})
+	}
+	if got := take(l); len(got) != maxAskedNear {
+		t.Errorf("%d of one network are asked that claim private addresses too", len(got))
 	}
 
 	l = newAskList("me")

@@ -155,7 +155,7 @@ func (s *survey) run(ctx context.Context, found <-chan dht.Provider, ask func(co
 				continue
 			}
 			s.found[p.Info.ID] = true
-			s.providers.add(p.Info)
+			s.providers.addFound(p)
 		case a := <-answers:
 			all = append(all, s.heard(a)...)
 		case <-ctx.Done():

@@ -14,8 +14,8 @@ func (a *app) gcCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "gc",
 		Short: "Remove mirrors that nobody uses",
-		Long: "Remove the mirrors that are stopped and were not used for 7 days, what was left half-way of others, and what\n" +
-			"is kept of blocks that were fetched.",
+		Long: "Remove the mirrors that are stopped and were not used for 7 days, what was left half-way of others or is kept\n" +
+			"of their programs, and the blocks that were fetched. What is being fetched at the moment stays.",
 		Args: args(0, 0),
 	}
 	dry := cmd.Flags().Bool("dry-run", false, "only name them")

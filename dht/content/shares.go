@@ -15,8 +15,8 @@ import (
 // identities as he likes, but has few networks.
 const groupShare = 4
 
-// taker is who wants a place: a peer, and the group of its address; of a relayed one, the relay's. What has no IP
-// address is a group of its own.
+// taker is who wants a place: a peer, and the group of its address. All that are relayed are one, and so are all that have
+// no IP address.
 type taker struct {
 	peer  peer.ID
 	group string

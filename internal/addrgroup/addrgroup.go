@@ -18,6 +18,19 @@ const (
 	wide4, wide6 = 16, 32
 )
 
+// Relayed is the group of all who are reached through relays, whichever: a relay is anybody's who asks it, so that who is
+// behind one could be in as many networks as there are relays.
+const Relayed = "relayed"
+
+// IsRelayed says that an address leads through a relay.
+func IsRelayed(a ma.Multiaddr) bool {
+	if a == nil {
+		return false
+	}
+	_, err := a.ValueForProtocol(ma.P_CIRCUIT)
+	return err == nil
+}
+
 // IP gives the IP address of a: of one through a relay the relay's. False: it has none.
 func IP(a ma.Multiaddr) (netip.Addr, bool) {
 	if a == nil {
@@ -31,13 +44,17 @@ func IP(a ma.Multiaddr) (netip.Addr, bool) {
 	return addr.Unmap(), ok
 }
 
-// Of names the /24 of IPv4, or the /48 of IPv6, that an address is in; "" if it has no IP address.
+// Of names the /24 of IPv4, or the /48 of IPv6, that an address is in; Relayed if it leads through a relay, "" if it has
+// no IP address.
 func Of(a ma.Multiaddr) string { return group(a, near4, near6) }
 
 // Wide names the /16, or the /32 of IPv6.
 func Wide(a ma.Multiaddr) string { return group(a, wide4, wide6) }
 
 func group(a ma.Multiaddr, bits4, bits6 int) string {
+	if IsRelayed(a) {
+		return Relayed
+	}
 	ip, ok := IP(a)
 	if !ok {
 		return ""

@@ -343,12 +343,19 @@ func TestUnusedMirrorIsCollected(t *testing.T) {
 		t.Errorf("one that was used a moment ago was removed: %s", gone)
 	}
 	age()
-	if would := n.Must(n.root, "gc", "--dry-run"); would != "would remove "+mirror.Dir {
+	part := filepath.Join(filepath.Dir(mirror.Dir), ".fetch", ".of-another-one.0123456789abcdef.part") // of a fetch that was interrupted just now
+	if err := os.WriteFile(part, []byte("a stranger's"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if would := n.Must(n.root, "gc", "--dry-run"); would != "would remove "+mirror.Dir+"\nwould remove "+part {
 		t.Errorf("it says %s", would)
 	}
 	n.mirrors(t, 1)
-	if gone := n.Must(n.root, "gc"); gone != "removed "+mirror.Dir {
+	if gone := n.Must(n.root, "gc"); gone != "removed "+mirror.Dir+"\nremoved "+part {
 		t.Errorf("it says %s", gone)
+	}
+	if _, err := os.Stat(part); !os.IsNotExist(err) {
+		t.Errorf("the part of a program is still there: %v", err)
 	}
 	n.mirrors(t, 0)
 	n.nothingLeft(t)

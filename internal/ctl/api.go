@@ -308,6 +308,9 @@ type Process struct {
 	PID   int   `json:"pid"`
 	CPUMS int64 `json:"cpu_ms"` // user and system time of all its threads
 	RSS   int64 `json:"rss"`    // bytes
+	// Received and Sent are bytes that went to a program and came from it, in this run; of the nucleus they are zero.
+	Received int64 `json:"received_bytes,omitempty"`
+	Sent     int64 `json:"sent_bytes,omitempty"`
 }
 
 // Published is a manifest that others can find now.
@@ -375,6 +378,10 @@ type Description struct {
 	Version string          `json:"version,omitempty"` // of the manifest
 	Schema  json.RawMessage `json:"schema"`
 }
+
+// Unfinished is the state of what is left of a mirror that was not made, or of the fetch of its program; of such a row
+// only Dir, the path, is known.
+const Unfinished = "unfinished"
 
 // MirrorRow is one mirror on this machine.
 type MirrorRow struct {

@@ -14,11 +14,13 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/cellproto/signed"
+	"github.com/celldnet/celld/internal/addrgroup"
 )
 
 func TestMain(m *testing.M) {
@@ -419,6 +421,24 @@ func until(t testing.TB, what string, ok func() bool) {
 		case <-tick.C:
 		case <-ctx.Done():
 			t.Fatalf("still not: %s", what)
+		}
+	}
+}
+
+// A relay is nobody's network: whoever is behind one may be behind as many as there are.
+func TestGroupOf(t *testing.T) {
+	const relayed = "/p2p/12D3KooWGRUaD8GkFs5Cn7eqqEZzQr8LqpzAxcPNzq2xTPCm1oYC/p2p-circuit"
+	for addr, want := range map[string]string{
+		"/ip4/8.8.8.8/tcp/1":               "8.8.8.0/24",
+		"/ip4/8.8.8.8/tcp/1" + relayed:     addrgroup.Relayed,
+		"/ip4/9.9.9.9/tcp/1" + relayed:     addrgroup.Relayed,
+		"/ip4/192.168.1.1/tcp/1" + relayed: addrgroup.Relayed,
+		"/ip4/192.168.1.1/tcp/1":           "192.168.1.1",
+		"/ip4/127.0.0.1/tcp/1":             "127.0.0.1",
+		"/dns4/example.org/tcp/1":          "",
+	} {
+		if got := GroupOf(ma.StringCast(addr)); got != want {
+			t.Errorf("%s is of the network %q, want %q", addr, got, want)
 		}
 	}
 }

@@ -92,7 +92,7 @@ func fairShare(has, free float64) bool { return free >= 1 && 2*has < free }
 // GroupOf names the network that an address is in: addrgroup.Of; of a private or loopback address itself, since
 // there is no cheap supply of those from afar.
 func GroupOf(a ma.Multiaddr) string {
-	if a != nil && !manet.IsPublicAddr(a) {
+	if a != nil && !addrgroup.IsRelayed(a) && !manet.IsPublicAddr(a) {
 		if ip, ok := addrgroup.IP(a); ok {
 			return ip.String()
 		}

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/internal/addrgroup"
 )
 
 // firewall lets nobody dial the peer behind it but through a relay.
@@ -117,6 +118,9 @@ func TestRelayedLinkGivesWay(t *testing.T) {
 		t.Fatal("the link is not relayed")
 	}
 	name := cellproto.PeerID(at.ID.String())
+	if group, local := groupOf(l.host.Network().ConnsToPeer(at.ID)[0].RemoteMultiaddr(), name); group != addrgroup.Relayed || local {
+		t.Errorf("the relay stands for a network: %q, %v", group, local)
+	}
 	if l.live(name, "", "") != first || !l.hopeful(name) {
 		t.Error("a fresh relayed link is not used, or there is no hope")
 	}

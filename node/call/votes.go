@@ -19,12 +19,12 @@ type voter struct {
 	local bool   // its address is private: group is the peer alone
 }
 
-// groupOf gives the group of a peer at an address. Behind a relay only the relay's address is known, so
-// that all behind it are one group. Private and loopback addresses say nothing of who is who: there each
+// groupOf gives the group of a peer at an address. Behind a relay only the relay's address is known, and anybody may be
+// behind each of many, so that all behind relays are one group. Private and loopback addresses say nothing of who is who: there each
 // peer is a group of its own, and local is true.
 func groupOf(addr multiaddr.Multiaddr, p cellproto.PeerID) (group string, local bool) {
 	ip, ok := addrgroup.IP(addr)
-	if ok && (ip.IsPrivate() || ip.IsLoopback() || ip.IsLinkLocalUnicast()) {
+	if ok && !addrgroup.IsRelayed(addr) && (ip.IsPrivate() || ip.IsLoopback() || ip.IsLinkLocalUnicast()) {
 		return string(p), true
 	}
 	return addrgroup.Of(addr), false

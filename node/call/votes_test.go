@@ -17,7 +17,9 @@ func TestGroupOf(t *testing.T) {
 	for addr, want := range map[string]string{
 		"/ip4/192.0.2.7/tcp/1":                  "192.0.2.0/24",
 		"/ip4/192.0.2.200/udp/1/quic-v1":        "192.0.2.0/24",
-		"/ip4/198.51.100.1/tcp/1" + relay:       "198.51.100.0/24",
+		"/ip4/198.51.100.1/tcp/1" + relay:       "relayed",
+		"/ip4/203.0.113.1/tcp/1" + relay:        "relayed",
+		"/ip4/10.1.2.3/tcp/1" + relay:           "relayed",
 		"/ip6/2001:db8:1:2::1/tcp/1":            "2001:db8:1::/48",
 		"/ip6/2001:db8:1:ffff::1/udp/1/quic-v1": "2001:db8:1::/48",
 		"/ip6/::ffff:192.0.2.7/tcp/1":           "192.0.2.0/24",

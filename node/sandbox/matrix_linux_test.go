@@ -72,7 +72,7 @@ func TestMatrix(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it starts a thousand processes")
 	}
-	columns := matrixColumns(t)
+	columns, why := matrixColumns(t)
 	var names, classes []string
 	for line := range strings.Lines(output(t, "hostile", "-list")) {
 		class, name, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
@@ -108,13 +108,16 @@ func TestMatrix(t *testing.T) {
 	workers.Wait()
 	judge(t, columns, names, results)
 	summarize(t, columns, classes, results)
+	t.Logf("not tried:\n%s", strings.Join(untried(columns, why), "\n"))
 }
 
-// matrixColumns gives what can be run here: without root there is one user.
-func matrixColumns(t *testing.T) (list []column) {
-	uids := []int{os.Getuid()}
+// matrixColumns gives what can be run here, and why the rest cannot: without root there is one user.
+func matrixColumns(t *testing.T) (list []column, why map[string]string) {
+	uids, why := []int{os.Getuid()}, map[string]string{}
 	if os.Getuid() == 0 {
 		uids = []int{0, 61111}
+	} else {
+		why["root"] = "the test is not run by root"
 	}
 	for _, uid := range uids {
 		who := "user"
@@ -126,7 +129,7 @@ func matrixColumns(t *testing.T) (list []column) {
 		for _, tier := range tiers() {
 			state := w.support(tier)
 			if !state.Works {
-				t.Logf("%s %v does not work here: %s", who, tier, state.Why)
+				why[column{name: who, tier: tier}.String()] = state.Why
 				continue
 			}
 			confined := []column{{name: who, uid: uid, tier: tier}}
@@ -143,106 +146,11 @@ func matrixColumns(t *testing.T) (list []column) {
 	}
 	if !slices.ContainsFunc(list, func(c column) bool { return c.tier != Auto }) {
 		if os.Getenv("CELL_LONG") != "" {
-			t.Fatal("no tier works here: nothing is confined, and nothing would be shown")
+			t.Fatalf("no tier works here: nothing is confined, and nothing would be shown: %q", why)
 		}
-		t.Skip("no tier works here: nothing would be shown")
+		t.Skipf("no tier works here: nothing would be shown: %q", why)
 	}
-	return list
-}
-
-// judge prints the matrix and fails the test for every escape.
-func judge(t *testing.T, columns []column, names []string, results [][]outcome) {
-	var text strings.Builder
-	fmt.Fprintf(&text, "%-44s", "")
-	for _, c := range columns {
-		fmt.Fprintf(&text, " %-10s", c)
-	}
-	text.WriteString("\n")
-	escapes, known, impossible, shown := 0, 0, map[string]int{}, map[string]int{}
-	stopped := make([]int, len(columns)) // that succeed without the sandbox
-	var reasons []string
-	for a, name := range names {
-		fmt.Fprintf(&text, "%-44s", name)
-		possible := false
-		for i, c := range columns {
-			o, mark := results[a][i], "-"
-			switch {
-			case o.exit == hung:
-				mark = "HUNG"
-				t.Errorf("%s did not end as %v", name, c)
-			case c.tier == Auto && o.open():
-				mark, possible = "succeeds", true
-				shown[c.name]++
-			case c.tier == Auto:
-				mark, possible = "n/a", false
-				impossible[c.name]++
-				reasons = append(reasons, fmt.Sprintf("%s, %s: %s", c.name, name, o.reason))
-			case o.open() && c.build && builds[name]:
-				mark = "may"
-			case o.open() && slices.Contains(seen[name], c.tier):
-				mark = "seen"
-				known++
-			case o.open():
-				mark = "ESCAPE"
-				escapes++
-				t.Errorf("%s succeeds as %v", name, c)
-			case o.exit == 125 || o.exit == 126 || o.exit == 127:
-				t.Errorf("%s was not started as %v: %s", name, c, o.reason)
-			case !possible:
-				mark = "(-)"
-			default:
-				stopped[i]++
-			}
-			fmt.Fprintf(&text, " %-10s", mark)
-		}
-		text.WriteString("\n")
-	}
-	for who, n := range shown {
-		fmt.Fprintf(&text, "%s: %d attacks succeed without the sandbox, %d are not possible here in the first place\n", who, n, impossible[who])
-		if n < fewestShown {
-			t.Errorf("only %d attacks are shown to succeed as %s", n, who)
-		}
-	}
-	for i, c := range columns {
-		if c.tier == Auto {
-			continue
-		}
-		fmt.Fprintf(&text, "%v: stops %d of them\n", c, stopped[i])
-		if stopped[i] < fewestShown {
-			t.Errorf("only %d attacks are shown to succeed without the sandbox and to fail as %v", stopped[i], c)
-		}
-	}
-	fmt.Fprintf(&text, "escapes: %d; known and documented: %d\n", escapes, known)
-	t.Logf("succeeds: without the sandbox; -: fails inside; (-): fails inside, and outside too; may: a build may; seen: known\n%s", &text)
-	t.Logf("not possible here:\n%s", strings.Join(reasons, "\n"))
-}
-
-// summarize prints, for each class of attacks, how many there are and how many succeed in each column.
-func summarize(t *testing.T, columns []column, classes []string, results [][]outcome) {
-	var text strings.Builder
-	fmt.Fprintf(&text, "%-28s %7s", "succeed, of a class", "attacks")
-	for _, c := range columns {
-		fmt.Fprintf(&text, " %-10s", c)
-	}
-	for i, class := range classes {
-		if i > 0 && classes[i-1] == class {
-			continue
-		}
-		all, open := 0, make([]int, len(columns))
-		for a := i; a < len(classes) && classes[a] == class; a++ {
-			all++
-			for c := range columns {
-				if results[a][c].open() {
-					open[c]++
-				}
-			}
-		}
-		fmt.Fprintf(&text, "\n%-28s %7d", class, all)
-		for _, n := range open {
-			fmt.Fprintf(&text, " %-10d", n)
-		}
-	}
-	t.Logf("\n%s", &text)
+	return list, why
 }
 
 func output(t *testing.T, program string, args ...string) string {

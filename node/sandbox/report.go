@@ -39,7 +39,8 @@ type Usage struct {
 	Written int64 `json:"written_bytes"`
 	// Received and Sent are bytes that went through the calls read and write on any descriptor: as it
 	// has no disk to write to, all that it sent went to those that it inherited. What goes through recv
-	// and send on a socket the kernel does not count; the owner of the other end does.
+	// and send on a socket the kernel does not count; the owner of the other end does, as a nucleus with
+	// what its program receives and sends (program.Usage).
 	Received int64 `json:"received_bytes"`
 	Sent     int64 `json:"sent_bytes"`
 	// LogDropped is how many bytes of its log were dropped because they came too fast.
