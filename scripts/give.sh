@@ -5,14 +5,15 @@
 # figure beside what is promised, and fails if one is not.
 #
 # usage: scripts/give.sh [-span 60s] [-rounds 4] [-busy 70%] [-only caps,work,pauses,start,idle]
+#        scripts/give.sh -rounds 6 -only apart     the owner's work in four ways, and where the time goes: four minutes
 #
-# Linux, where control groups can be made; best as root, on a machine that does nothing else. Six minutes.
+# Linux, where control groups can be made; best as root, on a machine that does nothing else. Seven minutes.
 set -eu
 . "$(dirname "$0")/lib.sh"
 need go 'see https://go.dev/dl'
 case ${1:-} in
 -h | --help)
-	sed -n '2,9s/^# \{0,1\}//p' "$root/scripts/give.sh"
+	sed -n '2,10s/^# \{0,1\}//p' "$root/scripts/give.sh"
 	exit
 	;;
 esac

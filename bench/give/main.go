@@ -37,6 +37,7 @@ type options struct {
 	busy            string // the owner's mark
 	slow            bool   // the machine is emulated
 	ask, events     string // of desktop
+	inWays          string // of apart
 	phase           string // what is measured now
 }
 
@@ -52,10 +53,11 @@ func main() {
 	flag.StringVar(&o.work, "work", "", "a `directory` on the disk that is written to")
 	flag.DurationVar(&o.span, "span", time.Minute, "for how long is measured")
 	flag.StringVar(&o.only, "only", "caps,work,pauses,start,idle", "what is measured")
-	flag.IntVar(&o.rounds, "rounds", 4, "of the owner's work")
+	flag.IntVar(&o.rounds, "rounds", 4, "of the owner's work: six or more for apart")
 	flag.StringVar(&o.busy, "busy", "70%", "the load of others above which is paused")
 	flag.BoolVar(&o.slow, "slow", false, "the machine is emulated: what has ended may take long to be gone")
 	flag.StringVar(&o.ask, "ask", "", "a `file` that desktop writes to what is to happen")
+	flag.StringVar(&o.inWays, "ways", "hosting,eating,unpaused", "how the machine gives in apart, besides not at all; also giving")
 	flag.StringVar(&o.events, "events", "lid,battery,low,metered,input", "what happens in desktop")
 	flag.Parse()
 	err := o.run()
@@ -76,7 +78,7 @@ func (o options) run() (err error) {
 	for _, m := range []struct {
 		name string
 		do   func(options) error
-	}{{"caps", options.caps}, {"work", options.ownWork}, {"pauses", options.pauses}, {"start", options.starts}, {"idle", options.idle}, {"desktop", options.desktop}} {
+	}{{"caps", options.caps}, {"work", options.ownWork}, {"apart", options.compared}, {"pauses", options.pauses}, {"start", options.starts}, {"idle", options.idle}, {"desktop", options.desktop}} {
 		if !slices.Contains(strings.Split(o.only, ","), m.name) {
 			continue
 		}
