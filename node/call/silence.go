@@ -23,8 +23,7 @@ const (
 	pongDelay = 25 * time.Millisecond // as QUIC gives acknowledgements for what is not the network's (max_ack_delay, RFC 9000, 18.2)
 	pongAgain = 20 * time.Millisecond // besides two round trips, in which what was lost is sent again
 	// ownDelay is by how much this machine itself may be late with the clock: past it, it is too busy to
-	// blame others, and pings once more. It looks at the clock so often, or ownLooks times where its patience is long; it
-	// may be late by that part of each then.
+	// blame others, and pings once more. It looks at the clock so often, or ownLooks times where its patience is long.
 	ownDelay = 10 * time.Millisecond
 	ownLooks = 4
 )
@@ -182,7 +181,7 @@ func mute(ctx context.Context, lk *link, patience time.Duration) bool {
 }
 
 // pingTwice pings once, and once more if that is not answered while there is time for two round trips: a packet that arrives has
-// one be sent again that was lost before it. One answer is enough. late is that this machine stood still meanwhile.
+// one be sent again that was lost before it. One answer is enough. late is that this machine was at the end.
 func (lk *link) pingTwice(ctx context.Context, patience time.Duration) (late bool, err error) {
 	var pings sync.WaitGroup
 	defer pings.Wait()
@@ -193,8 +192,8 @@ func (lk *link) pingTwice(ctx context.Context, patience time.Duration) (late boo
 	look := max(patience/ownLooks, ownDelay)
 	for _, wait := range []time.Duration{soon, patience - soon} {
 		pings.Go(func() { _, err := lk.ping(ctx); answers <- err })
-		answered, slept, err := awaitPong(answers, wait, look)
-		if late = late || slept; answered {
+		answered := false
+		if answered, late, err = awaitPong(answers, wait, look); answered {
 			return late, err
 		}
 	}
@@ -202,8 +201,8 @@ func (lk *link) pingTwice(ctx context.Context, patience time.Duration) (late boo
 }
 
 // awaitPong waits for the answer to a ping for so long as this machine has lived it: what a timer is late by does not count, for
-// whoever is on a machine that stands still cannot answer. It looks at the clock so often; late is that it was late by more than
-// it may be.
+// whoever is on a machine that stands still cannot answer. It looks at the clock so often; late is that the last look was late by
+// ownDelay or more.
 func awaitPong(answers <-chan error, patience, look time.Duration) (answered, late bool, err error) {
 	timer := time.NewTimer(look)
 	defer timer.Stop()
@@ -215,7 +214,7 @@ func awaitPong(answers <-chan error, patience, look time.Duration) (answered, la
 			return true, late, err
 		case <-timer.C:
 		}
-		late = late || time.Since(begin) > step+max(ownDelay, look/ownLooks)
+		late = time.Since(begin) >= step+ownDelay
 	}
 	return false, late, nil
 }
