@@ -137,6 +137,9 @@ func TestLedgerIsDamaged(t *testing.T) {
 
 // The same befalls the home cell, which writes the account's key log: it goes on only with what its cells know of it.
 func TestKeyLogCannotBeRead(t *testing.T) {
+	if os.Getenv("CELL_LONG") == "" {
+		t.Skip("it takes minutes, and ledger has one in a process: CELL_LONG=1")
+	}
 	t.Parallel()
 	n := New(t)
 	n.Bootstrap()

@@ -83,6 +83,7 @@ type Travel struct {
 	back    uint64            // entries that this host had lost
 	again   time.Time
 	paces   paces
+	over    bool // Run waits for what is under way: nothing new begins
 }
 
 // source is a neighbour that is heard.
@@ -146,7 +147,12 @@ func (t *Travel) Run(ctx context.Context) {
 	t.mu.Lock()
 	t.ctx = ctx
 	t.mu.Unlock()
-	defer t.work.Wait()
+	defer func() {
+		t.mu.Lock()
+		t.over = true
+		t.mu.Unlock()
+		t.work.Wait()
+	}()
 	pull, first := time.NewTicker(pullEvery), time.NewTicker(newEvery)
 	defer pull.Stop()
 	defer first.Stop()
@@ -218,7 +224,7 @@ func (t *Travel) ask(ctx context.Context, p peer.ID) {
 		s = &source{}
 		t.sources[p] = s
 	}
-	if s.more = s.busy; s.busy || ctx.Err() != nil {
+	if s.more = s.busy; s.busy || t.over || ctx.Err() != nil {
 		return
 	}
 	s.busy = true

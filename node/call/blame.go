@@ -103,7 +103,11 @@ func (r *remote) paysDoubt(p cellproto.PeerID) bool {
 	return r.hedges.Take(true)
 }
 
-// opinion asks one more provider, which has as long as is not late.
+// opinionLeast is how long a second opinion may take, if the call has twice that: it is asked for rarely, and whoever is busy for a
+// moment leaves the word to one that may lie.
+const opinionLeast = 250 * time.Millisecond
+
+// opinion asks one more provider, which has as long as is not late, or opinionLeast.
 func (c *Caller) opinion(ctx context.Context, r *remote, out *outgoing, req *cellproto.Request) attempt {
 	who, err := c.pickSoon(ctx, r, &out.tried, &Result{}, time.Now())
 	if err != nil {
@@ -111,7 +115,7 @@ func (c *Caller) opinion(ctx context.Context, r *remote, out *outgoing, req *cel
 	}
 	out.tried.add(who.Peer)
 	limited, cancel := context.WithCancel(ctx)
-	timer := time.AfterFunc(lateAfter(ctx, who), cancel)
+	timer := time.AfterFunc(max(lateAfter(ctx, who), min(opinionLeast, untilHalf(ctx))), cancel)
 	a := c.callPeer(limited, r, who, req, time.Now())
 	if !timer.Stop() {
 		a.discard()
