@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"slices"
@@ -12,9 +14,14 @@ import (
 	"github.com/celldnet/celld/node/sandbox"
 )
 
-// reportWait is how long a report may wait for who reads it, before it is dropped: the program's limits are held meanwhile
-// by who writes it.
-const reportWait = 10 * time.Millisecond
+const (
+	// reportWait is how long a report may wait for who reads it, before it is dropped: the program's limits are held meanwhile
+	// by who writes it.
+	reportWait = 10 * time.Millisecond
+	// reportMost is the last of the waits for one that is not followed by another that says the same: that the program has
+	// started, or how it has ended.
+	reportMost = 640 * time.Millisecond
+)
 
 // run runs the program and gives the status to exit with.
 func run(o options) int {
@@ -32,10 +39,7 @@ func run(o options) int {
 		return exitUsage
 	}
 	if out != nil {
-		deps.Report = func(r sandbox.Report) {
-			_ = out.SetWriteDeadline(time.Now().Add(reportWait)) // of a pipe; a file takes what it is given
-			_ = sandbox.WriteReport(out, r)                      // who does not read it does not want it
-		}
+		deps.Report = func(r sandbox.Report) { tell(out, r) }
 	}
 	// Before the start: who hears that the program runs may send a signal that would end this process.
 	signals := make(chan os.Signal, 8)
@@ -121,6 +125,24 @@ func inheritedEnv(keep []int, lookup func(string) (string, bool)) (env []string)
 		}
 	}
 	return env
+}
+
+// reader is who is told: of a pipe, since a file takes what it is given.
+type reader interface {
+	io.Writer
+	SetWriteDeadline(time.Time) error
+}
+
+// tell writes a report. Who does not read it does not want it. On a machine that has no processor for this process the time
+// to write can be over before it has begun, with all the room there is: only what is told again and again is given up then.
+func tell(out reader, r sandbox.Report) {
+	for wait := reportWait; wait <= reportMost; wait *= 2 {
+		_ = out.SetWriteDeadline(time.Now().Add(wait))
+		err := sandbox.WriteReport(out, r)
+		if r.Event == sandbox.EventUsage || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return
+		}
+	}
 }
 
 // openReport opens what takes the report: a descriptor by its number, or a file that is appended to.
