@@ -323,6 +323,10 @@ func (l *Ledger) signCheque(now time.Time, donor, to Key, amount uint64, purpose
 	}
 	t := g.T
 	if state := l.book.State(donor); state != nil && len(state.Members) > 0 {
+		if l.unread {
+			return nil, cellproto.Errorf(op, cellproto.Unavailable, "a part of the ledger was damaged, or cannot be read: more may have been given for the pool than is known").
+				WithHint("cellctl doctor names the file. If it can be read again: cellctl restart of the home cell. If nothing was given that the pool's status does not show: remove the file before.")
+		}
 		t = g.written(ms(now), state.Runner.NotAfter)
 	}
 	s, err := SealCheque(Cheque{Net: l.cfg.Net, Donor: donor, To: to, N: g.N, Credit: g.Credit, T: t, Purpose: purpose}, key)

@@ -131,6 +131,10 @@ func TestChequeAfterTheBudgetsEnd(t *testing.T) {
 	}
 	early.tell(t, id, a, late)
 	before, after := testTime.Add(term), testTime.Add(term+time.Millisecond)
+	a.unread = true // of what was given a part may not be known
+	_, err = a.SignCheque(before, id, pub(9), 600, "", testKey(1))
+	wantKind(t, "a cheque while a part cannot be read", err, cellproto.Unavailable)
+	a.unread = false
 	cheque, err := a.SignCheque(before, id, pub(9), 600, "", testKey(1))
 	if err != nil {
 		t.Fatal(err)

@@ -120,9 +120,9 @@ func TestLinksGet(t *testing.T) {
 func TestDialError(t *testing.T) {
 	cell := publish(t, testSchema())
 	p := provide(t, cell, nil)
+	c := use(t, cell, &book{}, nil) // before, or it may get the port of the one that has gone
 	gone := infoOf(p.host)
 	p.host.Close()
-	c := use(t, cell, &book{}, nil)
 	_, err := c.links.peer(t.Context(), gone, "x", "")
 	wantKind(t, err, cellproto.Unavailable)
 	if want := "connect to " + gone.ID.String() + ": " + gone.Addrs[0].String() + ": connection refused"; err.Error() != want {
