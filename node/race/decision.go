@@ -129,7 +129,7 @@ func (d *Decision) Demoted(peer cellproto.PeerID) *Decision {
 }
 
 // Tried gives the decision with what a trial has shown of a peer in place of what was known of it. It goes before the
-// first that it is better than now; if that is the first of all it is the winner, without a race: nothing that a race
+// first that it is better than now, and whoever is first then is the winner, without a race: nothing that a race
 // measures says more than ten calls do. Without enough calls, or for who was not measured, it gives d itself.
 func (d *Decision) Tried(peer cellproto.PeerID, obs Observed) *Decision {
 	i := slices.IndexFunc(d.Ranking, func(r Ranked) bool { return r.Peer == peer && r.Out == "" })
@@ -146,13 +146,11 @@ func (d *Decision) Tried(peer cellproto.PeerID, obs Observed) *Decision {
 	if place < 0 {
 		place = len(out.Ranking)
 	}
-	if place == 0 {
-		for j := range out.Ranking {
-			out.Ranking[j].Winner = false
-		}
-		k.Winner, out.Winner = true, peer
-	}
 	out.Ranking = slices.Insert(out.Ranking, place, k)
+	for j := range out.Ranking {
+		out.Ranking[j].Winner = j == 0
+	}
+	out.Winner = out.Ranking[0].Peer
 	return &out
 }
 

@@ -372,14 +372,15 @@ func TestTriedIsRankedAnew(t *testing.T) {
 		want  string
 		score Micros
 	}{
-		"better than all":   {"c", Observed{P99: 5000, Calls: 10}, " c! a b gone", 3000},
-		"with a penalty":    {"c", Observed{P99: 5000, Calls: 10, Penalty: 7000}, " c! a b gone", 10_000},
-		"better than one":   {"c", Observed{P99: 31_000, Calls: 10}, " a! c b gone", 16_000},
-		"as good":           {"c", Observed{P99: 23_000, Calls: 10}, " a! c b gone", 12_000},
-		"still the worst":   {"c", Observed{P99: 91_000, Calls: 10}, " a! b c gone", 46_000},
-		"too few calls":     {"c", Observed{P99: 5000, Calls: 9}, " a! b c gone", 509_500},
-		"the winner itself": {"a", Observed{P99: 4000, Calls: 10}, " a! b c gone", 3000},
-		"not measured":      {"gone", Observed{P99: 1, Calls: 10}, " a! b c gone", 0},
+		"better than all":    {"c", Observed{P99: 5000, Calls: 10}, " c! a b gone", 3000},
+		"with a penalty":     {"c", Observed{P99: 5000, Calls: 10, Penalty: 7000}, " c! a b gone", 10_000},
+		"better than one":    {"c", Observed{P99: 31_000, Calls: 10}, " a! c b gone", 16_000},
+		"as good":            {"c", Observed{P99: 23_000, Calls: 10}, " a! c b gone", 12_000},
+		"still the worst":    {"c", Observed{P99: 91_000, Calls: 10}, " a! b c gone", 46_000},
+		"too few calls":      {"c", Observed{P99: 5000, Calls: 9}, " a! b c gone", 509_500},
+		"the winner itself":  {"a", Observed{P99: 4000, Calls: 10}, " a! b c gone", 3000},
+		"no winner any more": {"a", Observed{P99: 91_000, Calls: 10}, " b! a c gone", 46_500},
+		"not measured":       {"gone", Observed{P99: 1, Calls: 10}, " a! b c gone", 0},
 	} {
 		got := d.Tried(c.peer, c.obs)
 		i := slices.IndexFunc(got.Ranking, func(k Ranked) bool { return k.Peer == c.peer })
