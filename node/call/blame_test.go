@@ -148,6 +148,7 @@ func TestBlamedThenLost(t *testing.T) {
 func TestFailsEachCall(t *testing.T) {
 	c, cell, liar, other := nearAndFar(t, nil)
 	liar.program.handle = says(cellproto.FuncError)
+	other.program.handle = func(in *cellproto.Inbound) { time.Sleep(100 * time.Millisecond); answer(in) } // so far: a hedge goes to the liar late
 	for range 20 {
 		if res := call(t, c, cell, "echo"); res.Provider != peerText(other.host) {
 			t.Error("the liar answered")
