@@ -18,6 +18,7 @@ import (
 // closure would have to allocate for each read.
 type pollReader struct {
 	raw  syscall.RawConn
+	busy *busyPoll             // nil: it sleeps at once
 	step func(fd uintptr) bool // readFrom
 	b    []byte
 	n    int
@@ -25,7 +26,7 @@ type pollReader struct {
 }
 
 // newPollReader gives nil for a descriptor that may block.
-func newPollReader(raw syscall.RawConn) io.Reader {
+func newPollReader(raw syscall.RawConn, busyPoll bool) io.Reader {
 	blocks := true
 	err := raw.Control(func(fd uintptr) {
 		flags, _, errno := syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_GETFL, 0)
@@ -36,6 +37,9 @@ func newPollReader(raw syscall.RawConn) io.Reader {
 	}
 	r := &pollReader{raw: raw}
 	r.step = r.readFrom
+	if busyPoll {
+		r.busy = newBusyPoll()
+	}
 	return r
 }
 
@@ -47,6 +51,9 @@ func (r *pollReader) Read(b []byte) (n int, err error) {
 	r.b, r.n, r.err = b, 0, io.EOF
 	err = r.raw.Read(r.step)
 	r.b = nil
+	if r.busy != nil {
+		r.busy.over()
+	}
 	switch {
 	case r.n > 0:
 		return r.n, nil
@@ -66,7 +73,9 @@ func (r *pollReader) readFrom(fd uintptr) bool {
 			return true
 		case syscall.EINTR:
 		case syscall.EAGAIN:
-			return false
+			if r.busy == nil || !r.busy.again() {
+				return false
+			}
 		default:
 			r.err = os.NewSyscallError("read", errno)
 			return true

@@ -50,7 +50,7 @@ type conn struct {
 }
 
 func raw(c manet.Conn) manet.Conn {
-	return &conn{Conn: c, in: cellproto.ReaderOf(c), out: cellproto.WriterOf(c)}
+	return &conn{Conn: c, in: cellproto.ReaderOf(c, true), out: cellproto.WriterOf(c)}
 }
 
 func (c *conn) Read(b []byte) (int, error)  { return c.in.Read(b) }
