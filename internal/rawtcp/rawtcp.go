@@ -1,5 +1,6 @@
 // Package rawtcp is libp2p's transport over TCP with sockets that are read and written by raw system calls, of which the
-// runtime is not told; see cellproto.ReaderOf for why that matters where one call follows another.
+// runtime is not told, and which are looked at before their reader sleeps; see cellproto.ReaderOf and Config.BusyPoll for why
+// that matters where one call follows another.
 package rawtcp
 
 import (
