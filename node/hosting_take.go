@@ -238,7 +238,12 @@ func (h *hosting) admit(ctx context.Context, from offer.Asker, o offer.Offer, m 
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	id := o.Cell.String()
-	if c := h.cells[id]; c != nil {
+	switch c := h.cells[id]; {
+	case c != nil && c.rests:
+		late := cellproto.Errorf("take it up", cellproto.Overloaded, "it makes room for another cell")
+		late.RetryAfter = renewTimeout
+		return nil, false, late
+	case c != nil:
 		return c, false, nil
 	}
 	now := time.Now()

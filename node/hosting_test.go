@@ -5,9 +5,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ipfs/go-cid"
 	"go.uber.org/zap"
 
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/signed"
 	"github.com/celldnet/celld/internal/ctl"
+	"github.com/celldnet/celld/mirror/offer"
 	"github.com/celldnet/celld/node/give"
 )
 
@@ -94,6 +98,10 @@ func TestRoomIsForWhatRuns(t *testing.T) {
 		}
 		if rows := h.Rows(t.Context()); len(rows) != 2 || !h.resting(old) || old.row.State != statePaused {
 			t.Errorf("meanwhile: %+v, resting %v", rows, h.resting(old))
+		}
+		again := offer.Offer{Cell: cid.MustParse(made.CID)}
+		if _, _, err := h.admit(t.Context(), offer.Asker{}, again, &signed.Manifest{}); cellproto.KindOf(err) != cellproto.Overloaded {
+			t.Errorf("meanwhile it is taken up again: %v", err)
 		}
 		h.mu.Lock()
 		replaced := h.settle(newer, runs)

@@ -51,9 +51,14 @@ func (b *Box) watch() {
 				next = now + b.cfg.Every
 			}
 		case <-b.pace:
-			if frozen := b.isFrozen(); frozen != slow {
-				slow = frozen
-				ticker.Reset(map[bool]time.Duration{false: every, true: pollFrozen}[slow])
+			switch frozen := b.isFrozen(); {
+			case frozen == slow:
+			case frozen:
+				ticker.Reset(pollFrozen)
+				slow = true
+			default:
+				ticker.Reset(every)
+				slow = false
 			}
 		case orderly := <-ended:
 			b.finish(m, probe, orderly)
