@@ -80,6 +80,7 @@ type hostedCell struct {
 
 	instead string // CID of the one that makes room for it, once it is there; ""
 	leaving bool   // it makes room for another one, if that comes
+	rests   bool   // it is stopped meanwhile, and not renewed
 }
 
 // newHosting finds what is hosted. Nothing of it runs before Resume.
@@ -385,7 +386,7 @@ func (h *hosting) renewAll() {
 		if err == nil && (tooMany || !h.wanted(c, report.Settings.Policy)) {
 			return h.remove(limited, c)
 		}
-		if !h.mayRun() {
+		if !h.mayRun() || h.resting(c) {
 			return nil
 		}
 		if err == nil && report.Decision.Run && elsewhere(dir, report.Groups) {
@@ -406,7 +407,12 @@ func elsewhere(dir string, groups map[string]string) bool {
 // leave has one end whose place nobody bounds any more as it should: it is started anew in today's. c.op is held.
 func (h *hosting) leave(ctx context.Context, c *hostedCell, dir string) error {
 	h.log.Info("a hosted mirror is started anew: the control group that holds the caps is another one", zap.String("dir", dir))
-	err := giveBack(ctx, dir, "it is started anew", h.log)
+	return h.halt(ctx, c, dir, "it is started anew")
+}
+
+// halt stops one, for whoever starts it again. c.op is held.
+func (h *hosting) halt(ctx context.Context, c *hostedCell, dir, why string) error {
+	err := giveBack(ctx, dir, why, h.log)
 	if err == nil {
 		err = mirror.Stop(ctx, dir)
 	}

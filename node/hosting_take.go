@@ -104,7 +104,8 @@ func (h *hosting) answer(ctx context.Context, from offer.Asker, o offer.Offer, m
 	return a, no
 }
 
-// makeRoom removes a mirror that nobody has called for long, unless somebody does now, for another that is there.
+// makeRoom stops a mirror that nobody has called for long, unless somebody does now, for another that is there. It is removed
+// when the other one runs, and goes on if that never does; see settle.
 func (h *hosting) makeRoom(ctx context.Context, id string) error {
 	h.mu.Lock()
 	c := h.cells[id]
@@ -124,7 +125,21 @@ func (h *hosting) makeRoom(ctx context.Context, id string) error {
 		return late
 	}
 	h.log.Info("a hosted mirror that nobody calls makes room for another", zap.String("dir", dir))
-	return h.remove(ctx, c)
+	if err := h.halt(ctx, c, dir, "it makes room for another one"); err != nil {
+		return err
+	}
+	h.set(c, statePaused, nil)
+	h.mu.Lock()
+	c.rests = true
+	h.mu.Unlock()
+	return nil
+}
+
+// resting says that a mirror makes room for another one that is being started.
+func (h *hosting) resting(c *hostedCell) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return c.rests
 }
 
 // want is the mirror that an offer asks for, but for its schema.
@@ -166,9 +181,10 @@ func (h *hosting) Take(ctx context.Context, from offer.Asker, o offer.Offer, m *
 	ctx, cancel := h.whileRunning(ctx)
 	defer cancel()
 	row, status, err := h.make(ctx, c, from, o, m, step)
+	var old *hostedCell
 	h.mu.Lock()
 	if fresh {
-		h.settle(c)
+		old = h.settle(c, err == nil)
 	}
 	inUse := !h.running
 	switch {
@@ -181,6 +197,9 @@ func (h *hosting) Take(ctx context.Context, from offer.Asker, o offer.Offer, m *
 		}
 	}
 	h.mu.Unlock()
+	if old != nil {
+		h.replaced(old)
+	}
 	h.n.giver.Changed()
 	if err == nil && inUse && row.Hosted { // the owner came back in this very moment
 		err = cellproto.Errorf("take it up", cellproto.Overloaded, "this machine is in use")
@@ -219,7 +238,12 @@ func (h *hosting) admit(ctx context.Context, from offer.Asker, o offer.Offer, m 
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	id := o.Cell.String()
-	if c := h.cells[id]; c != nil {
+	switch c := h.cells[id]; {
+	case c != nil && c.rests:
+		late := cellproto.Errorf("take it up", cellproto.Overloaded, "it makes room for another cell")
+		late.RetryAfter = renewTimeout
+		return nil, false, late
+	case c != nil:
 		return c, false, nil
 	}
 	now := time.Now()
@@ -234,12 +258,32 @@ func (h *hosting) admit(ctx context.Context, from offer.Asker, o offer.Offer, m 
 	return c, true, nil
 }
 
-// settle ends that another mirror makes room for one: it is gone, or it stays, since the one did not come. h.mu is held.
-func (h *hosting) settle(c *hostedCell) {
-	if old := h.cells[c.instead]; old != nil {
-		old.leaving = false
-	}
+// settle ends that another mirror makes room for one. If the one runs it gives the other, which is to be removed, if it had to
+// be stopped; else that stays. h.mu is held.
+func (h *hosting) settle(c *hostedCell, runs bool) (replaced *hostedCell) {
+	old := h.cells[c.instead]
 	c.instead = ""
+	switch {
+	case old == nil:
+	case runs && old.rests: // until it is removed
+		return old
+	default:
+		old.leaving, old.rests = false, false
+		h.look()
+	}
+	return nil
+}
+
+// replaced removes a mirror whose room another one has now. What cannot be removed is one too many, and tried again.
+func (h *hosting) replaced(old *hostedCell) {
+	old.op.Lock()
+	defer old.op.Unlock()
+	if err := h.remove(h.ctx, old); err != nil {
+		h.log.Warn("a hosted mirror that made room for another cannot be removed", zap.Error(err))
+		h.mu.Lock()
+		old.leaving, old.rests = false, false
+		h.mu.Unlock()
+	}
 }
 
 // whileRunning gives a context that ends when the machine is needed by its owner.

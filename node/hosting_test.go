@@ -1,10 +1,17 @@
 package node
 
 import (
+	"os"
 	"testing"
 	"time"
 
+	"github.com/ipfs/go-cid"
+	"go.uber.org/zap"
+
+	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/cellproto/signed"
 	"github.com/celldnet/celld/internal/ctl"
+	"github.com/celldnet/celld/mirror/offer"
 	"github.com/celldnet/celld/node/give"
 )
 
@@ -68,5 +75,52 @@ func TestHostedDisk(t *testing.T) {
 	h.note(c, &ctl.Metrics{}, 50_000, begin.Add(5*renewEvery))
 	if h.set(c, statePaused, nil); c.row.DiskBPS != 0 {
 		t.Errorf("paused it moves %d bytes a second", c.row.DiskBPS)
+	}
+}
+
+// A mirror that nobody calls makes room for one that is to be started. If that runs it goes; if that never says hello it has
+// its place again, and nothing of it is lost.
+func TestRoomIsForWhatRuns(t *testing.T) {
+	for _, runs := range []bool{true, false} {
+		store, made := aMirror(t, true)
+		n := &nucleus{log: zap.NewNop(), mirrors: &mirrors{store: store}}
+		n.giver = give.New(give.Config{Dir: t.TempDir()}, give.Deps{Log: n.log})
+		old := &hostedCell{row: give.Row{CID: made.CID, Dir: made.Dir, State: stateRunning}, leaving: true}
+		newer := &hostedCell{row: give.Row{CID: "newer", State: stateTaking}, instead: made.CID}
+		h := &hosting{
+			n: n, log: n.log, ctx: t.Context(), running: true, kick: make(chan struct{}, 1),
+			cells: map[string]*hostedCell{made.CID: old, "newer": newer},
+		}
+		n.giver.Attach(h)
+		_ = h.place("newer", t.TempDir()) // what it gets is nothing, since nobody has looked at this machine
+		if _, err := os.Stat(made.Dir); err != nil {
+			t.Fatalf("before the other one runs: %v", err)
+		}
+		if rows := h.Rows(t.Context()); len(rows) != 2 || !h.resting(old) || old.row.State != statePaused {
+			t.Errorf("meanwhile: %+v, resting %v", rows, h.resting(old))
+		}
+		again := offer.Offer{Cell: cid.MustParse(made.CID)}
+		if _, _, err := h.admit(t.Context(), offer.Asker{}, again, &signed.Manifest{}); cellproto.KindOf(err) != cellproto.Overloaded {
+			t.Errorf("meanwhile it is taken up again: %v", err)
+		}
+		h.mu.Lock()
+		replaced := h.settle(newer, runs)
+		h.mu.Unlock()
+		if replaced != nil {
+			h.replaced(replaced)
+		}
+		_, err := os.Stat(made.Dir)
+		if gone := os.IsNotExist(err); gone != runs || err != nil && !gone {
+			t.Errorf("the other one runs: %v; the old one: %v", runs, err)
+		}
+		if runs {
+			if h.cells[made.CID] != nil {
+				t.Error("it is gone, and hosted")
+			}
+			continue
+		}
+		if old.leaving || h.resting(old) || len(h.kick) != 1 {
+			t.Errorf("leaving %v, resting %v; %d looks are to come", old.leaving, h.resting(old), len(h.kick))
+		}
 	}
 }

@@ -22,6 +22,9 @@ const (
 	// yieldGrace is how long calls in flight may go on when the machine is needed. The owner is to feel
 	// nothing of the program after 2 s, of which this is the larger part.
 	yieldGrace = 1200 * time.Millisecond
+	// yieldSoon is yieldGrace where all calls can be made again elsewhere: a call of a tenth of a second ends within it, also
+	// under the cap that it has.
+	yieldSoon = 400 * time.Millisecond
 	// yieldKept is how long what has yielded keeps its memory: then the nucleus ends too. Whoever lets it
 	// run again starts it anew.
 	yieldKept = 2 * time.Minute
@@ -120,7 +123,24 @@ func (l *lease) expire() {
 	}
 }
 
-// yield gives the machine back: callers leave, calls in flight have yieldGrace, and then nothing of the
+// graceOf is for how long calls in flight of a cell may go on when the machine is needed. What goes on meanwhile costs the owner
+// a share of it, whoever else is busy; a call that its caller can make again is better off with somebody who has a machine
+// for it. A body, which may have come or gone in part, is not made again for sure.
+func graceOf(s *cellproto.Schema) time.Duration {
+	if s == nil {
+		return yieldGrace
+	}
+	for _, version := range append([]*cellproto.Schema{s}, s.Older...) {
+		for _, fn := range version.Functions {
+			if !fn.Pure && !fn.Idempotent || fn.BodyIn || fn.BodyOut {
+				return yieldGrace
+			}
+		}
+	}
+	return yieldSoon
+}
+
+// yield gives the machine back: callers leave, calls in flight have graceOf, and then nothing of the
 // program runs. It reports how many calls were cut. Again it does nothing.
 func (l *lease) yield(ctx context.Context, why string) (cut int) {
 	l.changes.Lock()
@@ -138,7 +158,7 @@ func (l *lease) rest(ctx context.Context, why string) (cut int) {
 	if n.program != nil {
 		n.program.Decline()
 	}
-	grace, cancel := context.WithTimeout(ctx, yieldGrace)
+	grace, cancel := context.WithTimeout(ctx, graceOf(n.server.Serving().Schema))
 	defer cancel()
 	cut = n.server.Rest(grace)
 	if n.program != nil {

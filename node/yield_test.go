@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/node/call"
 )
 
@@ -48,6 +49,40 @@ func TestLeaseIsRenewedAtTheEnd(t *testing.T) {
 	l.expire()
 	if !l.yielded.Load() {
 		t.Error("it does not yield")
+	}
+}
+
+// Calls that can be made again elsewhere keep the owner waiting for a shorter time than those that cannot.
+func TestGraceOf(t *testing.T) {
+	with := func(fns ...cellproto.Function) *cellproto.Schema {
+		s := &cellproto.Schema{Functions: map[string]cellproto.Function{}}
+		for i, fn := range fns {
+			s.Functions[string(rune('a'+i))] = fn
+		}
+		return s
+	}
+	pure, same, once := cellproto.Function{Pure: true}, cellproto.Function{Idempotent: true}, cellproto.Function{}
+	in, out := cellproto.Function{Pure: true, BodyIn: true}, cellproto.Function{Pure: true, BodyOut: true}
+	older := with(pure)
+	older.Older = []*cellproto.Schema{with(once)}
+	for name, c := range map[string]struct {
+		schema *cellproto.Schema
+		want   time.Duration
+	}{
+		"it is not known":          {nil, yieldGrace},
+		"all can be":               {with(pure, same), yieldSoon},
+		"one cannot":               {with(pure, same, once), yieldGrace},
+		"one of an older version":  {older, yieldGrace},
+		"a body comes":             {with(pure, in), yieldGrace},
+		"a body goes":              {with(pure, out), yieldGrace},
+		"there is nothing to call": {with(), yieldSoon},
+	} {
+		if got := graceOf(c.schema); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+	if yieldSoon >= yieldGrace || yieldGrace >= 2*time.Second {
+		t.Error("the owner waits for too long")
 	}
 }
 

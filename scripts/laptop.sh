@@ -98,32 +98,35 @@ iasl -p "$work/acpi" scripts/laptop/acpi.asl >/dev/null
 
 emulated='-accel tcg,thread=multi -cpu max' virtual='-accel kvm -cpu max,-arch-capabilities'
 mkfifo "$work/monitor.in" "$work/monitor.out"
-# turn_on QEMU'S OPTIONS starts it, and waits until its kernel says something, and then until the script in it does.
+# turn_on QEMU'S OPTIONS SECONDS starts it, and waits for so long until its kernel says something, and then until the script in
+# it does. A kernel says its version first: in two to three seconds when it is emulated on a machine that has other work, too.
 turn_on() {
 	: >"$work/said"
 	: >"$work/console"
 	# shellcheck disable=SC2086 # several words
 	TMPDIR=$work timeout 5000 qemu-system-x86_64 -M pc $1 -smp 2 -m 2048 -nodefaults -no-reboot -display none -vga none \
 		-kernel "$work"/root/boot/vmlinuz-* -initrd "$work"/root/boot/initrd.img-* \
-		-append 'root=/dev/vda rw console=ttyS0 systemd.unit=giving.target' \
+		-append 'root=/dev/vda rw console=ttyS0 earlyprintk=serial,ttyS0,115200 systemd.unit=giving.target' \
 		-drive "file=$work/disk,format=raw,if=virtio,snapshot=on" \
 		-acpitable "file=$work/acpi.aml" -device qemu-xhci -device usb-kbd,id=usb -nic user,model=virtio-net-pci,restrict=on \
 		-serial "file:$work/console" -serial "file:$work/said" -monitor "pipe:$work/monitor" &
 	qemu=$!
 	cat "$work/monitor.out" >/dev/null &
 	exec 3<>"$work/monitor.in" # also without a reader: it may have ended at once
-	wait_for 120 said_or_gone "$work/console" && wait_for 600 said_or_gone "$work/said" && [ -s "$work/said" ]
+	wait_for "$2" said_or_gone 'Linux version' "$work/console" && wait_for 600 said_or_gone . "$work/said" && [ -s "$work/said" ]
 }
-said_or_gone() { [ -s "$1" ] || ! kill -0 "$qemu" 2>/dev/null; }
+said_or_gone() { grep -q "$1" "$2" || ! kill -0 "$qemu" 2>/dev/null; }
 turn_off() {
 	kill "$qemu" 2>/dev/null || : # it may have ended
 	wait "$qemu" || :
 	qemu=''
 }
-# The kernel runs it where it can, many times faster; of those that offer to, some, within other machines, cannot. A machine
-# that is emulated, of two processors, hangs now and then while its kernel starts, where others need the real ones.
-try() { turn_on "$1" || { turn_off && false; }; }
-{ [ -w /dev/kvm ] && try "$virtual"; } || try "$emulated" || try "$emulated" || turn_on "$emulated" || die "it does not start; its console: $(tail -n 20 "$work/console")"
+# The kernel runs it where processors help it to, many times faster. A /dev/kvm without that, as within some other machines, runs
+# kernels that are made for it, and others never come to their first word. A machine that is emulated, of two processors,
+# hangs now and then while its kernel starts, where others need the real ones.
+try() { turn_on "$@" || { turn_off && false; }; }
+helped() { [ -w /dev/kvm ] && grep -Eqw 'vmx|svm' /proc/cpuinfo; }
+{ helped && try "$virtual" 20; } || try "$emulated" 60 || try "$emulated" 60 || turn_on "$emulated" 120 || die "it does not start; its console: $(tail -n 20 "$work/console")"
 
 # It says what is to be done with its keyboards; the rest is for who reads this.
 monitor() {

@@ -65,17 +65,12 @@ var spenders = [...]string{"the hosted program", "its daemon", "the home daemon"
 
 // compared does the owner's short work in each way, by turns and back, and prints how long it took and where the time went.
 func (o options) compared() error {
-	stranger, cell, addr, what, err := o.provider(loopback)
+	p, err := o.pair(loopback, loopback)
 	if err != nil {
 		return err
 	}
-	defer stranger.stop(cell)
-	donor, err := o.machine("owner", addr, loopback)
-	if err != nil {
-		return err
-	}
-	defer donor.stop()
-	if _, err := donor.ctl("give", "stop"); err != nil { // it runs in every way
+	defer p.stop()
+	if _, err := p.donor.ctl("give", "stop"); err != nil { // it runs in every way
 		return err
 	}
 	if _, _, err := o.compile(shortWork); err != nil { // what it reads is in memory from now on
@@ -88,7 +83,7 @@ func (o options) compared() error {
 			if round%2 == 1 {
 				i = len(ways) - 1 - i // so that what changes steadily changes nothing
 			}
-			s, err := o.workAs(ways[i], donor, cell, what)
+			s, err := o.workAs(ways[i], p.donor, p.cell, p.what)
 			if err != nil {
 				return fmt.Errorf("%s: %w", ways[i].name, err)
 			}

@@ -44,24 +44,19 @@ var events = map[string]event{
 // desktop has a stranger's cell hosted on a machine of systemd's, and lets happen there what hosted cells have to
 // be paused for. What it is told to do is written to o.ask, a line for each.
 func (o options) desktop() error {
-	stranger, cell, addr, what, err := o.provider(loopback)
+	p, err := o.pair(loopback, loopback)
 	if err != nil {
 		return err
 	}
-	defer stranger.stop(cell)
-	donor, err := o.machine("owner", addr, loopback)
+	defer p.stop()
+	if _, err := p.donor.ctl("give", "--busy", "100%", "--ram", "30%"); err != nil {
+		return err
+	}
+	dir, err := p.donor.placeSoon(p.what)
 	if err != nil {
 		return err
 	}
-	defer donor.stop()
-	if _, err := donor.ctl("give", "--busy", "100%", "--ram", "30%"); err != nil {
-		return err
-	}
-	dir, err := donor.placeSoon(what)
-	if err != nil {
-		return err
-	}
-	if err := donor.host(dir); err != nil {
+	if err := p.donor.host(dir); err != nil {
 		return err
 	}
 	for _, name := range strings.Split(o.events, ",") {
@@ -69,15 +64,15 @@ func (o options) desktop() error {
 		if !ok {
 			return fmt.Errorf("there is no event %q", name)
 		}
-		if err := donor.sees(e); err != nil {
+		if err := p.donor.sees(e); err != nil {
 			return err
 		}
 	}
-	if err := donor.until("it goes on", func(g ctl.Giving) bool { return g.Running }); err != nil {
+	if err := p.donor.until("it goes on", func(g ctl.Giving) bool { return g.Running }); err != nil {
 		return err
 	}
 	row("it goes on after a quiet minute", "yes", "yes", true)
-	_, err = donor.ctl("give", "stop")
+	_, err = p.donor.ctl("give", "stop")
 	_, gone := os.Stat(dir)
 	row("of the stranger's cell is left after that", fmt.Sprint(gone == nil), "false", os.IsNotExist(gone))
 	return err

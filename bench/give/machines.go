@@ -130,6 +130,28 @@ func (o options) provider(at site) (m *machine, dir, addr string, what offer.Off
 	return
 }
 
+// pair is a stranger who has published a cell that wants everything, and the machine of an owner that could host it.
+type pair struct {
+	cell  string // its directory
+	addr  string // of its daemon
+	what  offer.Offer
+	donor *machine
+	stop  func() // stops all of both
+}
+
+func (o options) pair(strangers, owners site) (pair, error) {
+	stranger, cell, addr, what, err := o.provider(strangers)
+	if err != nil {
+		return pair{}, err
+	}
+	donor, err := o.machine("owner", addr, owners)
+	if err != nil {
+		stranger.stop(cell)
+		return pair{}, err
+	}
+	return pair{cell, addr, what, donor, func() { donor.stop(); stranger.stop(cell) }}, nil
+}
+
 // give has a machine give as its owner would, and waits until it does.
 func (m *machine) give() error {
 	if _, err := m.ctl("give", "--busy", m.o.busy); err != nil {

@@ -24,16 +24,11 @@ const settle = 8 * time.Second
 // ownWork measures the owner's work, a fixed compile, on a machine that gives, and hosts a stranger's cell that wants
 // everything, and on the same one when it does not give.
 func (o options) ownWork() error {
-	stranger, cell, addr, what, err := o.provider(loopback)
+	p, err := o.pair(loopback, loopback)
 	if err != nil {
 		return err
 	}
-	defer stranger.stop(cell)
-	donor, err := o.machine("owner", addr, loopback)
-	if err != nil {
-		return err
-	}
-	defer donor.stop()
+	defer p.stop()
 	took, _, err := o.compile(fixedWork) // what it reads is in memory from now on
 	if err != nil {
 		return err
@@ -50,7 +45,7 @@ func (o options) ownWork() error {
 		}
 		time.Sleep(max(settle, took*3/4))
 		var stands time.Duration
-		if took, stands, err = o.compileBeside(donor, what); err != nil {
+		if took, stands, err = o.compileBeside(p.donor, p.what); err != nil {
 			return err
 		}
 		beside, stood = append(beside, took), append(stood, stands)

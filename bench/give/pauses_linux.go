@@ -59,33 +59,28 @@ func (o options) pauses() error {
 		return err
 	}
 	defer net.Close()
-	stranger, cell, addr, what, err := o.provider(net.stranger)
+	p, err := o.pair(net.stranger, net.owner)
 	if err != nil {
 		return err
 	}
-	defer stranger.stop(cell)
-	donor, err := o.machine("owner", addr, net.owner)
+	defer p.stop()
+	if err := p.donor.give(); err != nil {
+		return err
+	}
+	dir, err := p.donor.place(p.what)
 	if err != nil {
 		return err
 	}
-	defer donor.stop()
-	if err := donor.give(); err != nil {
-		return err
-	}
-	dir, err := donor.place(what)
-	if err != nil {
-		return err
-	}
-	caller, self, err := o.caller(addr, net.caller)
+	caller, self, err := o.caller(p.addr, net.caller)
 	if err != nil {
 		return err
 	}
 	defer caller.stop(self)
-	copied, err := ask[ctl.Status](donor, "status", dir)
+	copied, err := ask[ctl.Status](p.donor, "status", dir)
 	if err != nil {
 		return err
 	}
-	calls := callsOf(self, what.Cell.String(), copied.PeerID)
+	calls := callsOf(self, p.what.Cell.String(), copied.PeerID)
 	defer calls.stop()
 	if err := calls.until("the copy answers all of them", func() bool { return calls.row.Load() >= inARow }); err != nil {
 		return err
@@ -93,7 +88,7 @@ func (o options) pauses() error {
 	if err := o.pausedByLoad(dir, calls); err != nil {
 		return err
 	}
-	return o.paused(donor, dir)
+	return o.paused(p.donor, dir)
 }
 
 // pausedByLoad has the owner's machine work, and counts what becomes of the calls that go to its copy.

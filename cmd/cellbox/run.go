@@ -1,26 +1,14 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"slices"
 	"strconv"
-	"time"
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/node/sandbox"
-)
-
-const (
-	// reportWait is how long a report may wait for who reads it, before it is dropped: the program's limits are held meanwhile
-	// by who writes it.
-	reportWait = 10 * time.Millisecond
-	// reportMost is the last of the waits for one that is not followed by another that says the same: that the program has
-	// started, or how it has ended.
-	reportMost = 640 * time.Millisecond
 )
 
 // run runs the program and gives the status to exit with.
@@ -39,7 +27,9 @@ func run(o options) int {
 		return exitUsage
 	}
 	if out != nil {
-		deps.Report = func(r sandbox.Report) { tell(out, r) }
+		r := newReporter(out)
+		defer r.close()
+		deps.Report = r.tell
 	}
 	// Before the start: who hears that the program runs may send a signal that would end this process.
 	signals := make(chan os.Signal, 8)
@@ -125,44 +115,6 @@ func inheritedEnv(keep []int, lookup func(string) (string, bool)) (env []string)
 		}
 	}
 	return env
-}
-
-// reader is who is told: of a pipe, since a file takes what it is given.
-type reader interface {
-	io.Writer
-	SetWriteDeadline(time.Time) error
-}
-
-// tell writes a report. Who does not read it does not want it. On a machine that has no processor for this process the time
-// to write can be over before it has begun, with all the room there is: only what is told again and again is given up then.
-func tell(out reader, r sandbox.Report) {
-	for wait := reportWait; wait <= reportMost; wait *= 2 {
-		_ = out.SetWriteDeadline(time.Now().Add(wait))
-		err := sandbox.WriteReport(out, r)
-		if r.Event == sandbox.EventUsage || !errors.Is(err, os.ErrDeadlineExceeded) {
-			return
-		}
-	}
-}
-
-// openReport opens what takes the report: a descriptor by its number, or a file that is appended to.
-func openReport(name string) (*os.File, error) {
-	if name == "" {
-		return nil, nil
-	}
-	if fd, err := strconv.ParseUint(name, 10, 10); err == nil {
-		unblock(int(fd))
-		f := os.NewFile(uintptr(fd), "report")
-		if _, err := f.Stat(); err != nil {
-			return nil, cellproto.Errorf("open report", cellproto.BadInput, "descriptor %d is not open", fd)
-		}
-		return f, nil
-	}
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND|noFollow, 0o600)
-	if err != nil {
-		return nil, cellproto.Errorf("open report", cellproto.KindOf(err), "%w", err)
-	}
-	return f, nil
 }
 
 func printPlans(o options) int {

@@ -27,11 +27,3 @@ func act(box *sandbox.Box, sig os.Signal) {
 		box.Stop()
 	}
 }
-
-// unblock has writes to a pipe or a socket keep to their deadline.
-func unblock(fd int) {
-	var st syscall.Stat_t
-	if syscall.Fstat(fd, &st) == nil && (st.Mode&syscall.S_IFMT == syscall.S_IFIFO || st.Mode&syscall.S_IFMT == syscall.S_IFSOCK) {
-		_ = syscall.SetNonblock(fd, true)
-	}
-}

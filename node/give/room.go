@@ -107,7 +107,7 @@ func (r *Report) Places() int {
 // Place says where a cell that is hosted runs, and what it may use: all that is given of the processors, if
 // control groups hold that, else its share of it. The error says that there is no memory for it now.
 func (g *Giver) Place(ctx context.Context, row Row) (*Placement, error) {
-	rows := g.hosted.Rows(ctx)
+	rows := slices.DeleteFunc(slices.Clone(g.hosted.Rows(ctx)), func(r Row) bool { return r.Leaving && r.State != StateRunning }) // it made room
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !fits(g.decision.Caps.Memory, rows, row) {

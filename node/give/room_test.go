@@ -159,6 +159,16 @@ func TestPlace(t *testing.T) {
 		if p := place(); p.CPU != 0.2 || p.Disk != 1e6 {
 			t.Errorf("one of four: %+v", p)
 		}
+		aside := Row{CID: "b", State: "paused", Leaving: true, Memory: 2 << 30} // it was stopped to make room
+		r.hosted.host(aside, row)
+		if p := place(); p.CPU != 0.8 || p.Disk != 4e6 {
+			t.Errorf("in place of another one: %+v", p)
+		}
+		aside.State = StateRunning
+		r.hosted.host(aside, row)
+		if _, err := r.Place(context.Background(), row); cellproto.KindOf(err) != cellproto.Overloaded {
+			t.Errorf("beside one that still runs: %v", err)
+		}
 		row.Memory = 2 << 30
 		if _, err := r.Place(context.Background(), row); cellproto.KindOf(err) != cellproto.Overloaded {
 			t.Errorf("more than there is: %v", err)

@@ -24,7 +24,8 @@ type Box struct {
 	group  *group
 	begun  time.Time
 	relays []*relay
-	first  Report // tier, number, what holds the limits
+	first  Report        // tier, number, what holds the limits
+	pace   chan struct{} // holds one: frozen may have changed
 
 	mu     sync.Mutex
 	ended  bool // its number may be another's now
@@ -52,7 +53,7 @@ func Start(c Config, d Deps) (*Box, error) {
 	if err := checkKeep(d.Keep); err != nil {
 		return nil, err
 	}
-	b := &Box{cfg: c, deps: d, done: make(chan struct{}), group: newGroup(c, runtime.NumCPU())}
+	b := &Box{cfg: c, deps: d, pace: make(chan struct{}, 1), done: make(chan struct{}), group: newGroup(c, runtime.NumCPU())}
 	f, err := look(c, slices.Sorted(maps.Keys(d.Keep)), len(b.group.join))
 	if err != nil {
 		b.group.close()
@@ -188,9 +189,9 @@ func (b *Box) Stop() {
 	if b.ended || !b.killAt.IsZero() {
 		return
 	}
-	b.why, b.killAt, b.frozen = WhyStopped, time.Now().Add(b.cfg.Grace), false
+	b.why, b.killAt = WhyStopped, time.Now().Add(b.cfg.Grace)
 	b.run.signal(unix.SIGTERM)
-	b.halt()
+	b.setFrozen(false)
 }
 
 // Kill ends the program at once. It does not wait.
@@ -205,7 +206,16 @@ func (b *Box) Thaw() { b.freeze(false) }
 func (b *Box) freeze(on bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.frozen = on && b.killAt.IsZero()
+	b.setFrozen(on && b.killAt.IsZero())
+}
+
+// setFrozen is freeze; the caller holds mu.
+func (b *Box) setFrozen(on bool) {
+	b.frozen = on
+	select {
+	case b.pace <- struct{}{}:
+	default:
+	}
 	b.halt()
 }
 

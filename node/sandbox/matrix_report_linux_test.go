@@ -8,7 +8,44 @@ import (
 	"testing"
 )
 
-// judge prints the matrix and fails the test for every escape.
+// Marks of the matrix.
+const (
+	markSucceeds  = "succeeds" // without the sandbox, as it has to
+	markNot       = "n/a"      // not possible here in the first place
+	markStopped   = "-"
+	markVain      = "(-)" // it fails inside, and outside too
+	markMay       = "may" // a build may
+	markSeen      = "seen"
+	markEscape    = "ESCAPE"
+	markNotEnded  = "NOT ENDED"
+	markUnstarted = "NO START"
+)
+
+// verdict gives the mark of an attack in a column, and why the test fails; "" if it does not. possible says that it succeeds
+// without the sandbox.
+func verdict(c column, name string, o outcome, possible bool) (mark, failure string) {
+	switch {
+	case o.exit == notEnded:
+		return markNotEnded, fmt.Sprintf("%s shows nothing as %v, neither that it is stopped nor that it is not: %s", name, c, o.reason)
+	case c.tier == Auto && o.open():
+		return markSucceeds, ""
+	case c.tier == Auto:
+		return markNot, ""
+	case o.open() && c.build && builds[name]:
+		return markMay, ""
+	case o.open() && slices.Contains(seen[name], c.tier):
+		return markSeen, ""
+	case o.open():
+		return markEscape, fmt.Sprintf("%s succeeds as %v", name, c)
+	case o.exit == 125 || o.exit == 126 || o.exit == 127:
+		return markUnstarted, fmt.Sprintf("%s was not started as %v: %s", name, c, o.reason)
+	case !possible:
+		return markVain, ""
+	}
+	return markStopped, ""
+}
+
+// judge prints the matrix and fails the test for every escape, and for all that shows nothing.
 func judge(t *testing.T, columns []column, names []string, results [][]outcome) {
 	var text strings.Builder
 	fmt.Fprintf(&text, "%-44s", "")
@@ -16,39 +53,28 @@ func judge(t *testing.T, columns []column, names []string, results [][]outcome) 
 		fmt.Fprintf(&text, " %-10s", c)
 	}
 	text.WriteString("\n")
-	escapes, known, impossible, shown := 0, 0, map[string]int{}, map[string]int{}
+	marks, impossible, shown := map[string]int{}, map[string]int{}, map[string]int{}
 	stopped := make([]int, len(columns)) // that succeed without the sandbox
 	var reasons []string
 	for a, name := range names {
 		fmt.Fprintf(&text, "%-44s", name)
 		possible := false
 		for i, c := range columns {
-			o, mark := results[a][i], "-"
-			switch {
-			case o.exit == hung:
-				mark = "HUNG"
-				t.Errorf("%s did not end as %v", name, c)
-			case c.tier == Auto && o.open():
-				mark, possible = "succeeds", true
+			o := results[a][i]
+			mark, failure := verdict(c, name, o, possible)
+			if failure != "" {
+				t.Error(failure)
+			}
+			marks[mark]++
+			switch mark {
+			case markSucceeds:
+				possible = true
 				shown[c.name]++
-			case c.tier == Auto:
-				mark, possible = "n/a", false
+			case markNot:
+				possible = false
 				impossible[c.name]++
 				reasons = append(reasons, fmt.Sprintf("%s, %s: %s", c.name, name, o.reason))
-			case o.open() && c.build && builds[name]:
-				mark = "may"
-			case o.open() && slices.Contains(seen[name], c.tier):
-				mark = "seen"
-				known++
-			case o.open():
-				mark = "ESCAPE"
-				escapes++
-				t.Errorf("%s succeeds as %v", name, c)
-			case o.exit == 125 || o.exit == 126 || o.exit == 127:
-				t.Errorf("%s was not started as %v: %s", name, c, o.reason)
-			case !possible:
-				mark = "(-)"
-			default:
+			case markStopped:
 				stopped[i]++
 			}
 			fmt.Fprintf(&text, " %-10s", mark)
@@ -70,7 +96,7 @@ func judge(t *testing.T, columns []column, names []string, results [][]outcome) 
 			t.Errorf("only %d attacks are shown to succeed without the sandbox and to fail as %v", stopped[i], c)
 		}
 	}
-	fmt.Fprintf(&text, "escapes: %d; known and documented: %d\n", escapes, known)
+	fmt.Fprintf(&text, "escapes: %d; not ended: %d; known and documented: %d\n", marks[markEscape], marks[markNotEnded], marks[markSeen])
 	t.Logf("succeeds: without the sandbox; -: fails inside; (-): fails inside, and outside too; may: a build may; seen: known\n%s", &text)
 	t.Logf("not possible here:\n%s", strings.Join(reasons, "\n"))
 }
@@ -146,5 +172,39 @@ func TestUntried(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestVerdict: what did not end, or was never started, is neither an escape nor stopped.
+func TestVerdict(t *testing.T) {
+	inside, build, outside := column{name: "user", tier: T1}, column{name: "user", tier: T1, build: true}, column{name: "user"}
+	for _, c := range []struct {
+		column
+		name     string
+		exit     int
+		possible bool
+		mark     string
+		fails    bool
+	}{
+		{outside, "x", 0, false, markSucceeds, false},
+		{outside, "x", 1, false, markNot, false},
+		{outside, "x", notEnded, false, markNotEnded, true},
+		{inside, "x", 0, true, markEscape, true},
+		{inside, "x", notEnded, true, markNotEnded, true},
+		{inside, "x", 126, true, markUnstarted, true},
+		{inside, "x", 1, true, markStopped, false},
+		{inside, "x", 1, false, markVain, false},
+		{inside, "fork", 0, true, markEscape, true},
+		{build, "fork", 0, true, markMay, false},
+		{build, "fork", notEnded, true, markNotEnded, true},
+		{column{name: "user", tier: T2}, "look up a file outside", 0, true, markSeen, false},
+	} {
+		mark, failure := verdict(c.column, c.name, outcome{c.exit, "why"}, c.possible)
+		if mark != c.mark || (failure != "") != c.fails {
+			t.Errorf("%s with exit %d as %v: %s, %q; want %s", c.name, c.exit, c.column, mark, failure, c.mark)
+		}
+		if mark == markNotEnded && strings.Contains(failure, "succeeds") {
+			t.Errorf("what did not end is called an escape: %s", failure)
+		}
 	}
 }

@@ -18,6 +18,9 @@ import (
 
 var burnt atomic.Int64 // so that a loop has something to do
 
+// hungryBlock is how many bytes it writes at once.
+const hungryBlock = 1 << 18
+
 const envHungry = "CELL_TEST_HUNGRY" // groups as JSON, then what to want
 
 // hungry is what a process does that was started to want everything: it enters a pool, and takes all it
@@ -62,7 +65,7 @@ func hungry() {
 	}
 	f, err := os.OpenFile(want, os.O_WRONLY|os.O_CREATE|unix.O_DIRECT, 0o600)
 	fail(err)
-	block, err := unix.Mmap(-1, 0, 1<<18, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE) // aligned
+	block, err := unix.Mmap(-1, 0, hungryBlock, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE) // aligned
 	fail(err)
 	for {
 		_, err := f.WriteAt(block, 0)
@@ -216,6 +219,13 @@ func peakOf(p *Pool) int64 {
 	return 0
 }
 
+// diskBurst is how many bytes more than the rate gives a group may have over any span. Linux counts in slices of a tenth of a
+// second and lets through what is due at the end of the one that has begun; newer kernels have what was not used of two
+// slices be used later (tg_within_bps_limit and throtl_trim_slice in block/blk-throttle.c). A request that waits is counted
+// when it is made in version 1, when it is let through in version 2: one more at either end of the span.
+func diskBurst(rate, request float64) float64 { return 3*rate/10 + 2*request }
+
+// Who writes as much as he can gets what is given, and the burst once. Without the bound this disk would give him more.
 func TestPoolHoldsDisk(t *testing.T) {
 	p := openTestPool(t)
 	if !p.disks {
@@ -226,19 +236,31 @@ func TestPoolHoldsDisk(t *testing.T) {
 	if err := unix.Stat(filepath.Dir(file), &s); err != nil || unix.Major(uint64(s.Dev)) == 0 {
 		t.Skip("the directory for temporary files is on no disk")
 	}
-	const most = 5e6
-	if err := p.Set(PoolLimits{CPU: 1, Memory: 256 << 20, Disk: most}); err != nil {
-		t.Fatal(err)
+	const rate = 5e6
+	set := func(disk int64) {
+		t.Helper()
+		if err := p.Set(PoolLimits{CPU: 1, Memory: 256 << 20, Disk: disk}); err != nil {
+			t.Fatal(err)
+		}
 	}
+	set(rate)
+	p.GiveWay(false) // beside others it may come to nothing, which shows nothing of disks
 	want(t, p, file)
-	u, took := measured(p, span())
-	got := float64(u.Disk) / took.Seconds()
-	t.Logf("%.2f MB/s over %v", got/1e6, took.Round(time.Millisecond))
-	if got > most*1.04+300e3/took.Seconds() { // a block more or less
-		t.Errorf("%.2f MB/s were written, 5 may be", got/1e6)
+	written := func(span time.Duration) (bytes, due float64) {
+		u, took := measured(p, span)
+		t.Logf("%.2f MB over %v", float64(u.Disk)/1e6, took.Round(time.Millisecond))
+		return float64(u.Disk), rate * took.Seconds()
 	}
-	if got < most/50 { // a busy disk may give less
-		t.Errorf("%.2f MB/s: nothing is measured", got/1e6)
+	bytes, due := written(span())
+	if most := due + diskBurst(rate, hungryBlock); bytes > most {
+		t.Errorf("%.2f MB were written, %.2f may be", bytes/1e6, most/1e6)
+	}
+	if bytes < due/50 { // a busy disk may give less
+		t.Errorf("%.2f MB: nothing is measured", bytes/1e6)
+	}
+	set(0)
+	if bytes, due := written(time.Second / 4); bytes < 2*(due+diskBurst(rate, hungryBlock)) {
+		t.Skipf("this disk gives %.2f MB/s now without a bound: nothing is shown", bytes/due*rate/1e6)
 	}
 }
 

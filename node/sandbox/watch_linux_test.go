@@ -74,3 +74,27 @@ func TestProbeSeesAll(t *testing.T) {
 		p.close()
 	}
 }
+
+// A program that stands is looked at less often, and as before when it goes on.
+func TestFrozenIsLookedAtSeldom(t *testing.T) {
+	p := tell(t, Config{Every: minEvery}, nil, "say=ready", "sleep=60000")
+	p.await("ready")
+	// between gives the times between the reports from now on, in each of which it was looked at.
+	between := func(n int) (list []time.Duration) {
+		from := len(p.reports())
+		eventually(t, "there are more reports", func() bool { return len(p.reports()) > from+n })
+		seen := p.reports()[from:]
+		for i := range n {
+			list = append(list, time.Duration(seen[i+1].Wall-seen[i].Wall))
+		}
+		return list
+	}
+	p.Freeze()
+	eventually(t, "it is stopped", func() bool { return state(p.PID()) == "T" })
+	// The first is of before. A late look shortens what is between it and the next.
+	if got := between(3)[1:]; got[0]+got[1] < pollFrozen*9/10 {
+		t.Errorf("frozen it is looked at after %v", got)
+	}
+	p.Thaw()
+	eventually(t, "it is looked at as before", func() bool { return between(2)[1] < pollFrozen/2 })
+}
