@@ -97,16 +97,40 @@ func (l *Ledger) hear(now time.Time, data []byte) {
 		return
 	}
 	s, body, err := DecodeCheque(data)
-	if err != nil || s.Net != l.cfg.Net {
-		return
+	if err == nil && s.Net == l.cfg.Net && l.book.signsNow(s, body) {
+		l.regain(now, s)
 	}
+}
+
+// own is a cheque of this account as the store has it; suspect if it was found behind a damaged record.
+type own struct {
+	data    []byte
+	suspect bool
+}
+
+// rehear looks among all cheques of this account that the store has, also those that newer ones have replaced, for donations that could not
+// be read when later ones were signed. For a pool nothing is signed then.
+func (l *Ledger) rehear(now time.Time, gave []own) {
+	l.change()
+	defer l.changed()
+	for _, c := range gave {
+		if c.suspect {
+			l.hear(now, c.data)
+		} else if s, _, err := DecodeCheque(c.data); err == nil { // it was checked when it came, and its key may have been replaced since
+			l.regain(now, s)
+		}
+	}
+}
+
+// regain adds to what was given what a cheque gave that this ledger has lost.
+func (l *Ledger) regain(now time.Time, s *SignedCheque) {
 	old := l.gifts[s.key()]
 	if old == nil {
 		return
 	}
 	g := *old
 	g.Gaps = slices.Clone(old.Gaps)
-	if !g.regain(&s.Cheque) || !l.book.signsNow(s, body) {
+	if !g.regain(&s.Cheque) {
 		return
 	}
 	if record, err := g.record(); err == nil {

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"slices"
 	"sync"
@@ -51,9 +52,15 @@ func Open(cfg Config, files Files, now time.Time) (*Ledger, *Report, error) {
 	}
 	l.book = NewBook(cfg)
 	var early [][]byte // key entries whose predecessors come later, since cleaning changes the order
+	var gave []own
 	store, report, err := OpenStore(files, func(data []byte, suspect bool) (Hash, bool) {
 		if isLocal(data) {
 			return l.loadLocal(data)
+		}
+		if _, kind, _ := peek(data); kind == kindCheque {
+			if s, _, err := DecodeCheque(data); err == nil && s.Donor == cfg.Account {
+				gave = append(gave, own{bytes.Clone(data), suspect})
+			}
 		}
 		r := l.book.Load(ms(now), data, suspect)
 		switch r.Verdict {
@@ -83,21 +90,8 @@ func Open(cfg Config, files Files, now time.Time) (*Ledger, *Report, error) {
 	for len(l.tabs) > maxTabs { // an older file may have more
 		l.dropTab()
 	}
-	l.rehear(now)
+	l.rehear(now, gave)
 	return l, report, nil
-}
-
-// rehear looks for donations that are in a part of the store which could not be read when later ones were signed.
-func (l *Ledger) rehear(now time.Time) {
-	l.change()
-	defer l.changed()
-	for k := range l.gifts {
-		if c := l.book.cheques[k]; c != nil {
-			if data, err := c.Encode(); err == nil {
-				l.hear(now, data)
-			}
-		}
-	}
 }
 
 // change begins a change of the ledger, which changed ends.
