@@ -76,18 +76,23 @@ func (d *disk) reboot() *disk {
 		data := slices.Clone(ino.safe)
 		if len(ino.data) > len(data) && !ino.lost {
 			rest := slices.Clone(ino.data[len(data):][:d.rnd.IntN(len(ino.data)-len(data)+1)])
-			if len(rest) > 0 && d.rnd.IntN(2) == 0 { // a block that never came
-				for i := d.rnd.IntN(len(rest)); i < len(rest); i++ {
-					rest[i] = 0
-				}
-			}
+			at := len(data)
 			data = append(data, rest...)
+			if len(rest) > 0 && d.rnd.IntN(2) == 0 { // sectors that never came, or not again
+				if d.rnd.IntN(2) == 0 {
+					at = sectorAfter(at+d.rnd.IntN(len(rest)), len(data))
+				}
+				clear(data[at:])
+			}
 		}
 		f := &inode{data: data, safe: slices.Clone(data)}
 		n.live[name], n.safe[name] = f, f
 	}
 	return n
 }
+
+// sectorAfter gives where the next sector begins, or the end.
+func sectorAfter(at, end int) int { return min((at+sector-1)/sector*sector, end) }
 
 func (d *disk) List() ([]string, error) {
 	if d.dead {
@@ -189,9 +194,10 @@ func (f *diskFile) Sync() error {
 	switch {
 	case err == nil && !f.ino.lost:
 		f.ino.safe = slices.Clone(f.ino.data)
-	case errors.Is(err, errCut) && !f.ino.lost: // a part
+	case errors.Is(err, errCut) && !f.ino.lost: // some sectors
 		n := len(f.ino.safe)
-		f.ino.safe = append(f.ino.safe, f.ino.data[n:][:f.d.rnd.IntN(len(f.ino.data)-n+1)]...)
+		end := sectorAfter(n+f.d.rnd.IntN(len(f.ino.data)-n+1), len(f.ino.data))
+		f.ino.safe = append(f.ino.safe, f.ino.data[n:end]...)
 	case errors.Is(err, errIO):
 		f.ino.lost = true // the kernel forgets dirty pages after it has said so once
 	}

@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"bytes"
 	"cmp"
 	"slices"
 	"strings"
@@ -36,7 +35,7 @@ type pending struct {
 // Report says what opening a Store found.
 type Report struct {
 	Records   int
-	Truncated int64    // bytes that a crash had left half written at the end
+	Truncated int64    // bytes that a crash had left half written at the end; nobody had been told of them
 	Damaged   []string // segments with bytes that have changed; their good records are kept
 	Unread    []string // segments that cannot be read; they are left where they are, for the next start
 	Aside     []string // segments that were damaged at an earlier start, and are still kept
@@ -64,9 +63,8 @@ type Store struct {
 }
 
 // OpenStore reads all segments and calls load for each record, in the order of the log; load gives the
-// record's slot, or false when it is of no use. Half a record at the very end is what a crash leaves:
-// it is cut off. Anywhere else a bad record is damage: the good ones are kept, the file is put aside. So it is at the end, too, if there are
-// good ones behind it, which can have been synced. A segment that cannot be read is left alone, and what comes goes to a new one: the host goes
+// record's slot, or false when it is of no use. A record whose end is missing at the very end is what a crash leaves:
+// it is cut off. Any other bad record is damage: the good ones are kept, the file is put aside. A segment that cannot be read is left alone, and what comes goes to a new one: the host goes
 // on without what is in it, and has it again when it can be read.
 func OpenStore(files Files, load func(data []byte, suspect bool) (Hash, bool)) (*Store, *Report, error) {
 	return openStore(files, segmentSize, load)
@@ -92,9 +90,14 @@ func openStore(files Files, segSize int64, load func([]byte, bool) (Hash, bool))
 		}
 	}
 	slices.SortFunc(s.segs, func(a, b *segment) int { return cmp.Compare(a.num, b.num) })
+	last := 0 // with something in it: of those behind it a crash has left the names
 	for i, seg := range s.segs {
-		last := i == len(s.segs)-1
-		if err = s.read(seg, last, r, load); err != nil {
+		if err = s.open(seg); err != nil || seg.size > int64(len(segmentMagic)) {
+			last = i
+		}
+	}
+	for i, seg := range s.segs {
+		if seg.file == nil || s.read(seg, i >= last, r, load) != nil {
 			s.leave(seg)
 			r.Unread = append(r.Unread, segmentName(seg.num))
 		}
@@ -104,38 +107,42 @@ func openStore(files Files, segSize int64, load func([]byte, bool) (Hash, bool))
 	return s, r, nil
 }
 
-// read takes one segment in.
+// open opens one segment.
+func (s *Store) open(seg *segment) (err error) {
+	if seg.file, err = s.files.Open(segmentName(seg.num)); err != nil {
+		seg.file = nil
+		return err
+	}
+	if seg.size, err = seg.file.Size(); err != nil {
+		s.leave(seg)
+	}
+	return err
+}
+
+// read takes one segment in. last is for that behind which nothing was written.
 func (s *Store) read(seg *segment, last bool, r *Report, load func([]byte, bool) (Hash, bool)) error {
-	f, err := s.files.Open(segmentName(seg.num))
+	b, err := readAll(seg.file)
 	if err != nil {
 		return err
 	}
-	seg.file = f
-	b, err := readAll(f)
-	if err != nil {
-		return err
-	}
-	if len(b) <= len(segmentMagic) { // made, and nothing written before the crash
+	seg.size = int64(len(b))
+	if last && len(b) <= len(segmentMagic) { // made, and nothing written before the crash
 		s.leave(seg)
 		_ = s.files.Remove(segmentName(seg.num)) // else at the next start
 		return nil
 	}
-	seg.size = int64(len(b))
-	headed := bytes.HasPrefix(b, []byte(segmentMagic))
-	behind := false // there are good records behind a bad one
-	good, whole := scan(b, func(at int, data []byte, suspect bool) {
-		behind = behind || suspect
+	good, how := scan(b, func(at int, data []byte, suspect bool) {
 		r.Records++
 		if slot, ok := load(data, suspect); ok {
 			s.point(slot, place{seg, int64(at), int64(recordHead + len(data))})
 		}
 	})
 	switch {
-	case whole:
-	case last && headed && !behind:
+	case how == whole && len(b) > len(segmentMagic):
+	case how == torn && last:
 		r.Truncated += seg.size - int64(good)
 		seg.size = int64(good)
-		if f.Truncate(seg.size) != nil {
+		if seg.file.Truncate(seg.size) != nil {
 			seg.bad = true // nothing is written behind what is left there
 		}
 	default:
@@ -324,12 +331,19 @@ func (s *Store) write(list []pending) error {
 	return nil
 }
 
-// abandon gives the last segment up: what the disk has of its end is unknown. What can be cut off is.
+// abandon gives the last segment up: what the disk has of its end is unknown. What can be cut off is, and what has nothing else is removed: in the
+// midst of others it would look like one that has lost all.
 func (s *Store) abandon() error {
 	if len(s.segs) == 0 { // the disk was full at the start
 		return s.roll()
 	}
 	seg := s.head()
+	if seg.size <= int64(len(segmentMagic)) {
+		s.segs = s.segs[:len(s.segs)-1]
+		seg.file.Close()
+		_ = s.files.Remove(segmentName(seg.num))
+		return s.roll()
+	}
 	if err := seg.file.Truncate(seg.size); err == nil {
 		_ = seg.file.Sync() // all that counts of it is written again
 	}
