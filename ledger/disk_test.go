@@ -29,6 +29,7 @@ type disk struct {
 	wrote int64
 
 	unreadable string // a file that cannot be read
+	readOnly   string // one that can only be read
 	syncing    func() // is called before each sync of a file, by which it can be held up
 }
 
@@ -109,7 +110,7 @@ func (d *disk) Create(name string) (File, error) {
 		return nil, err
 	}
 	d.live[name] = &inode{}
-	return &diskFile{d, d.live[name]}, nil
+	return &diskFile{d, d.live[name], false}, nil
 }
 
 func (d *disk) Open(name string) (File, error) {
@@ -119,7 +120,7 @@ func (d *disk) Open(name string) (File, error) {
 	if name == d.unreadable {
 		return nil, errIO
 	}
-	return &diskFile{d, d.live[name]}, nil
+	return &diskFile{d, d.live[name], name == d.readOnly}, nil
 }
 
 func (d *disk) Remove(name string) error {
@@ -150,11 +151,17 @@ func (d *disk) Sync() error {
 func (d *disk) Close() error { return nil }
 
 type diskFile struct {
-	d   *disk
-	ino *inode
+	d        *disk
+	ino      *inode
+	readOnly bool
 }
 
+func (f *diskFile) ReadOnly() bool { return f.readOnly }
+
 func (f *diskFile) Append(p []byte) error {
+	if f.readOnly {
+		return errIO
+	}
 	err := f.d.step()
 	if err != nil {
 		p = p[:f.d.rnd.IntN(len(p)+1)]
@@ -178,6 +185,9 @@ func (f *diskFile) ReadAt(p []byte, at int64) (int, error) {
 func (f *diskFile) Size() (int64, error) { return int64(len(f.ino.data)), nil }
 
 func (f *diskFile) Truncate(n int64) error {
+	if f.readOnly {
+		return errIO
+	}
 	if err := f.d.step(); err != nil {
 		return err
 	}

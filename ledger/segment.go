@@ -31,6 +31,7 @@ type segment struct {
 	size int64 // bytes, magic included
 	live int64 // bytes of records that nothing has replaced
 	bad  bool  // some of its bytes are not what was written
+	torn bool  // its end is not known, or half a record that could not be cut off
 }
 
 func segmentName(num uint64) string { return fmt.Sprintf("%012d%s", num, segmentExt) }

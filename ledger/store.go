@@ -37,6 +37,7 @@ type Report struct {
 	Records   int
 	Truncated int64    // bytes that a crash had left half written at the end; nobody had been told of them
 	Damaged   []string // segments with bytes that have changed; their good records are kept
+	ReadOnly  []string // segments that can only be read; what comes goes to a new one
 	Unread    []string // segments that cannot be read; they are left where they are, for the next start
 	Aside     []string // segments that were damaged at an earlier start, and are still kept
 }
@@ -131,6 +132,9 @@ func (s *Store) read(seg *segment, last bool, r *Report, load func([]byte, bool)
 		_ = s.files.Remove(segmentName(seg.num)) // else at the next start
 		return nil
 	}
+	if seg.file.ReadOnly() {
+		r.ReadOnly = append(r.ReadOnly, segmentName(seg.num))
+	}
 	good, how := scan(b, func(at int, data []byte, suspect bool) {
 		r.Records++
 		if slot, ok := load(data, suspect); ok {
@@ -143,7 +147,7 @@ func (s *Store) read(seg *segment, last bool, r *Report, load func([]byte, bool)
 		r.Truncated += seg.size - int64(good)
 		seg.size = int64(good)
 		if seg.file.Truncate(seg.size) != nil {
-			seg.bad = true // nothing is written behind what is left there
+			seg.torn = true
 		}
 	default:
 		r.Damaged = append(r.Damaged, segmentName(seg.num))
@@ -176,7 +180,7 @@ func (s *Store) ready(anew bool) error {
 	if err := s.head().file.Sync(); err != nil {
 		return err
 	}
-	if anew || s.head().bad || s.head().size >= s.segSize {
+	if h := s.head(); anew || h.bad || h.torn || h.file.ReadOnly() || h.size >= s.segSize {
 		return s.roll()
 	}
 	return s.files.Sync()
@@ -346,6 +350,8 @@ func (s *Store) abandon() error {
 	}
 	if err := seg.file.Truncate(seg.size); err == nil {
 		_ = seg.file.Sync() // all that counts of it is written again
+	} else {
+		seg.torn = true
 	}
 	return s.roll()
 }
@@ -392,15 +398,16 @@ const (
 )
 
 // clean copies what is of use in the emptiest segment to the end of the log and removes the segment,
-// until there is little waste. Damaged segments are cleaned first and put aside.
+// until there is little waste. Damaged segments are cleaned first and put aside, and torn ones, with something behind them, are not left to
+// be taken for damage.
 func (s *Store) clean() error {
 	for {
 		total, live := s.Room()
 		var victim *segment
 		for _, seg := range s.segs[:len(s.segs)-1] {
 			switch {
-			case victim != nil && victim.bad:
-			case seg.bad:
+			case victim != nil && (victim.bad || victim.torn):
+			case seg.bad || seg.torn:
 				victim = seg
 			case total <= max(fewSegments*s.segSize, live*wasteNum/wasteDen):
 			case victim == nil || seg.live*victim.size < victim.live*seg.size:

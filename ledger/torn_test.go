@@ -140,3 +140,33 @@ func TestBegunSegmentIsGivenUp(t *testing.T) {
 		t.Errorf("%v, %d records, %+v", err, len(got), r)
 	}
 }
+
+// What can only be read counts, and what comes goes to a new segment at once. If it is torn, it is not taken for damage later.
+func TestSegmentIsReadOnly(t *testing.T) {
+	now := time.Unix(1000, 0)
+	for _, cut := range []int{0, 5} { // bytes that are missing at its end
+		d := newDisk(t, 1)
+		b := oneSegment(testRecord(testSlot(1), 1), testRecord(testSlot(2), 1))
+		ino := &inode{data: b[:len(b)-cut], safe: b[:len(b)-cut]}
+		d.live[segmentName(0)], d.safe[segmentName(0)] = ino, ino
+		d.readOnly = segmentName(0)
+		want := 3 - min(cut, 1)
+		s, got, r, err := openTest(t, d)
+		if err != nil || len(got) != want-1 || len(r.ReadOnly) != 1 || len(r.Unread)+len(r.Damaged) > 0 {
+			t.Fatalf("%v, %d records, %+v", err, len(got), r)
+		}
+		if err := s.Append(now, testSlot(3), testRecord(testSlot(3), 1), true); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Tick(now); err != nil {
+			t.Fatal(err)
+		}
+		d = d.reboot()
+		if s, got, r, err = openTest(t, d); err != nil || len(got) != want || len(r.Damaged)+len(r.Aside)+len(r.ReadOnly) > 0 {
+			t.Errorf("later: %v, %d records, %+v", err, len(got), r)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
