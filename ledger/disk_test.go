@@ -31,6 +31,7 @@ type disk struct {
 	unreadable string // a file that cannot be read
 	readOnly   string // one that can only be read
 	syncing    func() // is called before each sync of a file, by which it can be held up
+	writing    func() // so before each write
 }
 
 type inode struct {
@@ -161,6 +162,9 @@ func (f *diskFile) ReadOnly() bool { return f.readOnly }
 func (f *diskFile) Append(p []byte) error {
 	if f.readOnly {
 		return errIO
+	}
+	if f.d.writing != nil {
+		f.d.writing()
 	}
 	err := f.d.step()
 	if err != nil {

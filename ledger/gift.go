@@ -189,6 +189,12 @@ func (l *Ledger) Recall(now time.Time, data []byte) Result {
 	if s, body, ok := l.replaced(r, data); ok {
 		return l.recall(now, s, body, data)
 	}
+	if r.Verdict != Stale { // else it is of less than what was given since, which does not say that it was part of that
+		return r
+	}
+	if s, body, err := DecodeCheque(data); err == nil && s.Donor == l.cfg.Account && l.book.signedBy("recall cheque", 0, s, body, nil).Verdict == 0 {
+		l.regain(now, s)
+	}
 	return r
 }
 
@@ -214,10 +220,16 @@ func (l *Ledger) recall(now time.Time, s *SignedCheque, body, data []byte) Resul
 	delete(l.unproven, s.To)
 	g := &gift{Donor: s.Donor, To: s.To, N: s.N, Credit: s.Credit, T: s.T}
 	if old := l.gifts[s.key()]; old != nil {
-		if old.Credit >= s.Credit {
+		again := *old
+		again.Gaps = slices.Clone(old.Gaps)
+		switch {
+		case again.regain(&s.Cheque): // something was given since
+			g = &again
+		case old.Credit >= s.Credit:
 			return r
+		default:
+			g.T, g.Gaps, g.life = max(g.T, old.T), old.Gaps, old.life
 		}
-		g.Gaps, g.life = old.Gaps, old.life
 	}
 	if record, err := g.record(); err == nil {
 		l.gifts[s.key()] = g

@@ -323,3 +323,20 @@ func TestDonationsInAnUnreadableSegment(t *testing.T) {
 		})
 	}
 }
+
+// A home cell that has lost all gives something before its other cell says what it gave with a key that was replaced: both count.
+func TestRecallAddsToWhatWasGivenSince(t *testing.T) {
+	for name, before := range map[string]uint64{"more was given before": 500, "less was": 5} {
+		x := newDonor(t)
+		lost := x.give(before, true)
+		x.rotated()
+		x.lose()
+		x.now = x.now.Add(time.Second)
+		must1[*SignedCheque](t)(x.l.SignCheque(x.now, pub(1), pub(5), 10, "", testKey(8)))
+		x.l.Recall(x.now, wire(t, lost))
+		x.now = x.now.Add(time.Second)
+		c := must1[*SignedCheque](t)(x.l.SignCheque(x.now, pub(1), pub(5), 100, "", testKey(8)))
+		x.rec.Ingest(x.now, wire(t, c))
+		x.expect(name, before+110, 3)
+	}
+}

@@ -169,11 +169,11 @@ func (l *Ledger) ingest(now time.Time, data []byte) Result {
 	} else {
 		r = l.book.Ingest(ms(now), data)
 	}
-	if r.Verdict == Stored || r.Verdict == Stale {
-		l.hear(now, data)
-	}
 	if r.Verdict == Stored || r.Verdict == Forked {
 		l.keep(now, r)
+	}
+	if r.Verdict == Stored || r.Verdict == Stale { // kept by now: whoever looks something up while this is written sees the cheque in the graph, too
+		l.hear(now, data)
 	}
 	l.doubt(r, data)
 	return r
@@ -264,6 +264,9 @@ func (l *Ledger) AppendKey(now time.Time, p Payload, key ed25519.PrivateKey) (*K
 	}
 	if l.held != nil {
 		if err := l.release(now, op); err != nil {
+			return nil, err
+		}
+		if err := l.upToDate(op); err != nil { // neighbours can have said more while it was written
 			return nil, err
 		}
 	}
