@@ -36,6 +36,15 @@ type segment struct {
 
 func segmentName(num uint64) string { return fmt.Sprintf("%012d%s", num, segmentExt) }
 
+// PutAside gives what damaged segments are called once they are put aside.
+func PutAside(names []string) []string {
+	list := make([]string, len(names))
+	for i, name := range names {
+		list[i] = name + badExt
+	}
+	return list
+}
+
 func segmentNum(name string) (uint64, bool) {
 	digits, ok := strings.CutSuffix(name, segmentExt)
 	num, err := strconv.ParseUint(digits, 10, 63)
