@@ -109,19 +109,30 @@ func scan(b []byte, f func(at int, data []byte, suspect bool)) (good int, how co
 			at++
 			continue
 		}
-		size := otherSize(b[at:])
+		size := sizeOf(b, at)
 		if size == 0 && tornAt(b, at) {
 			bad(at, torn)
 			break
 		}
 		bad(at, changed)
-		if end := declared(b, at); size == 0 && (end == len(b) || end < len(b) && recordAt(b[end:]) != nil) {
-			size = end - at
+		if size == 0 && declared(b, at) == len(b) {
+			size = len(b) - at
 		}
 		begins = size > 0
 		at += size
 	}
 	return good, how
+}
+
+// sizeOf gives how many bytes the changed record at a place of b has, by what it says if another one begins behind it, or 0.
+func sizeOf(b []byte, at int) int {
+	if len(b)-at < recordHead {
+		return 0
+	}
+	if end := declared(b, at); end < len(b) && recordAt(b[end:]) != nil {
+		return end - at
+	}
+	return otherSize(b[at:])
 }
 
 // otherSize gives how many bytes the record at the start of b has if only what it says of its length has changed: its checksum is right with

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -168,5 +169,38 @@ func TestSegmentIsReadOnly(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// What a disk changes while the store is open is found when the segment is cleaned: what is good in it is kept, it is put aside, and counted.
+func TestChangedWhileOpen(t *testing.T) {
+	d := newDisk(t, 1)
+	s, _, _, err := openTest(t, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(1000, 0)
+	put := func(slot int, n uint64) {
+		t.Helper()
+		if err := s.Append(now, testSlot(slot), testRecord(testSlot(slot), n), true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(1, 1)
+	put(2, 1)
+	d.live[segmentName(0)].data[len(segmentMagic)+recordHead+20] ^= 1 // in the first record
+	rnd := rand.New(rand.NewPCG(1, 1))                                // so that what is of use is spread over all segments
+	for n := uint64(1); s.damaged == 0 && n < 10_000; n++ {
+		put(10+rnd.IntN(100), n)
+		if err := s.Tick(now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s.damaged != 1 || s.healed != 1 || d.live[segmentName(0)+badExt] == nil {
+		t.Errorf("%d segments are damaged, %d healed", s.damaged, s.healed)
+	}
+	_, got, r, err := openTest(t, d.reboot())
+	if err != nil || got[testSlot(1)] != 0 || got[testSlot(2)] != 1 || len(r.Aside) != 1 || len(r.Damaged) > 0 {
+		t.Errorf("later: %v, %+v, %v", err, r, got)
 	}
 }

@@ -9,17 +9,18 @@ import (
 	"github.com/celldnet/celld/ledger"
 )
 
-// What people are told of the ledger's files, as they were when the nucleus started.
+// What people are told of the ledger's files: how they were when the nucleus started, and what has changed in them since.
 
 // damage says what of them was not as it had been written, or "".
 func (a *accounts) damage() string {
 	if a.report == nil {
 		return ""
 	}
-	return damageOf(a.report)
+	return damageOf(a.report, a.led.Harm().Damaged)
 }
 
-func damageOf(r *ledger.Report) string {
+// damageOf gives the words. damaged files were found in all, those of the report included.
+func damageOf(r *ledger.Report, damaged uint64) string {
 	var parts []string
 	say := func(files []string, format string) {
 		if len(files) > 0 {
@@ -29,6 +30,9 @@ func damageOf(r *ledger.Report) string {
 	say(r.Unread, "a part cannot be read (%s); what it has comes back from those who signed it, or when it can be read at a start")
 	say(ledger.PutAside(r.Damaged), "a part was damaged and is put aside (%s); what it had comes back from those who signed it")
 	say(r.Aside, "a part that was damaged before is kept (%s)")
+	if since := int(damaged) - len(r.Damaged); since > 0 {
+		parts = append(parts, fmt.Sprintf("bytes of %d more of its files have changed on the disk since it was opened, and they are put aside (%s/*.seg.bad); what they had comes back from those who signed it", since, ledgerDir))
+	}
 	if len(r.Unread)+len(r.Damaged)+len(r.Aside) > 0 {
 		parts = append(parts, "nothing is signed for a pool, for which it may have had a signature, until a start at which none of these files is in ledger/, or all can be read")
 	}

@@ -115,8 +115,15 @@ func TestAccounts(t *testing.T) {
 	if failed.Load() > 0 || total.Calls != uint64(made.Load()) {
 		t.Errorf("%d calls were made, %d failed, %d were signed for", made.Load(), failed.Load(), total.Calls)
 	}
+	m, err := (&ctl.Client{Dir: caller.Dir}).Metrics(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if signed := m.Ledger.Signed; signed == 0 || signed > total.Calls/4 { // whom little is owed signs every second
+		t.Errorf("%d signatures for %d calls", signed, total.Calls)
+	}
 	share := float64(total.CPUNS) / float64(used)
-	t.Logf("%d calls, %v signed for, %v used by the process: %.4f; %d µWh", made.Load(), time.Duration(total.CPUNS), used, share, total.UWH)
+	t.Logf("%d calls, %d signatures, %v signed for, %v used by the process: %.4f; %d µWh", made.Load(), m.Ledger.Signed, time.Duration(total.CPUNS), used, share, total.UWH)
 	if share < 0.98 || share > 1.02 {
 		t.Errorf("%v of processor time was signed for, the process has used %v", time.Duration(total.CPUNS), used)
 	}
