@@ -96,7 +96,7 @@ func scan(b []byte, f func(at int, data []byte, suspect bool)) (good int, how co
 	if !bytes.HasPrefix(b, []byte(segmentMagic)) {
 		bad(0, changed)
 	}
-	begins := true // at is where a record begins
+	begins, tries := true, maxTries // at is where a record begins
 	for at := len(segmentMagic); at < len(b); {
 		data := recordAt(b[at:])
 		if data != nil {
@@ -109,7 +109,11 @@ func scan(b []byte, f func(at int, data []byte, suspect bool)) (good int, how co
 			at++
 			continue
 		}
-		size := sizeOf(b, at)
+		size := followed(b, at)
+		if size == 0 && tries > 0 {
+			tries--
+			size = otherSize(b[at:])
+		}
 		if size == 0 && tornAt(b, at) {
 			bad(at, torn)
 			break
@@ -124,15 +128,18 @@ func scan(b []byte, f func(at int, data []byte, suspect bool)) (good int, how co
 	return good, how
 }
 
-// sizeOf gives how many bytes the changed record at a place of b has, by what it says if another one begins behind it, or 0.
-func sizeOf(b []byte, at int) int {
+// maxTries bounds how often otherSize is asked of one segment: each costs as much as to read several MiB.
+const maxTries = 16
+
+// followed gives how many bytes the changed record at a place of b has by what it says, if another one begins behind it, or 0.
+func followed(b []byte, at int) int {
 	if len(b)-at < recordHead {
 		return 0
 	}
 	if end := declared(b, at); end < len(b) && recordAt(b[end:]) != nil {
 		return end - at
 	}
-	return otherSize(b[at:])
+	return 0
 }
 
 // otherSize gives how many bytes the record at the start of b has if only what it says of its length has changed: its checksum is right with
