@@ -91,14 +91,27 @@ func (g *gift) regain(c *Cheque) bool {
 	return false
 }
 
-// hear looks whether a cheque that somebody has sent is one that this ledger has lost.
-func (l *Ledger) hear(now time.Time, data []byte) {
+// hear looks whether a cheque that somebody has sent, or that was found in the store, is one that this ledger has lost, and adds what it gave.
+func (l *Ledger) hear(now time.Time, data []byte, by trust) {
 	if _, kind, _ := peek(data); kind != kindCheque || len(l.gifts) == 0 {
 		return
 	}
 	s, body, err := DecodeCheque(data)
-	if err == nil && s.Net == l.cfg.Net && l.book.signsNow(s, body) {
-		l.regain(now, s)
+	if err != nil || s.Net != l.cfg.Net {
+		return
+	}
+	old := l.gifts[s.key()]
+	if old == nil {
+		return
+	}
+	g := *old
+	g.Gaps = slices.Clone(old.Gaps)
+	if !g.regain(&s.Cheque) || by == fromPeer && !l.book.signsNow(s, body) {
+		return
+	}
+	if record, err := g.record(); err == nil {
+		l.gifts[s.key()] = &g
+		_ = l.append(now, giftSlot(g.Donor, g.To), record, false) // Err says when the disk takes nothing
 	}
 }
 
@@ -114,28 +127,7 @@ func (l *Ledger) rehear(now time.Time, gave []own) {
 	l.change()
 	defer l.changed()
 	for _, c := range gave {
-		if c.suspect {
-			l.hear(now, c.data)
-		} else if s, _, err := DecodeCheque(c.data); err == nil { // it was checked when it came, and its key may have been replaced since
-			l.regain(now, s)
-		}
-	}
-}
-
-// regain adds to what was given what a cheque gave that this ledger has lost.
-func (l *Ledger) regain(now time.Time, s *SignedCheque) {
-	old := l.gifts[s.key()]
-	if old == nil {
-		return
-	}
-	g := *old
-	g.Gaps = slices.Clone(old.Gaps)
-	if !g.regain(&s.Cheque) {
-		return
-	}
-	if record, err := g.record(); err == nil {
-		l.gifts[s.key()] = &g
-		_ = l.append(now, giftSlot(g.Donor, g.To), record, false) // Err says when the disk takes nothing
+		l.hear(now, c.data, trust(!c.suspect)) // it was checked when it came, and its key may have been replaced since
 	}
 }
 
@@ -193,7 +185,7 @@ func (l *Ledger) Recall(now time.Time, data []byte) Result {
 		return r
 	}
 	if s, body, err := DecodeCheque(data); err == nil && s.Donor == l.cfg.Account && l.book.signedBy("recall cheque", 0, s, body, nil).Verdict == 0 {
-		l.regain(now, s)
+		l.hear(now, data, fromStore)
 	}
 	return r
 }

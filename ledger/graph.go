@@ -378,7 +378,9 @@ func (g *Graph) moveEdges(h, a int32) {
 // moveDebts makes what h has not signed for, and what others have not on paths that end with it, a's. What one of them has used that came in
 // by the other is a's own from now on.
 func (g *Graph) moveDebts(h, a int32) {
+	lists := map[int32][]debt{h: g.owing[h]}
 	if o := g.open[h]; o != nil {
+		lists = g.owing // anybody can have come in by it
 		if g.open[a] == nil {
 			g.open[a] = &entry{}
 		}
@@ -387,7 +389,7 @@ func (g *Graph) moveDebts(h, a int32) {
 		to.signed, to.forgiven = to.signed+o.signed, to.forgiven+o.forgiven
 		delete(g.open, h)
 	}
-	for caller, list := range g.owing {
+	for caller, list := range lists {
 		for i := range list {
 			d := &list[i]
 			before := caller == d.by

@@ -173,7 +173,7 @@ func (l *Ledger) ingest(now time.Time, data []byte) Result {
 		l.keep(now, r)
 	}
 	if r.Verdict == Stored || r.Verdict == Stale { // kept by now: whoever looks something up while this is written sees the cheque in the graph, too
-		l.hear(now, data)
+		l.hear(now, data, fromPeer)
 	}
 	l.doubt(r, data)
 	return r

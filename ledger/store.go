@@ -35,7 +35,7 @@ type pending struct {
 // Report says what opening a Store found.
 type Report struct {
 	Records   int
-	Truncated int64    // bytes that a crash had left half written at the end; nobody had been told of them
+	Truncated int64    // bytes that a crash had left half written at the end
 	Damaged   []string // segments with bytes that have changed; their good records are kept
 	ReadOnly  []string // segments that can only be read; what comes goes to a new one
 	Unread    []string // segments that cannot be read; they are left where they are, for the next start
