@@ -29,7 +29,9 @@ type disk struct {
 	wrote int64
 
 	unreadable string // a file that cannot be read
+	readOnly   string // one that can only be read
 	syncing    func() // is called before each sync of a file, by which it can be held up
+	writing    func() // so before each write
 }
 
 type inode struct {
@@ -76,18 +78,23 @@ func (d *disk) reboot() *disk {
 		data := slices.Clone(ino.safe)
 		if len(ino.data) > len(data) && !ino.lost {
 			rest := slices.Clone(ino.data[len(data):][:d.rnd.IntN(len(ino.data)-len(data)+1)])
-			if len(rest) > 0 && d.rnd.IntN(2) == 0 { // a block that never came
-				for i := d.rnd.IntN(len(rest)); i < len(rest); i++ {
-					rest[i] = 0
-				}
-			}
+			at := len(data)
 			data = append(data, rest...)
+			if len(rest) > 0 && d.rnd.IntN(2) == 0 { // sectors that never came, or not again
+				if d.rnd.IntN(2) == 0 {
+					at = sectorAfter(at+d.rnd.IntN(len(rest)), len(data))
+				}
+				clear(data[at:])
+			}
 		}
 		f := &inode{data: data, safe: slices.Clone(data)}
 		n.live[name], n.safe[name] = f, f
 	}
 	return n
 }
+
+// sectorAfter gives where the next sector begins, or the end.
+func sectorAfter(at, end int) int { return min((at+sector-1)/sector*sector, end) }
 
 func (d *disk) List() ([]string, error) {
 	if d.dead {
@@ -104,7 +111,7 @@ func (d *disk) Create(name string) (File, error) {
 		return nil, err
 	}
 	d.live[name] = &inode{}
-	return &diskFile{d, d.live[name]}, nil
+	return &diskFile{d, d.live[name], false}, nil
 }
 
 func (d *disk) Open(name string) (File, error) {
@@ -114,7 +121,7 @@ func (d *disk) Open(name string) (File, error) {
 	if name == d.unreadable {
 		return nil, errIO
 	}
-	return &diskFile{d, d.live[name]}, nil
+	return &diskFile{d, d.live[name], name == d.readOnly}, nil
 }
 
 func (d *disk) Remove(name string) error {
@@ -145,11 +152,20 @@ func (d *disk) Sync() error {
 func (d *disk) Close() error { return nil }
 
 type diskFile struct {
-	d   *disk
-	ino *inode
+	d        *disk
+	ino      *inode
+	readOnly bool
 }
 
+func (f *diskFile) ReadOnly() bool { return f.readOnly }
+
 func (f *diskFile) Append(p []byte) error {
+	if f.readOnly {
+		return errIO
+	}
+	if f.d.writing != nil {
+		f.d.writing()
+	}
 	err := f.d.step()
 	if err != nil {
 		p = p[:f.d.rnd.IntN(len(p)+1)]
@@ -173,6 +189,9 @@ func (f *diskFile) ReadAt(p []byte, at int64) (int, error) {
 func (f *diskFile) Size() (int64, error) { return int64(len(f.ino.data)), nil }
 
 func (f *diskFile) Truncate(n int64) error {
+	if f.readOnly {
+		return errIO
+	}
 	if err := f.d.step(); err != nil {
 		return err
 	}
@@ -189,9 +208,10 @@ func (f *diskFile) Sync() error {
 	switch {
 	case err == nil && !f.ino.lost:
 		f.ino.safe = slices.Clone(f.ino.data)
-	case errors.Is(err, errCut) && !f.ino.lost: // a part
+	case errors.Is(err, errCut) && !f.ino.lost: // some sectors
 		n := len(f.ino.safe)
-		f.ino.safe = append(f.ino.safe, f.ino.data[n:][:f.d.rnd.IntN(len(f.ino.data)-n+1)]...)
+		end := sectorAfter(n+f.d.rnd.IntN(len(f.ino.data)-n+1), len(f.ino.data))
+		f.ino.safe = append(f.ino.safe, f.ino.data[n:end]...)
 	case errors.Is(err, errIO):
 		f.ino.lost = true // the kernel forgets dirty pages after it has said so once
 	}

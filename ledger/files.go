@@ -1,10 +1,12 @@
 package ledger
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // File is one segment of the log, as Store uses it.
@@ -14,6 +16,7 @@ type File interface {
 	Size() (int64, error)
 	Truncate(size int64) error
 	Sync() error // the bytes are on the disk when it returns
+	ReadOnly() bool
 	Close() error
 }
 
@@ -21,7 +24,7 @@ type File interface {
 type Files interface {
 	List() ([]string, error)          // segments, and those that were put aside
 	Create(name string) (File, error) // it does not exist yet
-	Open(name string) (File, error)
+	Open(name string) (File, error)   // to write to it, else read-only
 	Remove(name string) error
 	Rename(from, to string) error
 	Sync() error // names made and removed are on the disk when it returns
@@ -50,7 +53,7 @@ func (d osDir) List() ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.Type().IsRegular() && strings.HasSuffix(strings.TrimSuffix(e.Name(), badExt), segmentExt) {
+		if strings.HasSuffix(strings.TrimSuffix(e.Name(), badExt), segmentExt) {
 			names = append(names, e.Name())
 		}
 	}
@@ -61,14 +64,27 @@ func (d osDir) Create(name string) (File, error) {
 	return openFile(d.root, name, os.O_RDWR|os.O_CREATE|os.O_EXCL)
 }
 
-func (d osDir) Open(name string) (File, error) { return openFile(d.root, name, os.O_RDWR) }
+func (d osDir) Open(name string) (File, error) {
+	info, err := d.root.Lstat(filepath.Base(name))
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrInvalid}
+	}
+	f, err := openFile(d.root, name, os.O_RDWR)
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
+		return openFile(d.root, name, os.O_RDONLY)
+	}
+	return f, err
+}
 
 func openFile(root *os.Root, name string, flags int) (File, error) {
 	f, err := root.OpenFile(filepath.Base(name), flags, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	return &osFile{f: f}, nil
+	return &osFile{f: f, readOnly: flags == os.O_RDONLY}, nil
 }
 
 func (d osDir) Remove(name string) error { return d.root.Remove(filepath.Base(name)) }
@@ -92,6 +108,8 @@ type osFile struct {
 	f   *os.File
 	end int64
 	set bool // end is known
+
+	readOnly bool
 }
 
 func (f *osFile) Append(p []byte) error {
@@ -123,5 +141,7 @@ func (f *osFile) Truncate(size int64) error {
 }
 
 func (f *osFile) Sync() error { return datasync(f.f) }
+
+func (f *osFile) ReadOnly() bool { return f.readOnly }
 
 func (f *osFile) Close() error { return f.f.Close() }

@@ -91,8 +91,8 @@ func (g *gift) regain(c *Cheque) bool {
 	return false
 }
 
-// hear looks whether a cheque that somebody has sent is one that this ledger has lost.
-func (l *Ledger) hear(now time.Time, data []byte) {
+// hear looks whether a cheque that somebody has sent, or that was found in the store, is one that this ledger has lost, and adds what it gave.
+func (l *Ledger) hear(now time.Time, data []byte, by trust) {
 	if _, kind, _ := peek(data); kind != kindCheque || len(l.gifts) == 0 {
 		return
 	}
@@ -106,12 +106,28 @@ func (l *Ledger) hear(now time.Time, data []byte) {
 	}
 	g := *old
 	g.Gaps = slices.Clone(old.Gaps)
-	if !g.regain(&s.Cheque) || !l.book.signsNow(s, body) {
+	if !g.regain(&s.Cheque) || by == fromPeer && !l.book.signsNow(s, body) {
 		return
 	}
 	if record, err := g.record(); err == nil {
 		l.gifts[s.key()] = &g
 		_ = l.append(now, giftSlot(g.Donor, g.To), record, false) // Err says when the disk takes nothing
+	}
+}
+
+// own is a cheque of this account as the store has it; suspect if it was found behind a damaged record.
+type own struct {
+	data    []byte
+	suspect bool
+}
+
+// rehear looks among all cheques of this account that the store has, also those that newer ones have replaced, for donations that could not
+// be read when later ones were signed. For a pool nothing is signed then.
+func (l *Ledger) rehear(now time.Time, gave []own) {
+	l.change()
+	defer l.changed()
+	for _, c := range gave {
+		l.hear(now, c.data, trust(!c.suspect)) // it was checked when it came, and its key may have been replaced since
 	}
 }
 
@@ -165,6 +181,12 @@ func (l *Ledger) Recall(now time.Time, data []byte) Result {
 	if s, body, ok := l.replaced(r, data); ok {
 		return l.recall(now, s, body, data)
 	}
+	if r.Verdict != Stale { // else it is of less than what was given since, which does not say that it was part of that
+		return r
+	}
+	if s, body, err := DecodeCheque(data); err == nil && s.Donor == l.cfg.Account && l.book.signedBy("recall cheque", 0, s, body, nil).Verdict == 0 {
+		l.hear(now, data, fromStore)
+	}
 	return r
 }
 
@@ -190,10 +212,16 @@ func (l *Ledger) recall(now time.Time, s *SignedCheque, body, data []byte) Resul
 	delete(l.unproven, s.To)
 	g := &gift{Donor: s.Donor, To: s.To, N: s.N, Credit: s.Credit, T: s.T}
 	if old := l.gifts[s.key()]; old != nil {
-		if old.Credit >= s.Credit {
+		again := *old
+		again.Gaps = slices.Clone(old.Gaps)
+		switch {
+		case again.regain(&s.Cheque): // something was given since
+			g = &again
+		case old.Credit >= s.Credit:
 			return r
+		default:
+			g.T, g.Gaps, g.life = max(g.T, old.T), old.Gaps, old.life
 		}
-		g.Gaps, g.life = old.Gaps, old.life
 	}
 	if record, err := g.record(); err == nil {
 		l.gifts[s.key()] = g

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
@@ -265,5 +266,77 @@ func TestUnprovenDonation(t *testing.T) {
 		if v := x.l.Recall(x.now, wire(t, thief)).Verdict; v != Forged {
 			t.Errorf("%s: a key that never was the account's: %s", name, v)
 		}
+	}
+}
+
+// Donations that could not be read when later ones were signed count with them once they can be read, whichever are of more, and also where
+// the key was replaced since.
+func TestDonationsInAnUnreadableSegment(t *testing.T) {
+	for name, c := range map[string]struct {
+		before, after uint64
+		rotated       bool
+	}{
+		"more was given before": {100, 40, false}, "more was given after": {40, 100, false}, "as much": {40, 40, false},
+		"more after, and another key": {40, 100, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := newDonor(t)
+			x.give(c.before-1, true)
+			x.give(1, true)
+			if err := x.l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			d := x.disk.reboot()
+			d.unreadable = segmentName(0)
+			x.open(d)
+			x.give(c.after, true)
+			if c.rotated {
+				x.rotated()
+			}
+			if err := x.l.Close(); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 { // a restart before it is signed anew changes nothing
+				x.open(x.disk.reboot())
+				want := []Void{{pub(1), pub(5), min(c.before, c.after)}}
+				if v := x.l.Voids(); !slices.Equal(v, want) {
+					t.Fatalf("what no cheque says: %+v, want %+v", v, want)
+				}
+				if err := x.l.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			x.open(x.disk.reboot())
+			key := testKey(1)
+			if c.rotated {
+				key = testKey(8)
+			}
+			again := must1[*SignedCheque](t)(x.l.Renew(x.now, x.l.Voids()[0], key))
+			if r := x.rec.Ingest(x.now, wire(t, again)); r.Verdict != Stored {
+				t.Fatalf("the receiver: %s %v", r.Verdict, r.Err)
+			}
+			x.expect("signed anew", c.before+c.after, 3)
+			x.open(x.disk.reboot())
+			if v := x.l.Voids(); len(v) > 0 {
+				t.Errorf("then %+v", v)
+			}
+		})
+	}
+}
+
+// A home cell that has lost all gives something before its other cell says what it gave with a key that was replaced: both count.
+func TestRecallAddsToWhatWasGivenSince(t *testing.T) {
+	for name, before := range map[string]uint64{"more was given before": 500, "less was": 5} {
+		x := newDonor(t)
+		lost := x.give(before, true)
+		x.rotated()
+		x.lose()
+		x.now = x.now.Add(time.Second)
+		must1[*SignedCheque](t)(x.l.SignCheque(x.now, pub(1), pub(5), 10, "", testKey(8)))
+		x.l.Recall(x.now, wire(t, lost))
+		x.now = x.now.Add(time.Second)
+		c := must1[*SignedCheque](t)(x.l.SignCheque(x.now, pub(1), pub(5), 100, "", testKey(8)))
+		x.rec.Ingest(x.now, wire(t, c))
+		x.expect(name, before+110, 3)
 	}
 }

@@ -47,10 +47,11 @@ type Graph struct {
 
 // entry is one who has worked for this host, by whom others come in. All in µWh.
 type entry struct {
-	unsigned     uint64 // of what came in, less what is forgiven
+	own          uint64 // that it has used itself and not signed for
+	unsigned     uint64 // that others have used who came in, less what is forgiven
 	acknowledged uint64 // by itself
 	signed       uint64 // of what came in, by whomever
-	forgiven     uint64 // of what was unsigned, in all
+	forgiven     uint64 // of what others had not signed for, in all
 }
 
 // debt is unsigned use of what came in by one entry, or by none.
@@ -196,7 +197,11 @@ func (g *Graph) borrow(caller, by int32, amount uint64) {
 	if g.open[by] == nil {
 		g.open[by] = &entry{}
 	}
-	g.open[by].unsigned += amount
+	if o := g.open[by]; caller == by {
+		o.own += amount
+	} else {
+		o.unsigned += amount
+	}
 	g.owe(caller, by, amount)
 }
 
@@ -224,10 +229,12 @@ func (g *Graph) settle(caller int32, amount uint64) {
 		d := &list[0]
 		part := min(d.amount, amount)
 		if o := g.open[d.by]; o != nil {
-			o.unsigned -= min(o.unsigned, part)
 			o.signed = add(o.signed, part)
 			if d.by == caller {
+				o.own -= min(o.own, part)
 				o.acknowledged += part
+			} else {
+				o.unsigned -= min(o.unsigned, part)
 			}
 		}
 		amount -= part
@@ -243,27 +250,27 @@ func (g *Graph) settle(caller int32, amount uint64) {
 }
 
 // room gives how much of an edge to this host, of that capacity, a caller can use before somebody signs.
-// Its own window grows with what it has signed for; that of others who come in by it does not. Neither
-// opens for more than a fiftieth of what is owed, or many small credits would be as many windows.
+// Its own window grows with what it has signed for; that of others who come in by it does not, and neither
+// takes of the other. Neither opens for more than a fiftieth of what is owed, or many small credits would be as many windows.
 func (g *Graph) room(caller, by int32, capacity uint64) uint64 {
 	var o entry
 	if p := g.open[by]; p != nil {
 		o = *p
 	}
-	w := uint64(MinWindow)
+	w, used := uint64(MinWindow), o.unsigned
 	if caller == by {
-		w = Window(o.acknowledged)
+		w, used = Window(o.acknowledged), o.own
 	}
 	w = o.window(w, capacity)
-	return min(capacity, w-min(o.unsigned, w))
+	return min(capacity, w-min(used, w))
 }
 
 // window gives what of an edge of that capacity may be unsigned, at most w.
 func (o *entry) window(w, capacity uint64) uint64 {
-	return min(w, add(capacity, o.unsigned)/windowPart)
+	return min(w, add(capacity, add(o.unsigned, o.own))/windowPart)
 }
 
-// Forgive halves what counts as unsigned at each entry. It is called once a day: else who signs nothing and comes back no more would
+// Forgive halves what others have not signed for at each entry. It is called once a day: else who signs nothing and comes back no more would
 // keep others out for long. In all no more is forgiven than one window, and a tenth of what was signed for, or a crowd could use up by
 // and by, at each host, what the entry is owed. Past that the entry is open again when those who come in there sign, as newcomers at first.
 func (g *Graph) Forgive() {
@@ -368,30 +375,38 @@ func (g *Graph) moveEdges(h, a int32) {
 	}
 }
 
-// moveDebts makes what h has not signed for, and what others have not on paths that end with it, a's.
+// moveDebts makes what h has not signed for, and what others have not on paths that end with it, a's. What one of them has used that came in
+// by the other is a's own from now on.
 func (g *Graph) moveDebts(h, a int32) {
+	lists := map[int32][]debt{h: g.owing[h]}
+	if o := g.open[h]; o != nil {
+		lists = g.owing // anybody can have come in by it
+		if g.open[a] == nil {
+			g.open[a] = &entry{}
+		}
+		to := g.open[a]
+		to.own, to.unsigned, to.acknowledged = to.own+o.own, to.unsigned+o.unsigned, to.acknowledged+o.acknowledged
+		to.signed, to.forgiven = to.signed+o.signed, to.forgiven+o.forgiven
+		delete(g.open, h)
+	}
+	for caller, list := range lists {
+		for i := range list {
+			d := &list[i]
+			before := caller == d.by
+			if d.by == h {
+				d.by = a
+			}
+			if d.by == a && !before && (caller == h || caller == a) {
+				o := g.open[a]
+				n := min(d.amount, o.unsigned)
+				o.own, o.unsigned = o.own+n, o.unsigned-n
+			}
+		}
+	}
 	for _, d := range g.owing[h] {
 		g.owe(a, d.by, d.amount)
 	}
 	delete(g.owing, h)
-	o := g.open[h]
-	if o == nil {
-		return
-	}
-	if g.open[a] == nil {
-		g.open[a] = &entry{}
-	}
-	to := g.open[a]
-	to.unsigned, to.acknowledged = to.unsigned+o.unsigned, to.acknowledged+o.acknowledged
-	to.signed, to.forgiven = to.signed+o.signed, to.forgiven+o.forgiven
-	for _, list := range g.owing {
-		for i := range list {
-			if list[i].by == h {
-				list[i].by = a
-			}
-		}
-	}
-	delete(g.open, h)
 }
 
 // Ban takes everything that leads through an identity out, for good.

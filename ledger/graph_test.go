@@ -318,6 +318,61 @@ func TestClosedEntryOpensAgain(t *testing.T) {
 	}
 }
 
+// What others take unsigned who came in by a peer is nothing of that peer's window, and its own use nothing of theirs, however long that goes on.
+func TestPeersOwnWindow(t *testing.T) {
+	crowded := func() (*Graph, *simHost) {
+		g, w := NewGraph(peer(0)), works{}
+		for s := range 10 {
+			w.did(g, peer(100+s), peer(1), wh(10))
+		}
+		w.did(g, peer(1), peer(0), wh(1000))
+		return g, &simHost{graph: g, totals: map[Key]*simTotal{}}
+	}
+	use := func(g *Graph, h *simHost, c Key) {
+		for room := g.Room(c); room > 0; room = g.Room(c) {
+			h.serve(c, room)
+		}
+	}
+	g, h := crowded()
+	for range 100 { // days, of which forgiving ends after some
+		use(g, h, peer(100))
+		g.Forgive()
+	}
+	if room := g.Room(peer(101)); room != 0 {
+		t.Fatalf("others have room for %d", room)
+	}
+	if room := g.Room(peer(1)); room != MinWindow {
+		t.Errorf("a crowd came in by a peer: that one has room for %d, its window is %d", room, MinWindow)
+	}
+	use(g, h, peer(1))
+	if room := g.Room(peer(1)); room != 0 {
+		t.Errorf("past its window it has room for %d", room)
+	}
+	h.totals[peer(1)].signed = h.totals[peer(1)].used
+	g.Apply(h.edge(peer(1)))
+	if room := g.Room(peer(1)); room != MinWindow {
+		t.Errorf("after a signature it has room for %d", room)
+	}
+
+	g, h = crowded()
+	use(g, h, peer(1))
+	if room := g.Room(peer(100)); room != MinWindow {
+		t.Errorf("a peer has used its window: others have room for %d of theirs", room)
+	}
+	use(g, h, peer(100))
+	g.Merge(peer(100), peer(50)) // two hosts of one account, of which one came in by the other
+	g.Merge(peer(1), peer(50))
+	for _, c := range []Key{peer(1), peer(100)} {
+		h.totals[c].signed = h.totals[c].used
+		e := h.edge(c)
+		e.To = peer(50)
+		g.Apply(e)
+	}
+	if room := g.Room(peer(101)); room != MinWindow {
+		t.Errorf("after the account has signed for both there is room for %d", room)
+	}
+}
+
 // However small the parts are into which a credit is split, a fiftieth of it is what nobody signs for.
 func TestSmallWindows(t *testing.T) {
 	g, w := NewGraph(peer(0)), works{}
@@ -405,8 +460,8 @@ func TestDebtsAreBounded(t *testing.T) {
 		t.Errorf("%v", g.owing)
 	}
 	for n, o := range g.open {
-		if o.unsigned != 0 {
-			t.Errorf("%d: %d unsigned", n, o.unsigned)
+		if o.unsigned != 0 || o.own != 0 {
+			t.Errorf("%d: %d unsigned, %d of its own", n, o.unsigned, o.own)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"slices"
 	"sync"
@@ -51,9 +52,15 @@ func Open(cfg Config, files Files, now time.Time) (*Ledger, *Report, error) {
 	}
 	l.book = NewBook(cfg)
 	var early [][]byte // key entries whose predecessors come later, since cleaning changes the order
+	var gave []own
 	store, report, err := OpenStore(files, func(data []byte, suspect bool) (Hash, bool) {
 		if isLocal(data) {
 			return l.loadLocal(data)
+		}
+		if _, kind, _ := peek(data); kind == kindCheque {
+			if s, _, err := DecodeCheque(data); err == nil && s.Donor == cfg.Account {
+				gave = append(gave, own{bytes.Clone(data), suspect})
+			}
 		}
 		r := l.book.Load(ms(now), data, suspect)
 		switch r.Verdict {
@@ -83,21 +90,8 @@ func Open(cfg Config, files Files, now time.Time) (*Ledger, *Report, error) {
 	for len(l.tabs) > maxTabs { // an older file may have more
 		l.dropTab()
 	}
-	l.rehear(now)
+	l.rehear(now, gave)
 	return l, report, nil
-}
-
-// rehear looks for donations that are in a part of the store which could not be read when later ones were signed.
-func (l *Ledger) rehear(now time.Time) {
-	l.change()
-	defer l.changed()
-	for k := range l.gifts {
-		if c := l.book.cheques[k]; c != nil {
-			if data, err := c.Encode(); err == nil {
-				l.hear(now, data)
-			}
-		}
-	}
 }
 
 // change begins a change of the ledger, which changed ends.
@@ -175,11 +169,11 @@ func (l *Ledger) ingest(now time.Time, data []byte) Result {
 	} else {
 		r = l.book.Ingest(ms(now), data)
 	}
-	if r.Verdict == Stored || r.Verdict == Stale {
-		l.hear(now, data)
-	}
 	if r.Verdict == Stored || r.Verdict == Forked {
 		l.keep(now, r)
+	}
+	if r.Verdict == Stored || r.Verdict == Stale { // kept by now: whoever looks something up while this is written sees the cheque in the graph, too
+		l.hear(now, data, fromPeer)
 	}
 	l.doubt(r, data)
 	return r
@@ -270,6 +264,9 @@ func (l *Ledger) AppendKey(now time.Time, p Payload, key ed25519.PrivateKey) (*K
 	}
 	if l.held != nil {
 		if err := l.release(now, op); err != nil {
+			return nil, err
+		}
+		if err := l.upToDate(op); err != nil { // neighbours can have said more while it was written
 			return nil, err
 		}
 	}

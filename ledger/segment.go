@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -30,9 +31,19 @@ type segment struct {
 	size int64 // bytes, magic included
 	live int64 // bytes of records that nothing has replaced
 	bad  bool  // some of its bytes are not what was written
+	torn bool  // its end is not known, or half a record that could not be cut off
 }
 
 func segmentName(num uint64) string { return fmt.Sprintf("%012d%s", num, segmentExt) }
+
+// PutAside gives what damaged segments are called once they are put aside.
+func PutAside(names []string) []string {
+	list := make([]string, len(names))
+	for i, name := range names {
+		list[i] = name + badExt
+	}
+	return list
+}
 
 func segmentNum(name string) (uint64, bool) {
 	digits, ok := strings.CutSuffix(name, segmentExt)
@@ -63,27 +74,108 @@ func recordAt(b []byte) []byte {
 	return b[recordHead : recordHead+n]
 }
 
+// condition is how the bytes of a segment are.
+type condition uint8
+
+const (
+	whole   condition = iota
+	torn              // the last record is half written, as a crash leaves it, if nothing was written behind this segment
+	changed           // a record is not as it was written
+)
+
 // scan calls f for each good record of a segment and gives where the first bad byte is, or its end.
-// Behind a bad one it looks for the next that is good, which f is told: an attacker may have put what
-// looks like a record into an entry.
-func scan(b []byte, f func(at int, data []byte, suspect bool)) (good int, whole bool) {
-	good, whole = len(b), true
-	if len(b) < len(segmentMagic) || string(b[:len(segmentMagic)]) != segmentMagic {
-		good, whole = 0, false
+// Behind a changed one it looks for the next that is good, which f is told: an attacker may have put what
+// looks like a record into an entry. So it looks into a record only if it finds no other way to its end, and not into a torn one.
+func scan(b []byte, f func(at int, data []byte, suspect bool)) (good int, how condition) {
+	good = len(b)
+	bad := func(at int, as condition) {
+		if how == whole {
+			good, how = at, as
+		}
 	}
+	if !bytes.HasPrefix(b, []byte(segmentMagic)) {
+		bad(0, changed)
+	}
+	begins, tries := true, maxTries // at is where a record begins
 	for at := len(segmentMagic); at < len(b); {
 		data := recordAt(b[at:])
-		if data == nil {
-			if whole {
-				good, whole = at, false
-			}
+		if data != nil {
+			f(at, data, how != whole)
+			begins = true
+			at += recordHead + len(data)
+			continue
+		}
+		if !begins {
 			at++
 			continue
 		}
-		f(at, data, !whole)
-		at += recordHead + len(data)
+		size := followed(b, at)
+		if size == 0 && tries > 0 {
+			tries--
+			size = otherSize(b[at:])
+		}
+		if size == 0 && tornAt(b, at) {
+			bad(at, torn)
+			break
+		}
+		bad(at, changed)
+		if size == 0 && declared(b, at) == len(b) {
+			size = len(b) - at
+		}
+		begins = size > 0
+		at += size
 	}
-	return good, whole
+	return good, how
+}
+
+// maxTries bounds how often otherSize is asked of one segment: each costs as much as to read several MiB.
+const maxTries = 16
+
+// followed gives how many bytes the changed record at a place of b has by what it says, if another one begins behind it, or 0.
+func followed(b []byte, at int) int {
+	if len(b)-at < recordHead {
+		return 0
+	}
+	if end := declared(b, at); end < len(b) && recordAt(b[end:]) != nil {
+		return end - at
+	}
+	return 0
+}
+
+// otherSize gives how many bytes the record at the start of b has if only what it says of its length has changed: its checksum is right with
+// another one. Else it gives 0.
+func otherSize(b []byte) int {
+	var length [2]byte
+	for n := 1; n <= min(maxRecord, len(b)-recordHead); n++ {
+		binary.BigEndian.PutUint16(length[:], uint16(n))
+		sum := crc32.Update(crc32.Checksum(length[:], castagnoli()), castagnoli(), b[recordHead:recordHead+n])
+		if sum == binary.BigEndian.Uint32(b) {
+			return recordHead + n
+		}
+	}
+	return 0
+}
+
+// declared gives where the record at a place of b ends by what it says of its length.
+func declared(b []byte, at int) int {
+	return at + recordHead + int(binary.BigEndian.Uint16(b[at+4:]))
+}
+
+// sector is how much of a file a disk writes as one, in bytes.
+const sector = 512
+
+// tornAt says whether the bad record at a place of b can be what a crash has left of one: its end is missing, or its last sectors, which are
+// zeros then, and all behind them too.
+func tornAt(b []byte, at int) bool {
+	if len(b)-at < recordHead {
+		return true
+	}
+	end := declared(b, at)
+	if end > len(b) && end <= at+recordHead+maxRecord {
+		return true
+	}
+	zeros := len(bytes.TrimRight(b, "\x00"))
+	return zeros <= at || (zeros+sector-1)/sector*sector < min(end, len(b))
 }
 
 // maxSegment is how many bytes of one file are read: none that this program writes is longer.

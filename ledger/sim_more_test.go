@@ -76,7 +76,7 @@ func TestPartition(t *testing.T) {
 	if apart == 0 {
 		t.Error("nothing happened while it was apart")
 	}
-	if healed < 0 || healed > 65 {
+	if healed < 0 || healed > 60 {
 		t.Error("not within a minute")
 	}
 	if e > 2 {

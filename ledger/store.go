@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"bytes"
 	"cmp"
 	"slices"
 	"strings"
@@ -38,6 +37,7 @@ type Report struct {
 	Records   int
 	Truncated int64    // bytes that a crash had left half written at the end
 	Damaged   []string // segments with bytes that have changed; their good records are kept
+	ReadOnly  []string // segments that can only be read; what comes goes to a new one
 	Unread    []string // segments that cannot be read; they are left where they are, for the next start
 	Aside     []string // segments that were damaged at an earlier start, and are still kept
 }
@@ -64,9 +64,8 @@ type Store struct {
 }
 
 // OpenStore reads all segments and calls load for each record, in the order of the log; load gives the
-// record's slot, or false when it is of no use. Half a record at the very end is what a crash leaves:
-// it is cut off. Anywhere else a bad record is damage: the good ones are kept, the file is put aside. So it is at the end, too, if there are
-// good ones behind it, which can have been synced. A segment that cannot be read is left alone, and what comes goes to a new one: the host goes
+// record's slot, or false when it is of no use. A record whose end is missing at the very end is what a crash leaves:
+// it is cut off. Any other bad record is damage: the good ones are kept, the file is put aside. A segment that cannot be read is left alone, and what comes goes to a new one: the host goes
 // on without what is in it, and has it again when it can be read.
 func OpenStore(files Files, load func(data []byte, suspect bool) (Hash, bool)) (*Store, *Report, error) {
 	return openStore(files, segmentSize, load)
@@ -92,9 +91,14 @@ func openStore(files Files, segSize int64, load func([]byte, bool) (Hash, bool))
 		}
 	}
 	slices.SortFunc(s.segs, func(a, b *segment) int { return cmp.Compare(a.num, b.num) })
+	last := 0 // with something in it: of those behind it a crash has left the names
 	for i, seg := range s.segs {
-		last := i == len(s.segs)-1
-		if err = s.read(seg, last, r, load); err != nil {
+		if err = s.open(seg); err != nil || seg.size > int64(len(segmentMagic)) {
+			last = i
+		}
+	}
+	for i, seg := range s.segs {
+		if seg.file == nil || s.read(seg, i >= last, r, load) != nil {
 			s.leave(seg)
 			r.Unread = append(r.Unread, segmentName(seg.num))
 		}
@@ -104,39 +108,46 @@ func openStore(files Files, segSize int64, load func([]byte, bool) (Hash, bool))
 	return s, r, nil
 }
 
-// read takes one segment in.
+// open opens one segment.
+func (s *Store) open(seg *segment) (err error) {
+	if seg.file, err = s.files.Open(segmentName(seg.num)); err != nil {
+		seg.file = nil
+		return err
+	}
+	if seg.size, err = seg.file.Size(); err != nil {
+		s.leave(seg)
+	}
+	return err
+}
+
+// read takes one segment in. last is for that behind which nothing was written.
 func (s *Store) read(seg *segment, last bool, r *Report, load func([]byte, bool) (Hash, bool)) error {
-	f, err := s.files.Open(segmentName(seg.num))
+	b, err := readAll(seg.file)
 	if err != nil {
 		return err
 	}
-	seg.file = f
-	b, err := readAll(f)
-	if err != nil {
-		return err
-	}
-	if len(b) <= len(segmentMagic) { // made, and nothing written before the crash
+	seg.size = int64(len(b))
+	if last && len(b) <= len(segmentMagic) { // made, and nothing written before the crash
 		s.leave(seg)
 		_ = s.files.Remove(segmentName(seg.num)) // else at the next start
 		return nil
 	}
-	seg.size = int64(len(b))
-	headed := bytes.HasPrefix(b, []byte(segmentMagic))
-	behind := false // there are good records behind a bad one
-	good, whole := scan(b, func(at int, data []byte, suspect bool) {
-		behind = behind || suspect
+	if seg.file.ReadOnly() {
+		r.ReadOnly = append(r.ReadOnly, segmentName(seg.num))
+	}
+	good, how := scan(b, func(at int, data []byte, suspect bool) {
 		r.Records++
 		if slot, ok := load(data, suspect); ok {
 			s.point(slot, place{seg, int64(at), int64(recordHead + len(data))})
 		}
 	})
 	switch {
-	case whole:
-	case last && headed && !behind:
+	case how == whole && len(b) > len(segmentMagic):
+	case how == torn && last:
 		r.Truncated += seg.size - int64(good)
 		seg.size = int64(good)
-		if f.Truncate(seg.size) != nil {
-			seg.bad = true // nothing is written behind what is left there
+		if seg.file.Truncate(seg.size) != nil {
+			seg.torn = true
 		}
 	default:
 		r.Damaged = append(r.Damaged, segmentName(seg.num))
@@ -169,7 +180,7 @@ func (s *Store) ready(anew bool) error {
 	if err := s.head().file.Sync(); err != nil {
 		return err
 	}
-	if anew || s.head().bad || s.head().size >= s.segSize {
+	if h := s.head(); anew || h.bad || h.torn || h.file.ReadOnly() || h.size >= s.segSize {
 		return s.roll()
 	}
 	return s.files.Sync()
@@ -324,14 +335,23 @@ func (s *Store) write(list []pending) error {
 	return nil
 }
 
-// abandon gives the last segment up: what the disk has of its end is unknown. What can be cut off is.
+// abandon gives the last segment up: what the disk has of its end is unknown. What can be cut off is, and what has nothing else is removed: in the
+// midst of others it would look like one that has lost all.
 func (s *Store) abandon() error {
 	if len(s.segs) == 0 { // the disk was full at the start
 		return s.roll()
 	}
 	seg := s.head()
+	if seg.size <= int64(len(segmentMagic)) {
+		s.segs = s.segs[:len(s.segs)-1]
+		seg.file.Close()
+		_ = s.files.Remove(segmentName(seg.num))
+		return s.roll()
+	}
 	if err := seg.file.Truncate(seg.size); err == nil {
 		_ = seg.file.Sync() // all that counts of it is written again
+	} else {
+		seg.torn = true
 	}
 	return s.roll()
 }
@@ -378,15 +398,16 @@ const (
 )
 
 // clean copies what is of use in the emptiest segment to the end of the log and removes the segment,
-// until there is little waste. Damaged segments are cleaned first and put aside.
+// until there is little waste. Damaged segments are cleaned first and put aside, and torn ones, with something behind them, are not left to
+// be taken for damage.
 func (s *Store) clean() error {
 	for {
 		total, live := s.Room()
 		var victim *segment
 		for _, seg := range s.segs[:len(s.segs)-1] {
 			switch {
-			case victim != nil && victim.bad:
-			case seg.bad:
+			case victim != nil && (victim.bad || victim.torn):
+			case seg.bad || seg.torn:
 				victim = seg
 			case total <= max(fewSegments*s.segSize, live*wasteNum/wasteDen):
 			case victim == nil || seg.live*victim.size < victim.live*seg.size:

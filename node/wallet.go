@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"fmt"
 	"math"
 	"net/http"
 	"slices"
@@ -277,23 +276,6 @@ func (n *nucleus) ctlWalletExport(ctx context.Context, _ *http.Request, w *ctl.W
 	return nil, err
 }
 
-// damage says what of the ledger's files was not as it had been written, or "".
-func (a *accounts) damage() string {
-	switch {
-	case a.report == nil:
-		return ""
-	case len(a.report.Unread) > 0:
-		return fmt.Sprintf("a part cannot be read (%s); what it has comes back from those who signed it, or when it can be read at a start", strings.Join(a.report.Unread, ", "))
-	case len(a.report.Damaged) > 0:
-		return fmt.Sprintf("a part was damaged and is put aside (%s); what it had comes back from those who signed it", strings.Join(a.report.Damaged, ", "))
-	case len(a.report.Aside) > 0:
-		return fmt.Sprintf("a part that was damaged before is kept (%s): while it is in ledger/ nothing is signed for a pool, for which it may have had a signature", strings.Join(a.report.Aside, ", "))
-	case a.report.Truncated > 0:
-		return fmt.Sprintf("%d bytes at its end were not whole, as after a crash; what they had comes back from those who signed it", a.report.Truncated)
-	}
-	return ""
-}
-
 // checkLedger says whether the ledger is well.
 func (n *nucleus) checkLedger() ctl.Check {
 	const name = "ledger"
@@ -313,11 +295,9 @@ func (n *nucleus) checkLedger() ctl.Check {
 		return wrong(name, "cellctl stop "+quote(n.cfg.Dir)+"; rm -r "+quote(n.cfg.Dir)+"/keys/host.key "+quote(n.cfg.Dir)+"/ledger; cellctl start "+quote(n.cfg.Dir),
 			"this host was revoked: others take nothing from it any more")
 	}
-	peers, groups := a.groups()
-	if text := a.damage(); text != "" && len(a.report.Unread) > 0 {
-		return wrong(name, "dmesg, for what is wrong with the disk; then cellctl restart "+quote(n.cfg.Dir), "%s", text)
-	} else if text != "" {
-		return good(name, "%s", text)
+	if c, ok := a.checkFiles(name); ok {
+		return c
 	}
+	peers, groups := a.groups()
 	return good(name, "%d neighbours in %d networks; %d of %d wanted", peers, groups, min(peers, minNeighbours), minNeighbours)
 }

@@ -115,8 +115,15 @@ func TestAccounts(t *testing.T) {
 	if failed.Load() > 0 || total.Calls != uint64(made.Load()) {
 		t.Errorf("%d calls were made, %d failed, %d were signed for", made.Load(), failed.Load(), total.Calls)
 	}
+	m, err := (&ctl.Client{Dir: caller.Dir}).Metrics(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if signed := m.Ledger.Signed; signed == 0 || signed > total.Calls/4 { // whom little is owed signs every second
+		t.Errorf("%d signatures for %d calls", signed, total.Calls)
+	}
 	share := float64(total.CPUNS) / float64(used)
-	t.Logf("%d calls, %v signed for, %v used by the process: %.4f; %d µWh", made.Load(), time.Duration(total.CPUNS), used, share, total.UWH)
+	t.Logf("%d calls, %d signatures, %v signed for, %v used by the process: %.4f; %d µWh", made.Load(), m.Ledger.Signed, time.Duration(total.CPUNS), used, share, total.UWH)
 	if share < 0.98 || share > 1.02 {
 		t.Errorf("%v of processor time was signed for, the process has used %v", time.Duration(total.CPUNS), used)
 	}
@@ -148,14 +155,16 @@ func TestAccounts(t *testing.T) {
 
 	for _, c := range []struct {
 		says string
-		at   []int // from the end, if it is below 0
+		cut  int   // bytes that are missing at the end
+		at   []int // which are changed, from the end if it is below 0
 	}{
-		{"not whole", []int{-1}},           // of the last segment, which is cut off there
-		{"is put aside", []int{spoilt}},    // what is behind it was synced, and is kept
-		{"is put aside", []int{0, spoilt}}, // one whose begin is wrong is no end that a crash has left
+		{"not whole", 9, nil},                 // as a crash leaves it
+		{"is put aside", 0, []int{-1}},        // all that was written is there, so it was written otherwise
+		{"is put aside", 0, []int{spoilt}},    // what is behind it was synced, and is kept
+		{"is put aside", 0, []int{0, spoilt}}, // one whose begin is wrong is no end that a crash has left
 	} {
 		provider.Stop()
-		spoil(t, filepath.Join(provider.Dir, "ledger"), c.at...)
+		spoil(t, filepath.Join(provider.Dir, "ledger"), c.cut, c.at...)
 		provider.Start()
 		if r := provider.Ctl("doctor", provider.Dir); !strings.Contains(r.Stdout, c.says) {
 			t.Errorf("doctor does not say that it %s:\n%s", c.says, r.Stdout)
@@ -200,8 +209,8 @@ func TestAccounts(t *testing.T) {
 // spoilt is a byte of the first record of a segment.
 const spoilt = 100
 
-// spoil changes bytes of a ledger's segment that has several records.
-func spoil(t *testing.T, dir string, at ...int) {
+// spoil cuts bytes off a ledger's segment that has several records, and changes some.
+func spoil(t *testing.T, dir string, cut int, at ...int) {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join(dir, "*.seg"))
 	if err != nil || len(names) == 0 {
@@ -216,7 +225,7 @@ func spoil(t *testing.T, dir string, at ...int) {
 			for _, i := range at {
 				data[(i+len(data))%len(data)] ^= 1
 			}
-			if err := os.WriteFile(name, data, 0o600); err != nil {
+			if err := os.WriteFile(name, data[:len(data)-cut], 0o600); err != nil {
 				t.Fatal(err)
 			}
 			return

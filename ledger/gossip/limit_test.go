@@ -8,8 +8,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// How long a host that was away for a week takes to hear of all that is new, by the limits on what one peer may send, on what all of it may cost, and
-// on what is asked of one neighbour in one go: from one neighbour, and from eight who all tell the same in the same order.
+// How long a host that was away for a week takes to hear of all that is new, computed from the limits on what one peer may send, on what all of it may
+// cost, and on what is asked of one neighbour in one go: from one neighbour, and from eight who all tell the same in the same order. No entry is sent.
 func TestCatchingUp(t *testing.T) {
 	const registers, size = 10_000, 310                                            // bytes of an entry
 	const verify, known, look = 150 * time.Microsecond, 10 * time.Microsecond, 5e6 // of a slow machine; ns between looks at the clock

@@ -5,43 +5,34 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/celldnet/celld/internal/ctl"
 )
 
-// unreadable has the one segment of a ledger not be opened any more, as on a disk that has gone bad, until the function is called
-// that it gives: the file is read-only, which no mode makes it for root.
+// unreadable has the one segment of a ledger not be read any more, as on a disk that has gone bad, until the function is called that it gives: there is
+// a directory in its place, which no user can read as a file.
 func unreadable(t *testing.T, ledger string) (mend func()) {
 	t.Helper()
 	segments, err := filepath.Glob(filepath.Join(ledger, "*.seg"))
 	if err != nil || len(segments) != 1 {
 		t.Fatalf("segments %v, %v", segments, err)
 	}
-	file := segments[0]
-	if err := syscall.Mount(file, file, "", syscall.MS_BIND, ""); err != nil {
-		t.Skipf("nothing can be mounted here: %v", err)
+	file, away := segments[0], ledger+".away"
+	if err := os.Rename(file, away); err != nil {
+		t.Fatal(err)
 	}
-	mounted := true
-	mend = func() {
-		if !mounted {
-			return
+	if err := os.Mkdir(file, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := os.Remove(file); err != nil {
+			t.Error(err)
 		}
-		mounted = false
-		if err := syscall.Unmount(file, syscall.MNT_DETACH); err != nil {
+		if err := os.Rename(away, file); err != nil {
 			t.Error(err)
 		}
 	}
-	t.Cleanup(mend)
-	if err := syscall.Mount("", file, "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
-		t.Skipf("nothing can be mounted read-only here: %v", err)
-	}
-	if f, err := os.OpenFile(file, os.O_RDWR, 0); err == nil {
-		f.Close()
-		t.Fatal("it can be opened")
-	}
-	return mend
 }
 
 // damaged changes a byte of each record of a ledger's one segment but the second, behind which all that is bad cannot be what a crash left. There
@@ -83,7 +74,7 @@ func TestLedgerIsDamaged(t *testing.T) {
 		later  string // and after it is mended
 	}{
 		{"it cannot be read", unreadable, "cannot be read", 1, ""},
-		{"its bytes have changed", damaged, "was damaged and is put aside", 0, "is kept"},
+		{"its bytes have changed", damaged, "was damaged and is put aside (000000000000.seg.bad)", 0, "nothing is signed for a pool"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
