@@ -241,7 +241,8 @@ type poll struct {
 	votes   []vote
 	open    map[cellproto.PeerID]time.Time // who are asked, and when others are asked too if they are silent
 	failed  []cellproto.PeerID
-	last    error // of those who failed
+	last    error    // of those who failed
+	trusts  []func() // end that others are called rather
 	answers chan vote
 
 	held *votesHeld // of its replies
@@ -259,6 +260,7 @@ const (
 // hold asks so many, and further ones that a race finds where that is not clear. It gives the reply that
 // counts, and holds it against the others that theirs is another one.
 func (p *poll) hold(ctx context.Context, ask int) (attempt, error) {
+	defer p.trust()
 	p.round(ctx, ask)
 	for races, idle := 0, 0; races < maxRecruits && idle < maxIdleRecruits; races++ {
 		if count(p.votes).clear(p.want.Agree) || !p.recruit(ctx) {
@@ -383,6 +385,7 @@ func (p *poll) take(ctx context.Context, v vote) {
 	p.votes = append(p.votes, v)
 	p.keep(&p.votes[len(p.votes)-1])
 	if count(p.votes).dissent {
+		p.suspect()
 		p.ask(ctx, len(p.waiting)) // somebody lies: the more are asked, the harder it is to be the most
 	}
 }

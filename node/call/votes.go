@@ -102,6 +102,29 @@ func canonicalCBOR(data []byte) ([]byte, error) {
 	return cborCanonical.Marshal(v)
 }
 
+// suspect has calls go to others than those who differ from most so far, while it is not clear yet who lies: to wait for who is silent,
+// and to find more voters, takes seconds, and the winner may be one of them.
+func (p *poll) suspect() {
+	p.trust()
+	t := count(p.votes)
+	if !t.decided(p.want.Agree) {
+		return
+	}
+	for i := range p.votes {
+		if v := &p.votes[i]; v.digest != t.winner {
+			p.trusts = append(p.trusts, p.c.suspect(v.Peer))
+		}
+	}
+}
+
+// trust ends suspect.
+func (p *poll) trust() {
+	for _, trust := range p.trusts {
+		trust()
+	}
+	p.trusts = nil
+}
+
 // tally is how the votes stand.
 type tally struct {
 	winner  [32]byte
