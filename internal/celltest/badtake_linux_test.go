@@ -168,10 +168,17 @@ func TestForeignProgramIsNotTakenUp(t *testing.T) {
 	if talk.Refusal != nil {
 		t.Fatal(talk.Refusal)
 	}
-	if info, err := talk.Take(t.Context(), func(string) {}); err == nil || !strings.Contains(err.Error(), "it is a program for EM_") {
+	const why = "it is a program for EM_"
+	if info, err := talk.Take(t.Context(), func(string) {}); err == nil || !strings.Contains(err.Error(), why) {
 		t.Errorf("it is at %v: %v", info, err)
 	}
 	donor.emptyHanded(t)
+	if st := donor.giving("give", "status"); len(st.Refused) != 1 || st.Refused[0].CID != published.CID || !strings.Contains(st.Refused[0].Why, why) {
+		t.Errorf("its owner is told of %+v", st.Refused)
+	}
+	if text := donor.Must(donor.root, "give", "status"); !strings.Contains(text, why) {
+		t.Errorf("the reason is not in\n%s", text)
+	}
 }
 
 // Two who want the same version at the same time from the same donor get the same copy.
