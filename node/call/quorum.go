@@ -236,6 +236,7 @@ type poll struct {
 	body []byte            // of the request; nil: it has none
 	want cellproto.Quorum
 
+	beside  bool     // no call waits for it
 	waiting []voter  // can be asked yet
 	asked   []string // groups of those who were, and may not be again
 	votes   []vote
@@ -263,7 +264,7 @@ func (p *poll) hold(ctx context.Context, ask int) (attempt, error) {
 	defer p.trust()
 	p.round(ctx, ask)
 	for races, idle := 0, 0; races < maxRecruits && idle < maxIdleRecruits; races++ {
-		if count(p.votes).clear(p.want.Agree) || !p.recruit(ctx) {
+		if p.clear() || !p.recruit(ctx) {
 			break
 		}
 		idle++

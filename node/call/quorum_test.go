@@ -415,6 +415,34 @@ func TestSuspectIsNotCalled(t *testing.T) {
 	}
 }
 
+// The first race is over as soon as there is somebody to be called. Those whom it has measured do not decide by themselves who lies.
+func TestFewDoNotDecideWhoLies(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 8, seldom)
+	r := c.remote(cell.id)
+	r.mu.Lock()
+	few := *r.decision
+	few.Hurried, few.Ranking = true, few.Ranking[:3]
+	r.decision = &few
+	r.mu.Unlock()
+	liars := few.Ranking[1:]
+	lies := func(p *provider) bool {
+		return slices.ContainsFunc(liars, func(k race.Ranked) bool { return k.Peer == peerOf(p) })
+	}
+	for _, p := range all {
+		if lies(p) {
+			p.program.handle = lie("lie")
+		}
+	}
+	call(t, c, cell, "echo")
+	eventually(t, "it is known who lies", func() bool { return c.checked.Load() == 1 && c.checks.Load() == 0 })
+	for _, p := range all {
+		if got := c.lied(peerOf(p)); got != lies(p) {
+			t.Errorf("who lies is %v of one that lies: %v", got, lies(p))
+		}
+	}
+}
+
 // seldom has next to no reply be checked but the first ones.
 func seldom(cfg *CallerConfig, _ *CallerDeps) { cfg.SpotCheck = 1e-12 }
 

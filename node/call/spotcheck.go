@@ -92,7 +92,7 @@ func (c *Caller) check(r *remote, req *cellproto.Request, first vote) {
 	first.group, first.local = c.place(first.Peer)
 	others := draw(c.knownVoters(r), newRand(), first.group)
 	p := &poll{
-		c: c, r: r, op: "check a reply of " + string(r.name), req: *req, want: cellproto.Quorum{Agree: 2, Ask: 2},
+		c: c, r: r, op: "check a reply of " + string(r.name), req: *req, want: cellproto.Quorum{Agree: 2, Ask: 2}, beside: true,
 		waiting: others, asked: []string{first.group}, votes: []vote{first}, held: newVotesHeld(&c.votes),
 	}
 	if len(others) == 0 {
