@@ -484,12 +484,9 @@ func TestFirstChecksAreFew(t *testing.T) {
 				call(t, c, cell, "echo")
 				eventually(t, "the check is over", func() bool { return c.checks.Load() == 0 })
 			}
-			want := int64(0)
-			if providers > 1 {
-				want = firstChecks
-			}
-			if n := c.checked.Load(); n != want {
-				t.Errorf("%d checks of %d replies, want %d", n, calls, want)
+			n, most := int(c.checked.Load()), providers*firstChecks // some calls may be answered by the other one
+			if alone := providers == 1; n > most || alone != (n == 0) {
+				t.Errorf("%d checks of %d replies of %d providers", n, calls, providers)
 			}
 		})
 	}
