@@ -30,10 +30,16 @@ const (
 // Consider says whether a cell is taken up now.
 func (h *hosting) Consider(ctx context.Context, from offer.Asker, o offer.Offer, m *signed.Manifest) error {
 	err := h.consider(ctx, from, o, m)
-	if err != nil && h.mayRun() { // that it is paused the owner sees anyway
+	h.notTaken(ctx, o, m, err)
+	return err
+}
+
+// notTaken has the owner see why a cell was not taken up. That all is paused the owner sees anyway; that who asked has left, which
+// ends ctx, is no reason.
+func (h *hosting) notTaken(ctx context.Context, o offer.Offer, m *signed.Manifest, err error) {
+	if err != nil && !errors.Is(ctx.Err(), context.Canceled) && h.mayRun() {
 		h.n.giver.Refused(o.Cell.String(), m.Name, whyOf(err))
 	}
-	return err
 }
 
 // whyOf gives what an error says, without what was being done.
@@ -173,6 +179,12 @@ func (h *hosting) place(cid, dir string) error {
 
 // Take takes a cell up, and gives where its mirror is.
 func (h *hosting) Take(ctx context.Context, from offer.Asker, o offer.Offer, m *signed.Manifest, step func(string)) (peer.AddrInfo, error) {
+	info, err := h.take(ctx, from, o, m, step)
+	h.notTaken(ctx, o, m, err)
+	return info, err
+}
+
+func (h *hosting) take(ctx context.Context, from offer.Asker, o offer.Offer, m *signed.Manifest, step func(string)) (peer.AddrInfo, error) {
 	c, fresh, err := h.admit(ctx, from, o, m)
 	if err != nil {
 		return peer.AddrInfo{}, err

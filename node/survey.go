@@ -126,22 +126,23 @@ func (s *survey) notes(of int) (list []string) {
 	return list
 }
 
-// run asks everybody who is found until nobody is left or ctx ends.
+// run asks everybody who is found until nobody is left or ctx ends. That the search was cut short is seen by ctx itself, with which it
+// ends: a context below that one may end a moment later.
 func (s *survey) run(ctx context.Context, found <-chan dht.Provider, ask func(context.Context, peer.AddrInfo) ([]call.Claim, error)) (all []said) {
 	answers := make(chan surveyed)
 	var asking sync.WaitGroup
 	defer asking.Wait()
-	ctx, cancel := context.WithCancel(ctx)
+	open, cancel := context.WithCancel(ctx)
 	defer cancel()
 	for ctx.Err() == nil {
 		for info, ok := s.next(); ok; info, ok = s.next() {
 			asking.Go(func() {
-				limited, done := context.WithTimeout(ctx, askTime)
+				limited, done := context.WithTimeout(open, askTime)
 				defer done()
 				claims, err := ask(limited, info)
 				select {
 				case answers <- surveyed{info.ID, claims, err}:
-				case <-ctx.Done():
+				case <-open.Done():
 				}
 			})
 		}

@@ -58,8 +58,8 @@ func TestFullDonor(t *testing.T) {
 	smallDisk(t, donor.root, "64m")
 	donor.At("home") // is stopped before its disk is taken away
 	donor.give("--disk", "1MB/s")
-	caller := n.wantingWithin("caller", 100)
-	_, stop := caller.loadOf(published.CID, 150)
+	caller := n.wanting("caller")
+	_, stop := caller.load(published.CID)
 	t.Cleanup(func() { stop() })
 	Eventually(t, "the donor has a part of it", func() bool {
 		parts, _ := filepath.Glob(filepath.Join(donor.root, "foreign", ".fetch", "*")) // of a good pattern
@@ -131,9 +131,9 @@ func TestBadTakeCostsNoCall(t *testing.T) {
 	})
 	a.Start()
 	donor := n.donor()
-	caller := n.wantingWithin("caller", 100)
+	caller := n.wanting("caller")
 	caller.AwaitProviders(id, 1)
-	_, stop := caller.loadOf(id, 150)
+	_, stop := caller.load(id)
 	t.Cleanup(func() { stop() })
 	Eventually(t, "a copy was tried", func() bool { return strings.Contains(caller.Log(), noCopy) })
 	t.Logf("%d calls", stop())
@@ -168,10 +168,17 @@ func TestForeignProgramIsNotTakenUp(t *testing.T) {
 	if talk.Refusal != nil {
 		t.Fatal(talk.Refusal)
 	}
-	if info, err := talk.Take(t.Context(), func(string) {}); err == nil || !strings.Contains(err.Error(), "it is a program for EM_") {
+	const why = "it is a program for EM_"
+	if info, err := talk.Take(t.Context(), func(string) {}); err == nil || !strings.Contains(err.Error(), why) {
 		t.Errorf("it is at %v: %v", info, err)
 	}
 	donor.emptyHanded(t)
+	if st := donor.giving("give", "status"); len(st.Refused) != 1 || st.Refused[0].CID != published.CID || !strings.Contains(st.Refused[0].Why, why) {
+		t.Errorf("its owner is told of %+v", st.Refused)
+	}
+	if text := donor.Must(donor.root, "give", "status"); !strings.Contains(text, why) {
+		t.Errorf("the reason is not in\n%s", text)
+	}
 }
 
 // Two who want the same version at the same time from the same donor get the same copy.

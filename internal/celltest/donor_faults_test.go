@@ -109,8 +109,7 @@ func TestHostileDonors(t *testing.T) {
 			n := New(t)
 			_, published := n.provide("calculator")
 			caller := n.Headless("caller")
-			// Calls take 20 ms: it is missed, and leaves a busy machine some time for the way to the donor.
-			caller.write(".cell-cache/slo.json", `{"max_p99_ms": 19, "clone_on_violation": true}`, 0o600)
+			caller.write(".cell-cache/slo.json", missed, 0o600)
 			caller.Start()
 			var takes atomic.Int64
 			caller.offered(hostileDonor{take: func(ctx context.Context, o offer.Offer, step func(string)) (peer.AddrInfo, error) {

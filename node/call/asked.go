@@ -11,7 +11,7 @@ import (
 	"github.com/celldnet/celld/node/race"
 )
 
-// What was asked of whom, by function, so that prices can be compared; and who is too dear.
+// What was asked of whom, by function, so that prices can be compared; and who is left for others: too dear, or suspected to lie.
 
 // Asked is what this host has asked of one function of a published cell at one provider, in all.
 type Asked struct {
@@ -35,8 +35,9 @@ type asked struct {
 	mu sync.Mutex
 	m  map[askedKey]*[2]uint64 // calls, ns
 
-	shuns   atomic.Int32 // len(shunned), or more: read without the lock
-	shunned map[cellproto.PeerID]time.Time
+	shuns    atomic.Int32 // how many are in those below, read without the lock
+	shunned  map[cellproto.PeerID]time.Time
+	suspects map[cellproto.PeerID]int // by how many polls; see poll.suspect
 }
 
 func (a *asked) add(k askedKey, took time.Duration) {
@@ -69,13 +70,36 @@ func (c *Caller) Asked(p peer.ID) (all []Asked) {
 
 // Shun has calls go to other providers for a while, as long as there are any: this one is too dear.
 func (c *Caller) Shun(p peer.ID, until time.Time) {
-	c.asked.mu.Lock()
-	defer c.asked.mu.Unlock()
-	if c.asked.shunned == nil || len(c.asked.shunned) >= maxAsked {
-		c.asked.shunned = map[cellproto.PeerID]time.Time{}
+	a := &c.asked
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.shunned == nil || len(a.shunned) >= maxAsked {
+		a.shunned = map[cellproto.PeerID]time.Time{}
 	}
-	c.asked.shunned[cellproto.PeerID(p.String())] = until
-	c.asked.shuns.Store(int32(len(c.asked.shunned)))
+	a.shunned[cellproto.PeerID(p.String())] = until
+	a.count()
+}
+
+// count sets shuns. a.mu is held.
+func (a *asked) count() { a.shuns.Store(int32(len(a.shunned) + len(a.suspects))) }
+
+// suspect has calls go to other providers, as long as there are any, until trust is called.
+func (c *Caller) suspect(p cellproto.PeerID) (trust func()) {
+	c.asked.doubt(p, 1)
+	return func() { c.asked.doubt(p, -1) }
+}
+
+// doubt counts who suspects a peer.
+func (a *asked) doubt(p cellproto.PeerID, n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.suspects == nil {
+		a.suspects = map[cellproto.PeerID]int{}
+	}
+	if a.suspects[p] += n; a.suspects[p] == 0 {
+		delete(a.suspects, p)
+	}
+	a.count()
 }
 
 // shuns says whether a peer is left for others.
@@ -86,7 +110,7 @@ func (c *Caller) shuns(p cellproto.PeerID) bool {
 	c.asked.mu.Lock()
 	defer c.asked.mu.Unlock()
 	until, ok := c.asked.shunned[p]
-	return ok && time.Now().Before(until)
+	return c.asked.suspects[p] > 0 || ok && time.Now().Before(until)
 }
 
 // next gives the best candidate of a race that is not to be skipped; one that is shunned only if there is no

@@ -301,6 +301,7 @@ type attempt struct {
 	counts bool // of a hedge: this is the answer
 	mute   bool // of a hedge: who was asked first did not answer a ping either
 	ours   bool // of BadInput: the arguments are not what the schema wants
+	agreed bool // of an error of a pure function: two say so
 	link   *link
 	took   time.Duration // by from alone
 }

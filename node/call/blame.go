@@ -11,7 +11,7 @@ import (
 
 // An error that blames the call costs a provider nothing to make. That its arguments are bad is believed if they are not
 // what the schema wants, or if a second provider says so; that a pure function fails with them, if a second one that is
-// asked says so too.
+// asked says so too. Where several are asked anyway, since one is silent, the others are waited for.
 
 // blamed is what providers have said of the arguments of a call.
 type blamed struct {
@@ -68,7 +68,7 @@ func (r *remote) misfits(ctx context.Context, req *cellproto.Request) bool {
 // confirmed gives the outcome of a call, that of other providers if one says that a pure function has failed and they say
 // otherwise. To ask them takes a token, as a hedge does that could wait, but for who was contradicted before.
 func (c *Caller) confirmed(ctx context.Context, r *remote, out *outgoing, req *cellproto.Request, a attempt) attempt {
-	if cellproto.KindOf(a.err) != cellproto.FuncError || !a.sent || !out.p.pure || req.Body != nil {
+	if !out.p.doubts(&a) || a.agreed || req.Body != nil {
 		return a
 	}
 	if !c.anyLeft(r, &out.tried) || !r.paysDoubt(a.from.Peer) {
@@ -87,10 +87,22 @@ func (c *Caller) confirmed(ctx context.Context, r *remote, out *outgoing, req *c
 			return a
 		}
 	}
-	c.checkBeside(r, req, &a)
+	c.contradicted(r, req, &a)
+	return second
+}
+
+// doubts says that a provider claims that a pure function fails, which others may contradict.
+func (p *policy) doubts(a *attempt) bool {
+	return p.pure && a.sent && cellproto.KindOf(a.err) == cellproto.FuncError
+}
+
+// contradicted notes who has said that a pure function fails, while others say otherwise.
+func (c *Caller) contradicted(r *remote, req *cellproto.Request, a *attempt) {
+	if req.Body == nil {
+		c.checkBeside(r, req, a)
+	}
 	c.failed(time.Now(), r, a.from.Peer)
 	c.hold(r, []cellproto.PeerID{a.from.Peer})
-	return second
 }
 
 // paysDoubt takes a token for doubting a provider, which one that was contradicted does not need.
@@ -107,7 +119,12 @@ func (r *remote) paysDoubt(p cellproto.PeerID) bool {
 // moment leaves the word to one that may lie.
 const opinionLeast = 250 * time.Millisecond
 
-// opinion asks one more provider, which has as long as is not late, or opinionLeast.
+// opinionTime is how long another opinion is waited for, of providers with that p99: as long as is not late, or opinionLeast.
+func opinionTime(ctx context.Context, p99 time.Duration) time.Duration {
+	return min(max(3*p99, opinionLeast), untilHalf(ctx))
+}
+
+// opinion asks one more provider.
 func (c *Caller) opinion(ctx context.Context, r *remote, out *outgoing, req *cellproto.Request) attempt {
 	who, err := c.pickSoon(ctx, r, &out.tried, &Result{}, time.Now())
 	if err != nil {
@@ -115,7 +132,7 @@ func (c *Caller) opinion(ctx context.Context, r *remote, out *outgoing, req *cel
 	}
 	out.tried.add(who.Peer)
 	limited, cancel := context.WithCancel(ctx)
-	timer := time.AfterFunc(max(lateAfter(ctx, who), min(opinionLeast, untilHalf(ctx))), cancel)
+	timer := time.AfterFunc(opinionTime(ctx, who.CallP99.Duration()), cancel)
 	a := c.callPeer(limited, r, who, req, time.Now())
 	if !timer.Stop() {
 		a.discard()

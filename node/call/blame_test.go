@@ -159,6 +159,90 @@ func TestFailsEachCall(t *testing.T) {
 	}
 }
 
+// late has a provider answer its calls only once the other one has begun one.
+func (p *provider) late(other *provider, answer func(*cellproto.Inbound)) {
+	p.program.handle = func(in *cellproto.Inbound) {
+		for other.program.begun.Load() == 0 && in.Context().Err() == nil {
+			time.Sleep(time.Millisecond)
+		}
+		answer(in)
+	}
+}
+
+// soon answers after so short a time that nobody gives up meanwhile whose answer is still waited for.
+func soon(answer func(*cellproto.Inbound)) func(*cellproto.Inbound) {
+	return func(in *cellproto.Inbound) {
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-in.Context().Done():
+		}
+		answer(in)
+	}
+}
+
+// Of two who are asked beside each other, since the first one is late, the one who says that a pure function fails does not have
+// the last word while the other one still may answer. It loses its place.
+func TestErrorWaitsForWhoIsAskedBeside(t *testing.T) {
+	fails := says(cellproto.FuncError)
+	for name, tc := range map[string]struct {
+		first, second func(*cellproto.Inbound)
+		liar          int
+	}{
+		"of the hedge":           {soon(answer), fails, 1},
+		"of who was asked first": {fails, soon(answer), 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, cell, near, far := nearAndFar(t, few)
+			near.late(far, tc.first)
+			far.program.handle = tc.second
+			all := []*provider{near, far}
+			if res := call(t, c, cell, "echo"); res.Provider != peerText(all[1-tc.liar].host) {
+				t.Error("the liar answered")
+			}
+			r := c.remote(cell.id)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if _, held := r.refused[peerOf(all[tc.liar])]; !held || len(r.refused) > 1 {
+				t.Errorf("it is held against %v", r.refused)
+			}
+		})
+	}
+}
+
+// Two who say so are believed at once, and one of them when the other has had time enough.
+func TestErrorBesideOthersIsTold(t *testing.T) {
+	fails := says(cellproto.FuncError)
+	t.Run("of both", func(t *testing.T) {
+		const tries = 20 // of which one has to be made while this machine is not busy
+		quick := false
+		for i := 0; i < tries && !quick; i++ {
+			c, cell, near, far := nearAndFar(t, few)
+			var last atomic.Pointer[time.Time]
+			note := func(in *cellproto.Inbound) { now := time.Now(); last.Store(&now); fails(in) }
+			near.late(far, note)
+			far.program.handle = note
+			_, err := try(t, c, cell.id.String(), request("echo", "x"))
+			wantKind(t, err, cellproto.FuncError)
+			quick = time.Since(*last.Load()) < opinionLeast
+		}
+		if !quick {
+			t.Error("it is always told late")
+		}
+	})
+	for name, tc := range map[string]struct{ first, second func(*cellproto.Inbound) }{
+		"of the hedge":           {silent, fails},
+		"of who was asked first": {fails, silent},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, cell, near, far := nearAndFar(t, few)
+			near.late(far, tc.first)
+			far.program.handle = tc.second
+			_, err := try(t, c, cell.id.String(), request("echo", "x"))
+			wantKind(t, err, cellproto.FuncError)
+		})
+	}
+}
+
 // Of three providers the two count that agree: who contradicts an error falsely is caught by the check that follows.
 func TestErrorIsContradictedFalsely(t *testing.T) {
 	cell := publish(t, testSchema())

@@ -45,25 +45,35 @@ func (c *Caller) callHedged(ctx context.Context, r *remote, who race.Ranked, req
 	if timer.Stop() {
 		return a.until(cancelFirst)
 	}
-	if h.ended(p.final(&a)) {
+	doubtful := p.doubts(&a)
+	if h.ended(p.final(&a) && !doubtful) {
 		h.tell(tried)
+		h.contradicted(&a)
 		return a.until(cancelFirst)
 	}
 	a.discard()
 	cancelFirst()
 	end(req) // what it would have read is for the others
+	h.answers <- a
 	b := <-h.outcome
 	h.tell(tried)
+	h.contradicted(&b)
 	if !b.counts {
 		h.cancel()
+		a.agreed = b.agreed
 		if errors.Is(a.err, errBodyLost) { // to the other one, which says more
 			a.err = b.err
 		}
 		return a
 	}
-	if b.mute { // the race that follows finds out whether it is gone
+	switch {
+	case doubtful: // so that it was not silent
+		if b.err == nil {
+			c.contradicted(r, &h.req, &a)
+		}
+	case b.mute: // the race that follows finds out whether it is gone
 		c.dodged(r, who.Peer)
-	} else {
+	default:
 		h.outrun(ctx, &b)
 	}
 	return b.until(h.cancel)
@@ -83,6 +93,8 @@ type hedge struct {
 	who         race.Ranked // who was asked first,
 	asked       time.Time   // and when
 	cancelFirst context.CancelFunc
+	answers     chan attempt // of all, also of who if that is not final; made before others are asked
+	blamers     []attempt    // who has said that a pure function fails, but for who; guarded by mu
 	beside[attempt]
 }
 
@@ -106,13 +118,14 @@ func (h *hedge) lookAfter(ctx context.Context) {
 		}
 		return
 	}
+	h.answers = make(chan attempt, attempts)
 	if !h.asks() {
 		return
 	}
 	if mute && h.sent != nil {
 		h.sent.yield()
 	}
-	b := h.run(ctx)
+	b := h.run(ctx, mute)
 	b.mute = mute
 	if b.counts {
 		h.cancelFirst()
@@ -188,79 +201,157 @@ func (h *hedge) left() bool {
 	return h.r.winner.Peer != h.who.Peer || !h.r.winner.Serves(time.Now(), h.c.cfg.Policy)
 }
 
-// run asks one candidate after the other until one has given the answer that counts, all have failed,
-// or ctx has ended. It returns that answer, or the last failure.
-func (h *hedge) run(ctx context.Context) attempt {
-	last := attempt{err: cellproto.Errorf("call "+h.req.Header.Func, cellproto.Unavailable, "there is no further provider")}
-	answers := make(chan attempt, attempts)
-	cancels := make(map[cellproto.PeerID]context.CancelFunc)
+// run asks one candidate after the other until one has given the answer that counts, all have failed, or ctx has ended. It
+// returns that answer, or the last failure. That a pure function fails counts once a second provider says so, or nobody who was asked
+// has said otherwise in time. mute: who was asked first is not waited for.
+func (h *hedge) run(ctx context.Context, mute bool) attempt {
+	s := hedging{free: true, waits: map[cellproto.PeerID]time.Duration{}, cancels: map[cellproto.PeerID]context.CancelFunc{}}
+	s.last = attempt{err: cellproto.Errorf("call "+h.req.Header.Func, cellproto.Unavailable, "there is no further provider")}
+	if !mute {
+		s.waits[h.who.Peer] = h.who.CallP99.Duration()
+	}
 	defer func() {
-		for _, cancel := range cancels {
+		for _, cancel := range s.cancels {
 			cancel()
 		}
 	}()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	done := ctx.Done()
-	waited := true // as long as there is for a further one without a token
-	for open := 0; ; {
+	for {
 		select {
 		case <-timer.C:
-			if done != nil && h.sends(ctx) {
-				timer.Reset(stuckTime)
-				continue
+			if s.doubted > 0 { // long enough ago
+				return h.settle(&s)
 			}
-			if !waited && !h.pays(false) {
-				waited = true
-				timer.Reset(untilHalf(ctx))
-				continue
-			}
-			next, ok := h.c.nextBest(h.r, &h.tried)
-			if ok = ok && done != nil && len(h.tried.peers) < attempts; !ok && open == 0 {
-				return last
-			}
+			wait, ok := h.further(ctx, &s, done == nil)
 			if ok {
-				h.mu.Lock()
-				h.tried.add(next.Peer)
-				h.mu.Unlock()
-				open++
-				cancels[next.Peer] = h.ask(ctx, next, answers)
-				waited = !h.p.pure || h.body != nil
-				timer.Reset(h.p.patience(ctx, next, h.body != nil))
+				timer.Reset(wait)
+			} else if !s.asks(h.who.Peer) {
+				return s.last
 			}
-		case a := <-answers:
-			open--
-			if a.counts {
-				cancel := cancels[a.from.Peer]
-				delete(cancels, a.from.Peer)
+		case a := <-h.answers:
+			delete(s.waits, a.from.Peer)
+			switch {
+			case a.counts:
+				cancel := s.cancels[a.from.Peer]
+				delete(s.cancels, a.from.Peer)
 				return a.until(cancel)
+			case h.p.doubts(&a):
+				h.doubted(&s, a)
+				timer.Reset(opinionTime(ctx, s.late()))
+			case s.doubted == 0 && a.from.Peer != h.who.Peer:
+				s.last, s.free = a, true
+				timer.Reset(0)
 			}
-			last = a
-			waited = true
-			timer.Reset(0)
+			if s.doubted > 1 || s.doubted > 0 && (done == nil || len(s.waits) == 0) {
+				return h.settle(&s)
+			}
 		case <-done:
-			done = nil // those who were asked end now
-			waited = true
+			if s.doubted > 0 {
+				return h.settle(&s)
+			}
+			done, s.free = nil, true // those who were asked end now
 			timer.Reset(0)
 		}
 	}
 }
 
-// ask calls one candidate. answers gets the outcome.
-func (h *hedge) ask(ctx context.Context, who race.Ranked, answers chan<- attempt) context.CancelFunc {
+// hedging is how far run has got.
+type hedging struct {
+	waits   map[cellproto.PeerID]time.Duration // p99 of those who were asked, also first, and are waited for
+	free    bool                               // the next one takes no token
+	doubted int                                // how many have said that a pure function fails
+	last    attempt                            // the last failure; the last that is doubted, if one is
+	cancels map[cellproto.PeerID]context.CancelFunc
+}
+
+// asks says whether somebody is waited for besides who was asked first.
+func (s *hedging) asks(first cellproto.PeerID) bool {
+	_, waits := s.waits[first]
+	return len(s.waits) > 1 || len(s.waits) == 1 && !waits
+}
+
+// late is the longest p99 of those who are waited for.
+func (s *hedging) late() (p99 time.Duration) {
+	for _, d := range s.waits {
+		p99 = max(p99, d)
+	}
+	return p99
+}
+
+// further asks one more candidate, if it may now, and gives when to look again. over: nobody is to be asked any more.
+func (h *hedge) further(ctx context.Context, s *hedging, over bool) (wait time.Duration, ok bool) {
+	if !over && h.sends(ctx) {
+		return stuckTime, true
+	}
+	if !s.free && !h.pays(false) {
+		s.free = true
+		return untilHalf(ctx), true
+	}
+	next, ok := h.c.nextBest(h.r, &h.tried)
+	if !ok || over || len(h.tried.peers) >= attempts {
+		return 0, false
+	}
+	h.mu.Lock()
+	h.tried.add(next.Peer)
+	h.mu.Unlock()
+	s.waits[next.Peer] = next.CallP99.Duration()
+	s.cancels[next.Peer] = h.ask(ctx, next)
+	s.free = !h.p.pure || h.body != nil
+	return h.p.patience(ctx, next, h.body != nil), true
+}
+
+// doubted notes that somebody says that a pure function fails.
+func (h *hedge) doubted(s *hedging, a attempt) {
+	s.last = a
+	s.doubted++
+	if a.from.Peer == h.who.Peer {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.blamers = append(h.blamers, a)
+}
+
+// settle gives the answer where that is an error that was doubted. If who was asked first says so, that is for its call to tell.
+func (h *hedge) settle(s *hedging) attempt {
+	a := s.last
+	a.agreed = s.doubted > 1
+	if a.from.Peer != h.who.Peer {
+		a.counts = h.settled.CompareAndSwap(false, true)
+	}
+	return a
+}
+
+// contradicted notes which of the others have said that a pure function fails, if it does not.
+func (h *hedge) contradicted(by *attempt) {
+	if by.err != nil {
+		return
+	}
+	h.mu.Lock()
+	blamers := h.blamers
+	h.mu.Unlock()
+	for i := range blamers {
+		h.c.contradicted(h.r, &h.req, &blamers[i])
+	}
+}
+
+// ask calls one candidate. h.answers gets the outcome.
+func (h *hedge) ask(ctx context.Context, who race.Ranked) context.CancelFunc {
 	ctx, cancel := context.WithCancel(ctx)
 	req := h.req
 	call := func() {
 		if h.body != nil {
 			body := h.body.beside(cancel)
 			if body == nil {
-				answers <- attempt{from: who, err: errBodyLost}
+				h.answers <- attempt{from: who, err: errBodyLost}
 				return
 			}
 			req.Body = body
 		}
 		a := h.c.callPeer(ctx, h.r, who, &req, time.Now())
-		if h.p.final(&a) && cellproto.KindOf(a.err) != cellproto.Canceled {
+		if h.p.final(&a) && !h.p.doubts(&a) && cellproto.KindOf(a.err) != cellproto.Canceled {
 			if a.counts = h.settled.CompareAndSwap(false, true); !a.counts {
 				a.discard()
 			}
@@ -268,10 +359,10 @@ func (h *hedge) ask(ctx context.Context, who race.Ranked, answers chan<- attempt
 		if !a.counts {
 			end(&req)
 		}
-		answers <- a
+		h.answers <- a
 	}
 	if !h.c.work.Go(call) {
-		answers <- attempt{from: who, err: errStopping("call " + h.req.Header.Func)}
+		h.answers <- attempt{from: who, err: errStopping("call " + h.req.Header.Func)}
 	}
 	return cancel
 }

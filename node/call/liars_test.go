@@ -411,7 +411,7 @@ func TestHedgeFirstAnswers(t *testing.T) {
 	eventually(t, "nothing is in flight", func() bool { return other.server.Load().InFlight == 0 })
 }
 
-// An error of the function is an answer: nobody waits for another one.
+// An error of the function is an answer, if whoever else is asked does not say otherwise soon.
 func TestHedgeFunctionError(t *testing.T) {
 	cell := publish(t, testSchema())
 	a, b := provide(t, cell, nil), provide(t, cell, nil)

@@ -236,12 +236,14 @@ type poll struct {
 	body []byte            // of the request; nil: it has none
 	want cellproto.Quorum
 
+	beside  bool     // no call waits for it
 	waiting []voter  // can be asked yet
 	asked   []string // groups of those who were, and may not be again
 	votes   []vote
 	open    map[cellproto.PeerID]time.Time // who are asked, and when others are asked too if they are silent
 	failed  []cellproto.PeerID
-	last    error // of those who failed
+	last    error    // of those who failed
+	trusts  []func() // end that others are called rather
 	answers chan vote
 
 	held *votesHeld // of its replies
@@ -259,9 +261,10 @@ const (
 // hold asks so many, and further ones that a race finds where that is not clear. It gives the reply that
 // counts, and holds it against the others that theirs is another one.
 func (p *poll) hold(ctx context.Context, ask int) (attempt, error) {
+	defer p.trust()
 	p.round(ctx, ask)
 	for races, idle := 0, 0; races < maxRecruits && idle < maxIdleRecruits; races++ {
-		if count(p.votes).clear(p.want.Agree) || !p.recruit(ctx) {
+		if p.clear() || !p.recruit(ctx) {
 			break
 		}
 		idle++
@@ -383,6 +386,7 @@ func (p *poll) take(ctx context.Context, v vote) {
 	p.votes = append(p.votes, v)
 	p.keep(&p.votes[len(p.votes)-1])
 	if count(p.votes).dissent {
+		p.suspect()
 		p.ask(ctx, len(p.waiting)) // somebody lies: the more are asked, the harder it is to be the most
 	}
 }

@@ -344,6 +344,154 @@ func TestSpotCheck(t *testing.T) {
 	}
 }
 
+// Whoever lies from the first reply on is caught by that one, however rarely replies are checked.
+func TestFirstReplyIsChecked(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 3, seldom)
+	winner := c.remote(cell.id).decision.Winner
+	for _, p := range all {
+		if peerOf(p) == winner {
+			p.program.handle = lie("lie")
+		}
+	}
+	if res := call(t, c, cell, "echo"); res.Provider != string(winner) {
+		t.Fatalf("%s has answered, not the one who lies", res.Provider)
+	}
+	eventually(t, "it is caught", func() bool { return c.lied(winner) })
+	wrong := 0
+	for range 100 {
+		if res := call(t, c, cell, "echo"); string(res.Reply.Payload) != `{"text":"hello"}` {
+			wrong++
+		}
+	}
+	if wrong > 0 {
+		t.Errorf("%d replies were wrong after that", wrong)
+	}
+}
+
+// As long as it is not clear yet who lies, calls go to others than those who differ from most.
+func TestSuspectIsNotCalled(t *testing.T) {
+	cell, peers := publish(t, testSchema()), &book{}
+	var all []*provider
+	for range 8 {
+		all = append(all, provide(t, cell, nil))
+		peers.add(all[len(all)-1].host)
+	}
+	c := use(t, cell, peers, seldom)
+	if d := c.mustRace(t, cell); groups(c.knownVoters(c.remote(cell.id))) < len(all) {
+		t.Fatalf("not all were measured: %+v", d.Ranking)
+	}
+	peers.mu.Lock()
+	peers.hangs = true // so that a race for more voters takes its time
+	peers.mu.Unlock()
+	r := c.remote(cell.id)
+	decided := func() *race.Decision { r.mu.Lock(); defer r.mu.Unlock(); return r.decision }
+	first := decided()
+	winner, liars := first.Winner, 0
+	for i, p := range all {
+		if peerOf(p) == winner || liars < 2 {
+			p.program.handle = lie(fmt.Sprint("lie", i)) // three of eight do, so that less than two thirds agree
+		}
+		if peerOf(p) != winner {
+			liars++
+		}
+	}
+	elsewhere := 0
+	call(t, c, cell, "echo")
+	for decided() == first && !c.lied(winner) { // until that race is over
+		if res := call(t, c, cell, "once"); res.Provider != string(winner) {
+			elsewhere++
+		}
+	}
+	if elsewhere == 0 {
+		t.Error("all calls went to it")
+	}
+	eventually(t, "it is caught", func() bool { return c.lied(winner) })
+	eventually(t, "the checks end", func() bool { return c.checks.Load() == 0 })
+	for _, p := range all {
+		if c.shuns(peerOf(p)) {
+			t.Error("somebody is suspected after that")
+		}
+	}
+}
+
+// The first race is over as soon as there is somebody to be called. Those whom it has measured do not decide by themselves who lies.
+func TestFewDoNotDecideWhoLies(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 8, seldom)
+	r := c.remote(cell.id)
+	r.mu.Lock()
+	few := *r.decision
+	few.Hurried, few.Ranking = true, few.Ranking[:3]
+	r.decision = &few
+	r.mu.Unlock()
+	liars := few.Ranking[1:]
+	lies := func(p *provider) bool {
+		return slices.ContainsFunc(liars, func(k race.Ranked) bool { return k.Peer == peerOf(p) })
+	}
+	for _, p := range all {
+		if lies(p) {
+			p.program.handle = lie("lie")
+		}
+	}
+	call(t, c, cell, "echo")
+	eventually(t, "it is known who lies", func() bool { return c.checked.Load() == 1 && c.checks.Load() == 0 })
+	for _, p := range all {
+		if got := c.lied(peerOf(p)); got != lies(p) {
+			t.Errorf("who lies is %v of one that lies: %v", got, lies(p))
+		}
+	}
+}
+
+// seldom has next to no reply be checked but the first ones.
+func seldom(cfg *CallerConfig, _ *CallerDeps) { cfg.SpotCheck = 1e-12 }
+
+// How many replies of one who always lies are given out depends on how long a check takes, not on how rare checks are.
+func TestLiarsRepliesAreFew(t *testing.T) {
+	const calls, tries = 300, 3
+	least := calls
+	for range tries { // of which one has to be made while this machine is not busy
+		cell := publish(t, testSchema())
+		c, all := electorate(t, cell, 5, func(cfg *CallerConfig, _ *CallerDeps) { cfg.SpotCheck = 0.01 })
+		winner := c.remote(cell.id).decision.Winner
+		for _, p := range all {
+			if peerOf(p) == winner {
+				p.program.handle = lie("lie")
+			}
+		}
+		wrong := 0
+		for range calls {
+			if res := call(t, c, cell, "echo"); string(res.Reply.Payload) != `{"text":"hello"}` {
+				wrong++
+			}
+		}
+		t.Logf("%d of %d replies were wrong", wrong, calls)
+		least = min(least, wrong)
+	}
+	if least > calls/20 {
+		t.Errorf("%d of %d replies were wrong at least", least, calls)
+	}
+}
+
+// Those who do not lie are checked a few times, within what hedges may cost, and then no more than others.
+func TestFirstChecksAreFew(t *testing.T) {
+	for name, providers := range map[string]int{"of two": 2, "of one": 1} {
+		t.Run(name, func(t *testing.T) {
+			cell := publish(t, testSchema())
+			c, _ := electorate(t, cell, providers, func(cfg *CallerConfig, deps *CallerDeps) { seldom(cfg, deps); few(cfg, deps) })
+			const calls = 200
+			for range calls {
+				call(t, c, cell, "echo")
+				eventually(t, "the check is over", func() bool { return c.checks.Load() == 0 })
+			}
+			n, most := int(c.checked.Load()), providers*firstChecks // some calls may be answered by the other one
+			if alone := providers == 1; n > most || alone != (n == 0) {
+				t.Errorf("%d checks of %d replies of %d providers", n, calls, providers)
+			}
+		})
+	}
+}
+
 // Of two who differ nobody knows who lies.
 func TestSpotCheckOfTwo(t *testing.T) {
 	cell := publish(t, testSchema())

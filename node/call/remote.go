@@ -34,6 +34,7 @@ type remote struct {
 	racing    *running                       // nil when no race runs
 	speeds    map[cellproto.PeerID]*speed    // of those whose bandwidth somebody wanted to know
 	unchecked map[string]time.Time           // functions whose replies are not checked until then
+	vouched   map[cellproto.PeerID]vouched   // of those whose replies this caller knows little of
 	refused   map[cellproto.PeerID]time.Time // when a provider last did, of calls that others have answered
 	silent    map[cellproto.PeerID]time.Time // likewise, of those on which it was silent; see dodged
 	broke     time.Time                      // when the mirror here failed last

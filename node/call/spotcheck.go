@@ -10,20 +10,57 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/celldnet/celld/cellproto"
+	"github.com/celldnet/celld/node/race"
 )
 
 // maxChecks is how many replies are checked at one time; what is due beyond that is not.
 const maxChecks = 4
 
-// spotCheck has a share of the replies of pure functions checked in the background: another provider is
-// asked the same, and all that are known if it says something else. The call that got the reply does not
+// spotCheck has a share of the replies of pure functions, and the first ones of each provider, checked in the background: another
+// provider is asked the same, and all that are known if it says something else. The call that got the reply does not
 // wait for it; a provider that is caught is not asked for a while.
 func (c *Caller) spotCheck(r *remote, p *policy, req *cellproto.Request, a *attempt) {
 	if !p.pure || c.cfg.SpotCheck <= 0 || req.Body != nil || !answers(a) || a.err == nil && a.reply.Body != nil {
 		return
 	}
-	if rand.Float64() < c.cfg.SpotCheck {
+	if rand.Float64() < c.cfg.SpotCheck || r.unknown(a.from.Peer) {
 		c.checkBeside(r, req, a)
+	}
+}
+
+// firstChecks is how many checks a provider passes before but the usual share of its replies is checked: whoever lies from the
+// first reply on, and has won a race by being near, is caught by its first replies.
+const firstChecks = 3
+
+// vouched is what is known of the replies of a provider.
+type vouched struct {
+	passed int            // checks
+	tried  *race.Decision // when one was begun; one that has come to nothing is not tried again before the next
+}
+
+// unknown says whether a reply is checked because few of that provider's were: the first, of those after it one in two, of those
+// after the second one in four. It takes a token of hedges that could wait.
+func (r *remote) unknown(p cellproto.PeerID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	v := r.vouched[p]
+	if v.passed >= firstChecks || v.tried == r.decision || rand.N(1<<v.passed) > 0 || !r.hedges.Take(true) {
+		return false
+	}
+	if r.vouched == nil || len(r.vouched) >= maxInfos {
+		r.vouched = map[cellproto.PeerID]vouched{}
+	}
+	v.tried = r.decision
+	r.vouched[p] = v
+	return true
+}
+
+// vouch notes that a provider has passed a check.
+func (r *remote) vouch(p cellproto.PeerID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if v, ok := r.vouched[p]; ok {
+		r.vouched[p] = vouched{passed: v.passed + 1}
 	}
 }
 
@@ -55,7 +92,7 @@ func (c *Caller) check(r *remote, req *cellproto.Request, first vote) {
 	first.group, first.local = c.place(first.Peer)
 	others := draw(c.knownVoters(r), newRand(), first.group)
 	p := &poll{
-		c: c, r: r, op: "check a reply of " + string(r.name), req: *req, want: cellproto.Quorum{Agree: 2, Ask: 2},
+		c: c, r: r, op: "check a reply of " + string(r.name), req: *req, want: cellproto.Quorum{Agree: 2, Ask: 2}, beside: true,
 		waiting: others, asked: []string{first.group}, votes: []vote{first}, held: newVotesHeld(&c.votes),
 	}
 	if len(others) == 0 {
@@ -64,6 +101,9 @@ func (c *Caller) check(r *remote, req *cellproto.Request, first vote) {
 	defer p.held.release()
 	c.checked.Add(1)
 	_, err := p.hold(ctx, 1)
+	if err == nil && !c.lied(first.Peer) {
+		r.vouch(first.Peer)
+	}
 	if err == nil || ctx.Err() != nil {
 		return
 	}

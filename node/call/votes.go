@@ -102,6 +102,41 @@ func canonicalCBOR(data []byte) ([]byte, error) {
 	return cborCanonical.Marshal(v)
 }
 
+// clear says that nobody else need be asked. Where replies differ, a race that did not take its time has measured too few to say
+// who lies, if there is time for another.
+func (p *poll) clear() bool {
+	t := count(p.votes)
+	if !p.beside || !t.dissent {
+		return t.clear(p.want.Agree)
+	}
+	p.r.mu.Lock()
+	defer p.r.mu.Unlock()
+	return t.clear(p.want.Agree) && p.r.decision != nil && !p.r.decision.Hurried
+}
+
+// suspect has calls go to others than those who differ from most so far, while it is not clear yet who lies: to wait for who is silent,
+// and to find more voters, takes seconds, and the winner may be one of them.
+func (p *poll) suspect() {
+	p.trust()
+	t := count(p.votes)
+	if !t.decided(p.want.Agree) {
+		return
+	}
+	for i := range p.votes {
+		if v := &p.votes[i]; v.digest != t.winner {
+			p.trusts = append(p.trusts, p.c.suspect(v.Peer))
+		}
+	}
+}
+
+// trust ends suspect.
+func (p *poll) trust() {
+	for _, trust := range p.trusts {
+		trust()
+	}
+	p.trusts = nil
+}
+
 // tally is how the votes stand.
 type tally struct {
 	winner  [32]byte
