@@ -15,10 +15,10 @@ import (
 
 const (
 	// busyFor is how long a wait is looked through.
-	busyFor = 100 * time.Microsecond
-	// busyNear is how long the last wait may have taken for the next one to be looked through: one that was slept through took a
-	// wake-up longer.
-	busyNear = 2 * busyFor
+	busyFor = 200 * time.Microsecond
+	// busyNear is how long the last wait may have taken for the next one to be looked through: one that was slept through took
+	// some wake-ups longer.
+	busyNear = busyFor * 3 / 2
 	// busyRest is how many waits at most go by after one that was looked through in vain.
 	busyRest = 255
 	// busyMost is how many readers look at a time: a caller's, a program's, and those of two peers.

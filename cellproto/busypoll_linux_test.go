@@ -54,7 +54,7 @@ func TestBusyPoll(t *testing.T) {
 		// What comes a little too late costs a look in 256.
 		looks := 0
 		for range 10 * (busyRest + 1) {
-			if wait(busyFor + busyFor/2) {
+			if wait(busyFor + busyFor/4) {
 				looks++
 			}
 		}

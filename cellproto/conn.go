@@ -56,7 +56,7 @@ type Config struct {
 	// FrameTimeout is how long a frame may take once its first byte is here, and, with an
 	// IdleTimeout, how long the hello may. 0: FrameTimeout.
 	FrameTimeout time.Duration
-	// BusyPoll has the connection look for the next message for up to 100 µs before it sleeps, where they come as quickly.
+	// BusyPoll has the connection look for the next message for up to 200 µs before it sleeps, where they come as quickly.
 	// It is for a process that others wait for in turn, as a nucleus: whose messages are a call apart for its caller, too, would
 	// take a whole processor. Linux only, with two processors or more.
 	BusyPoll bool

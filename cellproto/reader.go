@@ -33,7 +33,7 @@ type reader struct {
 }
 
 // ReaderOf gives what a connection reads t by: where t is a file or socket of the system, what costs the least, else t. With
-// busyPoll it looks for a message for up to 100 µs before it sleeps, where the last one came as soon: see Config.BusyPoll.
+// busyPoll it looks for a message for up to 200 µs before it sleeps, where the last one came as soon: see Config.BusyPoll.
 // A transport that wraps one, to see what is read, has no deadline of its own, and reads by this.
 func ReaderOf(t Transport, busyPoll bool) io.Reader {
 	sc, ok := t.(syscall.Conn)

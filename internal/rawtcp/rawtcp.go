@@ -1,6 +1,5 @@
 // Package rawtcp is libp2p's transport over TCP with sockets that are read and written by raw system calls, of which the
-// runtime is not told, and which are looked at before their reader sleeps; see cellproto.ReaderOf and Config.BusyPoll for why
-// that matters where one call follows another.
+// runtime is not told; see cellproto.ReaderOf for why that matters where one call follows another.
 package rawtcp
 
 import (
@@ -19,28 +18,39 @@ import (
 
 // New is tcp.NewTCPTransport, as a constructor for libp2p.Transport.
 func New(u transport.Upgrader, limits network.ResourceManager, shared *tcpreuse.ConnMgr) (*tcp.TcpTransport, error) {
-	return tcp.NewTCPTransport(upgrader{u}, limits, shared)
+	return tcp.NewTCPTransport(upgrader{u, false}, limits, shared)
+}
+
+// NewBusy is New for a nucleus: a socket is looked at before its reader sleeps, see cellproto.Config.BusyPoll.
+func NewBusy(u transport.Upgrader, limits network.ResourceManager, shared *tcpreuse.ConnMgr) (*tcp.TcpTransport, error) {
+	return tcp.NewTCPTransport(upgrader{u, true}, limits, shared)
 }
 
 // upgrader sees each connection before anything is sent on it.
-type upgrader struct{ transport.Upgrader }
+type upgrader struct {
+	transport.Upgrader
+	busyPoll bool
+}
 
 func (u upgrader) Upgrade(ctx context.Context, t transport.Transport, c manet.Conn, dir network.Direction, p peer.ID, scope network.ConnManagementScope) (transport.CapableConn, error) {
-	return u.Upgrader.Upgrade(ctx, t, raw(c), dir, p, scope)
+	return u.Upgrader.Upgrade(ctx, t, raw(c, u.busyPoll), dir, p, scope)
 }
 
 func (u upgrader) UpgradeGatedMaListener(t transport.Transport, l transport.GatedMaListener) transport.Listener {
-	return u.Upgrader.UpgradeGatedMaListener(t, listener{l})
+	return u.Upgrader.UpgradeGatedMaListener(t, listener{l, u.busyPoll})
 }
 
-type listener struct{ transport.GatedMaListener }
+type listener struct {
+	transport.GatedMaListener
+	busyPoll bool
+}
 
 func (l listener) Accept() (manet.Conn, network.ConnManagementScope, error) {
 	c, scope, err := l.GatedMaListener.Accept()
 	if err != nil {
 		return nil, nil, err
 	}
-	return raw(c), scope, nil
+	return raw(c, l.busyPoll), scope, nil
 }
 
 // conn is read by one goroutine at a time, and written by one: what secures it sees to that.
@@ -50,8 +60,8 @@ type conn struct {
 	out io.Writer
 }
 
-func raw(c manet.Conn) manet.Conn {
-	return &conn{Conn: c, in: cellproto.ReaderOf(c, true), out: cellproto.WriterOf(c)}
+func raw(c manet.Conn, busyPoll bool) manet.Conn {
+	return &conn{Conn: c, in: cellproto.ReaderOf(c, busyPoll), out: cellproto.WriterOf(c)}
 }
 
 func (c *conn) Read(b []byte) (int, error)  { return c.in.Read(b) }
