@@ -56,10 +56,6 @@ type Config struct {
 	// FrameTimeout is how long a frame may take once its first byte is here, and, with an
 	// IdleTimeout, how long the hello may. 0: FrameTimeout.
 	FrameTimeout time.Duration
-	// BusyPoll has the connection look for the next message for up to 200 µs before it sleeps, where they come as quickly.
-	// It is for a process that others wait for in turn, as a nucleus: whose messages are a call apart for its caller, too, would
-	// take a whole processor. Linux only, with two processors or more.
-	BusyPoll bool
 }
 
 // Conn carries calls both ways over one transport, multiplexed. It is the only type of connection
@@ -138,7 +134,7 @@ func newConn(t Transport, cfg Config) *Conn {
 		cfg.FrameTimeout = FrameTimeout
 	}
 	c := &Conn{
-		t: t, in: ReaderOf(t, cfg.BusyPoll), cfg: cfg, born: time.Now(),
+		t: t, in: ReaderOf(t), cfg: cfg, born: time.Now(),
 		helloReady: make(chan struct{}), done: make(chan struct{}),
 	}
 	var raw syscall.RawConn

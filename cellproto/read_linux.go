@@ -18,7 +18,6 @@ import (
 // closure would have to allocate for each read.
 type pollReader struct {
 	raw  syscall.RawConn
-	busy *busyPoll             // nil: it sleeps at once
 	step func(fd uintptr) bool // readFrom
 	b    []byte
 	n    int
@@ -26,7 +25,7 @@ type pollReader struct {
 }
 
 // newPollReader gives nil for a descriptor that may block.
-func newPollReader(raw syscall.RawConn, busyPoll bool) io.Reader {
+func newPollReader(raw syscall.RawConn) io.Reader {
 	blocks := true
 	err := raw.Control(func(fd uintptr) {
 		flags, _, errno := syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_GETFL, 0)
@@ -37,9 +36,6 @@ func newPollReader(raw syscall.RawConn, busyPoll bool) io.Reader {
 	}
 	r := &pollReader{raw: raw}
 	r.step = r.readFrom
-	if busyPoll {
-		r.busy = newBusyPoll()
-	}
 	return r
 }
 
@@ -51,9 +47,6 @@ func (r *pollReader) Read(b []byte) (n int, err error) {
 	r.b, r.n, r.err = b, 0, io.EOF
 	err = r.raw.Read(r.step)
 	r.b = nil
-	if r.busy != nil {
-		r.busy.over()
-	}
 	switch {
 	case r.n > 0:
 		return r.n, nil
@@ -73,9 +66,7 @@ func (r *pollReader) readFrom(fd uintptr) bool {
 			return true
 		case syscall.EINTR:
 		case syscall.EAGAIN:
-			if r.busy == nil || !r.busy.again() {
-				return false
-			}
+			return false
 		default:
 			r.err = os.NewSyscallError("read", errno)
 			return true

@@ -8,4 +8,4 @@ import (
 )
 
 // newPollReader gives nil: what the transport itself has is used.
-func newPollReader(syscall.RawConn, bool) io.Reader { return nil }
+func newPollReader(syscall.RawConn) io.Reader { return nil }

@@ -32,10 +32,9 @@ type reader struct {
 	yielded bool
 }
 
-// ReaderOf gives what a connection reads t by: where t is a file or socket of the system, what costs the least, else t. With
-// busyPoll it looks for a message for up to 200 µs before it sleeps, where the last one came as soon: see Config.BusyPoll.
+// ReaderOf gives what a connection reads t by: where t is a file or socket of the system, what costs the least, else t.
 // A transport that wraps one, to see what is read, has no deadline of its own, and reads by this.
-func ReaderOf(t Transport, busyPoll bool) io.Reader {
+func ReaderOf(t Transport) io.Reader {
 	sc, ok := t.(syscall.Conn)
 	if _, too := t.(interruptible); !ok || !too {
 		return t
@@ -44,7 +43,7 @@ func ReaderOf(t Transport, busyPoll bool) io.Reader {
 	if err != nil {
 		return t
 	}
-	if r := newPollReader(raw, busyPoll); r != nil {
+	if r := newPollReader(raw); r != nil {
 		return r
 	}
 	return t

@@ -18,7 +18,7 @@ func (s *hostSetup) open() (host.Host, error) {
 	opts := []libp2p.Option{
 		libp2p.Identity(s.key), libp2p.UserAgent(s.agent), libp2p.ListenAddrStrings(s.listen...),
 		libp2p.ConnectionGater(s.dials), libp2p.ConnectionManager(s.manager), libp2p.ResourceManager(s.limiter),
-		libp2p.Transport(rawtcp.NewBusy), libp2p.DisableMetrics(),
+		libp2p.Transport(rawtcp.New), libp2p.DisableMetrics(),
 		libp2p.SwarmOpts(swarm.WithDialRanker(s.dials.rank)),
 	}
 	if s.psk != nil {

@@ -32,7 +32,7 @@ func (s *hostSetup) open() (host.Host, error) {
 	cfg := config.Config{
 		PeerKey: s.key, UserAgent: s.agent, ConnectionGater: s.dials, ConnManager: s.manager, ResourceManager: s.limiter,
 		Peerstore: peers, PSK: s.psk, DisableMetrics: true, Relay: true, RelayCustom: true,
-		Transports: []fx.Option{transportOf(rawtcp.NewBusy)},
+		Transports: []fx.Option{transportOf(rawtcp.New)},
 		SwarmOpts:  []swarm.Option{swarm.WithDialRanker(s.dials.rank)},
 		Muxers:     []tptu.StreamMuxer{{ID: yamux.ID, Muxer: yamux.DefaultTransport}},
 		SecurityTransports: []config.Security{

@@ -92,7 +92,7 @@ func (cfg Config) Serve(ctx context.Context, t cellproto.Transport, functions ..
 	if cfg.handoff != nil {
 		s.handoff = s.newHandoff(cfg.handoff)
 	}
-	l := &link{Transport: t, in: cellproto.ReaderOf(t, false), leaving: make(chan struct{}), flights: &s.flights}
+	l := &link{Transport: t, in: cellproto.ReaderOf(t), leaving: make(chan struct{}), flights: &s.flights}
 	conn, err := cellproto.NewConn(l, cellproto.Config{Hello: s.hello(), Accept: s.accept})
 	if err != nil {
 		return err

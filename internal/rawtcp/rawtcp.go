@@ -18,39 +18,28 @@ import (
 
 // New is tcp.NewTCPTransport, as a constructor for libp2p.Transport.
 func New(u transport.Upgrader, limits network.ResourceManager, shared *tcpreuse.ConnMgr) (*tcp.TcpTransport, error) {
-	return tcp.NewTCPTransport(upgrader{u, false}, limits, shared)
-}
-
-// NewBusy is New for a nucleus: a socket is looked at before its reader sleeps, see cellproto.Config.BusyPoll.
-func NewBusy(u transport.Upgrader, limits network.ResourceManager, shared *tcpreuse.ConnMgr) (*tcp.TcpTransport, error) {
-	return tcp.NewTCPTransport(upgrader{u, true}, limits, shared)
+	return tcp.NewTCPTransport(upgrader{u}, limits, shared)
 }
 
 // upgrader sees each connection before anything is sent on it.
-type upgrader struct {
-	transport.Upgrader
-	busyPoll bool
-}
+type upgrader struct{ transport.Upgrader }
 
 func (u upgrader) Upgrade(ctx context.Context, t transport.Transport, c manet.Conn, dir network.Direction, p peer.ID, scope network.ConnManagementScope) (transport.CapableConn, error) {
-	return u.Upgrader.Upgrade(ctx, t, raw(c, u.busyPoll), dir, p, scope)
+	return u.Upgrader.Upgrade(ctx, t, raw(c), dir, p, scope)
 }
 
 func (u upgrader) UpgradeGatedMaListener(t transport.Transport, l transport.GatedMaListener) transport.Listener {
-	return u.Upgrader.UpgradeGatedMaListener(t, listener{l, u.busyPoll})
+	return u.Upgrader.UpgradeGatedMaListener(t, listener{l})
 }
 
-type listener struct {
-	transport.GatedMaListener
-	busyPoll bool
-}
+type listener struct{ transport.GatedMaListener }
 
 func (l listener) Accept() (manet.Conn, network.ConnManagementScope, error) {
 	c, scope, err := l.GatedMaListener.Accept()
 	if err != nil {
 		return nil, nil, err
 	}
-	return raw(c, l.busyPoll), scope, nil
+	return raw(c), scope, nil
 }
 
 // conn is read by one goroutine at a time, and written by one: what secures it sees to that.
@@ -60,8 +49,8 @@ type conn struct {
 	out io.Writer
 }
 
-func raw(c manet.Conn, busyPoll bool) manet.Conn {
-	return &conn{Conn: c, in: cellproto.ReaderOf(c, busyPoll), out: cellproto.WriterOf(c)}
+func raw(c manet.Conn) manet.Conn {
+	return &conn{Conn: c, in: cellproto.ReaderOf(c), out: cellproto.WriterOf(c)}
 }
 
 func (c *conn) Read(b []byte) (int, error)  { return c.in.Read(b) }

@@ -21,11 +21,9 @@ import (
 // TestBetweenHosts: hosts that use it talk with each other and with one that does not, more at once than a socket takes.
 func TestBetweenHosts(t *testing.T) {
 	ours := func() host.Host { return newHost(t, libp2p.Transport(New)) }
-	busy := func() host.Host { return newHost(t, libp2p.Transport(NewBusy)) }
 	theirs := func() host.Host { return newHost(t) }
 	for name, pair := range map[string][2]host.Host{
 		"both": {ours(), ours()}, "who dials": {ours(), theirs()}, "who is dialed": {theirs(), ours()},
-		"both look before they sleep": {busy(), busy()},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pair[1].SetStreamHandler("/echo", func(s network.Stream) {
@@ -68,7 +66,7 @@ func newHost(t *testing.T, opts ...libp2p.Option) host.Host {
 // TestConn: a full socket, a deadline, and a close end what waits, as on the connection itself.
 func TestConn(t *testing.T) {
 	near, far := pair(t)
-	c := raw(near, false).(*conn)
+	c := raw(near).(*conn)
 	if c.out == io.Writer(near) || runtime.GOOS == "linux" && !raced && c.in == io.Reader(near) {
 		t.Fatalf("it is read by %T and written by %T", c.in, c.out)
 	}

@@ -268,7 +268,7 @@ func (s *Server) session(t cellproto.Transport, who Who, cell string, nonce []by
 func (s *Server) admit(ctx context.Context, sess *session, connect func(cellproto.Config) (*cellproto.Conn, error)) (run func() error, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	sess.ctx = ctx
-	cfg := cellproto.Config{Accept: sess.accept, MaxInbound: s.cfg.MaxPeer, BusyPoll: true}
+	cfg := cellproto.Config{Accept: sess.accept, MaxInbound: s.cfg.MaxPeer}
 	if sess.who.Owner {
 		cfg.MaxInbound = s.cfg.MaxInFlight
 	} else {

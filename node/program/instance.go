@@ -197,7 +197,7 @@ func (in *instance) connConfig() cellproto.Config {
 	return cellproto.Config{
 		Opener: true,
 		Hello:  cellproto.Hello{Cell: in.cfg.Name, Agent: "celld", Codecs: []uint{uint(cellproto.JSON), uint(cellproto.CBOR)}},
-		Accept: in.accept, BusyPoll: true,
+		Accept: in.accept,
 	}
 }
 
