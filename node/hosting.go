@@ -96,9 +96,10 @@ func newHosting(n *nucleus) *hosting {
 	if err != nil {
 		h.log.Warn("what is hosted cannot be listed", zap.Error(err))
 	}
+	now := time.Now()
 	for _, m := range list {
 		if m.Hosted {
-			c := &hostedCell{row: rowOfHosted(&m, statePaused), used: time.Now()}
+			c := &hostedCell{row: rowOfHosted(&m, statePaused), used: now} // all the same, so that the newest goes if one is too many
 			if p, err := give.ReadPlacement(m.Dir); err == nil && p != nil {
 				c.row.Memory = p.Memory
 			}

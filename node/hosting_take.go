@@ -122,8 +122,11 @@ func (h *hosting) makeRoom(ctx context.Context, id string) error {
 	c.op.Lock()
 	defer c.op.Unlock()
 	h.mu.Lock()
-	dir := c.row.Dir
+	dir, gone := c.row.Dir, h.cells[id] != c
 	h.mu.Unlock()
+	if gone || h.release(c, dir) {
+		return nil
+	}
 	m, err := (&ctl.Client{Dir: dir}).Metrics(ctx)
 	if err == nil && h.note(c, &m, give.TreeUsage("/proc", []int{m.Nucleus.PID}).Disk, time.Now()) < give.IdleRoom {
 		late := cellproto.Errorf("take it up", cellproto.Overloaded, "this machine hosts as many cells as it may")
@@ -146,6 +149,22 @@ func (h *hosting) resting(c *hostedCell) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return c.rests
+}
+
+func errResting() error {
+	late := cellproto.Errorf("take it up", cellproto.Overloaded, "it makes room for another cell")
+	late.RetryAfter = renewTimeout
+	return late
+}
+
+// hold takes c.op for who starts it. One that has begun to make room for another since it was admitted is not started.
+func (h *hosting) hold(c *hostedCell) error {
+	c.op.Lock()
+	if h.resting(c) {
+		c.op.Unlock()
+		return errResting()
+	}
+	return nil
 }
 
 // want is the mirror that an offer asks for, but for its schema.
@@ -209,14 +228,14 @@ func (h *hosting) take(ctx context.Context, from offer.Asker, o offer.Offer, m *
 		}
 	}
 	h.mu.Unlock()
-	if old != nil {
-		h.replaced(old)
-	}
-	h.n.giver.Changed()
 	if err == nil && inUse && row.Hosted { // the owner came back in this very moment
 		err = cellproto.Errorf("take it up", cellproto.Overloaded, "this machine is in use")
 		h.yield(context.WithoutCancel(ctx), c, row.Dir, "this machine is in use")
 	}
+	if old != nil {
+		h.replaced(old)
+	}
+	h.n.giver.Changed()
 	if err != nil {
 		h.log.Warn("cannot take a cell up", zap.Stringer("cell", o.Cell), zap.Error(err))
 		if inUse {
@@ -252,9 +271,7 @@ func (h *hosting) admit(ctx context.Context, from offer.Asker, o offer.Offer, m 
 	id := o.Cell.String()
 	switch c := h.cells[id]; {
 	case c != nil && c.rests:
-		late := cellproto.Errorf("take it up", cellproto.Overloaded, "it makes room for another cell")
-		late.RetryAfter = renewTimeout
-		return nil, false, late
+		return nil, false, errResting()
 	case c != nil:
 		return c, false, nil
 	}
@@ -286,10 +303,17 @@ func (h *hosting) settle(c *hostedCell, runs bool) (replaced *hostedCell) {
 	return nil
 }
 
-// replaced removes a mirror whose room another one has now. What cannot be removed is one too many, and tried again.
+// replaced removes a mirror whose room another one has now, unless its owner has one of it by now. What cannot be removed is one too
+// many, and tried again.
 func (h *hosting) replaced(old *hostedCell) {
 	old.op.Lock()
 	defer old.op.Unlock()
+	h.mu.Lock()
+	dir := old.row.Dir
+	h.mu.Unlock()
+	if h.release(old, dir) {
+		return
+	}
 	if err := h.remove(h.ctx, old); err != nil {
 		h.log.Warn("a hosted mirror that made room for another cannot be removed", zap.Error(err))
 		h.mu.Lock()
@@ -333,7 +357,9 @@ func (h *hosting) make(ctx context.Context, c *hostedCell, from offer.Asker, o o
 			return row, status, err
 		}
 	}
-	c.op.Lock()
+	if err = h.hold(c); err != nil {
+		return row, status, err
+	}
 	defer c.op.Unlock()
 	row, status, err = h.n.mirrors.make(ctx, want, step)
 	var failed notStarted

@@ -103,6 +103,9 @@ func TestRoomIsForWhatRuns(t *testing.T) {
 		if _, _, err := h.admit(t.Context(), offer.Asker{}, again, &signed.Manifest{}); cellproto.KindOf(err) != cellproto.Overloaded {
 			t.Errorf("meanwhile it is taken up again: %v", err)
 		}
+		if err := h.hold(old); cellproto.KindOf(err) != cellproto.Overloaded { // by who was admitted before
+			t.Errorf("meanwhile it is started: %v", err)
+		}
 		h.mu.Lock()
 		replaced := h.settle(newer, runs)
 		h.mu.Unlock()
@@ -122,5 +125,21 @@ func TestRoomIsForWhatRuns(t *testing.T) {
 		if old.leaving || h.resting(old) || len(h.kick) != 1 {
 			t.Errorf("leaving %v, resting %v; %d looks are to come", old.leaving, h.resting(old), len(h.kick))
 		}
+	}
+}
+
+// A copy that is its owner's own by the time that another one has its room stays.
+func TestReplacedIsTheOwners(t *testing.T) {
+	store, made := aMirror(t, false)
+	n := &nucleus{log: zap.NewNop(), mirrors: &mirrors{store: store}}
+	old := &hostedCell{row: give.Row{CID: made.CID, Dir: made.Dir, State: statePaused}, leaving: true, rests: true}
+	h := &hosting{n: n, log: n.log, ctx: t.Context(), running: true, cells: map[string]*hostedCell{made.CID: old}}
+	if err := h.makeRoom(t.Context(), made.CID); err != nil {
+		t.Error(err)
+	}
+	h.cells[made.CID] = old
+	h.replaced(old)
+	if _, err := os.Stat(made.Dir); err != nil || h.cells[made.CID] != nil {
+		t.Errorf("%v; still hosted: %v", err, h.cells[made.CID] != nil)
 	}
 }
