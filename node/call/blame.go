@@ -87,7 +87,7 @@ func (c *Caller) confirmed(ctx context.Context, r *remote, out *outgoing, req *c
 		third := c.opinion(ctx, r, out, req)
 		third.discard()
 		if cellproto.KindOf(third.err) == cellproto.FuncError {
-			c.checkBeside(r, req, &second)
+			c.checkBeside(r, req, &second, false)
 			second.discard()
 			return a
 		}
@@ -104,7 +104,7 @@ func (p *policy) doubts(a *attempt) bool {
 // contradicted notes who has said that a pure function fails, while others say otherwise.
 func (c *Caller) contradicted(r *remote, req *cellproto.Request, a *attempt) {
 	if req.Body == nil {
-		c.checkBeside(r, req, a)
+		c.checkBeside(r, req, a, false)
 	}
 	c.failed(time.Now(), r, a.from.Peer)
 	c.hold(r, []cellproto.PeerID{a.from.Peer})

@@ -478,6 +478,7 @@ func (c *Caller) caught(r *remote, p cellproto.PeerID, t tally) {
 	c.deps.Log.Warn("a provider gave a wrong reply, and is not asked for a while", zap.String("cell", string(r.name)), zap.Error(err))
 	c.observe(now, p, err, 0)
 	c.failed(now, r, p)
+	r.unvouch(p)
 	c.remember(0) // rare: who is banned is not asked
 }
 
