@@ -34,6 +34,11 @@ func (c *Caller) anyLeft(r *remote, tried *peerSet) bool {
 	if _, ok := c.nextBest(r, tried); ok {
 		return true
 	}
+	return r.hurried()
+}
+
+// hurried says that the last race has not waited for everyone.
+func (r *remote) hurried() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.decision != nil && r.decision.Hurried
@@ -82,7 +87,7 @@ func (c *Caller) confirmed(ctx context.Context, r *remote, out *outgoing, req *c
 		third := c.opinion(ctx, r, out, req)
 		third.discard()
 		if cellproto.KindOf(third.err) == cellproto.FuncError {
-			c.checkBeside(r, req, &second)
+			c.checkBeside(r, req, &second, false)
 			second.discard()
 			return a
 		}
@@ -99,7 +104,7 @@ func (p *policy) doubts(a *attempt) bool {
 // contradicted notes who has said that a pure function fails, while others say otherwise.
 func (c *Caller) contradicted(r *remote, req *cellproto.Request, a *attempt) {
 	if req.Body == nil {
-		c.checkBeside(r, req, a)
+		c.checkBeside(r, req, a, false)
 	}
 	c.failed(time.Now(), r, a.from.Peer)
 	c.hold(r, []cellproto.PeerID{a.from.Peer})
@@ -119,7 +124,17 @@ func (r *remote) paysDoubt(p cellproto.PeerID) bool {
 // moment leaves the word to one that may lie.
 const opinionLeast = 250 * time.Millisecond
 
-// opinionTime is how long another opinion is waited for, of providers with that p99: as long as is not late, or opinionLeast.
+// opinionP99 is the p99 by which a provider's opinion is waited for. One that is only claimed counts up to opinionLeast: else whoever
+// claims much, and is silent, delays an error by half of the time that is left.
+func opinionP99(who race.Ranked) time.Duration {
+	p99 := who.CallP99.Duration()
+	if !who.Own {
+		p99 = min(p99, opinionLeast)
+	}
+	return p99
+}
+
+// opinionTime is how long another opinion is waited for, of providers with that opinionP99: as long as is not late, or opinionLeast.
 func opinionTime(ctx context.Context, p99 time.Duration) time.Duration {
 	return min(max(3*p99, opinionLeast), untilHalf(ctx))
 }
@@ -132,7 +147,7 @@ func (c *Caller) opinion(ctx context.Context, r *remote, out *outgoing, req *cel
 	}
 	out.tried.add(who.Peer)
 	limited, cancel := context.WithCancel(ctx)
-	timer := time.AfterFunc(opinionTime(ctx, who.CallP99.Duration()), cancel)
+	timer := time.AfterFunc(opinionTime(ctx, opinionP99(who)), cancel)
 	a := c.callPeer(limited, r, who, req, time.Now())
 	if !timer.Stop() {
 		a.discard()

@@ -73,6 +73,8 @@ func (c *Caller) callHedged(ctx context.Context, r *remote, who race.Ranked, req
 		}
 	case b.mute: // the race that follows finds out whether it is gone
 		c.dodged(r, who.Peer)
+	case p.doubts(&b): // the others were waited for since
+		c.outlasted(r, who.Peer, time.Since(h.asked))
 	default:
 		h.outrun(ctx, &b)
 	}
@@ -208,7 +210,7 @@ func (h *hedge) run(ctx context.Context, mute bool) attempt {
 	s := hedging{free: true, waits: map[cellproto.PeerID]time.Duration{}, cancels: map[cellproto.PeerID]context.CancelFunc{}}
 	s.last = attempt{err: cellproto.Errorf("call "+h.req.Header.Func, cellproto.Unavailable, "there is no further provider")}
 	if !mute {
-		s.waits[h.who.Peer] = h.who.CallP99.Duration()
+		s.waits[h.who.Peer] = opinionP99(h.who)
 	}
 	defer func() {
 		for _, cancel := range s.cancels {
@@ -234,9 +236,7 @@ func (h *hedge) run(ctx context.Context, mute bool) attempt {
 			delete(s.waits, a.from.Peer)
 			switch {
 			case a.counts:
-				cancel := s.cancels[a.from.Peer]
-				delete(s.cancels, a.from.Peer)
-				return a.until(cancel)
+				return s.answered(a)
 			case h.p.doubts(&a):
 				h.doubted(&s, a)
 				timer.Reset(opinionTime(ctx, s.late()))
@@ -259,7 +259,7 @@ func (h *hedge) run(ctx context.Context, mute bool) attempt {
 
 // hedging is how far run has got.
 type hedging struct {
-	waits   map[cellproto.PeerID]time.Duration // p99 of those who were asked, also first, and are waited for
+	waits   map[cellproto.PeerID]time.Duration // opinionP99 of those who were asked, also first, and are waited for
 	free    bool                               // the next one takes no token
 	doubted int                                // how many have said that a pure function fails
 	last    attempt                            // the last failure; the last that is doubted, if one is
@@ -270,6 +270,13 @@ type hedging struct {
 func (s *hedging) asks(first cellproto.PeerID) bool {
 	_, waits := s.waits[first]
 	return len(s.waits) > 1 || len(s.waits) == 1 && !waits
+}
+
+// answered gives the answer that counts. Its call ends with its body.
+func (s *hedging) answered(a attempt) attempt {
+	cancel := s.cancels[a.from.Peer]
+	delete(s.cancels, a.from.Peer)
+	return a.until(cancel)
 }
 
 // late is the longest p99 of those who are waited for.
@@ -296,7 +303,7 @@ func (h *hedge) further(ctx context.Context, s *hedging, over bool) (wait time.D
 	h.mu.Lock()
 	h.tried.add(next.Peer)
 	h.mu.Unlock()
-	s.waits[next.Peer] = next.CallP99.Duration()
+	s.waits[next.Peer] = opinionP99(next)
 	s.cancels[next.Peer] = h.ask(ctx, next)
 	s.free = !h.p.pure || h.body != nil
 	return h.p.patience(ctx, next, h.body != nil), true
@@ -314,14 +321,25 @@ func (h *hedge) doubted(s *hedging, a attempt) {
 	h.blamers = append(h.blamers, a)
 }
 
-// settle gives the answer where that is an error that was doubted. If who was asked first says so, that is for its call to tell.
+// settle gives the answer where that is an error that was doubted, unless somebody has given another one just now. If who was
+// asked first says so, that is for its call to tell.
 func (h *hedge) settle(s *hedging) attempt {
 	a := s.last
 	a.agreed = s.doubted > 1
-	if a.from.Peer != h.who.Peer {
-		a.counts = h.settled.CompareAndSwap(false, true)
+	if h.settled.CompareAndSwap(false, true) {
+		a.counts = a.from.Peer != h.who.Peer
+		return a
 	}
-	return a
+	h.mu.Lock()
+	byFirst := h.over
+	h.mu.Unlock()
+	if byFirst {
+		return a // which nobody waits for
+	}
+	for !a.counts { // it is in h.answers, or will be at once: see ask
+		a = <-h.answers
+	}
+	return s.answered(a)
 }
 
 // contradicted notes which of the others have said that a pure function fails, if it does not.

@@ -3,6 +3,8 @@ package call
 import (
 	"context"
 	"fmt"
+	"io"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -163,5 +165,71 @@ func TestErrorWhileOthersAreAsked(t *testing.T) {
 		if n := all[1].program.begun.Load(); n != 1 {
 			t.Fatalf("the second one was asked %d times", n)
 		}
+	}
+}
+
+// Who was waited for, since another one said that the function fails, is not behind by as long as that was.
+func TestErrorIsNotQuickerByFar(t *testing.T) {
+	c, cell, near, far := nearAndFar(t, few)
+	near.program.handle, far.program.handle = silent, says(cellproto.FuncError)
+	_, err := try(t, c, cell.id.String(), request("echo", "x"))
+	wantKind(t, err, cellproto.FuncError)
+	if o := c.observed(peerOf(near)); o.Failures > 0 {
+		t.Errorf("it is held against who was waited for: %+v", o)
+	}
+}
+
+// An answer that counts is given, though time is over for those who may contradict an error, or another one says so, before it
+// was looked at.
+func TestErrorIsSettledAfterAnAnswer(t *testing.T) {
+	from := func(p cellproto.PeerID) race.Ranked { return race.Ranked{Candidate: race.Candidate{Peer: p}} }
+	failed := func(p cellproto.PeerID) attempt {
+		return attempt{from: from(p), sent: true, err: cellproto.Errorf("", cellproto.FuncError, "no")}
+	}
+	for name, last := range map[string]cellproto.PeerID{"of a hedge": "other", "of who was asked first": "first"} {
+		t.Run(name, func(t *testing.T) {
+			h := &hedge{c: &Caller{}, r: &remote{}, p: &policy{pure: true}, who: from("first"), answers: make(chan attempt, attempts)}
+			var canceled, closed bool
+			h.settled.Store(true) // by the third one, as it says now
+			h.answers <- failed("second")
+			body := &closer{ReadCloser: io.NopCloser(strings.NewReader("x")), then: func() { closed = true }}
+			h.answers <- attempt{from: from("third"), counts: true, reply: &cellproto.Reply{Body: body}}
+			s := hedging{doubted: 2, last: failed(last), cancels: map[cellproto.PeerID]context.CancelFunc{"third": func() { canceled = true }}}
+			a := h.settle(&s)
+			if !a.counts || a.from.Peer != "third" || a.err != nil {
+				t.Fatalf("it gives %+v", a)
+			}
+			if closed || canceled || len(s.cancels) > 0 {
+				t.Error("the reply has lost its body")
+			}
+			if a.discard(); !closed || !canceled {
+				t.Error("its call goes on when the body was closed")
+			}
+		})
+	}
+	t.Run("of who was asked first, with a value", func(t *testing.T) {
+		h := &hedge{p: &policy{pure: true}, who: from("first"), answers: make(chan attempt, attempts)}
+		if !h.asks() || !h.ended(true) {
+			t.Fatal("it is not the answer")
+		}
+		if a := h.settle(&hedging{doubted: 1, last: failed("second")}); a.counts {
+			t.Errorf("%+v counts too", a)
+		}
+	})
+}
+
+// What a provider merely claims does not have others wait for it as long as it likes.
+func TestOpinionOfWhoClaims(t *testing.T) {
+	who := race.Ranked{CallP99: race.MicrosOf(10 * time.Second), Own: true}
+	if d := opinionP99(who); d != 10*time.Second {
+		t.Errorf("of one that was measured %v", d)
+	}
+	who.Own = false
+	if d := opinionP99(who); d != opinionLeast {
+		t.Errorf("of one that claims it %v", d)
+	}
+	who.CallP99 = race.MicrosOf(time.Millisecond)
+	if d := opinionP99(who); d != time.Millisecond {
+		t.Errorf("of one that claims less %v", d)
 	}
 }

@@ -307,6 +307,7 @@ func (p *poll) round(ctx context.Context, ask int) {
 			delete(p.open, late)
 			p.failed = append(p.failed, late)
 		}
+		p.suspect()
 	}()
 	begin := time.Now()
 	p.ask(voting, ask)
@@ -320,6 +321,7 @@ func (p *poll) round(ctx context.Context, ask int) {
 		select {
 		case v := <-p.answers:
 			p.take(voting, v)
+			p.suspect()
 		case <-patience.C:
 			if n := len(p.open); len(p.waiting) > 0 {
 				p.ask(voting, n)
@@ -386,7 +388,6 @@ func (p *poll) take(ctx context.Context, v vote) {
 	p.votes = append(p.votes, v)
 	p.keep(&p.votes[len(p.votes)-1])
 	if count(p.votes).dissent {
-		p.suspect()
 		p.ask(ctx, len(p.waiting)) // somebody lies: the more are asked, the harder it is to be the most
 	}
 }
@@ -477,6 +478,7 @@ func (c *Caller) caught(r *remote, p cellproto.PeerID, t tally) {
 	c.deps.Log.Warn("a provider gave a wrong reply, and is not asked for a while", zap.String("cell", string(r.name)), zap.Error(err))
 	c.observe(now, p, err, 0)
 	c.failed(now, r, p)
+	r.unvouch(p)
 	c.remember(0) // rare: who is banned is not asked
 }
 

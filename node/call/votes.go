@@ -114,19 +114,23 @@ func (p *poll) clear() bool {
 	return t.clear(p.want.Agree) && p.r.decision != nil && !p.r.decision.Hurried
 }
 
-// suspect has calls go to others than those who differ from most so far, while it is not clear yet who lies: to wait for who is silent,
-// and to find more voters, takes seconds, and the winner may be one of them.
+// suspect has calls go to others than those who differ from most of all that are known, while it is not clear yet who lies: to wait
+// for who is silent, and to find more voters, takes seconds, and the winner may be one of them. Where those who are still to be heard
+// may outvote the others it leaves things as they are: whoever is near votes first, be it a liar.
 func (p *poll) suspect() {
-	p.trust()
 	t := count(p.votes)
-	if !t.decided(p.want.Agree) {
+	decided := t.decided(p.want.Agree)
+	if decided && 2*t.agreed <= t.votes+len(p.open)+len(p.waiting) {
 		return
 	}
+	var trusts []func()
 	for i := range p.votes {
-		if v := &p.votes[i]; v.digest != t.winner {
-			p.trusts = append(p.trusts, p.c.suspect(v.Peer))
+		if v := &p.votes[i]; decided && v.digest != t.winner {
+			trusts = append(trusts, p.c.suspect(v.Peer))
 		}
 	}
+	p.trust() // only now, so that who was suspected, and is, is all the time
+	p.trusts = trusts
 }
 
 // trust ends suspect.

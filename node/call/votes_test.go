@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/multiformats/go-multiaddr"
 	"pgregory.net/rapid"
@@ -155,6 +156,43 @@ func TestClear(t *testing.T) {
 		got := tally{agreed: c.agreed, votes: c.votes, dissent: c.votes > c.agreed}
 		if got.clear(2) != c.clear {
 			t.Errorf("%d of %d: clear is %v", c.agreed, c.votes, got.clear(2))
+		}
+	}
+}
+
+// Who differs is suspected once those who are still to be heard cannot outvote the others, and no longer than they are more.
+func TestSuspect(t *testing.T) {
+	for name, steps := range map[string][]struct {
+		votes         string // a: who is called now
+		open, waiting int
+		suspects      bool
+	}{
+		"who votes fastest":            {{"abb", 1, 1, false}, {"abba", 1, 0, false}, {"abbaa", 0, 0, false}},
+		"more than half of all":        {{"abb", 5, 0, false}, {"abbb", 4, 0, false}, {"abbbbb", 2, 0, true}, {"aaabbbbb", 0, 0, true}},
+		"others fall silent":           {{"abb", 1, 0, false}, {"abb", 0, 0, true}},
+		"others are found":             {{"abb", 0, 0, true}, {"abb", 0, 3, true}, {"abba", 2, 0, false}, {"abbaa", 1, 0, false}},
+		"as many as a quorum, no more": {{"ab", 0, 0, false}, {"aab", 0, 0, false}},
+	} {
+		p := &poll{c: &Caller{}, want: cellproto.Quorum{Agree: 2, Ask: 2}}
+		for _, s := range steps {
+			p.votes = nil
+			for i, d := range s.votes {
+				v := vote{digest: [32]byte{byte(d)}}
+				v.Peer = cellproto.PeerID(fmt.Sprint(i))
+				p.votes = append(p.votes, v)
+			}
+			p.waiting, p.open = make([]voter, s.waiting), map[cellproto.PeerID]time.Time{}
+			for i := range s.open {
+				p.open[cellproto.PeerID(fmt.Sprint("open", i))] = time.Time{}
+			}
+			p.suspect()
+			if got := p.c.shuns("0"); got != s.suspects {
+				t.Errorf("%s: after %s with %d more who is called is suspected: %v", name, s.votes, s.open+s.waiting, got)
+			}
+		}
+		p.trust()
+		if p.c.asked.shuns.Load() > 0 {
+			t.Errorf("%s: somebody is suspected after that", name)
 		}
 	}
 }
