@@ -254,6 +254,9 @@ const (
 	// maxRecruits is how many races are held for more voters where those of the last one do not decide clearly.
 	// Each measures some of the providers, at random: with twenty of them three come to most.
 	maxRecruits = 3
+	// maxUndecided is how many, where those who lie alike are as many as the others so far: nothing would be known, and who lies
+	// goes on to be called.
+	maxUndecided = 8
 	// maxIdleRecruits is how many of them in a row may bring nobody new: then there is nobody else.
 	maxIdleRecruits = 2
 )
@@ -263,8 +266,8 @@ const (
 func (p *poll) hold(ctx context.Context, ask int) (attempt, error) {
 	defer p.trust()
 	p.round(ctx, ask)
-	for races, idle := 0, 0; races < maxRecruits && idle < maxIdleRecruits; races++ {
-		if p.clear() || !p.recruit(ctx) {
+	for races, idle := 0, 0; idle < maxIdleRecruits; races++ {
+		if p.clear() || races >= p.recruits() || !p.recruit(ctx) {
 			break
 		}
 		idle++
@@ -274,6 +277,14 @@ func (p *poll) hold(ctx context.Context, ask int) (attempt, error) {
 		}
 	}
 	return p.judge(ctx)
+}
+
+// recruits is how many races may be held for more voters.
+func (p *poll) recruits() int {
+	if t := count(p.votes); t.dissent && !t.decided(p.want.Agree) {
+		return maxUndecided
+	}
+	return maxRecruits
 }
 
 // recruit has a race find those who were not asked yet, if there are any. False: it cannot be held.

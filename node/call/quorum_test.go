@@ -6,10 +6,14 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/multiformats/go-multiaddr"
+
+	"github.com/ipfs/go-cid"
+	"github.com/libp2p/go-libp2p/core/host"
 
 	"github.com/celldnet/celld/cellproto"
 	"github.com/celldnet/celld/node/race"
@@ -284,6 +288,45 @@ func TestQuorumRecruits(t *testing.T) {
 		if n := p.program.begun.Load(); n != 1 {
 			t.Errorf("it was asked %d times", n)
 		}
+	}
+}
+
+// growing is a book to which each search adds some.
+type growing struct {
+	*book
+	mu   sync.Mutex
+	next [][]host.Host
+}
+
+func (g *growing) Find(ctx context.Context, id cid.Cid) (<-chan Found, func() string) {
+	g.mu.Lock()
+	if len(g.next) > 0 {
+		g.add(g.next[0]...)
+		g.next = g.next[1:]
+	}
+	g.mu.Unlock()
+	return g.book.Find(ctx, id)
+}
+
+// Where as many lie alike as do not, more races are held for somebody who decides.
+func TestQuorumGoesOnWhileNothingIsDecided(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 2, nil)
+	all[0].program.handle = lie("lie")
+	finder := &growing{book: c.deps.Finder.(*book)}
+	for range maxRecruits {
+		liar, honest := provide(t, cell, nil), provide(t, cell, nil)
+		liar.program.handle = lie("lie")
+		finder.next = append(finder.next, []host.Host{liar.host, honest.host})
+	}
+	finder.next = append(finder.next, []host.Host{provide(t, cell, nil).host})
+	c.deps.Finder = finder
+	res, err := try(t, c, cell.id.String(), quorum("2of2", "echo", "hello"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if q := res.Quorum; string(res.Reply.Payload) != `{"text":"hello"}` || q.Agreed != maxRecruits+2 || len(q.Liars) != maxRecruits+1 {
+		t.Errorf("%s, %+v", res.Reply.Payload, q)
 	}
 }
 
