@@ -29,9 +29,20 @@ type segment struct {
 	num  uint64
 	file File
 	size int64 // bytes, magic included
+	safe int64 // of these, the first that are on the disk
 	live int64 // bytes of records that nothing has replaced
 	bad  bool  // some of its bytes are not what was written
 	torn bool  // its end is not known, or half a record that could not be cut off
+}
+
+// sync puts the segment on the disk. After a failure the kernel may have forgotten what it had to write, and says nothing the next time: what the
+// disk has of the end is never known.
+func (seg *segment) sync() error {
+	err := seg.file.Sync()
+	if seg.torn = seg.torn || err != nil; !seg.torn {
+		seg.safe = seg.size
+	}
+	return err
 }
 
 func segmentName(num uint64) string { return fmt.Sprintf("%012d%s", num, segmentExt) }

@@ -217,9 +217,9 @@ func TestDiskFailsForAWhile(t *testing.T) {
 					c.rely[slot] = n
 				}
 			}
-			_, got, _, err := openTest(t, d.reboot())
-			if err != nil {
-				t.Fatal(err)
+			_, got, r, err := openTest(t, d.reboot())
+			if err != nil || len(r.Damaged)+len(r.Aside) > 0 {
+				t.Fatalf("%s: %v, %+v", when, err, r)
 			}
 			c.check(t, got, when)
 			if !failed && length > 5 && at+length < whole.ops {
