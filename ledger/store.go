@@ -136,7 +136,7 @@ func (s *Store) read(seg *segment, last bool, r *Report, load func([]byte, bool)
 	if seg.file.ReadOnly() {
 		r.ReadOnly = append(r.ReadOnly, segmentName(seg.num))
 	}
-	good, how := scan(b, func(at int, data []byte, suspect bool) {
+	good, how := scan(b, last, func(at int, data []byte, suspect bool) {
 		r.Records++
 		if slot, ok := load(data, suspect); ok {
 			s.point(slot, place{seg, int64(at), int64(recordHead + len(data))})

@@ -335,33 +335,6 @@ func TestStoreCleansUp(t *testing.T) {
 	t.Logf("%d bytes for %d of use; %.2f bytes written for one", total, live, float64(d.wrote)/float64(payload))
 }
 
-func FuzzSegment(f *testing.F) {
-	f.Add(appendRecord(appendRecord([]byte(segmentMagic), []byte("one")), []byte("two")))
-	f.Add([]byte(segmentMagic))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		end := 0
-		scan(b, func(at int, data []byte, suspect bool) {
-			if at < end || len(data) == 0 || len(data) > maxRecord {
-				t.Fatalf("a record of %d bytes at %d", len(data), at)
-			}
-			end = at + recordHead + len(data)
-			if end > len(b) || !bytes.Equal(appendRecord(nil, data), b[at:end]) {
-				t.Fatal("that is not what was written")
-			}
-		})
-		d := newDisk(t, 1)
-		ino := &inode{data: bytes.Clone(b), safe: bytes.Clone(b)}
-		d.live[segmentName(0)], d.safe[segmentName(0)] = ino, ino
-		s, _, err := openStore(d, testSegment, func([]byte, bool) (Hash, bool) { return Hash{}, false })
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := s.Close(); err != nil {
-			t.Fatal(err)
-		}
-	})
-}
-
 // While the disk takes nothing the newest of each register waits, however often another one grows.
 func TestWhatWaitsIsTheNewestOfEach(t *testing.T) {
 	d := newDisk(t, 1)
