@@ -95,10 +95,19 @@ const (
 	changed           // a record is not as it was written
 )
 
+// finding is how a record was found.
+type finding uint8
+
+const (
+	inOrder   finding = iota // all before it in its segment is good
+	behindBad                // it was found behind a changed one: an attacker may have made it
+	byBytes                  // and so near behind that it may be a part of it: where that ends is not known
+)
+
 // scan calls f for each good record of a segment and gives where the first bad byte is, or its end. last is for that behind which nothing was
 // written: only its end can be torn, and is not looked into then. Behind a changed one it looks for the next that is good, which f is told: an
 // attacker may have put what looks like a record into an entry. So it looks into a record only if it finds no other way to its end.
-func scan(b []byte, last bool, f func(at int, data []byte, suspect bool)) (good int, how condition) {
+func scan(b []byte, last bool, f func(at int, data []byte, by finding)) (good int, how condition) {
 	good = len(b)
 	bad := func(at int, as condition) {
 		if how == whole {
@@ -109,11 +118,19 @@ func scan(b []byte, last bool, f func(at int, data []byte, suspect bool)) (good 
 		bad(0, changed)
 	}
 	begins, tries := true, maxTries // at is where a record begins
+	within := 0                     // what begins before that may be a part of a changed record
 	var runs []bool
 	for at := len(segmentMagic); at < len(b); {
 		data := recordAt(b[at:])
 		if data != nil {
-			f(at, data, how != whole)
+			switch {
+			case how == whole:
+				f(at, data, inOrder)
+			case at < within:
+				f(at, data, byBytes)
+			default:
+				f(at, data, behindBad)
+			}
 			begins = true
 			at += recordHead + len(data)
 			continue
@@ -138,7 +155,9 @@ func scan(b []byte, last bool, f func(at int, data []byte, suspect bool)) (good 
 		if size == 0 && declared(b, at) == len(b) {
 			size = len(b) - at
 		}
-		begins = size > 0
+		if begins = size > 0; !begins {
+			within = at + recordHead + maxRecord
+		}
 		at += max(size, 1)
 	}
 	return good, how

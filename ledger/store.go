@@ -67,11 +67,11 @@ type Store struct {
 // record's slot, or false when it is of no use. A record whose end is missing at the very end is what a crash leaves:
 // it is cut off. Any other bad record is damage: the good ones are kept, the file is put aside. A segment that cannot be read is left alone, and what comes goes to a new one: the host goes
 // on without what is in it, and has it again when it can be read.
-func OpenStore(files Files, load func(data []byte, suspect bool) (Hash, bool)) (*Store, *Report, error) {
+func OpenStore(files Files, load func(data []byte, by finding) (Hash, bool)) (*Store, *Report, error) {
 	return openStore(files, segmentSize, load)
 }
 
-func openStore(files Files, segSize int64, load func([]byte, bool) (Hash, bool)) (*Store, *Report, error) {
+func openStore(files Files, segSize int64, load func([]byte, finding) (Hash, bool)) (*Store, *Report, error) {
 	const op = "open ledger"
 	s := &Store{files: files, index: map[Hash]place{}, segSize: segSize}
 	r := &Report{}
@@ -121,7 +121,7 @@ func (s *Store) open(seg *segment) (err error) {
 }
 
 // read takes one segment in. last is for that behind which nothing was written.
-func (s *Store) read(seg *segment, last bool, r *Report, load func([]byte, bool) (Hash, bool)) error {
+func (s *Store) read(seg *segment, last bool, r *Report, load func([]byte, finding) (Hash, bool)) error {
 	b, err := readAll(seg.file)
 	if err != nil {
 		return err
@@ -136,9 +136,9 @@ func (s *Store) read(seg *segment, last bool, r *Report, load func([]byte, bool)
 	if seg.file.ReadOnly() {
 		r.ReadOnly = append(r.ReadOnly, segmentName(seg.num))
 	}
-	good, how := scan(b, last, func(at int, data []byte, suspect bool) {
+	good, how := scan(b, last, func(at int, data []byte, by finding) {
 		r.Records++
-		if slot, ok := load(data, suspect); ok {
+		if slot, ok := load(data, by); ok {
 			s.point(slot, place{seg, int64(at), int64(recordHead + len(data))})
 		}
 	})

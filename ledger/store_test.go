@@ -18,7 +18,7 @@ func testRecord(slot Hash, n uint64) []byte {
 	return append(binary.BigEndian.AppendUint64(slot[:8:8], n), bytes.Repeat([]byte{byte(n)}, 60)...)
 }
 
-func (c tally) load(data []byte, _ bool) (Hash, bool) {
+func (c tally) load(data []byte, _ finding) (Hash, bool) {
 	var slot Hash
 	copy(slot[:8], data)
 	n := binary.BigEndian.Uint64(data[8:])

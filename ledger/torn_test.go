@@ -27,7 +27,7 @@ func readSegments(t *testing.T, segments ...[]byte) (d *disk, r *Report, got [][
 		ino := &inode{data: slices.Clone(b), safe: slices.Clone(b)}
 		d.live[segmentName(uint64(i))], d.safe[segmentName(uint64(i))] = ino, ino
 	}
-	s, r, err := openStore(d, testSegment, func(data []byte, _ bool) (Hash, bool) {
+	s, r, err := openStore(d, testSegment, func(data []byte, _ finding) (Hash, bool) {
 		got = append(got, slices.Clone(data))
 		return bodyID(data), true
 	})
@@ -276,7 +276,7 @@ func FuzzSegment(f *testing.F) {
 	f.Add([]byte(segmentMagic))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		end := 0
-		check := func(at int, data []byte, suspect bool) {
+		check := func(at int, data []byte, _ finding) {
 			if at < end || len(data) == 0 || len(data) > maxRecord {
 				t.Fatalf("a record of %d bytes at %d", len(data), at)
 			}
@@ -291,7 +291,7 @@ func FuzzSegment(f *testing.F) {
 		d := newDisk(t, 1)
 		ino := &inode{data: bytes.Clone(b), safe: bytes.Clone(b)}
 		d.live[segmentName(0)], d.safe[segmentName(0)] = ino, ino
-		s, _, err := openStore(d, testSegment, func([]byte, bool) (Hash, bool) { return Hash{}, false })
+		s, _, err := openStore(d, testSegment, func([]byte, finding) (Hash, bool) { return Hash{}, false })
 		if err != nil {
 			t.Fatal(err)
 		}
