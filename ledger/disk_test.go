@@ -37,7 +37,7 @@ type disk struct {
 type inode struct {
 	data []byte // what programs read
 	safe []byte // what a cut leaves for certain
-	lost bool   // a failed sync has thrown data away that is still read: nothing unsynced survives
+	lost bool   // a failed sync has thrown data away, that is perhaps still read: of what was not synced zeros survive
 }
 
 func newDisk(t testing.TB, seed uint64) *disk {
@@ -76,12 +76,12 @@ func (d *disk) reboot() *disk {
 		}
 		ino := names[name]
 		data := slices.Clone(ino.safe)
-		if len(ino.data) > len(data) && !ino.lost {
+		if len(ino.data) > len(data) {
 			rest := slices.Clone(ino.data[len(data):][:d.rnd.IntN(len(ino.data)-len(data)+1)])
 			at := len(data)
 			data = append(data, rest...)
-			if len(rest) > 0 && d.rnd.IntN(2) == 0 { // sectors that never came, or not again
-				if d.rnd.IntN(2) == 0 {
+			if len(rest) > 0 && (ino.lost || d.rnd.IntN(2) == 0) { // sectors that never came, or not again
+				if !ino.lost && d.rnd.IntN(2) == 0 {
 					at = sectorAfter(at+d.rnd.IntN(len(rest)), len(data))
 				}
 				clear(data[at:])
@@ -214,6 +214,9 @@ func (f *diskFile) Sync() error {
 		f.ino.safe = append(f.ino.safe, f.ino.data[n:end]...)
 	case errors.Is(err, errIO):
 		f.ino.lost = true // the kernel forgets dirty pages after it has said so once
+		if f.d.rnd.IntN(2) == 0 {
+			clear(f.ino.data[len(f.ino.safe):])
+		}
 	}
 	return err
 }

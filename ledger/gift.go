@@ -97,22 +97,31 @@ func (l *Ledger) hear(now time.Time, data []byte, by trust) {
 		return
 	}
 	s, body, err := DecodeCheque(data)
-	if err != nil || s.Net != l.cfg.Net {
+	if err != nil {
 		return
 	}
-	old := l.gifts[s.key()]
-	if old == nil {
-		return
-	}
-	g := *old
-	g.Gaps = slices.Clone(old.Gaps)
-	if !g.regain(&s.Cheque) || by == fromPeer && !l.book.signsNow(s, body) {
+	g := l.regained(s)
+	if g == nil || by == fromPeer && !l.book.signsNow(s, body) {
 		return
 	}
 	if record, err := g.record(); err == nil {
-		l.gifts[s.key()] = &g
+		l.gifts[s.key()] = g
 		_ = l.append(now, giftSlot(g.Donor, g.To), record, false) // Err says when the disk takes nothing
 	}
+}
+
+// regained gives what is known of a cheque's donor and receiver with what it gave, or nil if this ledger has not lost it. Its signature is not checked.
+func (l *Ledger) regained(s *SignedCheque) *gift {
+	old := l.gifts[s.key()]
+	if old == nil || s.Net != l.cfg.Net {
+		return nil
+	}
+	g := *old
+	g.Gaps = slices.Clone(old.Gaps)
+	if !g.regain(&s.Cheque) {
+		return nil
+	}
+	return &g
 }
 
 // own is a cheque of this account as the store has it; suspect if it was found behind a damaged record.
@@ -184,7 +193,7 @@ func (l *Ledger) Recall(now time.Time, data []byte) Result {
 	if r.Verdict != Stale { // else it is of less than what was given since, which does not say that it was part of that
 		return r
 	}
-	if s, body, err := DecodeCheque(data); err == nil && s.Donor == l.cfg.Account && l.book.signedBy("recall cheque", 0, s, body, nil).Verdict == 0 {
+	if s, body, err := DecodeCheque(data); err == nil && s.Donor == l.cfg.Account && l.regained(s) != nil && l.book.signedBy("recall cheque", 0, s, body, nil).Verdict == 0 {
 		l.hear(now, data, fromStore)
 	}
 	return r

@@ -53,10 +53,14 @@ func Open(cfg Config, files Files, now time.Time) (*Ledger, *Report, error) {
 	l.book = NewBook(cfg)
 	var early [][]byte // key entries whose predecessors come later, since cleaning changes the order
 	var gave []own
-	store, report, err := OpenStore(files, func(data []byte, suspect bool) (Hash, bool) {
+	store, report, err := OpenStore(files, func(data []byte, by finding) (Hash, bool) {
 		if isLocal(data) {
+			if by == byBytes { // nobody has signed it: it may be what a peer has put into an entry
+				return Hash{}, false
+			}
 			return l.loadLocal(data)
 		}
+		suspect := by != inOrder
 		if _, kind, _ := peek(data); kind == kindCheque {
 			if s, _, err := DecodeCheque(data); err == nil && s.Donor == cfg.Account {
 				gave = append(gave, own{bytes.Clone(data), suspect})

@@ -67,11 +67,11 @@ type Store struct {
 // record's slot, or false when it is of no use. A record whose end is missing at the very end is what a crash leaves:
 // it is cut off. Any other bad record is damage: the good ones are kept, the file is put aside. A segment that cannot be read is left alone, and what comes goes to a new one: the host goes
 // on without what is in it, and has it again when it can be read.
-func OpenStore(files Files, load func(data []byte, suspect bool) (Hash, bool)) (*Store, *Report, error) {
+func OpenStore(files Files, load func(data []byte, by finding) (Hash, bool)) (*Store, *Report, error) {
 	return openStore(files, segmentSize, load)
 }
 
-func openStore(files Files, segSize int64, load func([]byte, bool) (Hash, bool)) (*Store, *Report, error) {
+func openStore(files Files, segSize int64, load func([]byte, finding) (Hash, bool)) (*Store, *Report, error) {
 	const op = "open ledger"
 	s := &Store{files: files, index: map[Hash]place{}, segSize: segSize}
 	r := &Report{}
@@ -121,23 +121,24 @@ func (s *Store) open(seg *segment) (err error) {
 }
 
 // read takes one segment in. last is for that behind which nothing was written.
-func (s *Store) read(seg *segment, last bool, r *Report, load func([]byte, bool) (Hash, bool)) error {
+func (s *Store) read(seg *segment, last bool, r *Report, load func([]byte, finding) (Hash, bool)) error {
 	b, err := readAll(seg.file)
 	if err != nil {
 		return err
 	}
 	seg.size = int64(len(b))
 	if last && len(b) <= len(segmentMagic) { // made, and nothing written before the crash
-		s.leave(seg)
-		_ = s.files.Remove(segmentName(seg.num)) // else at the next start
+		if seg.torn = s.files.Remove(segmentName(seg.num)) != nil; !seg.torn { // else clean removes it
+			s.leave(seg)
+		}
 		return nil
 	}
 	if seg.file.ReadOnly() {
 		r.ReadOnly = append(r.ReadOnly, segmentName(seg.num))
 	}
-	good, how := scan(b, func(at int, data []byte, suspect bool) {
+	good, how := scan(b, last, func(at int, data []byte, by finding) {
 		r.Records++
-		if slot, ok := load(data, suspect); ok {
+		if slot, ok := load(data, by); ok {
 			s.point(slot, place{seg, int64(at), int64(recordHead + len(data))})
 		}
 	})
@@ -153,6 +154,7 @@ func (s *Store) read(seg *segment, last bool, r *Report, load func([]byte, bool)
 		r.Damaged = append(r.Damaged, segmentName(seg.num))
 		s.spoilt(seg)
 	}
+	seg.safe = seg.size
 	return nil
 }
 
@@ -177,7 +179,7 @@ func (s *Store) ready(anew bool) error {
 	if len(s.segs) == 0 {
 		return s.roll()
 	}
-	if err := s.head().file.Sync(); err != nil {
+	if err := s.head().sync(); err != nil {
 		return err
 	}
 	if h := s.head(); anew || h.bad || h.torn || h.file.ReadOnly() || h.size >= s.segSize {
@@ -196,13 +198,16 @@ func (s *Store) roll() error {
 	}
 	seg := &segment{num: num, file: f, size: int64(len(segmentMagic))}
 	if err = f.Append([]byte(segmentMagic)); err == nil {
-		if err = f.Sync(); err == nil {
+		if err = seg.sync(); err == nil {
 			err = s.files.Sync()
 		}
 	}
 	if err != nil {
-		f.Close()
-		_ = s.files.Remove(segmentName(num)) // else it is found at the next start
+		if s.files.Remove(segmentName(num)) == nil {
+			f.Close()
+		} else { // abandon tries it again
+			s.segs = append(s.segs, seg)
+		}
 		return err
 	}
 	s.written += seg.size
@@ -296,7 +301,7 @@ func (s *Store) flush(from int, sync bool) error {
 }
 
 func (s *Store) sync() error {
-	if err := s.head().file.Sync(); err != nil {
+	if err := s.head().sync(); err != nil {
 		return err
 	}
 	s.pending = s.pending[:0]
@@ -309,7 +314,7 @@ func (s *Store) head() *segment { return s.segs[len(s.segs)-1] }
 func (s *Store) write(list []pending) error {
 	for i := 0; i < len(list); {
 		if s.head().size >= s.segSize {
-			if err := s.head().file.Sync(); err != nil {
+			if err := s.head().sync(); err != nil {
 				return err
 			}
 			if err := s.roll(); err != nil {
@@ -336,23 +341,24 @@ func (s *Store) write(list []pending) error {
 }
 
 // abandon gives the last segment up: what the disk has of its end is unknown. What can be cut off is, and what has nothing else is removed: in the
-// midst of others it would look like one that has lost all.
+// midst of others it would look like one that has lost all. So would one look damaged that a power cut leaves without what a sync has failed to write:
+// clean removes it.
 func (s *Store) abandon() error {
 	if len(s.segs) == 0 { // the disk was full at the start
 		return s.roll()
 	}
 	seg := s.head()
-	if seg.size <= int64(len(segmentMagic)) {
+	empty := seg.size <= int64(len(segmentMagic))
+	if empty && s.files.Remove(segmentName(seg.num)) == nil {
 		s.segs = s.segs[:len(s.segs)-1]
 		seg.file.Close()
-		_ = s.files.Remove(segmentName(seg.num))
 		return s.roll()
 	}
-	if err := seg.file.Truncate(seg.size); err == nil {
-		_ = seg.file.Sync() // all that counts of it is written again
-	} else {
-		seg.torn = true
+	err := seg.file.Truncate(seg.size)
+	if err == nil {
+		_ = seg.sync() // all that counts of it is written again
 	}
+	seg.torn = seg.torn || err != nil || empty
 	return s.roll()
 }
 
@@ -436,10 +442,12 @@ func (s *Store) empty(seg *segment) error {
 		}
 		if data := recordAt(b[min(p.at, int64(len(b))):]); data != nil {
 			move = append(move, pending{slot, data})
-		} else { // the disk has changed what it had; counterparties have it
-			seg.live -= p.size
-			delete(s.index, slot)
-			s.spoilt(seg)
+			continue
+		}
+		seg.live -= p.size // counterparties have it
+		delete(s.index, slot)
+		if p.at < seg.safe { // else it was never there, and its writer was told
+			s.spoilt(seg) // the disk has changed what it had
 		}
 	}
 	slices.SortFunc(move, func(x, y pending) int { return cmp.Compare(s.index[x.slot].at, s.index[y.slot].at) })

@@ -45,3 +45,35 @@ func TestTabs(t *testing.T) {
 		t.Errorf("a peer's tab is %v", r.Verdict)
 	}
 }
+
+// What only this store reads nobody has signed. So it does not count where it may be a part of a peer's entry that has changed.
+func TestTabInADamagedEntry(t *testing.T) {
+	tab := func(provider byte) []byte {
+		return append([]byte{tabMark}, must1[[]byte](t)(encode(&Tab{Provider: pub(provider), Sent: 1}))...)
+	}
+	known := func(b []byte, want ...byte) {
+		t.Helper()
+		d := newDisk(t, 1)
+		ino := &inode{data: b, safe: b}
+		d.live[segmentName(0)], d.safe[segmentName(0)] = ino, ino
+		l, r, err := Open(testConfig(2, 1), d, testTime)
+		if err != nil || len(r.Damaged) != 1 || len(l.tabs) != len(want) {
+			t.Fatalf("%v, %+v, %d tabs", err, r, len(l.tabs))
+		}
+		for _, p := range want {
+			if l.tabs[pub(p)].Sent != 1 {
+				t.Errorf("the tab of %d is gone", p)
+			}
+		}
+	}
+	entry := filled(500, 5)
+	at := 20
+	for _, p := range []byte{3, 4} {
+		at += copy(entry[at:], appendRecord(nil, tab(p)))
+	}
+	b := oneSegment(entry, tab(5), filled(maxRecord, 7), tab(6))
+	b[len(segmentMagic)+recordHead]++ // it says where it ends
+	known(b, 5, 6)
+	b[len(segmentMagic)+5]++ // and now it does not
+	known(b, 6)
+}

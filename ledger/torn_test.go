@@ -2,6 +2,8 @@ package ledger
 
 import (
 	"bytes"
+	"encoding/binary"
+	"hash/crc32"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -25,7 +27,7 @@ func readSegments(t *testing.T, segments ...[]byte) (d *disk, r *Report, got [][
 		ino := &inode{data: slices.Clone(b), safe: slices.Clone(b)}
 		d.live[segmentName(uint64(i))], d.safe[segmentName(uint64(i))] = ino, ino
 	}
-	s, r, err := openStore(d, testSegment, func(data []byte, _ bool) (Hash, bool) {
+	s, r, err := openStore(d, testSegment, func(data []byte, _ finding) (Hash, bool) {
 		got = append(got, slices.Clone(data))
 		return bodyID(data), true
 	})
@@ -76,8 +78,8 @@ func TestTornOrChanged(t *testing.T) {
 	expect("zeros in its midst", b, false)
 }
 
-// A peer's entry can have in it what looks like a record. It makes no crash look like damage, and is not read in place of the entry when that
-// has changed, be it in its length.
+// A peer's entry can have in it what looks like a record. It makes no crash look like damage, but where the file ends just behind it, and is not
+// read in place of the entry when that has changed, be it in its length.
 func TestRecordInARecord(t *testing.T) {
 	trap := filled(200, 5)
 	inner := appendRecord(nil, []byte{9})
@@ -87,8 +89,10 @@ func TestRecordInARecord(t *testing.T) {
 	b := oneSegment(filled(50, 1), trap, filled(50, 3))
 	begin := len(segmentMagic) + recordHead + 50
 	for n := begin + 1; n < begin+recordHead+len(trap); n++ {
+		behind := n - (begin + recordHead + 20)
+		inside := behind > 0 && behind <= 140 && behind%len(inner) == 0
 		_, r, got := readSegments(t, b[:n])
-		if len(got) != 1 || r.Truncated == 0 || len(r.Damaged) > 0 {
+		if (len(got) == 1) == inside || (r.Truncated == 0) != inside || (len(r.Damaged) > 0) != inside {
 			t.Fatalf("cut at byte %d: %d records, %+v", n, len(got), r)
 		}
 	}
@@ -203,4 +207,96 @@ func TestChangedWhileOpen(t *testing.T) {
 	if err != nil || got[testSlot(1)] != 0 || got[testSlot(2)] != 1 || len(r.Aside) != 1 || len(r.Damaged) > 0 {
 		t.Errorf("later: %v, %+v, %v", err, r, got)
 	}
+}
+
+// lost makes a record's head, and some bytes behind it, what a disk has in place of them: length is what it says then.
+func lost(b []byte, at int, length uint16) {
+	copy(b[at:], filled(100, 0x54))
+	binary.BigEndian.PutUint16(b[at+4:], length)
+}
+
+// Where a disk has changed both a record's length and its data, and it says that it ends behind the file, the good ones behind it tell that no crash
+// has left it so. In a segment that no crash can have torn, or that is damaged anyway, all that is good is found.
+func TestGoodBehindAnEndThatIsMissing(t *testing.T) {
+	const size = recordHead + 300
+	whole := oneSegment(filled(300, 1), filled(300, 3), filled(300, 5), filled(300, 7), filled(300, 9))
+	for _, length := range []uint16{1000, 2000, maxRecord} {
+		expect := func(what string, records int, segments ...[]byte) {
+			t.Helper()
+			if _, r, got := readSegments(t, segments...); len(got) != records || len(r.Damaged) != 1 || r.Truncated > 0 {
+				t.Errorf("%d bytes, %s: %d records, %+v", length, what, len(got), r)
+			}
+		}
+		b := slices.Clone(whole)
+		lost(b, len(segmentMagic)+2*size, length)
+		expect("in the last segment", 4, b)
+		expect("not in the last one", 3+5, b[:len(b)-10], whole)
+		expect("not in the last one, with a part of a head", 3+5, b[:len(b)-size+recordHead-1], whole)
+		b[len(segmentMagic)+recordHead]++
+		expect("behind another that has changed", 2, b[:len(b)-10])
+		expect("behind another that has changed, with a part of a head", 2, b[:len(b)-size+recordHead-1])
+	}
+}
+
+// forge gives four bytes that bring a checksum from one value to another.
+func forge(from, to uint32) []byte {
+	table := castagnoli()
+	state := ^to
+	for range 4 {
+		i := slices.IndexFunc(table[:], func(x uint32) bool { return x>>24 == state>>24 })
+		state = (state^table[i])<<8 | uint32(i)
+	}
+	return binary.LittleEndian.AppendUint32(nil, state^^from)
+}
+
+// A peer can sign an entry until its checksum is that of its beginning with a shorter length. It makes no crash look like damage, but where the
+// file ends just there.
+func TestTwoLengthsWithOneChecksum(t *testing.T) {
+	const short = 100
+	entry := filled(300, 5)
+	sum := func(data []byte, length uint16) uint32 {
+		return crc32.Checksum(append(binary.BigEndian.AppendUint16(nil, length), data...), castagnoli())
+	}
+	copy(entry[296:], forge(sum(entry[:296], 300), sum(entry[:short], short)))
+	if sum(entry, 300) != sum(entry[:short], short) {
+		t.Fatal("it has two checksums")
+	}
+	b := oneSegment(filled(50, 1), entry)
+	begin := len(segmentMagic) + recordHead + 50
+	for n := begin + 1; n < len(b); n++ {
+		_, r, got := readSegments(t, b[:n])
+		if torn := n != begin+recordHead+short; len(got) != 1 || (r.Truncated > 0) != torn || (len(r.Damaged) > 0) == torn {
+			t.Fatalf("cut at byte %d: %d records, %+v", n-begin, len(got), r)
+		}
+	}
+}
+
+func FuzzSegment(f *testing.F) {
+	f.Add(appendRecord(appendRecord([]byte(segmentMagic), []byte("one")), []byte("two")))
+	f.Add([]byte(segmentMagic))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		end := 0
+		check := func(at int, data []byte, _ finding) {
+			if at < end || len(data) == 0 || len(data) > maxRecord {
+				t.Fatalf("a record of %d bytes at %d", len(data), at)
+			}
+			end = at + recordHead + len(data)
+			if end > len(b) || !bytes.Equal(appendRecord(nil, data), b[at:end]) {
+				t.Fatal("that is not what was written")
+			}
+		}
+		scan(b, true, check)
+		end = 0
+		scan(b, false, check)
+		d := newDisk(t, 1)
+		ino := &inode{data: bytes.Clone(b), safe: bytes.Clone(b)}
+		d.live[segmentName(0)], d.safe[segmentName(0)] = ino, ino
+		s, _, err := openStore(d, testSegment, func([]byte, finding) (Hash, bool) { return Hash{}, false })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
 }

@@ -31,7 +31,7 @@ func damageOf(r *ledger.Report, damaged uint64) string {
 	say(ledger.PutAside(r.Damaged), "a part was damaged and is put aside (%s); what it had comes back from those who signed it")
 	say(r.Aside, "a part that was damaged before is kept (%s)")
 	if since := int(damaged) - len(r.Damaged); since > 0 {
-		parts = append(parts, fmt.Sprintf("bytes of %d more of its files have changed on the disk since it was opened, and they are put aside (%s/*.seg.bad); what they had comes back from those who signed it", since, ledgerDir))
+		parts = append(parts, fmt.Sprintf("bytes of %d more of its files have changed on the disk since it was opened, and they are put aside (%s/*.seg.bad); what they had comes back from those who signed it, and from the next start on nothing is signed for a pool until they are removed", since, ledgerDir))
 	}
 	if len(r.Unread)+len(r.Damaged)+len(r.Aside) > 0 {
 		parts = append(parts, "nothing is signed for a pool, for which it may have had a signature, until a start at which none of these files is in ledger/, or all can be read")

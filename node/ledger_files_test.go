@@ -38,7 +38,7 @@ func TestDamageIsTold(t *testing.T) {
 	if strings.Contains(a.damage(), pools) {
 		t.Errorf("after a crash: %s", a.damage())
 	}
-	if got := damageOf(&ledger.Report{Damaged: []string{"2.seg"}}, 3); !strings.Contains(got, "2 more of its files") {
+	if got := damageOf(&ledger.Report{Damaged: []string{"2.seg"}}, 3); !strings.Contains(got, "2 more of its files") || !strings.Contains(got, "from the next start on "+pools) {
 		t.Errorf("of three that were damaged, one when it started: %s", got)
 	}
 	check("a file of somebody else", ledger.Report{ReadOnly: []string{"3.seg"}}, true, "only be read (3.seg)")
