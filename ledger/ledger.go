@@ -55,7 +55,9 @@ func Open(cfg Config, files Files, now time.Time) (*Ledger, *Report, error) {
 	var gave []own
 	store, report, err := OpenStore(files, func(data []byte, by finding) (Hash, bool) {
 		if isLocal(data) {
-			if by == byBytes { // nobody has signed it: it may be what a peer has put into an entry
+			// Nobody has signed it: it may be what a peer has put into an entry. A draft is kept even so: without one that is
+			// real this host could sign for its place once more.
+			if by == byBytes && data[0] != draftMark {
 				return Hash{}, false
 			}
 			return l.loadLocal(data)

@@ -265,9 +265,10 @@ const (
 // counts, and holds it against the others that theirs is another one.
 func (p *poll) hold(ctx context.Context, ask int) (attempt, error) {
 	defer p.trust()
+	half := time.Now().Add(untilHalf(ctx))
 	p.round(ctx, ask)
 	for races, idle := 0, 0; idle < maxIdleRecruits; races++ {
-		if p.clear() || races >= p.recruits() || !p.recruit(ctx) {
+		if p.clear() || races >= p.recruits(half) || !p.recruit(ctx) {
 			break
 		}
 		idle++
@@ -279,9 +280,9 @@ func (p *poll) hold(ctx context.Context, ask int) (attempt, error) {
 	return p.judge(ctx)
 }
 
-// recruits is how many races may be held for more voters.
-func (p *poll) recruits() int {
-	if t := count(p.votes); t.dissent && !t.decided(p.want.Agree) {
+// recruits is how many races may be held for more voters; after half, only as many as for any vote, so that what they say can be told.
+func (p *poll) recruits(half time.Time) int {
+	if t := count(p.votes); t.dissent && !t.decided(p.want.Agree) && time.Now().Before(half) {
 		return maxUndecided
 	}
 	return maxRecruits
@@ -295,8 +296,14 @@ func (p *poll) recruit(ctx context.Context) bool {
 	if _, err := p.c.raceNow(ctx, p.r, p.op, true); err != nil {
 		return false
 	}
-	p.waiting = draw(p.c.knownVoters(p.r), newRand(), p.asked...)
+	fresh := slices.DeleteFunc(p.c.knownVoters(p.r), p.heard) // another group than before, by another address, is no further voice
+	p.waiting = draw(fresh, newRand(), p.asked...)
 	return true
+}
+
+// heard says that somebody has voted, or failed to.
+func (p *poll) heard(v voter) bool {
+	return slices.Contains(p.failed, v.Peer) || slices.ContainsFunc(p.votes, func(x vote) bool { return x.Peer == v.Peer })
 }
 
 // round asks so many, more in the place of those who fail or are silent, and all who are waiting once two

@@ -291,6 +291,22 @@ func TestQuorumRecruits(t *testing.T) {
 	}
 }
 
+// Who has voted is no further voice because it is met at an address of another network by now.
+func TestVoterIsHeardOnce(t *testing.T) {
+	cell := publish(t, testSchema())
+	c, all := electorate(t, cell, 3, nil)
+	r := c.remote(cell.id)
+	p := &poll{c: c, r: r, op: "ask", beside: true, asked: []string{"another network"}}
+	voters := c.knownVoters(r)
+	if len(voters) != len(all) {
+		t.Fatalf("%d are known", len(voters))
+	}
+	p.votes, p.failed = []vote{{voter: voters[0]}}, []cellproto.PeerID{voters[1].Peer}
+	if !p.recruit(t.Context()) || len(p.waiting) != 1 || p.waiting[0].Peer != voters[2].Peer {
+		t.Errorf("%d can be asked: %+v", len(p.waiting), p.waiting)
+	}
+}
+
 // growing is a book to which each search adds some.
 type growing struct {
 	*book

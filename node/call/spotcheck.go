@@ -130,7 +130,7 @@ func (c *Caller) check(r *remote, req *cellproto.Request, first vote) {
 	if err == nil && !c.lied(first.Peer) {
 		r.vouch(first.Peer)
 	}
-	if err == nil || ctx.Err() != nil {
+	if err == nil || ctx.Err() != nil && cellproto.KindOf(err) != cellproto.Corrupt {
 		return
 	}
 	c.deps.Log.Info("a reply could not be checked", zap.Error(err), zap.String("hint", cellproto.HintOf(err)))
