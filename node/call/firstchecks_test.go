@@ -40,12 +40,7 @@ func TestFirstCheckIsTriedAgain(t *testing.T) {
 func TestFirstReplyOfTheOnlyOneMeasured(t *testing.T) {
 	cell := publish(t, testSchema())
 	c, all := electorate(t, cell, 5, seldomFew)
-	r := c.remote(cell.id)
-	r.mu.Lock()
-	one := *r.decision
-	one.Hurried, one.Ranking = true, one.Ranking[:1]
-	r.decision = &one
-	r.mu.Unlock()
+	one := hurried(c.remote(cell.id), 1)
 	for _, p := range all {
 		if peerOf(p) == one.Winner {
 			p.program.handle = lie("lie")

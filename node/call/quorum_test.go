@@ -474,16 +474,22 @@ func TestSuspectIsNotCalled(t *testing.T) {
 	}
 }
 
+// hurried has the last race be one that has measured the best n only.
+func hurried(r *remote, n int) race.Decision {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d := *r.decision
+	d.Hurried, d.Ranking = true, d.Ranking[:n]
+	r.decision = &d
+	return d
+}
+
 // The first race is over as soon as there is somebody to be called. Those whom it has measured do not decide by themselves who lies.
 func TestFewDoNotDecideWhoLies(t *testing.T) {
 	cell := publish(t, testSchema())
 	c, all := electorate(t, cell, 8, seldom)
 	r := c.remote(cell.id)
-	r.mu.Lock()
-	few := *r.decision
-	few.Hurried, few.Ranking = true, few.Ranking[:3]
-	r.decision = &few
-	r.mu.Unlock()
+	few := hurried(r, 3)
 	liars := few.Ranking[1:]
 	lies := func(p *provider) bool {
 		return slices.ContainsFunc(liars, func(k race.Ranked) bool { return k.Peer == peerOf(p) })
